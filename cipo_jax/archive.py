@@ -1,0 +1,131 @@
+"""Every attempt of a run, on disk, readable without the run's code or weights.
+
+Decides the files and the fields: attempts/{phase}-{step:06d}.jsonl.gz, one json object per
+attempt, in the order given. Equal attempts give equal bytes (no times are stored), so a resumed
+run overwrites what it repeats with the same file. It does not decide which attempts are kept or
+when; in a multi-host run one process writes what was gathered.
+
+Fields of a record:
+    phase, step, index      where it stands; index is its place in the file
+    stream                  "base" or "correction"
+    problem_id, question, answer    answer is the reference, null for program-checked problems
+    text                    the completion
+    outcome, extracted, detail      the verdict
+    prompt_tokens, completion_tokens    lengths
+    logprob_sum             natural log of the completion's probability under the sampling
+                            distribution; null if not finite
+    finished                a stop token ended it
+    trimmed                 the attempt quoted in the prompt was cut in the middle
+    anchor                  null in the base stream; else {"index", "outcome", "extracted", "text"}
+                            of the attempt that was quoted; index is null if it is not in this file
+"""
+
+import gzip
+import json
+import math
+import os
+import zlib
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cipo_jax.types import Attempt, CipoError
+
+ATTEMPTS_DIR = "attempts"
+_SUFFIX = ".jsonl.gz"
+
+
+class AttemptArchive:
+    """Writes the attempts of a run under `workdir`/attempts."""
+
+    def __init__(self, workdir: Path):
+        self._directory = workdir / ATTEMPTS_DIR
+        self._directory.mkdir(parents=True, exist_ok=True)
+
+    def write(self, phase: str, step: int, attempts: Sequence[Attempt]) -> Path:
+        """Writes one file, in the place of an earlier one of the same phase and step.
+
+        The file appears whole or not at all: it is written beside and renamed.
+
+        Args:
+          phase: "train", "eval", ...; becomes part of the file name.
+          step: the step the attempts belong to.
+          attempts: both streams; a correction is linked to its anchor if that is among them.
+        """
+        path = self._directory / f"{phase}-{step:06d}{_SUFFIX}"
+        temporary = path.with_suffix(".tmp")
+        index_of = {id(attempt): i for i, attempt in enumerate(attempts)}
+        with (
+            temporary.open("wb") as raw,
+            # No name and no time in the header: the bytes depend on the attempts alone.
+            gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=raw, mtime=0) as packed,
+        ):
+            for index, attempt in enumerate(attempts):
+                record = {"phase": phase, "step": step, "index": index}
+                record |= _record(attempt, index_of)
+                packed.write(json.dumps(record, allow_nan=False).encode("ascii") + b"\n")
+        os.replace(temporary, path)
+        return path
+
+
+def read_attempts(
+    workdir: Path, phase: str | None = None, steps: Collection[int] | None = None
+) -> Iterator[dict[str, Any]]:
+    """The archived attempts as dictionaries (fields: see the module), one file in memory at most.
+
+    Args:
+      workdir: the run directory; one without an archive gives nothing.
+      phase: only this phase; None for all, in alphabetical order.
+      steps: only these steps; None for all. Steps come in ascending order within a phase.
+
+    Raises:
+      CipoError: a file is damaged; the message names it.
+    """
+    files = []
+    for path in (workdir / ATTEMPTS_DIR).glob(f"*{_SUFFIX}"):
+        name, _, number = path.name.removesuffix(_SUFFIX).rpartition("-")
+        if not number.isdecimal():
+            raise CipoError(f"{path}: not a name of the archive; wanted PHASE-STEP{_SUFFIX}")
+        if phase in (None, name) and (steps is None or int(number) in steps):
+            files.append((name, int(number), path))
+    for _, _, path in sorted(files):
+        try:
+            with gzip.open(path, "rt", encoding="ascii") as lines:
+                yield from map(json.loads, lines)
+        except (OSError, EOFError, ValueError, zlib.error) as error:
+            raise CipoError(
+                f"{path}: the archived attempts cannot be read ({error}); remove the file, or "
+                "restore it"
+            ) from error
+
+
+def _record(attempt: Attempt, index_of: dict[int, int]) -> dict[str, Any]:
+    """The fields of one attempt; `index_of` maps id(attempt) to its place in the file."""
+    problem, verdict, completion = attempt.problem, attempt.verdict, attempt.completion
+    anchor = attempt.prompt.anchor
+    logprob_sum = float(np.sum(completion.logprobs, dtype=np.float64))
+    return {
+        "stream": "base" if anchor is None else "correction",
+        "problem_id": problem.id,
+        "question": problem.question,
+        "answer": problem.answer,
+        "text": attempt.text,
+        "outcome": verdict.outcome.value,
+        "extracted": verdict.extracted,
+        "detail": verdict.detail,
+        "prompt_tokens": len(attempt.prompt.tokens),
+        "completion_tokens": len(completion.tokens),
+        "logprob_sum": logprob_sum if math.isfinite(logprob_sum) else None,
+        "finished": bool(completion.finished),
+        "trimmed": bool(attempt.prompt.trimmed),
+        "anchor": None
+        if anchor is None
+        else {
+            "index": index_of.get(id(anchor)),
+            "outcome": anchor.verdict.outcome.value,
+            "extracted": anchor.verdict.extracted,
+            "text": anchor.text,
+        },
+    }

@@ -1,0 +1,110 @@
+"""Supervised warm-up: a policy that never succeeds gets no reward to learn from.
+
+Demonstrations of answers and of corrections are imitated until the pass rate on held-out problems
+reaches a threshold. The phase has checkpoints of its own, so it can be interrupted, and a finished
+one serves later runs (`init_from`).
+"""
+
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from cipo_jax.build import Parts, fresh_params, make_update, open_split
+from cipo_jax.checkpoint import Checkpoints
+from cipo_jax.config import Config
+from cipo_jax.data.batching import TrainSequence
+from cipo_jax.data.datasets import open_demonstrations
+from cipo_jax.metrics import MetricWriter
+from cipo_jax.policy.model import Params
+from cipo_jax.rl.train_step import demonstration_loss, make_optimizer, warmup_schedule
+from cipo_jax.types import BASE, CipoError
+
+WARMUP_STEPS = 20
+LOG_EVERY = 10
+
+
+def cold_start(config: Config, parts: Parts, workdir: Path, metrics: MetricWriter) -> Params:
+    """Runs the phase, or what is left of it, and returns its parameters.
+
+    1. Imitate a batch of demonstrations (both streams' prompts, one token-mean loss).
+    2. Every `check_every` steps: sample held-out problems, stop if the pass rate is reached.
+    """
+    cs = config.cold_start
+    demonstrations = open_demonstrations(
+        cs.demonstrations,
+        config.seed,
+        correction_share=cs.correction_share,
+        right_share=cs.right_share,
+        min_operations=config.data.min_operations,
+        max_operations=config.data.max_operations,
+    )
+    held_out = open_split(config, "dev").first(cs.check_problems)
+    prompts = [parts.base_prompt(problem) for problem in held_out]
+    schedule = warmup_schedule(cs.learning_rate, WARMUP_STEPS)
+    o = config.optimizer
+    update = make_update(
+        config,
+        parts,
+        demonstration_loss,
+        make_optimizer(schedule, o.b1, o.b2, o.weight_decay, o.grad_clip),
+        stream_weights=(1.0, 0.0),
+        # Corrections are demonstrations like others here; any of them may be the longest kind.
+        sequences=(0, cs.batch_size),
+    )
+    key = jax.random.fold_in(jax.random.key(config.seed), 1)
+
+    with Checkpoints(workdir / "cold_start", keep=1) as checkpoints:
+        if checkpoints.latest_step() is None:
+            state, done = update.init(fresh_params(config, parts)), False
+        else:
+            state, host = checkpoints.restore(update.abstract)
+            done = host["done"]
+        start = int(state.step)
+        metrics.rewind("cold_start", start)
+        if done:
+            return state.params
+
+        began, pass_rate = time.monotonic(), 0.0
+        with tqdm(total=cs.max_steps, initial=start, desc="cold start", disable=None) as bar:
+            for step in range(start, cs.max_steps):
+                sequences = [
+                    TrainSequence(prompt, completion, np.zeros(len(completion)), 1.0, BASE)
+                    for prompt, completion in map(
+                        parts.demonstration_tokens, demonstrations.batch(step, cs.batch_size)
+                    )
+                ]
+                state, device_metrics = update.step(state, update.pack(sequences))
+                bar.update()
+                taken, last = step + 1, step + 1 == cs.max_steps
+                check = taken % cs.check_every == 0 or last
+                if not (check or taken % LOG_EVERY == 0):
+                    continue
+                scalars = {
+                    "loss/demonstration": float(device_metrics["loss/base"]),
+                    "learning_rate": float(schedule(step)),
+                }
+                if not np.isfinite(scalars["loss/demonstration"]):
+                    raise CipoError(
+                        f"cold start, step {taken}: the loss is not finite; lower "
+                        f"config.cold_start.learning_rate = {cs.learning_rate}"
+                    )
+                if check:
+                    attempts = parts.attempt(state.params, prompts, 1, key, "check")
+                    pass_rate = float(np.mean([a.correct for a in attempts]))
+                    scalars["pass_rate"] = pass_rate
+                metrics.write(taken, scalars, "cold_start")
+                if check:
+                    print(
+                        f"cold start  step {taken}/{cs.max_steps}  loss "
+                        f"{scalars['loss/demonstration']:.3f}  pass@1 {pass_rate:.3f}  "
+                        f"{time.monotonic() - began:.0f}s",
+                        flush=True,
+                    )
+                    done = last or pass_rate >= cs.stop_at_pass_rate
+                    checkpoints.save(taken, state, {"done": done, "pass_rate": pass_rate})
+                if done:
+                    break
+        return state.params

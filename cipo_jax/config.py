@@ -1,0 +1,469 @@
+"""The configuration: every key, its default, its unit, and the checks at the border.
+
+A config file (`configs/*.py`) starts from `default_config()`, changes what it needs and returns an
+`ml_collections.ConfigDict`; the command line overrides single keys with
+`--config.section.key=value`. `resolve` then turns the whole into frozen dataclasses: an unknown or
+ill-typed key fails there at any depth, contradictory values are refused with the reason, and from
+there on no code sees a dictionary. Functions receive the values they need, not the `Config`.
+
+"paper" marks values known from the paper (arXiv 2605.14539) or public summaries of it; "ours"
+marks our reading where those are silent.
+"""
+
+import dataclasses
+import difflib
+import json
+import runpy
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from cipo_jax.types import CipoError
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """The policy. With `source` set, shape and weights come from there; the sizes are ignored."""
+
+    source: str = ""  # directory of a Hugging Face checkpoint; "" builds the model below from seed
+    num_layers: int = 3
+    d_model: int = 64
+    num_heads: int = 4
+    num_kv_heads: int = 2
+    head_dim: int = 16
+    mlp_dim: int = 192
+    rope_theta: float = 10_000.0
+    qk_norm: bool = True
+    tie_embeddings: bool = True
+    param_dtype: str = "float32"  # float32 | bfloat16: weights and optimiser state
+    compute_dtype: str = "float32"  # float32 | bfloat16: activations; bfloat16 on accelerators
+    remat: str = "full"  # none | full: what the backward pass recomputes (full: whole layers)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+    """The device mesh. Sizes multiply to the number of devices; -1 (one axis) takes the rest."""
+
+    data: int = 1  # replicas
+    fsdp: int = -1  # parameter and optimiser shards; rows are split over data x fsdp
+    tensor: int = 1  # shards of heads, MLP and vocabulary
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Problems, tokenizer, prompts."""
+
+    train: str = "arithmetic"  # "arithmetic" (embedded generator) or a jsonl file of problems
+    eval: str = "arithmetic"  # likewise; problems to evaluate on
+    eval_problems: int = 256  # how many of `eval` are used; 0: all (a generator needs a number)
+    tokenizer: str = "char"  # "char" (embedded), "" (that of model.source), or a directory
+    chat_template: bool = False  # wrap prompts by the tokenizer's chat template
+    prompt_template: str = "{question}\n"  # must hold {question}
+    # Must hold {question} and {attempt}. It never says whether the attempt was right.
+    correction_template: str = "{question}\n{attempt}\nCheck and correct it.\n"
+    max_prompt_tokens: int = 24  # of a base prompt; longer problems are refused at start
+    max_attempt_tokens: int = 44  # of the quoted attempt; longer ones are cut in the middle
+    max_completion_tokens: int = 44  # of a completion, stop token included
+    # The embedded generator's problems have between these numbers of operations.
+    min_operations: int = 2
+    max_operations: int = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class ColdStart:
+    """Supervised warm-up on demonstrations, so that a fresh network gets its first rewards."""
+
+    max_steps: int = 0  # optimiser steps at most; 0 skips the phase
+    demonstrations: str = "arithmetic"  # "arithmetic" or a jsonl file of demonstrations
+    batch_size: int = 96  # demonstrations a step
+    correction_share: float = 0.667  # of generated demonstrations: share that are corrections
+    right_share: float = 0.3  # of generated corrections: share whose previous attempt is right
+    learning_rate: float = 3e-3  # peak; linear warm-up over 20 steps, then constant
+    stop_at_pass_rate: float = 1.0  # ends the phase once pass@1 on held-out problems reaches it
+    check_every: int = 50  # steps between those checks
+    check_problems: int = 128  # held-out training-split problems per check, one sample each
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How completions are drawn. The policy gradient assumes the full distribution at temperature
+    `temperature`; the trainer scores at the same temperature."""
+
+    slots: int = 256  # sequences decoded together
+    chunk: int = 16  # decode steps between looks at which sequences have finished
+    temperature: float = 1.0
+    # Prompt lengths are rounded up to one of these; each costs one compilation. () makes buckets
+    # of powers of two up to the longest prompt.
+    prompt_buckets: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollout:
+    """The base stream."""
+
+    problems_per_step: int = 32
+    group_size: int = 8  # completions per problem (paper: 8)
+
+
+@dataclasses.dataclass(frozen=True)
+class Correction:
+    """The correction stream. `weight = 0` is GRPO: no anchors, no correction sampling."""
+
+    weight: float = 1.0  # lambda of the joint objective L_base + lambda * L_corr
+    replay_fraction: float = 1.0  # anchors per step = replay_fraction * problems_per_step (ours)
+    group_size: int = 8  # corrections per anchor (ours: as in the base stream)
+    # Problems with pass rate in [band_low, band_high] are preferred, then the nearest (paper).
+    band_low: float = 0.375
+    band_high: float = 0.75
+    max_per_problem: int = 2  # anchors of one problem at most (ours)
+    # If right or wrong attempts run short: "other" takes from the other class, "empty" leaves the
+    # slot unused (ours).
+    shortage: str = "other"
+    lambda_risk: float = 0.5  # penalty on a wrong correction of a right attempt (value ours)
+
+
+@dataclasses.dataclass(frozen=True)
+class Replay:
+    """The controller of rho, the share of anchors that are successes. Values as a public
+    reimplementation reads the paper."""
+
+    adaptive: bool = True  # False keeps rho at `initial`
+    initial: float = 0.3
+    minimum: float = 0.2
+    maximum: float = 0.8
+    target_retention: float = 0.8  # tau
+    gap_weight: float = 0.8  # w1, on tau - retention
+    drop_weight: float = 0.3  # w2, on the fall of retention since the last step
+    streak_weight: float = 0.05  # w3, on min(steps below tau, 3)
+
+
+@dataclasses.dataclass(frozen=True)
+class Algorithm:
+    """Advantages and the policy loss."""
+
+    # "group": (r - mean) / (std + eps) within the group, GRPO.
+    # "group_unshaped_std": the same with the std of the rewards before risk shaping (ours).
+    # "stream": the group's mean, the whole stream's std (ours, after REINFORCE++).
+    advantage_norm: str = "group"
+    # For the correction stream. "group" cancels lambda_risk (see rl/advantages.py), so it is
+    # refused together with lambda_risk > 0.
+    correction_advantage_norm: str = "group_unshaped_std"
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    kl_coef: float = 0.0  # on the KL (k3) to the frozen initial policy; 0 keeps no reference
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """AdamW (optax) with global-norm clipping."""
+
+    learning_rate: float = 4e-4  # peak
+    warmup_steps: int = 0  # linear, from 0
+    b1: float = 0.9
+    b2: float = 0.95
+    weight_decay: float = 0.0
+    grad_clip: float = 1.0  # global norm
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """The shape of the compiled train step: sequences are packed into rows of `row_tokens`."""
+
+    row_tokens: int = 128  # at least the longest prompt + completion
+    microbatch_rows: int = 16  # rows per gradient accumulation step, over all devices
+
+
+@dataclasses.dataclass(frozen=True)
+class Verifier:
+    """Worker processes that judge completions."""
+
+    # "math", or an own function "package.module:function", see verifiers/worker.py.
+    kind: str = "math"
+    workers: int = 2
+    timeout_seconds: float = 10.0  # wall time per item; the worker is killed past it
+
+
+@dataclasses.dataclass(frozen=True)
+class Eval:
+    """Evaluation before training, every `every` steps, and at the end."""
+
+    every: int = 20  # steps; 0: only before and after
+    samples: int = 8  # completions per problem
+    pass_at: tuple[int, ...] = (1, 8)  # k of pass@k, each <= samples
+    corrected_attempts: int = 1  # own attempts per problem that are then corrected; 0: none
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    every: int = 20  # steps; the last step is always saved
+    keep: int = 2  # newest checkpoints kept
+
+
+@dataclasses.dataclass(frozen=True)
+class Log:
+    tensorboard: bool = True  # event files through clu (imports TensorFlow)
+    show_samples_every: int = 10  # steps between attempt/correction pairs on screen; 0: never
+    archive: bool = True  # write every attempt to attempts/*.jsonl.gz
+    report_pairs: int = 200  # attempt/correction pairs shown in report.html, spread over the run
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    seed: int = 0
+    num_steps: int = 60  # RL steps
+    # Start from the parameters of this run directory instead of a cold start ("" does not).
+    init_from: str = ""
+    model: Model = Model()
+    mesh: Mesh = Mesh()
+    data: Data = Data()
+    cold_start: ColdStart = ColdStart()
+    sampling: Sampling = Sampling()
+    rollout: Rollout = Rollout()
+    correction: Correction = Correction()
+    replay: Replay = Replay()
+    algorithm: Algorithm = Algorithm()
+    optimizer: Optimizer = Optimizer()
+    batch: Batch = Batch()
+    verifier: Verifier = Verifier()
+    eval: Eval = Eval()
+    checkpoint: Checkpoint = Checkpoint()
+    log: Log = Log()
+
+
+def default_config() -> ConfigDict:
+    """The defaults as a locked `ConfigDict`, for config files to change."""
+    return ConfigDict(dataclasses.asdict(Config())).lock()
+
+
+def resolve(raw: Mapping[str, Any] | ConfigDict) -> Config:
+    """Checks `raw` key by key and returns the frozen `Config`.
+
+    Raises:
+      CipoError: an unknown key, a value of another type, or values that contradict each other;
+        the message names the key, the value, and what would be right.
+    """
+    plain = raw.to_dict() if isinstance(raw, ConfigDict) else raw
+    config = _section(Config, plain, path="config")
+    _check_values(config)
+    return config
+
+
+def provenance(config: Config, from_file: Config, command_line: set[str]) -> dict[str, dict]:
+    """Where each value came from: {"section.key": {"value", "source"}}.
+
+    `from_file` is the config before command-line overrides; `command_line` holds the dotted names
+    that were overridden there.
+    """
+    defaults = flatten(Config())
+    file_values = flatten(from_file)
+    return {
+        key: {
+            "value": value,
+            "source": "command line"
+            if key in command_line
+            else "default"
+            if file_values[key] == defaults[key]
+            else "file",
+        }
+        for key, value in flatten(config).items()
+    }
+
+
+def flatten(config: Config) -> dict[str, Any]:
+    """{"section.key": value} for every leaf, in declaration order."""
+    flat: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            flat |= {f"{field.name}.{k}": v for k, v in dataclasses.asdict(value).items()}
+        else:
+            flat[field.name] = value
+    return flat
+
+
+def write_resolved(path: Path, values: Mapping[str, Mapping]) -> None:
+    """Writes the output of `provenance` as json."""
+    path.write_text(json.dumps(values, indent=1) + "\n")
+
+
+def _section(cls: type, raw: Mapping[str, Any], path: str) -> Any:
+    """An instance of the config dataclass `cls` from a mapping; `path` names it in errors."""
+    types = typing.get_type_hints(cls)
+    for key in raw:
+        if key not in types:
+            close = difflib.get_close_matches(key, types, n=1)
+            hint = f"did you mean {path}.{close[0]}?" if close else f"known: {', '.join(types)}"
+            raise CipoError(f"{path}.{key}: unknown key; {hint}")
+    values = {}
+    for key, value in raw.items():
+        where, wanted = f"{path}.{key}", types[key]
+        if dataclasses.is_dataclass(wanted):
+            if not isinstance(value, Mapping):
+                raise CipoError(f"{where}: got {value!r}, wanted a section with its own keys")
+            values[key] = _section(typing.cast(type, wanted), value, where)
+        else:
+            values[key] = _leaf(wanted, value, where)
+    return cls(**values)
+
+
+def _leaf(wanted: Any, value: Any, where: str) -> Any:
+    """`value` as type `wanted`; an int may stand for a float, a list for a tuple, nothing else."""
+    if typing.get_origin(wanted) is tuple:
+        item = typing.get_args(wanted)[0]
+        if isinstance(value, list | tuple):
+            return tuple(_leaf(item, v, f"{where}[{i}]") for i, v in enumerate(value))
+    elif wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    elif type(value) is wanted:
+        return value
+    name = getattr(wanted, "__name__", str(wanted))
+    raise CipoError(f"{where}: got {value!r} ({type(value).__name__}), wanted {name}")
+
+
+def _check_values(c: Config) -> None:
+    """Refuses values outside their range and combinations that cannot work together."""
+
+    def require(ok: bool, key: str, value: object, wanted: str) -> None:
+        if not ok:
+            raise CipoError(f"config.{key}: got {value!r}, wanted {wanted}")
+
+    choices = {
+        "model.param_dtype": ("float32", "bfloat16"),
+        "model.compute_dtype": ("float32", "bfloat16"),
+        "model.remat": ("none", "full"),
+        "correction.shortage": ("other", "empty"),
+        "algorithm.advantage_norm": ("group", "stream"),
+        "algorithm.correction_advantage_norm": ("group", "group_unshaped_std", "stream"),
+    }
+    flat = flatten(c)
+    for key, allowed in choices.items():
+        require(flat[key] in allowed, key, flat[key], "one of " + ", ".join(map(repr, allowed)))
+
+    positive = (
+        "model.num_layers model.d_model model.num_heads model.num_kv_heads model.head_dim "
+        "model.mlp_dim model.rope_theta data.max_prompt_tokens data.max_attempt_tokens "
+        "data.max_completion_tokens data.min_operations cold_start.batch_size "
+        "cold_start.learning_rate cold_start.check_every cold_start.check_problems sampling.slots "
+        "sampling.chunk sampling.temperature rollout.problems_per_step correction.group_size "
+        "correction.max_per_problem optimizer.learning_rate optimizer.grad_clip batch.row_tokens "
+        "batch.microbatch_rows verifier.workers verifier.timeout_seconds eval.samples "
+        "checkpoint.every checkpoint.keep num_steps algorithm.clip_low algorithm.clip_high"
+    )
+    for key in positive.split():
+        require(flat[key] > 0, key, flat[key], "a value > 0")
+    not_negative = (
+        "seed data.eval_problems cold_start.max_steps correction.weight "
+        "correction.replay_fraction correction.lambda_risk algorithm.kl_coef "
+        "optimizer.warmup_steps optimizer.weight_decay eval.every eval.corrected_attempts "
+        "log.show_samples_every log.report_pairs replay.gap_weight replay.drop_weight "
+        "replay.streak_weight"
+    )
+    for key in not_negative.split():
+        require(flat[key] >= 0, key, flat[key], "a value >= 0")
+    shares = (
+        "cold_start.correction_share cold_start.right_share cold_start.stop_at_pass_rate "
+        "correction.band_low correction.band_high replay.initial replay.minimum replay.maximum "
+        "replay.target_retention"
+    )
+    for key in shares.split():
+        require(0 <= flat[key] <= 1, key, flat[key], "a share in [0, 1]")
+
+    require(
+        c.verifier.kind == "math" or ":" in c.verifier.kind,
+        "verifier.kind",
+        c.verifier.kind,
+        "'math' or an own 'package.module:function' (running generated programs needs a sandbox, "
+        "which this version does not have)",
+    )
+    require(
+        c.model.num_heads % c.model.num_kv_heads == 0,
+        "model.num_heads",
+        c.model.num_heads,
+        f"a multiple of num_kv_heads = {c.model.num_kv_heads}",
+    )
+    require(
+        c.model.head_dim % 2 == 0, "model.head_dim", c.model.head_dim, "an even number (for RoPE)"
+    )
+    for axis in ("data", "fsdp", "tensor"):
+        size = getattr(c.mesh, axis)
+        require(size == -1 or size > 0, f"mesh.{axis}", size, "a size > 0, or -1 for the rest")
+    sizes = (c.mesh.data, c.mesh.fsdp, c.mesh.tensor)
+    require(sizes.count(-1) <= 1, "mesh", sizes, "at most one axis of size -1")
+    require(
+        c.data.min_operations <= c.data.max_operations,
+        "data.min_operations",
+        c.data.min_operations,
+        f"<= data.max_operations = {c.data.max_operations}",
+    )
+    require(
+        c.rollout.group_size >= 2,
+        "rollout.group_size",
+        c.rollout.group_size,
+        ">= 2: a group of one has no group-relative advantage, so nothing would be learned",
+    )
+    require(
+        c.correction.band_low <= c.correction.band_high,
+        "correction.band_low",
+        c.correction.band_low,
+        f"<= correction.band_high = {c.correction.band_high}",
+    )
+    require(
+        c.replay.minimum <= c.replay.initial <= c.replay.maximum or not c.replay.adaptive,
+        "replay.initial",
+        c.replay.initial,
+        f"within [replay.minimum, replay.maximum] = [{c.replay.minimum}, {c.replay.maximum}]",
+    )
+    if c.correction.weight > 0:
+        require(
+            round(c.correction.replay_fraction * c.rollout.problems_per_step) >= 1,
+            "correction.replay_fraction",
+            c.correction.replay_fraction,
+            "a fraction that gives at least one anchor per step (or correction.weight=0)",
+        )
+        require(
+            c.correction.group_size >= 2,
+            "correction.group_size",
+            c.correction.group_size,
+            ">= 2: a group of one has no group-relative advantage",
+        )
+        require(
+            not (c.correction.lambda_risk > 0 and c.algorithm.correction_advantage_norm == "group"),
+            "correction.lambda_risk",
+            c.correction.lambda_risk,
+            "0 with algorithm.correction_advantage_norm='group': within one anchor's group the "
+            "shaped reward takes two values, and dividing by their std removes the penalty; "
+            "choose 'group_unshaped_std' or 'stream' to make it act",
+        )
+    for key, template, fields in (
+        ("data.prompt_template", c.data.prompt_template, ("{question}",)),
+        ("data.correction_template", c.data.correction_template, ("{question}", "{attempt}")),
+    ):
+        for name in fields:
+            require(template.count(name) == 1, key, template, f"a text that holds {name} once")
+    require(
+        all(1 <= k <= c.eval.samples for k in c.eval.pass_at),
+        "eval.pass_at",
+        c.eval.pass_at,
+        f"every k between 1 and eval.samples = {c.eval.samples}",
+    )
+    require(
+        c.eval.corrected_attempts <= c.eval.samples,
+        "eval.corrected_attempts",
+        c.eval.corrected_attempts,
+        f"<= eval.samples = {c.eval.samples}",
+    )
+
+
+def load_file(name: str, beside: str) -> ConfigDict:
+    """The config of another config file, for a file that changes a few of its values.
+
+    Args:
+      name: file name, relative to the directory of `beside`.
+      beside: the calling config file's `__file__`.
+    """
+    path = Path(beside).resolve().parent / name
+    namespace = runpy.run_path(str(path))
+    return namespace["get_config"]()

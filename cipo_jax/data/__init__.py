@@ -1,0 +1,1 @@
+"""Problems, demonstrations, tokenizers, prompts and batches: the host side before the device."""

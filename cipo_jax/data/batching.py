@@ -1,0 +1,120 @@
+"""Sequences into the fixed-shape rows of a train step: the only place that packs and pads.
+
+Sequences are packed first-fit-decreasing. Streams get rows of their own, the base stream's first:
+a row then has one loss weight, and the base stream's rows are the same whether corrections follow
+or not.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from cipo_jax.types import STREAMS, CipoError, TrainBatch
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainSequence:
+    """A prompt and its completion, ready to be trained on.
+
+    Attributes:
+      prompt: [P] int32, P >= 1.
+      completion: [C] int32.
+      old_logprobs: [C] float32, under the distribution that sampled them.
+      advantage: of the whole completion.
+      stream: `BASE` or `CORRECTION`.
+    """
+
+    prompt: np.ndarray
+    completion: np.ndarray
+    old_logprobs: np.ndarray
+    advantage: float
+    stream: int
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.completion)
+
+
+def row_capacity(sequences: int, longest: int, row_tokens: int) -> int:
+    """Rows that hold `sequences` sequences of up to `longest` tokens, whatever their lengths.
+
+    First-fit never opens a row while another could take one more sequence of the longest kind, so
+    every row but the last holds at least row_tokens // longest sequences.
+
+    Raises:
+      CipoError: a sequence can be longer than a row.
+    """
+    if longest > row_tokens:
+        raise CipoError(
+            f"config.batch.row_tokens: got {row_tokens}, wanted at least {longest}, the longest "
+            "prompt plus completion that can occur"
+        )
+    return -(-sequences // (row_tokens // longest))
+
+
+def microbatch_count(rows: int, microbatch_rows: int) -> int:
+    """Microbatches that hold `rows` rows."""
+    return -(-rows // microbatch_rows)
+
+
+def pack_rows(lengths: Sequence[int], row_tokens: int) -> list[list[int]]:
+    """First-fit-decreasing: indices of the sequences of each row. Deterministic."""
+    rows: list[list[int]] = []
+    free: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        row = next((r for r, space in enumerate(free) if space >= lengths[i]), None)
+        if row is None:
+            rows.append([])
+            free.append(row_tokens)
+            row = len(rows) - 1
+        rows[row].append(i)
+        free[row] -= lengths[i]
+    return rows
+
+
+def make_train_batch(
+    sequences: Sequence[TrainSequence], microbatches: int, microbatch_rows: int, row_tokens: int
+) -> TrainBatch:
+    """Packs sequences of both streams into a `TrainBatch` of NumPy arrays.
+
+    Raises:
+      ValueError: the rows do not fit; the caller's capacity is wrong.
+    """
+    M, R, T = microbatches, microbatch_rows, row_tokens
+    rows: list[list[TrainSequence]] = []
+    for stream in range(len(STREAMS)):
+        members = [s for s in sequences if s.stream == stream]
+        rows += [[members[i] for i in row] for row in pack_rows([len(s) for s in members], T)]
+    if len(rows) > M * R:
+        raise ValueError(f"{len(rows)} rows do not fit into {M} microbatches of {R} rows")
+
+    ints = {name: np.zeros((M * R, T), np.int32) for name in ("tokens", "positions", "segments")}
+    floats = {
+        name: np.zeros((M * R, T), np.float32)
+        for name in ("loss_mask", "advantages", "old_logprobs")
+    }
+    stream_of_row = np.zeros((M * R,), np.int32)
+    for r, row in enumerate(rows):
+        stream_of_row[r] = row[0].stream
+        begin = 0
+        for segment, sequence in enumerate(row, start=1):
+            end = begin + len(sequence)
+            ints["tokens"][r, begin:end] = np.concatenate([sequence.prompt, sequence.completion])
+            ints["positions"][r, begin:end] = np.arange(len(sequence))
+            ints["segments"][r, begin:end] = segment
+            completion = slice(begin + len(sequence.prompt), end)
+            floats["loss_mask"][r, completion] = 1.0
+            floats["advantages"][r, completion] = sequence.advantage
+            floats["old_logprobs"][r, completion] = sequence.old_logprobs
+            begin = end
+    return TrainBatch(
+        **{name: x.reshape(M, R, T) for name, x in (ints | floats).items()},
+        stream=stream_of_row.reshape(M, R),
+    )
+
+
+def pad_share(batch: TrainBatch) -> float:
+    """Share of padding among the tokens of the rows in use."""
+    segments = np.asarray(batch.segments).reshape(-1, batch.segments.shape[-1])
+    used = segments[segments.any(axis=1)]
+    return float((used == 0).mean()) if used.size else 0.0

@@ -1,0 +1,138 @@
+"""Where arrays live on the device mesh.
+
+The mesh has three axes:
+
+    data     replicas of the parameters; rows of a batch are split over it
+    fsdp     shards of parameters and optimiser state; rows are split over it as well
+    tensor   shards of heads, MLP and vocabulary inside one layer
+
+Model code names the dimensions of its arrays by *logical* axes ("embed", "heads", ...), and
+`logical_rules` says which mesh axis each of them is split over. Compilation then inserts the
+collectives: with `embed -> fsdp`, a layer's weights are gathered just before use and its gradients
+are reduce-scattered (ZeRO-3); with `heads, mlp, vocab -> tensor`, matmuls are split as in Megatron.
+
+Axis types are Auto, said explicitly: `jax.make_mesh` would make Explicit axes, under which every
+gather needs its output sharding spelled out.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import optax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from cipo_jax.types import CipoError
+
+MESH_AXES = ("data", "fsdp", "tensor")
+ROWS = ("data", "fsdp")  # the mesh axes over which rows of a batch are split
+
+Rules = tuple[tuple[str, str | tuple[str, ...] | None], ...]
+
+
+def make_mesh(
+    data: int = 1, fsdp: int = -1, tensor: int = 1, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """A mesh over all devices (or `devices`); one size may be -1 and takes what is left.
+
+    Raises:
+      CipoError: the sizes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
+    known = math.prod(s for s in sizes.values() if s != -1)
+    shape = tuple(len(devices) // known if s == -1 else s for s in sizes.values())
+    if math.prod(shape) != len(devices):
+        raise CipoError(
+            f"config.mesh: got {sizes}, wanted sizes that multiply to the {len(devices)} devices"
+        )
+    return jax.make_mesh(shape, MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+
+
+def logical_rules(mesh: Mesh, axis_sizes: dict[str, int]) -> Rules:
+    """The mesh axis of every logical axis, for a model whose logical axes have `axis_sizes`.
+
+    Heads and MLP must divide the tensor axis, D the fsdp axis. Key/value heads and the vocabulary
+    are kept whole on every device where they do not divide it: both are small next to the rest.
+
+    Raises:
+      CipoError: an axis that cannot be split, with its size.
+    """
+    wanted = {
+        "embed": "fsdp",
+        "heads": "tensor",
+        "kv_heads": "tensor",
+        "mlp": "tensor",
+        "vocab": "tensor",
+    }
+    rules: list[tuple[str, Any]] = [
+        ("batch", ROWS),
+        ("tokens", None),
+        ("layers", None),
+        ("head_dim", None),
+        ("norm", None),
+    ]
+    for logical, axis in wanted.items():
+        size, parts = axis_sizes[logical], mesh.shape[axis]
+        if size % parts == 0:
+            rules.append((logical, axis))
+        elif logical in ("kv_heads", "vocab"):
+            rules.append((logical, None))
+        else:
+            raise CipoError(
+                f"config.mesh.{axis}: got {parts}, which does not divide the model's {logical} "
+                f"size {size}"
+            )
+    return tuple(rules)
+
+
+def spec(rules: Rules, axes: Sequence[str | None]) -> P:
+    """The PartitionSpec of an array whose dimensions have the logical `axes`.
+
+    Raises:
+      KeyError: an axis that no rule names; a typo must not silently mean "replicated".
+    """
+    lookup = dict(rules)
+    return P(*(None if axis is None else lookup[axis] for axis in axes))
+
+
+def constrain(x: jax.Array, rules: Rules, axes: Sequence[str | None]) -> jax.Array:
+    """Pins the layout of an intermediate array. `rules = ()` says "one device, no mesh"."""
+    if not rules:
+        return x
+    return jax.lax.with_sharding_constraint(x, spec(rules, axes))
+
+
+def require_mesh(mesh: Mesh) -> None:
+    """Raises unless `mesh` is the ambient one: constraints outside `jax.set_mesh` would do
+    nothing."""
+    if jax.sharding.get_abstract_mesh() != mesh.abstract_mesh:
+        raise RuntimeError("call this inside `with jax.set_mesh(mesh):`")
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, P())
+
+
+def row_count(mesh: Mesh) -> int:
+    """Over how many devices rows are split; batch sizes are multiples of it."""
+    return math.prod(mesh.shape[axis] for axis in ROWS)
+
+
+def optimizer_shardings(
+    optimizer: optax.GradientTransformation, abstract_params: Any, param_shardings: Any, mesh: Mesh
+) -> Any:
+    """Shardings of the optimiser state: moments like their parameter, everything else replicated.
+
+    Without these, `jit(optimizer.init)` replicates Adam's moments on every device.
+    """
+    abstract_state = jax.eval_shape(optimizer.init, abstract_params)
+    return optax.tree.map_params(
+        optimizer,
+        lambda _, sharding: sharding,
+        abstract_state,
+        param_shardings,
+        transform_non_params=lambda _: replicated(mesh),
+    )

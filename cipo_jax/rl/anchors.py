@@ -1,0 +1,109 @@
+"""Which of this step's attempts are put back into correction prompts.
+
+Difficulty-aware: problems whose pass rate lies in a medium band come first, then those nearest to
+it. A share rho of the anchors are right attempts, the others wrong ones. Within equal distance to
+the band, problems take turns, so that anchors spread over many problems; ties are broken by the
+given generator.
+"""
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """The chosen attempts, k <= K of them.
+
+    Attributes:
+      problem, sample: [k] int, indices into the [N, G] attempts.
+      right: [k] bool, whether the attempt was right.
+      in_band: [k] bool, whether its problem's pass rate lies in the band.
+    """
+
+    problem: np.ndarray
+    sample: np.ndarray
+    right: np.ndarray
+    in_band: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.problem)
+
+
+def select_anchors(
+    correct: np.ndarray,
+    eligible: np.ndarray,
+    count: int,
+    success_share: float,
+    band: tuple[float, float],
+    max_per_problem: int,
+    shortage: str,
+    rng: np.random.Generator,
+) -> Selection:
+    """Chooses up to `count` anchors.
+
+    Args:
+      correct: [N, G] bool, verdicts of the base stream.
+      eligible: [N, G] bool, which attempts may be anchors at all.
+      count: K, slots for anchors.
+      success_share: rho, the share of right attempts among them.
+      band: lowest and highest pass rate that count as medium difficulty, both included.
+      max_per_problem: most anchors of one problem, right and wrong together.
+      shortage: what to do when one class has too few attempts: "other" fills its slots from the
+        other class, "empty" leaves them unused.
+      rng: breaks ties; the same state gives the same anchors.
+    """
+    pass_rate = correct.mean(axis=1)
+    distance = np.maximum(0.0, np.maximum(band[0] - pass_rate, pass_rate - band[1]))
+    used = np.zeros(len(correct), int)
+    chosen: list[tuple[int, int]] = []
+    successes = round(success_share * count)
+    slots = {0: count - successes, 1: successes}
+    queues = {right: _candidates(correct == right, eligible, distance, rng) for right in (0, 1)}
+
+    def take(right: int, wanted: int) -> int:
+        """Moves up to `wanted` attempts of a class to `chosen`; returns how many were missing."""
+        waiting = []
+        for i, j in queues[right]:
+            if wanted and used[i] < max_per_problem:
+                chosen.append((i, j))
+                used[i] += 1
+                wanted -= 1
+            else:
+                waiting.append((i, j))
+        queues[right] = waiting
+        return wanted
+
+    def spare(right: int) -> int:
+        """How many more attempts of a class the caps allow than it has slots."""
+        per_problem = (eligible & (correct == right)).sum(axis=1)
+        return int(np.minimum(per_problem, max_per_problem).sum()) - slots[right]
+
+    # The scarcer class chooses first: the other one could use up the caps of the few problems
+    # that have it.
+    missing = {right: take(right, slots[right]) for right in sorted(slots, key=spare)}
+    if shortage == "other":
+        take(1, missing[0])
+        take(0, missing[1])
+
+    problem, sample = np.array(chosen, int).reshape(-1, 2).T
+    return Selection(
+        problem=problem,
+        sample=sample,
+        right=correct[problem, sample],
+        in_band=distance[problem] == 0,
+    )
+
+
+def _candidates(
+    of_class: np.ndarray, eligible: np.ndarray, distance: np.ndarray, rng: np.random.Generator
+) -> list[tuple[int, int]]:
+    """(problem, sample) of every eligible attempt of a class, the most wanted first."""
+    candidates = []
+    problem_order = rng.random(len(of_class))
+    for i in range(len(of_class)):
+        samples = rng.permutation(np.flatnonzero(of_class[i] & eligible[i]))
+        candidates += [
+            ((distance[i], turn, problem_order[i]), (i, int(j))) for turn, j in enumerate(samples)
+        ]
+    return [attempt for _, attempt in sorted(candidates)]

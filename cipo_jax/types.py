@@ -1,0 +1,176 @@
+"""The nouns of the project: what flows from one room to the next.
+
+    Problem --prompts--> Prompt --sampling--> Completion --verifiers--> Attempt
+    Attempts --anchors--> correction Prompts --(the same path)--> Attempts
+    both --batching--> TrainBatch --train_step--> TrainState
+
+Dimension letters, used only in `policy/`, `sampling/`, `rl/`, and in shape comments:
+
+    B sequences or rows     T tokens (query side)    S tokens (key side, cache)
+    V vocabulary            D model width            N query heads
+    K key/value heads       H head width             F MLP width
+    L layers                G group size             M microbatches
+    R rows of a microbatch
+
+This module decides what the records hold. It computes nothing and imports no accelerator runtime,
+so that verifier workers can use it.
+"""
+
+import dataclasses
+import enum
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """One verifiable task.
+
+    Attributes:
+      id: unique within its data set.
+      question: the text shown to the policy.
+      answer: the reference answer as text, for answer-checking verifiers. Never shown.
+      tests: the test specification, for program-checking verifiers. Never shown.
+      meta: anything else the source said (level, subject, source name).
+    """
+
+    id: str
+    question: str
+    answer: str | None = None
+    tests: Mapping[str, Any] | None = None
+    meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+class Outcome(enum.StrEnum):
+    """How a verification ended. Only `CORRECT` earns the reward; the rest are told apart."""
+
+    CORRECT = "correct"
+    WRONG = "wrong"
+    NO_ANSWER = "no_answer"  # nothing in the completion could be read as an answer
+    TIMEOUT = "timeout"  # the verifier ran past its deadline and was killed
+    ERROR = "error"  # the verifier failed or its process died
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What the verifier said of one completion.
+
+    Attributes:
+      outcome: see `Outcome`.
+      extracted: the answer that was read from the completion, if any.
+      detail: a short human-readable reason.
+      seconds: wall time spent on this item by its worker.
+    """
+
+    outcome: Outcome
+    extracted: str | None = None
+    detail: str = ""
+    seconds: float = 0.0
+
+    @property
+    def correct(self) -> bool:
+        return self.outcome is Outcome.CORRECT
+
+
+@dataclasses.dataclass(frozen=True)
+class Demonstration:
+    """A worked answer for the supervised cold start.
+
+    Attributes:
+      problem: what is asked.
+      solution: the completion to imitate.
+      previous_attempt: if given, the demonstration is of a correction: the prompt quotes this
+        attempt (right or wrong, the prompt does not tell) and `solution` is the corrected answer.
+    """
+
+    problem: Problem
+    solution: str
+    previous_attempt: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Prompt:
+    """A tokenised request for completions.
+
+    Attributes:
+      problem: what is asked.
+      tokens: [P] int32, P >= 1.
+      anchor: the earlier attempt this prompt quotes; None in the base stream.
+      trimmed: the quoted attempt was cut in the middle to fit its token budget.
+    """
+
+    problem: Problem
+    tokens: np.ndarray
+    anchor: "Attempt | None" = None
+    trimmed: bool = False
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Completion:
+    """What the sampler returned for one request.
+
+    Attributes:
+      tokens: [C] int32, the stop token included when one was sampled.
+      logprobs: [C] float32, log-prob of each token under the sampling distribution.
+      finished: a stop token ended it; False means it ran into the token limit.
+    """
+
+    tokens: np.ndarray
+    logprobs: np.ndarray
+    finished: bool
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Attempt:
+    """A completion with its verdict; a correction is an attempt whose prompt has an anchor."""
+
+    prompt: Prompt
+    completion: Completion
+    text: str
+    verdict: Verdict
+
+    @property
+    def problem(self) -> Problem:
+        return self.prompt.problem
+
+    @property
+    def correct(self) -> bool:
+        return self.verdict.correct
+
+
+class CipoError(ValueError):
+    """A mistake in the user's input: the message names the field, the value and the fix."""
+
+
+class TrainBatch(NamedTuple):
+    """One step's sequences, packed into rows; the argument of the compiled train step.
+
+    A row holds several sequences of one stream, told apart by segment ids 1, 2, ...; 0 is padding.
+    Microbatches at the end may be empty (all padding). A `NamedTuple`, so that it is a pytree
+    without importing JAX here.
+
+    Attributes:
+      tokens: [M, R, T] int32.
+      positions: [M, R, T] int32, from 0 within each sequence.
+      segments: [M, R, T] int32.
+      loss_mask: [M, R, T] float32, 1 on completion tokens.
+      advantages: [M, R, T] float32, constant over a completion.
+      old_logprobs: [M, R, T] float32, the sampler's log-probs; 0 off the completions.
+      stream: [M, R] int32, `BASE` or `CORRECTION`.
+      ref_logprobs: [M, R, T] float32, of the frozen reference; None without a KL term.
+    """
+
+    tokens: Any
+    positions: Any
+    segments: Any
+    loss_mask: Any
+    advantages: Any
+    old_logprobs: Any
+    stream: Any
+    ref_logprobs: Any = None
+
+
+BASE, CORRECTION = 0, 1
+STREAMS = ("base", "correction")

@@ -1,0 +1,1 @@
+"""The verifiers: they judge completions on the host, in processes of their own."""

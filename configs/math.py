@@ -1,0 +1,70 @@
+"""CIPO on math problems with Qwen3-4B, the paper's math model, on a TPU slice.
+
+    hf download Qwen/Qwen3-4B --local-dir checkpoints/Qwen3-4B
+    python -m cipo_jax.main --config=configs/math.py \
+        --config.model.source=checkpoints/Qwen3-4B \
+        --config.data.train=data/train.jsonl --config.data.eval=data/math500.jsonl
+
+Data: one json object a line with "question" (or "problem") and "answer".
+
+Hardware: sized for 16 to 64 TPU v4/v5 chips on one host's mesh; nothing here was run on a TPU yet.
+Any machine runs it with a small checkpoint and smaller numbers of problems and tokens.
+
+Values marked "paper" are known from arXiv 2605.14539 or summaries of it; the others are ours.
+"""
+
+from cipo_jax.config import default_config
+
+
+def get_config():
+    c = default_config()
+    c.num_steps = 300  # ours
+
+    c.model.source = "checkpoints/Qwen3-4B"  # paper: Qwen3-4B
+    c.model.param_dtype = "float32"  # ours: master weights and Adam moments
+    c.model.compute_dtype = "bfloat16"  # ours
+    c.model.remat = "full"  # ours
+
+    c.data.train = "data/train.jsonl"
+    c.data.eval = "data/math500.jsonl"
+    c.data.eval_problems = 0  # all
+    c.data.tokenizer = ""  # the model's
+    c.data.chat_template = True
+    c.data.prompt_template = (  # ours
+        "{question}\n\nReason step by step, and put the final answer within \\boxed{}."
+    )
+    c.data.correction_template = (  # ours
+        "{question}\n\nHere is an earlier attempt at this problem. It may be right or wrong.\n\n"
+        "--- attempt ---\n{attempt}\n--- end of attempt ---\n\n"
+        "Check the attempt step by step. Then give a complete, corrected solution, and put the "
+        "final answer within \\boxed{}."
+    )
+    c.data.max_prompt_tokens = 1024  # ours
+    c.data.max_attempt_tokens = 8192  # ours: an attempt is quoted whole
+    c.data.max_completion_tokens = 8192  # ours
+
+    c.cold_start.max_steps = 0  # the checkpoint already answers
+
+    c.sampling.slots = 256  # ours
+    c.sampling.chunk = 64  # ours
+    c.sampling.prompt_buckets = (512, 1024, 4096, 9728)  # ours
+
+    c.rollout.problems_per_step = 128  # ours
+    c.rollout.group_size = 8  # paper
+    c.correction.replay_fraction = 0.5  # ours
+    c.correction.group_size = 8  # ours
+
+    c.optimizer.learning_rate = 1e-6  # ours
+    c.optimizer.warmup_steps = 10  # ours
+    c.optimizer.b2 = 0.999  # ours
+
+    c.batch.row_tokens = 18432  # ours: at least the longest correction prompt and its completion
+    c.batch.microbatch_rows = 16  # ours: a row per device
+
+    c.verifier.kind = "math"
+    c.verifier.workers = 16
+
+    c.eval.every = 25
+    c.eval.samples = 8
+    c.checkpoint.every = 10
+    return c

@@ -1,0 +1,22 @@
+"""Tests run on the CPU with eight virtual devices, so that every mesh shape can be tried."""
+
+import os
+import sys
+from pathlib import Path
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    # Most of the suite's time is compilation.
+    " --xla_backend_optimization_level=0"
+)
+# Nothing may be fetched while testing.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from hypothesis import settings  # noqa: E402
+
+# The same examples on every run; a shared machine's speed is no property of the code.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile("repeatable")

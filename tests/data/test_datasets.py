@@ -1,0 +1,180 @@
+import json
+import pickle
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cipo_jax.data.arithmetic import ArithmeticDemonstrations, ArithmeticProblems
+from cipo_jax.data.datasets import (
+    JsonlDemonstrations,
+    JsonlProblems,
+    load_demonstrations,
+    load_problems,
+    open_demonstrations,
+    open_problems,
+)
+from cipo_jax.types import CipoError, Demonstration, Problem
+
+reproducible = settings(derandomize=True, deadline=None)
+
+
+def write(path, *rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+GOOD = {"question": "1+1?", "answer": "2"}
+
+
+def test_problems_keep_text_order_and_the_rest_as_meta(tmp_path):
+    path = write(
+        tmp_path / "set.jsonl",
+        {"id": "a/1", "problem": "Wie groß? \u2028 x", "answer": "5", "level": 3, "source": "s"},
+        {"question": "Write f.", "tests": {"type": "stdin", "cases": []}},
+    )
+    first, second = load_problems(path)
+    assert first == Problem(
+        "a/1", "Wie groß? \u2028 x", answer="5", meta={"level": 3, "source": "s"}
+    )
+    assert second == Problem("set:2", "Write f.", tests={"type": "stdin", "cases": []})
+    assert pickle.loads(pickle.dumps(second)) == second
+
+
+def test_blank_lines_and_a_missing_last_line_feed_are_fine(tmp_path):
+    path = tmp_path / "set.jsonl"
+    path.write_text(f"\n{json.dumps(GOOD)}\r\n\n{json.dumps(GOOD)}")
+    assert [p.id for p in load_problems(path)] == ["set:2", "set:4"]
+
+
+def test_demonstrations(tmp_path):
+    path = write(
+        tmp_path / "demos.jsonl",
+        {"id": "x", "question": "1+1?", "solution": "\\boxed{2}", "answer": "2", "by": "me"},
+        {"id": "x", "problem": "1+1?", "solution": "2", "previous_attempt": "3"},
+        {"question": "2?", "solution": "2", "previous_attempt": None},
+    )
+    problem = Problem("x", "1+1?", answer="2", meta={"by": "me"})
+    assert load_demonstrations(path) == [
+        Demonstration(problem, "\\boxed{2}"),
+        Demonstration(Problem("x", "1+1?"), "2", previous_attempt="3"),
+        Demonstration(Problem("demos:3", "2?"), "2"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b"{question: 1}", "set.jsonl:2: not JSON"),
+        (b'{"question": "1+1?", "answ', "set.jsonl:2: not JSON.*may have been cut"),
+        (b"[" * 100_000, "set.jsonl:2: not JSON"),
+        (b'{"question": "\xff"}', "set.jsonl:2: not UTF-8 .byte 14"),
+        (b'["question"]', "set.jsonl:2: got .*list.*wanted a json object"),
+        (b'{"answer": "2", "level": 1}', "set.jsonl:2: question: missing.*level"),
+        (b'{"question": "1+1?"}', "set.jsonl:2: answer: missing"),
+        (b'{"question": "1+1?", "answer": null}', "set.jsonl:2: answer: missing"),
+        (b'{"question": "1+1?", "answer": 2}', 'set.jsonl:2: answer: got 2 .int.*write "2"'),
+        (b'{"question": ["1"], "answer": "2"}', "set.jsonl:2: question: got .*list.*wanted text"),
+        (b'{"question": " \\n", "answer": "2"}', "set.jsonl:2: question: got an empty text"),
+        (b'{"question": "q", "answer": ""}', "set.jsonl:2: answer: got an empty text"),
+        (b'{"question": "q", "problem": "p", "answer": "2"}', "set.jsonl:2: question: .*problem"),
+        (b'{"question": "q", "tests": "assert"}', "set.jsonl:2: tests: got 'assert' .str."),
+        (b'{"question": "q", "tests": {}}', "set.jsonl:2: tests: .*non-empty"),
+        (b'{"question": "q", "answer": "2", "id": 7}', "set.jsonl:2: id: got 7"),
+        (b'{"question": "q", "answer": "2", "id": "one"}', "set.jsonl:2: id: 'one'.*line 1"),
+        (b'{"question": "\\ud800", "answer": "2"}', "set.jsonl:2: question: .*surrogate"),
+    ],
+)
+def test_bad_problem_lines_are_named(tmp_path, line, message):
+    path = tmp_path / "set.jsonl"
+    path.write_bytes(b'{"id": "one", "question": "1+1?", "answer": "2"}\n' + line)
+    with pytest.raises(CipoError, match=message):
+        load_problems(path)
+
+
+@pytest.mark.parametrize("rest", ["", json.dumps(GOOD), json.dumps(GOOD) + "\n"])
+def test_only_a_last_line_without_line_feed_can_be_cut(tmp_path, rest):
+    path = tmp_path / "set.jsonl"
+    path.write_text('{"question"\n' + rest)
+    with pytest.raises(CipoError, match="set.jsonl:1: not JSON") as caught:
+        load_problems(path)
+    assert "cut" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"question": "q"}, "demos.jsonl:1: solution: missing"),
+        ({"question": "q", "solution": ""}, "demos.jsonl:1: solution: got an empty"),
+        ({"question": "q", "solution": "s", "previous_attempt": 3}, "previous_attempt: got 3"),
+        ({"solution": "s"}, "demos.jsonl:1: question: missing"),
+    ],
+)
+def test_bad_demonstration_lines_are_named(tmp_path, row, message):
+    with pytest.raises(CipoError, match=message):
+        load_demonstrations(write(tmp_path / "demos.jsonl", row))
+
+
+@pytest.mark.parametrize("load", [load_problems, load_demonstrations])
+def test_missing_empty_and_unreadable_files(tmp_path, load):
+    with pytest.raises(CipoError, match="missing.jsonl: there is no such file"):
+        load(tmp_path / "missing.jsonl")
+    (tmp_path / "empty.jsonl").write_text("\n  \n")
+    with pytest.raises(CipoError, match="empty.jsonl: the file is empty"):
+        load(tmp_path / "empty.jsonl")
+    with pytest.raises(CipoError, match="cannot be read"):
+        load(tmp_path)
+
+
+def problems(count):
+    return [Problem(str(i), f"{i}?", answer=str(i)) for i in range(count)]
+
+
+@reproducible
+@given(st.integers(1, 30), st.integers(1, 40), st.integers(0, 2**31))
+def test_every_problem_occurs_once_per_epoch_across_batch_borders(count, size, seed):
+    source = JsonlProblems(problems(count), seed)
+    steps = -(-3 * count // size)
+    ids = [p.id for step in range(steps) for p in source.batch(step, size)]
+    for epoch in range(3):
+        assert sorted(ids[epoch * count : (epoch + 1) * count], key=int) == [
+            str(i) for i in range(count)
+        ]
+
+
+def test_order_is_a_pure_function_of_seed_and_step():
+    source = JsonlProblems(problems(50), seed=3)
+    last_first = [source.batch(step, 8) for step in reversed(range(20))][::-1]
+    again = JsonlProblems(problems(50), seed=3)
+    assert last_first == [again.batch(step, 8) for step in range(20)]
+    assert last_first != [JsonlProblems(problems(50), seed=4).batch(s, 8) for s in range(20)]
+    epochs = [[p.id for p in source.batch(epoch, 50)] for epoch in range(2)]
+    assert epochs[0] != epochs[1]
+
+
+def test_first_keeps_file_order():
+    source = JsonlProblems(problems(5), seed=0)
+    assert source.first(3) == problems(5)[:3]
+    assert source.first(0) == problems(5)
+    with pytest.raises(CipoError, match="got 6, wanted at most the 5"):
+        source.first(6)
+
+
+def test_a_source_of_nothing_is_refused():
+    with pytest.raises(CipoError, match="at least one"):
+        JsonlProblems([], seed=0)
+
+
+def test_open_chooses_between_the_generator_and_a_file(tmp_path):
+    path = write(tmp_path / "set.jsonl", GOOD | {"solution": "2"})
+    source = open_problems("arithmetic", 1, "dev", min_operations=3, max_operations=4)
+    assert source == ArithmeticProblems(1, "dev", 3, 4)
+    assert open_problems(str(path), 1, "train").batch(0, 1)[0].question == "1+1?"
+    shares = {"correction_share": 0.5, "right_share": 0.25}
+    demonstrations = open_demonstrations("arithmetic", 1, **shares, max_operations=3)
+    assert demonstrations == ArithmeticDemonstrations(1, 0.5, 0.25, 2, 3)
+    from_file = open_demonstrations(str(path), 1, **shares)
+    assert isinstance(from_file, JsonlDemonstrations)
+    assert from_file.batch(0, 2)[1].solution == "2"
+    with pytest.raises(CipoError, match="no such file"):
+        open_problems("aritmetic", 1, "train")

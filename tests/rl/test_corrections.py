@@ -1,0 +1,30 @@
+"""Rewards of the correction stream."""
+
+import numpy as np
+
+from cipo_jax.rl.corrections import retention, shaped_rewards
+
+CORRECT = np.array([[True, False], [False, True], [False, False]])
+
+
+def test_only_breaking_a_right_answer_is_penalised() -> None:
+    rewards = shaped_rewards(CORRECT, np.array([True, False, True]), 0.5)
+    np.testing.assert_array_equal(rewards, [[1, -0.5], [0, 1], [-0.5, -0.5]])
+    assert rewards.dtype == np.float64
+
+
+def test_without_penalty_rewards_are_the_verdicts() -> None:
+    np.testing.assert_array_equal(shaped_rewards(CORRECT, np.ones(3, bool), 0.0), CORRECT)
+
+
+def test_retention_is_the_accuracy_on_right_anchors() -> None:
+    assert retention(CORRECT, np.array([True, False, True])) == 0.25
+    assert retention(CORRECT, np.array([False, True, False])) == 0.5
+    assert retention(CORRECT, np.ones(3, bool)) == 2 / 6
+
+
+def test_retention_is_unknown_without_right_anchors() -> None:
+    assert retention(CORRECT, np.zeros(3, bool)) is None
+    assert retention(np.zeros((0, 2), bool), np.zeros(0, bool)) is None
+    # Known and zero is something else.
+    assert retention(CORRECT, np.array([False, False, True])) == 0.0

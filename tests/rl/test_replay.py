@@ -1,0 +1,77 @@
+"""The controller of rho."""
+
+import dataclasses
+
+import pytest
+
+from cipo_jax.config import Replay
+from cipo_jax.rl.replay import ReplayState, update_replay
+
+SETTINGS = {
+    "target": 0.8,
+    "minimum": 0.2,
+    "maximum": 0.8,
+    "gap_weight": 0.8,
+    "drop_weight": 0.3,
+    "streak_weight": 0.05,
+}
+
+
+def run(state: ReplayState, *retentions: float | None) -> ReplayState:
+    for value in retentions:
+        state = update_replay(state, value, **SETTINGS)
+    return state
+
+
+def test_settings_here_are_the_defaults() -> None:
+    defaults = Replay()
+    assert SETTINGS == {
+        "target": defaults.target_retention,
+        **{k: getattr(defaults, k) for k in SETTINGS if k != "target"},
+    }
+
+
+def test_first_step_by_hand() -> None:
+    # No earlier retention, so nothing has dropped: 0.3 * (1 + 0.8 * 0.3 + 0.05 * 1).
+    state = run(ReplayState(rho=0.3), 0.5)
+    assert state.rho == pytest.approx(0.3 * 1.29)
+    assert (state.previous_retention, state.below) == (0.5, 1)
+
+
+def test_a_drop_counts_and_a_rise_does_not() -> None:
+    start = ReplayState(rho=0.4, previous_retention=0.7)
+    # 1 + 0.8 * 0.2 + 0.3 * 0.1 + 0.05
+    assert run(start, 0.6).rho == pytest.approx(0.4 * 1.24)
+    rising = dataclasses.replace(start, previous_retention=0.5)
+    assert run(rising, 0.6).rho == pytest.approx(0.4 * 1.21)
+
+
+def test_retention_above_the_target_lowers_rho() -> None:
+    # 1 + 0.8 * (-0.2), and no streak.
+    assert run(ReplayState(rho=0.5), 1.0).rho == pytest.approx(0.5 * 0.84)
+    # Exactly on target nothing moves.
+    assert run(ReplayState(rho=0.5), 0.8) == ReplayState(0.5, previous_retention=0.8, below=0)
+
+
+def test_rho_stays_within_its_bounds() -> None:
+    assert run(ReplayState(rho=0.7), 0.0).rho == 0.8
+    assert run(ReplayState(rho=0.21), 1.0).rho == 0.2
+
+
+def test_without_right_anchors_nothing_changes() -> None:
+    state = ReplayState(rho=0.37, previous_retention=0.6, below=2)
+    assert run(state, None) == state
+
+
+def test_streak_counts_consecutive_steps_below_and_saturates_at_three() -> None:
+    assert [run(ReplayState(0.3), *[0.7] * n).below for n in range(1, 6)] == [1, 2, 3, 4, 5]
+    # A step without right anchors neither breaks the streak nor adds to it.
+    assert run(ReplayState(0.3), 0.7, None, 0.7).below == 2
+    assert run(ReplayState(0.3), 0.7, 0.7, 0.8, 0.7).below == 1
+
+    def factor(below: int) -> float:
+        state = ReplayState(rho=0.3, previous_retention=0.7, below=below)
+        return run(state, 0.7).rho / 0.3
+
+    gap = 1 + 0.8 * 0.1
+    assert [factor(n) - gap for n in (0, 1, 2, 3, 9)] == pytest.approx([0.05, 0.1, *[0.15] * 3])

@@ -1,0 +1,143 @@
+"""The attempts archive: what goes in comes out, byte for byte the same each time."""
+
+import gzip
+import json
+import math
+
+import numpy as np
+import pytest
+
+from cipo_jax.archive import AttemptArchive, read_attempts
+from cipo_jax.types import Attempt, CipoError, Completion, Outcome, Problem, Prompt, Verdict
+
+PROBLEM = Problem("p-1", "What is 1+1?", "2")
+
+
+def attempt(text="2", outcome=Outcome.CORRECT, anchor=None, seconds=0.0, logprobs=(-0.5, -0.25)):
+    return Attempt(
+        Prompt(PROBLEM, np.zeros(5, np.int32), anchor, trimmed=anchor is not None),
+        Completion(
+            np.zeros(len(logprobs), np.int32), np.array(logprobs, np.float32), finished=True
+        ),
+        text,
+        Verdict(outcome, extracted=text, detail="equal", seconds=seconds),
+    )
+
+
+def test_every_field_can_be_read_back(tmp_path):
+    first = attempt()
+    wrong = attempt("3", Outcome.WRONG)
+    fixed = attempt("2", anchor=wrong)
+    path = AttemptArchive(tmp_path).write("train", 7, [first, wrong, fixed])
+    assert path == tmp_path / "attempts" / "train-000007.jsonl.gz"
+    records = list(read_attempts(tmp_path))
+    assert records[0] == {
+        "phase": "train",
+        "step": 7,
+        "index": 0,
+        "stream": "base",
+        "problem_id": "p-1",
+        "question": "What is 1+1?",
+        "answer": "2",
+        "text": "2",
+        "outcome": "correct",
+        "extracted": "2",
+        "detail": "equal",
+        "prompt_tokens": 5,
+        "completion_tokens": 2,
+        "logprob_sum": -0.75,
+        "finished": True,
+        "trimmed": False,
+        "anchor": None,
+    }
+    assert records[2]["stream"] == "correction" and records[2]["trimmed"] is True
+    # The anchor is the same object, not an equal one: records 0 and 2 have the same text.
+    assert records[2]["anchor"] == {
+        "index": 1,
+        "outcome": "wrong",
+        "extracted": "3",
+        "text": "3",
+    }
+
+
+def test_anchor_from_elsewhere_has_no_index_but_its_text(tmp_path):
+    AttemptArchive(tmp_path).write("eval", 0, [attempt(anchor=attempt("9", Outcome.NO_ANSWER))])
+    (record,) = read_attempts(tmp_path)
+    assert record["anchor"]["index"] is None
+    assert record["anchor"]["text"] == "9" and record["anchor"]["outcome"] == "no_answer"
+
+
+def test_a_repeated_step_is_overwritten_with_the_same_bytes(tmp_path):
+    archive = AttemptArchive(tmp_path)
+    before = archive.write("train", 3, [attempt(seconds=0.1)]).read_bytes()
+    archive.write("train", 3, [attempt("other")])
+    # Verification took another time: it is not part of the record.
+    after = AttemptArchive(tmp_path).write("train", 3, [attempt(seconds=0.9)]).read_bytes()
+    assert after == before
+    assert before[4:8] == b"\0\0\0\0"  # gzip's own time stamp
+    assert [p.name for p in (tmp_path / "attempts").iterdir()] == ["train-000003.jsonl.gz"]
+
+
+def test_failed_write_leaves_the_earlier_file(tmp_path):
+    archive = AttemptArchive(tmp_path)
+    archive.write("train", 3, [attempt()])
+    with pytest.raises(TypeError):
+        archive.write("train", 3, [attempt("second"), attempt(text=object())])
+    assert [r["text"] for r in read_attempts(tmp_path)] == ["2"]
+
+
+def test_phase_and_steps_select_files_in_numeric_order(tmp_path):
+    archive = AttemptArchive(tmp_path)
+    for step in (2, 10, 1_000_000):
+        archive.write("train", step, [attempt()])
+    archive.write("eval", 2, [attempt(), attempt()])
+
+    def places(**selection):
+        return [(r["phase"], r["step"]) for r in read_attempts(tmp_path, **selection)]
+
+    train = [("train", 2), ("train", 10), ("train", 1_000_000)]
+    assert places() == [("eval", 2), ("eval", 2), *train]
+    assert places(phase="train") == train
+    assert places(phase="train", steps=[10, 11]) == [("train", 10)]
+    assert places(steps={2}) == [("eval", 2), ("eval", 2), ("train", 2)]
+
+
+def test_text_of_any_kind_and_logprobs_that_are_not_finite(tmp_path):
+    text = "é\u2028\n\ud800 </script> \0"
+    AttemptArchive(tmp_path).write("train", 1, [attempt(text, logprobs=(-math.inf, -1.0))])
+    (record,) = read_attempts(tmp_path)
+    assert record["text"] == text and record["logprob_sum"] is None
+    line = gzip.decompress((tmp_path / "attempts" / "train-000001.jsonl.gz").read_bytes())
+    assert line.count(b"\n") == 1 and json.loads(line) == record
+
+
+def test_logprobs_are_summed_beyond_float32(tmp_path):
+    AttemptArchive(tmp_path).write("train", 1, [attempt(logprobs=(-16777216.0, -1.0, -1.0))])
+    (record,) = read_attempts(tmp_path)
+    assert record["logprob_sum"] == -16777218.0
+
+
+def test_run_without_archive_gives_nothing(tmp_path):
+    assert list(read_attempts(tmp_path)) == []
+
+
+@pytest.mark.parametrize("damage", ["cut", "garbage", "flipped"])
+def test_damaged_file_is_named(tmp_path, damage):
+    path = AttemptArchive(tmp_path).write("train", 4, [attempt(str(i)) for i in range(200)])
+    content = bytearray(path.read_bytes())
+    if damage == "cut":
+        content = content[: len(content) // 2]
+    elif damage == "garbage":
+        content = bytearray(b"not gzip at all")
+    else:
+        content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(CipoError, match=r"train-000004\.jsonl\.gz: .* cannot be read"):
+        list(read_attempts(tmp_path))
+
+
+def test_stranger_in_the_directory_is_named(tmp_path):
+    AttemptArchive(tmp_path)
+    (tmp_path / "attempts" / "notes.jsonl.gz").write_bytes(b"")
+    with pytest.raises(CipoError, match="notes.*wanted PHASE-STEP"):
+        list(read_attempts(tmp_path))
