@@ -10,10 +10,11 @@ how prompts are worded or cut (`prompts.py`).
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from cipo_jax.data import small_programs
 from cipo_jax.types import CipoError
 
 _TAG = re.compile(r"▁?(<.+>|\[.+\])")  # "▁" is how sentencepiece writes a space
@@ -62,27 +63,29 @@ def load_tokenizer(name: str) -> Tokenizer:
     """The tokenizer called `name`.
 
     Args:
-      name: "char" (embedded), a directory with Hugging Face tokenizer files, or a sentencepiece
-        `*.model` file.
+      name: "char" or "char_code" (embedded, for the embedded tasks), a directory with Hugging Face
+        tokenizer files, or a sentencepiece `*.model` file.
 
     Raises:
       CipoError: there is no such thing, or it cannot be read.
     """
     if name == "char":
         return CharTokenizer()
+    if name == "char_code":
+        return CharTokenizer(small_programs.CHARACTERS, small_programs.PHRASES)
     path = Path(name)
     if name and path.is_dir():
         return HFTokenizer(path)
     if path.suffix == ".model":
         return SentencePieceTokenizer(path)
     raise CipoError(
-        f"tokenizer: got {name!r}, wanted 'char', an existing directory with Hugging Face "
-        "tokenizer files, or a sentencepiece *.model file"
+        f"tokenizer: got {name!r}, wanted 'char', 'char_code', an existing directory with Hugging "
+        "Face tokenizer files, or a sentencepiece *.model file"
     )
 
 
 class CharTokenizer:
-    """The embedded tokenizer of the arithmetic task.
+    """The embedded tokenizer of the arithmetic task, and with other pieces of the code task.
 
     One piece per digit, sign and lower-case letter, so that the model sees numbers digit by digit;
     the phrases of the default templates and `\\boxed{` are single pieces, which shortens prompts.
@@ -92,8 +95,10 @@ class CharTokenizer:
     _CHARACTERS = "0123456789()+-*=.abcdefghijklmnopqrstuvwxyzC \n}"
     _PHRASES = ("\\boxed{", "Compute ", "Check and correct it.")
 
-    def __init__(self) -> None:
-        self._texts = ["", "", *self._CHARACTERS, *self._PHRASES]  # ids 0, 1: pad, end
+    def __init__(self, characters: str = "", phrases: Sequence[str] = ()) -> None:
+        """`characters` and `phrases` are added to the pieces."""
+        pieces = (*self._CHARACTERS, *self._PHRASES, *characters, *phrases)
+        self._texts = ["", "", *pieces]  # ids 0, 1: pad, end
         self._ids = {text: i for i, text in enumerate(self._texts) if text}
         longest_first = sorted(self._ids, key=len, reverse=True)
         self._piece = re.compile("|".join(map(re.escape, longest_first)))

@@ -30,7 +30,7 @@ def extract_answer(text: str) -> str | None:
     closed, up to the end of its line; `#### x`; "final answer is x"; "answer is x", "Answer: x";
     a last line "A: x". Thinking blocks are skipped; inside an open one there is no answer yet.
     """
-    text = _without_thinking(text)
+    text = without_thinking(text)
     boxes, unclosed = _boxes(text)
     if boxes:
         return _joined_last_boxes(text, boxes)
@@ -66,7 +66,7 @@ def verify_math(text: str, answer: str) -> Verdict:
     return Verdict(outcome, extracted)
 
 
-def _without_thinking(text: str) -> str:
+def without_thinking(text: str) -> str:
     """`text` without its thinking blocks; a block may have been opened by the prompt already."""
     kept, start, is_open = [], 0, False
     for tag in _THINK.finditer(text):

@@ -30,7 +30,7 @@ import typing
 from collections.abc import Sequence
 
 from cipo_jax.types import CipoError, Outcome, Problem, Verdict
-from cipo_jax.verifiers import worker
+from cipo_jax.verifiers import messages, worker
 
 _START_SECONDS = 60.0  # for a worker to import what it needs
 _START_ATTEMPTS = 3  # for the replacement of a worker, in case the machine is short of something
@@ -54,17 +54,21 @@ class VerifierPool:
         timeout_seconds: float,
         recycle_after: int = 10_000,
         memory_limit_bytes: int = 2 << 30,
+        allow_unsandboxed_code: bool = False,
+        partial_credit: bool = False,
     ):
         """Starts the workers and waits until they are ready.
 
         Args:
-          kind: "math", or "package.module:function" for a function `(problem, text) -> Verdict |
-            bool | float` that is importable with this process's `sys.path`.
+          kind: "math"; "code" (runs the program against `Problem.tests` in a sandbox); "auto" (code
+            for problems with tests, else math); or "package.module:function" for an own function
+            `(problem, text) -> Verdict | bool | float`, found by this process's `sys.path`.
           workers: number of processes.
           timeout_seconds: wall time for one item, not counting its time in the queue nor the start
             of a process. Past it the worker is killed and the verdict is TIMEOUT.
           recycle_after: items after which a worker is replaced, against slow leaks.
           memory_limit_bytes: address space of one worker.
+          allow_unsandboxed_code, partial_credit: see `worker.Options`.
 
         Raises:
           CipoError: a value out of range, or a worker that cannot start; with the reason.
@@ -78,6 +82,8 @@ class VerifierPool:
             if value <= 0:
                 raise CipoError(f"VerifierPool.{name}: got {value!r}, wanted a value > 0")
         self._kind = kind
+        self._options = worker.Options(allow_unsandboxed_code, partial_credit)
+        self.about = ""  # what the verifier says of itself: for "code", the isolation in use
         self._memory_limit_bytes = memory_limit_bytes
         self._timeout_seconds = timeout_seconds
         self._recycle_after = recycle_after
@@ -186,7 +192,7 @@ class VerifierPool:
         try:
             while (item := self._items.get()) is not None:
                 problem_id, body, future = item
-                if _has_ended(current.channel):  # between two items: it costs no verdict
+                if messages.has_ended(current.channel):  # between two items: it costs no verdict
                     self._stop_worker(current)
                     try:
                         current, served = self._replace_worker(), 0
@@ -214,7 +220,7 @@ class VerifierPool:
         """The worker's verdict on one item. A worker that gives none is stopped."""
         start = time.monotonic()
         try:
-            answer = _exchange(current.channel, body, start + self._timeout_seconds)
+            answer = messages.exchange(current.channel, body, start + self._timeout_seconds)
             if answer is not None:
                 return _decode(answer)
             failure = ""
@@ -243,6 +249,7 @@ class VerifierPool:
         ours, theirs = socket.socketpair()
         command = [sys.executable, "-P", "-m", worker.__name__, str(theirs.fileno())]
         command += [str(os.getpid()), self._kind, str(self._memory_limit_bytes)]
+        command += [json.dumps(dataclasses.asdict(self._options))]
         try:
             with theirs, self._lock:
                 if self._closed:
@@ -270,7 +277,7 @@ class VerifierPool:
     def _await_ready(self, started: "_Worker") -> str:
         """ "" once the worker is ready, else why it is not."""
         try:
-            message = worker.receive(started.channel, time.monotonic() + _START_SECONDS)
+            message = messages.receive(started.channel, time.monotonic() + _START_SECONDS)
         except TimeoutError:
             return f"its worker was not ready after {_START_SECONDS:g} s"
         except OSError:
@@ -280,6 +287,7 @@ class VerifierPool:
             limit = f"with memory_limit_bytes = {self._memory_limit_bytes:,}"
             return f"its worker {_exit_of(started.process)} while starting, {limit}"
         answer = json.loads(message)
+        self.about = answer.get("about", "")
         return "" if "ready" in answer else f"its worker failed to load it:\n{answer['failed']}"
 
     def _stop_worker(self, stopped: "_Worker") -> None:
@@ -342,28 +350,9 @@ def _give_up(future: Future, error: CipoError | None) -> None:
         future.set_exception(error)
 
 
-def _exchange(channel: socket.socket, body: bytes, deadline: float) -> bytes | None:
-    """Sends one message and returns the answer; None if the stream ended."""
-    channel.settimeout(max(deadline - time.monotonic(), 1e-6))
-    worker.send(channel, body)
-    return worker.receive(channel, deadline)
-
-
-def _has_ended(channel: socket.socket) -> bool:
-    """Has the stream ended, or does it hold an answer that nobody asked for?"""
-    channel.settimeout(0)
-    try:
-        channel.recv(1, socket.MSG_PEEK)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-    return True
-
-
 def _decode(answer: bytes) -> Verdict:
     body = json.loads(answer)
-    return Verdict(Outcome(body["outcome"]), body["extracted"], body["detail"], body["seconds"])
+    return Verdict(**{**body, "outcome": Outcome(body["outcome"])})
 
 
 def _kill_group(process: subprocess.Popen) -> None:

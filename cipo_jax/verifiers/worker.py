@@ -4,14 +4,15 @@ This file decides which function judges, turns whatever it does (returns, raises
 verdict, and ends with the process that started it. It does not limit wall time: the pool kills.
 
 The protocol, over one inherited socket: each message is a 4-byte big-endian length and a body. The
-worker says `{"ready": true}` or `{"failed": reason}` in JSON; then the pool sends `(Problem, text)`
-as pickles, and for each the worker answers one verdict in JSON, which the pool can read without
-trusting it. The end of the stream ends the worker.
+worker says `{"ready": true, "about": text}` or `{"failed": reason}` in JSON; then the pool sends
+`(Problem, text)` as pickles, and for each the worker answers one verdict in JSON, which the pool
+can read without trusting it. The end of the stream ends the worker.
 """
 
 import contextlib
 import ctypes
 import dataclasses
+import functools
 import importlib
 import json
 import numbers
@@ -20,7 +21,6 @@ import pickle
 import resource
 import signal
 import socket
-import struct
 import sys
 import time
 import traceback
@@ -30,7 +30,10 @@ from typing import Any
 import numpy as np
 
 from cipo_jax.types import Outcome, Problem, Verdict
+from cipo_jax.verifiers.code_tests import verify_code
 from cipo_jax.verifiers.math_answer import verify_math
+from cipo_jax.verifiers.messages import receive, send
+from cipo_jax.verifiers.sandbox import describe, open_sandbox
 
 _MAX_EXTRACTED_CHARS = 1_000
 _MAX_DETAIL_CHARS = 500
@@ -40,37 +43,70 @@ _PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 Verify = Callable[[Problem, str], Verdict | bool | float]
 
 
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Of the verifiers that run programs.
+
+    Attributes:
+      allow_unsandboxed_code: run them even if the machine offers no isolation.
+      partial_credit: run all tests of a program and set `Verdict.score`.
+    """
+
+    allow_unsandboxed_code: bool = False
+    partial_credit: bool = False
+
+
 def _verify_math_problem(problem: Problem, text: str) -> Verdict:
     if problem.answer is None:
         return Verdict(Outcome.ERROR, detail=f"problem {problem.id!r} has no reference answer")
     return verify_math(text, problem.answer)
 
 
-def _warm_up_math() -> None:
+def _load_math(_: Options) -> tuple[Verify, str]:
     """Pays for the imports and the first parse before the clock runs."""
     verify_math(r"\boxed{\sqrt{8} + x}", r"x + 2\sqrt{2}")
+    return _verify_math_problem, ""
 
 
-VERIFIERS: dict[str, Verify] = {"math": _verify_math_problem}
-_WARM_UPS: dict[str, Callable[[], None]] = {"math": _warm_up_math}
+def _load_code(options: Options) -> tuple[Verify, str]:
+    sandbox = open_sandbox(options.allow_unsandboxed_code)
+    verify = functools.partial(verify_code, sandbox=sandbox, partial_credit=options.partial_credit)
+    return verify, describe(sandbox)
 
 
-def load_verifier(kind: str) -> Verify:
-    """The function that `kind` names, ready to be called.
+def _load_auto(options: Options) -> tuple[Verify, str]:
+    """Problems with tests are judged by them, others by their answer."""
+    verify_by_answer, _ = _load_math(options)
+    verify_by_tests, about = _load_code(options)
+
+    def verify(problem: Problem, text: str) -> Verdict | bool | float:
+        return (verify_by_answer if problem.tests is None else verify_by_tests)(problem, text)
+
+    return verify, about
+
+
+VERIFIERS: dict[str, Callable[[Options], tuple[Verify, str]]] = {
+    "math": _load_math,
+    "code": _load_code,
+    "auto": _load_auto,
+}
+
+
+def load_verifier(kind: str, options: Options) -> tuple[Verify, str]:
+    """The function that `kind` names, ready to be called, and what is to be said about it.
 
     Raises:
-      ValueError, ImportError, AttributeError, and whatever importing the module raises.
+      ValueError, ImportError, AttributeError, CipoError, and whatever importing the module raises.
     """
     if kind in VERIFIERS:
-        _WARM_UPS[kind]()
-        return VERIFIERS[kind]
+        return VERIFIERS[kind](options)
     module_name, _, function_name = kind.partition(":")
     if not module_name or not function_name:
         raise ValueError(f"not one of {sorted(VERIFIERS)} and not 'package.module:function'")
     function = getattr(importlib.import_module(module_name), function_name)
     if not callable(function):
         raise ValueError(f"{function_name} in {module_name} is not callable")
-    return function
+    return function, ""
 
 
 def judge(verify: Verify, problem: Problem, text: str) -> Verdict:
@@ -89,12 +125,14 @@ def judge(verify: Verify, problem: Problem, text: str) -> Verdict:
 def _as_verdict(result: Any) -> Verdict:
     if isinstance(result, Verdict):
         extracted = None if result.extracted is None else str(result.extracted)
-        return Verdict(Outcome(result.outcome), extracted, str(result.detail))
+        score = None if result.score is None else float(result.score)
+        return Verdict(Outcome(result.outcome), extracted, str(result.detail), score=score)
     if isinstance(result, bool | np.bool_):
         return Verdict(Outcome.CORRECT if result else Outcome.WRONG)
     score = float(result) if isinstance(result, numbers.Real) else -1.0
     if 0 <= score <= 1:
-        return Verdict(Outcome.CORRECT if score == 1 else Outcome.WRONG, detail=f"score {score:g}")
+        outcome = Outcome.CORRECT if score == 1 else Outcome.WRONG
+        return Verdict(outcome, detail=f"score {score:g}", score=score)
     got = f"{type(result).__name__} {_text_of(result)}"
     raise TypeError(f"the verifier returned {got}; wanted Verdict, bool, or a score in [0, 1]")
 
@@ -120,36 +158,6 @@ def _answer(verify: Verify, message: bytes) -> bytes:
     return json.dumps(body).encode()
 
 
-def send(channel: socket.socket, body: bytes) -> None:
-    """Writes one message. Raises OSError (a timeout included) if the other side does not read."""
-    channel.sendall(struct.pack("!I", len(body)) + body)
-
-
-def receive(channel: socket.socket, deadline: float | None = None) -> bytes | None:
-    """Reads one message; None at the end of the stream.
-
-    Raises:
-      TimeoutError: `deadline`, of `time.monotonic()`, has passed.
-      OSError: the channel is broken.
-    """
-    header = _receive_exactly(channel, 4, deadline)
-    if header is None:
-        return None
-    return _receive_exactly(channel, struct.unpack("!I", header)[0], deadline)
-
-
-def _receive_exactly(channel: socket.socket, size: int, deadline: float | None) -> bytes | None:
-    received = bytearray()
-    while len(received) < size:
-        if deadline is not None:
-            channel.settimeout(max(deadline - time.monotonic(), 1e-6))
-        chunk = channel.recv(min(size - len(received), 1 << 20))
-        if not chunk:
-            return None
-        received += chunk
-    return bytes(received)
-
-
 def _end_with(parent_pid: int) -> None:
     """Has the kernel kill this process when the thread that started it ends, even while a verifier
     hangs. Elsewhere than on Linux only the end of file on the socket ends it, between items."""
@@ -167,7 +175,9 @@ def _redirect_standard_streams() -> None:
     os.dup2(2, 1)
 
 
-def main(socket_number: int, parent_pid: int, kind: str, memory_limit_bytes: int) -> None:
+def main(
+    socket_number: int, parent_pid: int, kind: str, memory_limit_bytes: int, options: Options
+) -> None:
     """Judges what comes over the inherited socket until its end."""
     _end_with(parent_pid)
     _redirect_standard_streams()
@@ -176,16 +186,17 @@ def main(socket_number: int, parent_pid: int, kind: str, memory_limit_bytes: int
     try:
         resource.setrlimit(resource.RLIMIT_AS, (memory_limit_bytes, memory_limit_bytes))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        verify = load_verifier(kind)
+        verify, about = load_verifier(kind, options)
     except BaseException:
         reason = traceback.format_exc(limit=-3)[-_MAX_REASON_CHARS:]
         send(channel, json.dumps({"failed": reason}).encode())
         return
-    send(channel, json.dumps({"ready": True}).encode())
+    send(channel, json.dumps({"ready": True, "about": about}).encode())
     while (message := receive(channel)) is not None:
         send(channel, _answer(verify, message))
 
 
 if __name__ == "__main__":
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the parent went away
-        main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
+        given = Options(**json.loads(sys.argv[5]))
+        main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4]), given)

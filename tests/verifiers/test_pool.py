@@ -227,7 +227,7 @@ def test_what_a_verifier_started_is_killed_with_it(pool, tmp_path):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("maths", "'maths' cannot be used.*not one of \\['math'\\]"),
+        ("maths", "'maths' cannot be used.*not one of \\['auto', 'code', 'math'\\]"),
         ("no_such_module:verify", "No module named 'no_such_module'"),
         ("misbehaving_verifiers:no_such", "has no attribute 'no_such'"),
         ("misbehaving_verifiers:not_callable", "is not callable"),

@@ -1,0 +1,174 @@
+"""Grades a file of completions and says how that went: `audit`.
+
+A line of the file is one JSON object:
+
+    completion   `text`, `completion` or `response`
+    problem      `question`, `problem` or `prompt`; `answer` (text) or `tests` (an object)
+    optionally   `id`, and a label: `label_correct`, `label` or `correct` (true or false)
+
+Everything else goes to `Problem.meta`. This file decides what is read and reported; how completions
+are judged is the business of the verifier.
+"""
+
+import collections
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from cipo_jax.types import CipoError, Outcome, Problem, Verdict
+from cipo_jax.verifiers.pool import VerifierPool
+
+_TEXTS = ("text", "completion", "response")
+_QUESTIONS = ("question", "problem", "prompt")
+_LABELS = ("label_correct", "label", "correct")
+_IN_FLIGHT = 1_000  # items handed to the pool at a time
+_SHOWN = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Audit:
+    """What became of a file.
+
+    Attributes:
+      outcomes: how many items ended how.
+      labelled: how many had a label.
+      disagreements: (id, label, verdict) where label and verdict differ.
+      slowest: (id, seconds), slowest first.
+      seconds: wall time of verdicts, all workers together.
+    """
+
+    outcomes: Mapping[Outcome, int]
+    labelled: int
+    disagreements: list[tuple[str, bool, Verdict]]
+    slowest: list[tuple[str, float]]
+    seconds: float
+
+    @property
+    def total(self) -> int:
+        return sum(self.outcomes.values())
+
+
+def audit(
+    input_file: str | Path,
+    kind: str = "auto",
+    workers: int = 2,
+    timeout_seconds: float = 10.0,
+    *,
+    allow_unsandboxed_code: bool = False,
+) -> Audit:
+    """Grades every line of `input_file` through a verifier pool and prints a report.
+
+    Args:
+      input_file: a jsonl file, see the module.
+      kind, workers, timeout_seconds, allow_unsandboxed_code: of the `VerifierPool`.
+
+    Raises:
+      CipoError: the file cannot be read, with the line and field; or the pool cannot be started.
+    """
+    path = Path(input_file)
+    total = sum(1 for _ in _items(path))  # and every line is checked before anything starts
+    outcomes: collections.Counter[Outcome] = collections.Counter()
+    disagreements = []
+    labelled = 0
+    with (
+        VerifierPool(
+            kind, workers, timeout_seconds, allow_unsandboxed_code=allow_unsandboxed_code
+        ) as pool,
+        tqdm(total=total, unit="item", disable=None, leave=False, file=sys.stderr) as bar,
+    ):
+        if pool.about:
+            print(pool.about)
+        waiting: collections.deque = collections.deque()
+        items = _items(path)
+        while True:
+            for problem, text, label in items:
+                waiting.append((problem.id, label, pool.submit(problem, text)))
+                if len(waiting) >= _IN_FLIGHT:
+                    break
+            if not waiting:
+                break
+            problem_id, label, future = waiting.popleft()
+            verdict = future.result()
+            bar.update()
+            outcomes[verdict.outcome] += 1
+            if label is not None:
+                labelled += 1
+                if label != verdict.correct:
+                    disagreements.append((problem_id, label, verdict))
+        seconds = pool.stats()["busy_seconds"]
+        result = Audit(outcomes, labelled, disagreements, pool.slowest(), seconds)
+    _print(path, result)
+    return result
+
+
+def _print(path: Path, result: Audit) -> None:
+    print(f"{path}: {result.total} items, {result.seconds:.1f} s of work")
+    for outcome in Outcome:
+        count = result.outcomes.get(outcome, 0)
+        print(f"  {outcome.value:10} {count:8}  {count / max(result.total, 1):7.2%}")
+    if result.labelled:
+        print(f"disagreements with {result.labelled} labels: {len(result.disagreements)}")
+        for problem_id, label, verdict in result.disagreements[:_SHOWN]:
+            said = "right" if label else "wrong"
+            print(_line(f"  {problem_id}: labelled {said}, {verdict.outcome.value}", verdict))
+        if len(result.disagreements) > _SHOWN:
+            print(f"  and {len(result.disagreements) - _SHOWN} more")
+    print("slowest")
+    for problem_id, seconds in result.slowest:
+        print(_printable(f"  {seconds:8.3f} s  {problem_id}"))
+
+
+def _line(start: str, verdict: Verdict) -> str:
+    detail = verdict.detail or f"answer {verdict.extracted!r:.60}"
+    return _printable(f"{start} ({detail[:100]})")
+
+
+def _printable(text: str) -> str:
+    """On one line; control characters of untrusted text must not reach a terminal."""
+    return "".join(ch if ch.isprintable() else "?" for ch in text)
+
+
+def _items(path: Path) -> Iterator[tuple[Problem, str, bool | None]]:
+    """(problem, completion, label) of each line that is not blank."""
+    try:
+        file = path.open(encoding="utf-8")
+    except OSError as error:
+        raise CipoError(f"input: {path} cannot be read: {error.strerror}") from error
+    with file:
+        number = 0
+        try:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield _item(json.loads(line), path.stem, number)
+        except (ValueError, RecursionError) as error:
+            raise CipoError(f"{path}:{number}: {error}") from error
+    if number == 0:
+        raise CipoError(f"input: {path} is empty, wanted one json object a line")
+
+
+def _item(row: Any, stem: str, number: int) -> tuple[Problem, str, bool | None]:
+    if not isinstance(row, dict):
+        raise ValueError("wanted a json object")
+    text = _take(row, _TEXTS)
+    question = _take(row, _QUESTIONS)
+    label = _take(row, _LABELS)
+    answer, tests = row.pop("answer", None), row.pop("tests", None)
+    if not isinstance(text, str):
+        raise ValueError(f"wanted the completion as one of {', '.join(_TEXTS)}, got {text!r:.60}")
+    if label is not None and not isinstance(label, bool):
+        raise ValueError(f"a label is true or false, got {label!r:.60}")
+    if answer is None and tests is None:
+        raise ValueError("wanted answer (text) or tests (an object)")
+    problem_id = str(row.pop("id", None) or f"{stem}:{number}")
+    answer = None if answer is None else str(answer)
+    return Problem(problem_id, str(question or ""), answer, tests, row), text, label
+
+
+def _take(row: dict[str, Any], names: tuple[str, ...]) -> Any:
+    """The first of the fields that is there, taken out."""
+    return next((row.pop(name) for name in names if name in row), None)

@@ -1,0 +1,103 @@
+"""The system-call filter of the sandbox, built by libseccomp.
+
+This file decides which system calls a candidate program may not make. The filter is compiled once
+in a trusted process, to the form the kernel takes; `sandbox_inside.py` installs it. It needs
+`libseccomp.so.2` (Debian and Ubuntu: libseccomp2, Fedora: libseccomp) where it is compiled only.
+
+The filter lists what is refused. What is left to a program is computing, threads, and files in
+what it can see. In particular it cannot start a process or another program.
+"""
+
+import ctypes
+import functools
+import os
+
+_ALLOW = 0x7FFF0000
+_EPERM = 0x00050000 | 1
+_ENOSYS = 0x00050000 | 38
+_MASKED_EQUAL = 7  # SCMP_CMP_MASKED_EQ
+_CLONE_THREAD = 0x00010000
+
+_REFUSED = """
+    execve execveat fork vfork
+    socket bind connect listen accept accept4
+    ptrace process_vm_readv process_vm_writev process_madvise kcmp pidfd_open pidfd_getfd
+    kill tkill rt_sigqueueinfo rt_tgsigqueueinfo pidfd_send_signal
+    mount umount umount2 pivot_root chroot unshare setns mount_setattr move_mount open_tree
+    fsopen fsconfig fsmount fspick
+    bpf perf_event_open userfaultfd io_uring_setup io_uring_enter io_uring_register
+    add_key request_key keyctl
+    init_module finit_module delete_module kexec_load kexec_file_load reboot
+    swapon swapoff acct syslog quotactl quotactl_fd nfsservctl lookup_dcookie personality
+    name_to_handle_at open_by_handle_at fanotify_init fanotify_mark
+    settimeofday clock_settime clock_adjtime adjtimex stime sethostname setdomainname
+    iopl ioperm vhangup mknod mknodat setpgid setsid
+    memfd_create memfd_secret shmget shmat shmctl semget semop semtimedop semctl
+    msgget msgsnd msgrcv msgctl mq_open mq_unlink
+    migrate_pages move_pages mbind set_mempolicy vmsplice
+""".split()  # noqa: SIM905, a table reads better
+
+
+class _Comparison(ctypes.Structure):
+    """struct scmp_arg_cmp"""
+
+    _fields_ = (
+        ("argument", ctypes.c_uint),
+        ("operation", ctypes.c_int),
+        ("mask", ctypes.c_uint64),
+        ("value", ctypes.c_uint64),
+    )
+
+
+@functools.cache
+def compile_filter() -> bytes | None:
+    """The filter as an array of `struct sock_filter`; None without libseccomp.
+
+    Raises:
+      OSError: libseccomp is there and refuses; a filter with holes is not handed out.
+    """
+    try:
+        library = ctypes.CDLL("libseccomp.so.2", use_errno=True)
+    except OSError:
+        return None
+    library.seccomp_init.restype = ctypes.c_void_p
+    context = ctypes.c_void_p(library.seccomp_init(ctypes.c_uint32(_ALLOW)))
+    if not context:
+        raise OSError("seccomp_init failed")
+    try:
+        for name in _REFUSED:
+            _refuse(library, context, name, _EPERM)
+        # clone3 hides its flags in memory; without it the C library falls back to clone.
+        _refuse(library, context, "clone3", _ENOSYS)
+        threads_only = _Comparison(0, _MASKED_EQUAL, _CLONE_THREAD, 0)
+        _refuse(library, context, "clone", _EPERM, threads_only)
+        return _export(library, context)
+    finally:
+        library.seccomp_release(context)
+
+
+def _refuse(
+    library: ctypes.CDLL,
+    context: ctypes.c_void_p,
+    name: str,
+    action: int,
+    comparison: _Comparison | None = None,
+) -> None:
+    number = library.seccomp_syscall_resolve_name(name.encode())
+    if number < 0:  # not a system call of this architecture, or newer than the library
+        return
+    comparisons = (_Comparison * 1)(*([comparison] if comparison else []))
+    result = library.seccomp_rule_add_array(
+        context, ctypes.c_uint32(action), number, 1 if comparison else 0, comparisons
+    )
+    if result != 0:
+        raise OSError(-result, f"seccomp rule for {name}: {os.strerror(-result)}")
+
+
+def _export(library: ctypes.CDLL, context: ctypes.c_void_p) -> bytes:
+    with open(os.memfd_create("filter"), "rb") as file:
+        result = library.seccomp_export_bpf(context, file.fileno())
+        if result != 0:
+            raise OSError(-result, f"seccomp_export_bpf: {os.strerror(-result)}")
+        file.seek(0)
+        return file.read()

@@ -1,0 +1,303 @@
+"""Packing: nothing lost, nothing mixed, and the capacity is enough for any lengths."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cipo_jax.data.batching import (
+    TrainSequence,
+    make_minibatches,
+    make_train_batch,
+    microbatch_count,
+    minibatch_sequences,
+    pack_rows,
+    pad_share,
+    row_capacity,
+)
+from cipo_jax.types import BASE, CORRECTION, CipoError, TrainBatch
+
+ROW = 16
+
+
+def sequence(number: int, prompt: int, completion: int, stream: int = BASE) -> TrainSequence:
+    """A sequence whose tokens, log-probs and advantage all name it."""
+    tokens = 100 * number + np.arange(1, prompt + completion + 1)
+    return TrainSequence(
+        prompt=tokens[:prompt].astype(np.int32),
+        completion=tokens[prompt:].astype(np.int32),
+        old_logprobs=-(number + np.arange(1, completion + 1) / 100).astype(np.float32),
+        advantage=(-1) ** number * (number + 0.5),
+        stream=stream,
+    )
+
+
+@st.composite
+def sequence_lists(draw: Any) -> list[TrainSequence]:
+    shapes = draw(
+        st.lists(
+            st.tuples(st.integers(1, ROW - 1), st.integers(1, ROW), st.integers(0, 1)), max_size=24
+        )
+    )
+    return [
+        sequence(number, prompt, min(completion, ROW - prompt), stream)
+        for number, (prompt, completion, stream) in enumerate(shapes, start=1)
+    ]
+
+
+def unpack(batch: TrainBatch) -> list[TrainSequence]:
+    """The sequences of a batch, row by row; all that is not theirs must be zero."""
+    flat = {
+        name: np.array(x).reshape(-1, *x.shape[2:])
+        for name, x in batch._asdict().items()
+        if name not in ("token_counts", "ref_logprobs")
+    }
+    found = []
+    for r in range(len(flat["segments"])):
+        segments = flat["segments"][r]
+        # 1, 2, ... from the left without gaps, then padding.
+        count = segments.max()
+        used = segments[segments > 0]
+        assert (segments[: len(used)] > 0).all()
+        assert sorted(set(used.tolist())) == list(range(1, count + 1))
+        assert (np.diff(used) >= 0).all()
+        for segment in range(1, count + 1):
+            at = np.flatnonzero(segments == segment)
+            mask = flat["loss_mask"][r, at]
+            prompt = int((mask == 0).sum())
+            np.testing.assert_array_equal(mask, np.arange(len(at)) >= prompt)
+            np.testing.assert_array_equal(flat["positions"][r, at], np.arange(len(at)))
+            advantages = flat["advantages"][r, at]
+            assert len(set(advantages[prompt:].tolist())) == 1
+            assert not advantages[:prompt].any() and not flat["old_logprobs"][r, at[:prompt]].any()
+            found.append(
+                TrainSequence(
+                    prompt=flat["tokens"][r, at[:prompt]],
+                    completion=flat["tokens"][r, at[prompt:]],
+                    old_logprobs=flat["old_logprobs"][r, at[prompt:]],
+                    advantage=float(advantages[-1]),
+                    stream=int(flat["stream"][r]),
+                )
+            )
+        for name in ("tokens", "positions", "loss_mask", "advantages", "old_logprobs"):
+            assert not flat[name][r, segments == 0].any()
+    return found
+
+
+def by_first_token(sequences: list[TrainSequence]) -> list[tuple]:
+    return sorted(
+        (
+            *s.prompt.tolist(),
+            "|",
+            *s.completion.tolist(),
+            s.old_logprobs.tolist(),
+            s.advantage,
+            s.stream,
+        )
+        for s in sequences
+    )
+
+
+@given(sequence_lists())
+def test_unpacking_gives_every_sequence_back_once(sequences: list[TrainSequence]) -> None:
+    batch = make_train_batch(sequences, 7, 4, ROW)
+    assert by_first_token(unpack(batch)) == by_first_token(sequences)
+    ints = (batch.tokens, batch.positions, batch.segments, batch.stream)
+    floats = (batch.loss_mask, batch.advantages, batch.old_logprobs)
+    assert all(x.dtype == np.int32 for x in ints) and all(x.dtype == np.float32 for x in floats)
+    assert batch.tokens.shape == (7, 4, ROW) and batch.stream.shape == (7, 4)
+
+
+@given(sequence_lists())
+def test_base_rows_come_first_and_do_not_depend_on_corrections(
+    sequences: list[TrainSequence],
+) -> None:
+    batch = make_train_batch(sequences, 7, 4, ROW)
+    used = batch.segments.any(axis=-1).reshape(-1)
+    stream = batch.stream.reshape(-1)[used]
+    assert (np.diff(stream) >= 0).all()
+    # Rows in use are the first ones, so that empty microbatches are at the end.
+    assert used[: used.sum()].all()
+    alone = make_train_batch([s for s in sequences if s.stream == BASE], 7, 4, ROW)
+    base_rows = int((stream == BASE).sum())
+    for together, apart in zip(batch[:6], alone[:6], strict=True):
+        shape = (-1, ROW)
+        np.testing.assert_array_equal(
+            together.reshape(shape)[:base_rows], apart.reshape(shape)[:base_rows]
+        )
+        assert not apart.reshape(shape)[base_rows:].any()
+
+
+@given(sequence_lists())
+def test_sequences_without_advantage_are_left_out_but_counted(
+    sequences: list[TrainSequence],
+) -> None:
+    some = [
+        dataclasses.replace(s, advantage=0.0 if i % 2 else s.advantage)
+        for i, s in enumerate(sequences)
+    ]
+    batch = make_train_batch(some, 7, 4, ROW, skip_zero_advantages=True)
+    assert by_first_token(unpack(batch)) == by_first_token(some[::2])
+    counts = [sum(len(s.completion) for s in some if s.stream == stream) for stream in (0, 1)]
+    assert batch.token_counts.tolist() == counts
+    # Without being told so, nothing is left out.
+    whole = make_train_batch(some, 7, 4, ROW)
+    assert len(unpack(whole)) == len(some) and whole.token_counts.tolist() == counts
+
+
+def test_a_batch_by_hand() -> None:
+    sequences = [sequence(1, 2, 1), sequence(2, 1, 2, CORRECTION), sequence(3, 2, 3)]
+    batch = make_train_batch(sequences, 1, 3, 9)
+    assert batch.tokens[0].tolist() == [
+        [301, 302, 303, 304, 305, 101, 102, 103, 0],
+        [201, 202, 203, 0, 0, 0, 0, 0, 0],
+        [0] * 9,
+    ]
+    assert batch.positions[0, 0].tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 0]
+    assert batch.segments[0, 0].tolist() == [1, 1, 1, 1, 1, 2, 2, 2, 0]
+    assert batch.loss_mask[0, 0].tolist() == [0, 0, 1, 1, 1, 0, 0, 1, 0]
+    assert batch.advantages[0, 0].tolist() == [0, 0, -3.5, -3.5, -3.5, 0, 0, -1.5, 0]
+    assert batch.stream[0].tolist() == [BASE, CORRECTION, BASE]
+    assert batch.token_counts.tolist() == [4, 2] and batch.ref_logprobs is None
+    # 1 + 6 of the 18 tokens of the two rows in use.
+    assert pad_share(batch) == 7 / 18
+    assert pad_share(make_train_batch([], 1, 3, 9)) == 0
+    assert pad_share(make_train_batch([sequence(1, 4, 5)], 1, 3, 9)) == 0
+
+
+@given(st.lists(st.integers(1, 12), max_size=40), st.integers(0, 20))
+def test_rows_never_exceed_the_capacity(lengths: list[int], slack: int) -> None:
+    longest = max(lengths, default=1)
+    row_tokens = longest + slack
+    rows = pack_rows(lengths, row_tokens)
+    assert sorted(i for row in rows for i in row) == list(range(len(lengths)))
+    assert all(row and sum(lengths[i] for i in row) <= row_tokens for row in rows)
+    assert len(rows) <= row_capacity(len(lengths), longest, row_tokens)
+    assert rows == pack_rows(lengths, row_tokens)
+
+
+@given(st.integers(0, 30), st.integers(1, 12), st.integers(0, 30))
+def test_the_capacity_is_reached_when_all_are_long(count: int, longest: int, slack: int) -> None:
+    rows = pack_rows([longest] * count, longest + slack)
+    assert len(rows) == row_capacity(count, longest, longest + slack)
+
+
+def test_packing_is_first_fit_decreasing() -> None:
+    assert pack_rows([2, 9, 4, 7, 1, 5], 10) == [[1, 4], [3, 0], [5, 2]]
+    # Sequences of one length keep their order.
+    assert pack_rows([5, 5, 5], 10) == [[0, 1], [2]]
+    assert pack_rows([], 10) == []
+
+
+def test_capacity_is_tight_and_refuses_what_cannot_fit() -> None:
+    # Two of 7 tokens fit into 16; a third opens a row.
+    assert [row_capacity(n, 7, 16) for n in range(5)] == [0, 1, 1, 2, 2]
+    assert len(pack_rows([7] * 5, 16)) == row_capacity(5, 7, 16) == 3
+    assert row_capacity(3, 16, 16) == 3
+    with pytest.raises(CipoError, match=r"config.batch.row_tokens: got 16, wanted at least 17"):
+        row_capacity(3, 17, 16)
+    assert [microbatch_count(rows, 4) for rows in (0, 1, 4, 5)] == [0, 1, 1, 2]
+
+
+def test_too_small_a_batch_raises() -> None:
+    sequences = [sequence(i, 5, 5) for i in range(1, 4)]
+    with pytest.raises(ValueError, match="3 rows do not fit into 1 microbatches of 2 rows"):
+        make_train_batch(sequences, 1, 2, ROW)
+
+
+# Minibatches.
+
+G = 3
+
+
+def groups_of(base: int, correction: int) -> list[TrainSequence]:
+    """Groups of G sequences in both streams, of various lengths; group numbers start at 0 in
+    each."""
+    return [
+        dataclasses.replace(
+            sequence(1 + 2 * (G * group + j) + stream, 1 + group % 3, 1 + (group + j) % 7, stream),
+            group=group,
+        )
+        for stream, count in ((BASE, base), (CORRECTION, correction))
+        for group in range(count)
+        for j in range(G)
+    ]
+
+
+def deal(
+    sequences: Sequence[TrainSequence], minibatches: int, seed: int = 0, rows: int = 12, **how: Any
+) -> TrainBatch:
+    shape = functools.partial(
+        make_train_batch, microbatches=rows, microbatch_rows=2, row_tokens=ROW, **how
+    )
+    return make_minibatches(sequences, minibatches, np.random.default_rng(seed), shape)
+
+
+def minibatch(batch: TrainBatch, u: int) -> TrainBatch:
+    return TrainBatch(*(None if x is None else x[u] for x in batch))
+
+
+@given(st.integers(0, 9), st.integers(0, 7), st.integers(1, 4), st.integers(0, 3))
+def test_groups_are_dealt_whole_and_evenly(base: int, correction: int, U: int, seed: int) -> None:
+    members = groups_of(base, correction)
+    batch = deal(members, U, seed)
+    assert batch.tokens.shape == (U, 12, 2, ROW) and batch.token_counts.shape == (U, 2)
+    parts = [unpack(minibatch(batch, u)) for u in range(U)]
+    assert by_first_token([s for part in parts for s in part]) == by_first_token(members)
+    # Tokens name sequences, and those of one group lie in one minibatch.
+    group_of = {(s.prompt[0], s.stream): s.group for s in members}
+    homes: dict[tuple[int, int], set[int]] = {}
+    for u, part in enumerate(parts):
+        for s in part:
+            homes.setdefault((group_of[s.prompt[0], s.stream], s.stream), set()).add(u)
+        for stream, count in ((BASE, base), (CORRECTION, correction)):
+            found = [s for s in part if s.stream == stream]
+            assert len(found) % G == 0 and len(found) // G in (count // U, -(-count // U))
+            assert len(found) <= minibatch_sequences(count * G, G, U)
+            assert batch.token_counts[u, stream] == sum(len(s.completion) for s in found)
+    assert len(homes) == base + correction and all(len(home) == 1 for home in homes.values())
+
+
+def test_the_generator_decides_who_goes_where() -> None:
+    members = groups_of(8, 4)
+    first, again, other = (deal(members, 2, seed).tokens for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+    # The base stream's groups go the same way with and without corrections.
+    alone = deal([s for s in members if s.stream == BASE], 2, 0)
+    together = deal(members, 2, 0)
+    for u in range(2):
+        of_both = [s for s in unpack(minibatch(together, u)) if s.stream == BASE]
+        assert by_first_token(of_both) == by_first_token(unpack(minibatch(alone, u)))
+    with pytest.raises(ValueError, match="need a generator"):
+        make_minibatches(members, 2, None, functools.partial(make_train_batch))
+
+
+def test_one_minibatch_is_the_whole_batch_in_its_order() -> None:
+    members = groups_of(4, 3)
+    whole = make_train_batch(members, 12, 2, ROW)
+    dealt = make_minibatches(members, 1, None, lambda m: make_train_batch(m, 12, 2, ROW))
+    for one, other in zip(minibatch(dealt, 0), whole, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert pad_share(dealt) == pad_share(whole)
+
+
+def test_normalisers_count_what_is_left_out() -> None:
+    members = [
+        dataclasses.replace(s, advantage=0.0 if s.group == 1 else s.advantage)
+        for s in groups_of(4, 2)
+    ]
+    batch = deal(members, 2, normaliser=len, skip_zero_advantages=True)
+    np.testing.assert_array_equal(batch.token_counts, [[2 * G, G]] * 2)
+    packed = [len(unpack(minibatch(batch, u))) for u in range(2)]
+    assert sum(packed) == len(members) - 2 * G
+
+
+def test_minibatches_hold_the_largest_share() -> None:
+    assert [minibatch_sequences(12, 4, u) for u in (1, 2, 3, 4)] == [12, 8, 4, 4]
+    assert minibatch_sequences(0, 4, 2) == 0

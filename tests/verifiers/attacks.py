@@ -1,0 +1,147 @@
+"""Hostile programs, as text; `test_sandbox_attacks.py` runs them, in sandboxes only."""
+
+# Statements that must fail. {port}, {abstract}: of servers on the machine; {secret}: of a file.
+FORBIDDEN = {
+    "network out": "import socket; socket.create_connection(('1.1.1.1', 53), 0.5)",
+    "network to loopback": "import socket; socket.create_connection(('127.0.0.1', {port}), 0.5)",
+    "network datagram": "import socket; "
+    "socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', {port}))",
+    "names": "import socket; socket.getaddrinfo('localhost', 80)[0]; socket.socket().bind(('',0))",
+    "abstract unix socket": "import socket; socket.socket(socket.AF_UNIX).connect('\\0{abstract}')",
+    "environment": "import os; os.environ['HOME']",
+    "environment of the parent": "open('/proc/1/environ').read()",
+    "home": "import os; os.listdir(os.path.expanduser('~root')) + os.listdir('/home')",
+    "memory of the parent": "open('/proc/%d/mem' % __import__('os').getppid(), 'rb')",
+    "password file": "open('/etc/passwd').read()",
+    "secret file": "open({secret!r}).read()",
+    "harness file": "open({harness!r}).read()",
+    "project directory": "__import__('os').listdir({project!r})",
+    "packages": "import numpy",
+    "write next to the library": "open(__import__('os').__file__ + '.new', 'w')",
+    "change the library": "open(__import__('os').__file__, 'a')",
+    "write at the root": "open('/written', 'w')",
+    "make a directory at the root": "__import__('os').mkdir('/directory')",
+    "write in /dev": "open('/dev/written', 'w')",
+    "symlink out of scratch": "import os; os.symlink({secret!r}, '/tmp/l'); open('/tmp/l').read()",
+    "hard link out of scratch": "import os; os.link('/usr/lib/os-release', '/tmp/l')",
+    "dot dot": "open('/tmp/../../../../../' + {secret!r}).read()",
+    "raw disk": "import os; os.mknod('/tmp/disk', 0o60600, os.makedev(8, 0)); open('/tmp/disk')",
+    "ptrace": "import ctypes; assert ctypes.CDLL(None).ptrace(16, 1, 0, 0) == 0",
+    "ptrace by the parent": "import ctypes; assert ctypes.CDLL(None).ptrace(0, 0, 0, 0) == 0",
+    "reboot": "import ctypes; assert ctypes.CDLL(None).reboot(0) == 0",
+    "mount": "import ctypes; "
+    "assert ctypes.CDLL(None).mount(b'tmpfs', b'/tmp', b'tmpfs', 0, None) == 0",
+    "chroot": "import os; os.mkdir('/tmp/r'); os.chroot('/tmp/r')",
+    "become root": "import os; os.setuid(0)",
+    "raise the limits": "import resource as r; r.setrlimit(r.RLIMIT_AS, (1 << 40, 1 << 40))",
+    "fill the disk": "f = open('/tmp/f', 'wb')\nfor _ in range(64): f.write(bytes(1 << 20))",
+    "fill the disk with files": "for i in range(200):\n"
+    "    with open(f'/tmp/{{i}}', 'wb') as f: f.write(bytes(1 << 20))",
+    "many open files": "files = [open('/dev/null') for _ in range(5_000)]",
+    "memory bomb": "x = bytearray(1 << 30)",
+    "memory bomb in pieces": "x = []\nwhile True: x.append(bytearray(1 << 20))",
+    "host clock": "import time; time.clock_settime(time.CLOCK_REALTIME, 0)",
+}
+
+# Programs that answer `double(n)` wrongly, and try to pass all the same.
+CHEATS = {
+    "os._exit(0) at once": "import os; os._exit(0)",
+    "os._exit(0) when called": "import os\ndef double(n): os._exit(0)",
+    "sys.exit(0)": "import sys; sys.exit(0)",
+    "sys.exit(0) when called": "import sys\ndef double(n): sys.exit(0)",
+    "atexit": "import atexit, os\natexit.register(os._exit, 0)\ndef double(n): return 0",
+    "always-equal object": "class E:\n    def __eq__(self, o): return True\n"
+    "    def __ne__(self, o): return False\n    __hash__ = None\n"
+    "    def __sub__(self, o): return self\n    __rsub__ = __sub__\n"
+    "    def __abs__(self): return self\n    def __lt__(self, o): return True\n"
+    "def double(n): return E()",
+    "always-equal int": "class E(int):\n    def __eq__(self, o): return True\n"
+    "    def __ne__(self, o): return False\n    __hash__ = int.__hash__\n"
+    "    def __lt__(self, o): return True\n"
+    "def double(n): return E(0)",
+    "always-equal str": "class E(str):\n    def __eq__(self, o): return True\n"
+    "    __hash__ = str.__hash__\ndef double(n): return E('x')",
+    "always-equal list": "class E(list):\n    def __eq__(self, o): return True\n"
+    "def double(n): return E()",
+    "always-close float": "class E(float):\n    def __sub__(self, o): return 0.0\n"
+    "    __rsub__ = __sub__\n    def __eq__(self, o): return True\n"
+    "def double(n): return E(7)",
+    "lying class": "class E:\n    __class__ = int\n    def __eq__(self, o): return True\n"
+    "def double(n): return E()",
+    "patched builtins": "import builtins\nbuiltins.abs = lambda x: 0\n"
+    "builtins.all = builtins.any = builtins.isinstance = lambda *a: True\n"
+    "builtins.AssertionError = None\ndef double(n): return 0",
+    "own abs": "def abs(x): return 0\ndef double(n): return 7",
+    "own check": "def check(candidate): pass\ndef double(n): return 7",
+    "patched AssertionError": "import builtins\n"
+    "class Silent(BaseException):\n    def __init__(self, *a): import os; os._exit(0)\n"
+    "builtins.AssertionError = Silent\ndef double(n): return 0",
+    "patched unittest": "import sys, types\n"
+    "sys.modules['unittest'] = types.ModuleType('unittest')\n"
+    "def double(n): return 0",
+    "patched json": 'import json\njson.dumps = lambda *a, **k: \'["value", 42, {"dict": []}]\'\n'
+    "json.loads = lambda *a, **k: ['ask', 'call', []]\ndef double(n): return 0",
+    "patched open": "import builtins\nbuiltins.open = lambda *a, **k: None\n"
+    "def double(n): return 0",
+    "patched exec and compile": "import builtins\nbuiltins.exec = lambda *a: None\n"
+    "builtins.compile = lambda *a, **k: None\ndef double(n): return 0",
+    "forged report on every channel": "import os, struct\n"
+    'm = b\'{"secret": "", "test": 0, "passed": true, "load": null, "ready": true}\'\n'
+    "for d in range(64):\n    for _ in range(4):\n"
+    "        try: os.write(d, struct.pack('!I', len(m)) + m)\n        except OSError: pass\n"
+    "def double(n): return 0",
+    "forged marker": "print('PASSED'); print('OK'); print('{\"passed\": true}')\n"
+    "def double(n): print('PASSED'); return 0",
+    "signal handlers": "import signal\n"
+    "for s in range(1, 65):\n    try: signal.signal(s, lambda *a: None)\n"
+    "    except (OSError, ValueError): pass\ndef double(n): return 0",
+    "patched module under test": "import sys\nsys.modules['tests'] = sys\ndef double(n): return 0",
+    "own exception": "class AssertionError(Exception): pass\ndef double(n): raise StopIteration",
+    "NUL and unicode": "def double(n): return 'a\\0b\\ud800\\u202e' * 3",
+    "huge value": "def double(n): return 'x' * (1 << 26)",
+    "huge line": "print('x' * (1 << 26))\ndef double(n): return 0",
+    "infinite list": "def double(n):\n    l = []\n    l.append(l)\n    return l",
+    "deep list": "def double(n):\n    l = []\n    for _ in range(100_000): l = [l]\n    return l",
+    "huge integer": "def double(n): return 1 << 40_000_000",
+    "deep recursion": "import sys\nsys.setrecursionlimit(10**9)\n"
+    "def double(n): return double(n) + 1",
+    "segmentation fault": "import ctypes\ndef double(n): return ctypes.string_at(0)",
+    "closed descriptors": "import os\nos.closerange(0, 64)\ndef double(n): return 0",
+    "output that is not text": "import sys\nsys.stdout.buffer.write(bytes(range(256)) * 99)\n"
+    "def double(n): return 0",
+    "thread that outlives main": "import threading, time\n"
+    "threading.Thread(target=time.sleep, args=(99,)).start()\ndef double(n): return 0",
+    "syntax error": "def double(n) return 2 * n",
+    "NUL in the source": "def double(n): return 0 # \0",
+    "too much nesting": "x = " + "(" * 50_000 + ")" * 50_000 + "\ndef double(n): return 0",
+    "text that is no code": "The answer is 42.",
+}
+
+# Programs that do not end; {call} opens a block.
+HANGS = {
+    "loop that ignores signals": "import signal\n"
+    "for s in (signal.SIGTERM, signal.SIGINT, signal.SIGXCPU, signal.SIGALRM):\n"
+    "    signal.signal(s, signal.SIG_IGN)\n"
+    "{call}    while True: pass",
+    "sleep": "import time\n{call}    time.sleep(99)",
+    "swallowed exceptions": "{call}    while True:\n"
+    "        try:\n            while True: pass\n        except BaseException: pass",
+    "infinite output": "{call}    while True:\n"
+    "        try: print('x' * 9999)\n        except OSError: pass",
+    "big power": "{call}    return 9 ** 9 ** 9",
+    "bad regular expression": "import re\n{call}    re.match('(a*)*b', 'a' * 99)",
+}
+
+# Statements that try to leave something running, or to kill what is not theirs.
+SURVIVORS = {
+    "fork": "pid = os.fork()\n        if pid == 0: time.sleep(60)",
+    "double fork and setsid": "if os.fork() == 0:\n            os.setsid()\n"
+    "            if os.fork() == 0: time.sleep(60)\n            os._exit(0)",
+    "fork bomb": "while True: os.fork()",
+    "a program": "subprocess.Popen(['/bin/sleep', '60'])",
+    "the interpreter": "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])",
+    "kill(-1)": "os.kill(-1, 9)",
+    "kill the parent": "os.kill(os.getppid(), 9)",
+    "kill the group": "os.killpg(0, 9)",
+    "threads": "[threading.Thread(target=time.sleep, args=(60,)).start() for _ in range(10_000)]",
+}

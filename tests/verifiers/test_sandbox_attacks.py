@@ -1,0 +1,287 @@
+"""What a hostile program cannot do. Each attack is one property; each runs only in a sandbox.
+
+An attack is a program for the problem "double(n) returns 2 * n" that does something hostile and
+then answers wrongly, so that CORRECT would mean that it got away with cheating. What it found or
+managed it raises as an error, whose text is in the verdict.
+"""
+
+import os
+import resource
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from attacks import CHEATS, FORBIDDEN, HANGS, SURVIVORS
+from sandboxes import LAYERS, open_or_skip
+
+from cipo_jax.types import Outcome, Problem, Verdict
+from cipo_jax.verifiers.code_tests import verify_code
+from cipo_jax.verifiers.pool import VerifierPool
+from cipo_jax.verifiers.sandbox import Sandbox
+
+LIMITS = {"time_limit": 1.0, "total_time_limit": 3.0, "memory_limit_bytes": 256 << 20}
+SECRET = "7f3a-expected"
+ASSERTS = {
+    "type": "assert",
+    "asserts": ["assert double(21) == 42", f"assert double({SECRET!r}) == {SECRET * 2!r}"],
+    **LIMITS,
+}
+CHECK = {
+    "type": "check_fn",
+    "code": "def check(candidate):\n    assert candidate(21) == 42\n"
+    "    assert abs(candidate(0.5) - 1.0) < 1e-9\n",
+    "call": "check(double)",
+    **LIMITS,
+}
+CALLS = {
+    "type": "call",
+    "entry_point": "double",
+    "cases": [{"input": [21], "output": 42}, {"input": [0.5], "output": 1.0}],
+    **LIMITS,
+}
+STDIN = {
+    "type": "stdin",
+    "cases": [{"input": "21\n", "output": "42\n"}, {"input": "4\n", "output": "8\n"}],
+    **LIMITS,
+}
+TESTS = {"assert": ASSERTS, "check_fn": CHECK, "call": CALLS, "stdin": STDIN}
+QUESTION = "def double(n):\n"
+HONEST = "def double(n):\n    return n + n\n"
+HONEST_STDIN = "print(2 * int(input()))"
+
+
+@pytest.fixture(
+    params=[None, *(pytest.param(layer, marks=pytest.mark.slow) for layer in LAYERS)],
+    ids=lambda layer: layer or "best",
+)
+def sandbox(request: pytest.FixtureRequest) -> Sandbox:
+    return open_or_skip(request.param)
+
+
+@pytest.fixture
+def best() -> Sandbox:
+    return open_or_skip()
+
+
+def run(sandbox: Sandbox, kind: str, program: str) -> Verdict:
+    """The verdict; the next honest program must be judged right, within its limits."""
+    start = time.monotonic()
+    verdict = verify_code(
+        Problem("p", QUESTION, tests=TESTS[kind]), f"```python\n{program}\n```", sandbox=sandbox
+    )
+    assert time.monotonic() - start < 3.0 + 5.0  # the total limit, on a busy machine
+    honest = HONEST_STDIN if kind == "stdin" else HONEST
+    assert verify_code(
+        Problem("q", QUESTION, tests=TESTS[kind]), honest, sandbox=sandbox
+    ).correct, "the next verdict is right"
+    return verdict
+
+
+@pytest.mark.parametrize("attack", FORBIDDEN)
+def test_a_forbidden_act_fails(sandbox, attack, tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_text("SECRET")
+    harness = Path(__file__)
+    abstract = f"cipo-{os.getpid()}"
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_UNIX) as local:
+        local.bind(f"\0{abstract}")
+        local.listen()
+        act = FORBIDDEN[attack].format(
+            port=server.getsockname()[1],
+            secret=str(secret),
+            harness=str(harness),
+            project=str(harness.parents[2]),
+            abstract=abstract,
+        )
+        body = "\n".join("        " + line for line in act.splitlines())
+        program = (
+            "def double(n):\n    try:\n" + body + "\n    except BaseException:\n"
+            "        return n + n\n    return 'IT WORKED'\n"
+        )
+        # The act fails, then the program answers rightly: CORRECT says that nothing came of it.
+        assert run(sandbox, "call", program).outcome is Outcome.CORRECT
+    assert secret.read_text() == "SECRET"
+
+
+def test_the_acts_would_be_noticed(sandbox):
+    """The form of the test above tells an act that works from one that fails."""
+    program = (
+        "def double(n):\n    try:\n        open('/tmp/own', 'w').close()\n"
+        "    except BaseException:\n        return n + n\n    return 'IT WORKED'\n"
+    )
+    assert run(sandbox, "call", program).outcome is Outcome.WRONG
+
+
+def test_an_end_of_iteration_does_not_end_the_tests_loop(best):
+    tests = {"type": "assert", "asserts": ["assert all(map(double, [1, 2]))"], **LIMITS}
+    problem = Problem("p", QUESTION, tests=tests)
+    cheat = "def double(n): raise StopIteration"
+    assert verify_code(problem, cheat, sandbox=best).outcome is Outcome.WRONG
+    assert verify_code(problem, HONEST, sandbox=best).correct
+
+
+@pytest.mark.parametrize("kind", TESTS)
+@pytest.mark.parametrize("cheat", CHEATS)
+def test_a_cheat_does_not_pass(best, cheat, kind):
+    verdict = run(best, kind, CHEATS[cheat])
+    assert verdict.outcome in (Outcome.WRONG, Outcome.TIMEOUT), verdict
+    assert SECRET not in verdict.detail
+
+
+@pytest.mark.parametrize("kind", ["assert", "stdin"])
+@pytest.mark.parametrize("hang", HANGS)
+def test_what_does_not_end_is_a_timeout(best, hang, kind):
+    call = "if True:\n" if kind == "stdin" else "def double(n):\n"
+    program = HANGS[hang].format(call=call)
+    if kind == "stdin":
+        program = program.replace("return ", "print").replace("print9", "print(9") + (
+            ")" if hang == "big power" else ""
+        )
+    verdict = run(best, kind, program)
+    assert verdict.outcome is Outcome.TIMEOUT, verdict
+    assert "killed after" in verdict.detail
+
+
+@pytest.mark.parametrize("filtered", [True, False], ids=["seccomp", "no seccomp"])
+@pytest.mark.parametrize("survivor", SURVIVORS)
+def test_nothing_survives(sandbox, survivor, filtered, monkeypatch):
+    """Also where libseccomp is missing: the pid namespace and the limits must do."""
+    if not filtered:
+        monkeypatch.setattr(sandbox, "filter", None)
+    before = _sleepers()
+    program = (
+        "import os, subprocess, sys, threading, time\ndef double(n):\n    try:\n        "
+        + SURVIVORS[survivor]
+        + "\n    except BaseException: pass\n    return 0\n"
+    )
+    verdict = run(sandbox, "call", program)
+    assert verdict.outcome in (Outcome.WRONG, Outcome.TIMEOUT), verdict
+    deadline = time.monotonic() + 5
+    while _sleepers() - before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _sleepers() - before
+
+
+def test_a_killed_worker_takes_its_sandboxes_along(best):
+    """The pool kills a worker whose item takes too long; what that item runs must go as well."""
+    before = _sleepers()
+    program = "def double(n):\n    while True: pass"
+    tests = {**CALLS, "time_limit": 60, "total_time_limit": 60}
+    with VerifierPool("code", workers=1, timeout_seconds=1.0) as pool:
+        verdict = pool.submit(Problem("p", QUESTION, tests=tests), program).result()
+        assert verdict.outcome is Outcome.TIMEOUT
+        assert pool.submit(Problem("p", QUESTION, tests=CALLS), HONEST).result().correct
+        pool.submit(Problem("p", QUESTION, tests=tests), program)
+        time.sleep(0.3)
+    deadline = time.monotonic() + 5
+    while _sleepers() - before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _sleepers() - before
+
+
+def _sleepers() -> set[int]:
+    """Processes below this one, but for those that sandboxes are forked from."""
+    listed = subprocess.run(
+        ["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
+    )
+    return {
+        int(line.split()[0])
+        for line in listed.stdout.splitlines()
+        if "-I -S -c" in line or "/bin/sleep 60" in line or "time.sleep(60)" in line
+    }
+
+
+def test_the_process_group_is_its_own(sandbox):
+    """Signals to a group cross pid namespaces; a group from outside has number 0 within."""
+    program = "import os\ndef double(n): return n + n if os.getpgrp() and os.getsid(0) else 0"
+    assert run(sandbox, "call", program).outcome is Outcome.CORRECT
+
+
+def test_scratch_is_new_for_each_program(sandbox):
+    write = "open('/tmp/left', 'w').write('x')\ndef double(n): return n + n"
+    read = "text = open('/tmp/left').read()\ndef double(n): return n + n"
+    assert run(sandbox, "call", write).outcome is Outcome.CORRECT
+    assert "FileNotFoundError" in run(sandbox, "call", read).detail
+
+
+def test_a_file_raced_against_the_judge_changes_nothing(best):
+    """Files that look like the judge's are swapped while it runs; it reads none of them."""
+    program = (
+        "import os, threading\n"
+        "def swap():\n    for i in range(99_999):\n"
+        "        for name in ('result', 'stdout', 'out.json', 'passed'):\n"
+        "            try:\n                open('/tmp/' + name, 'w').write('true')\n"
+        "                os.replace('/tmp/' + name, '/tmp/expected')\n"
+        "            except OSError: pass\n"
+        "threading.Thread(target=swap, daemon=True).start()\ndef double(n): return 0"
+    )
+    for kind in TESTS:
+        assert run(best, kind, program).outcome is Outcome.WRONG
+
+
+# Looks through all frames and all containers for the expected value, and returns it.
+SEARCH = """
+import gc, sys
+def double(n):
+    needle = n * 229293444 + 18  # no constant of this program
+    text = str(needle)
+    own = (id(needle), id(text))
+    def holds(v):
+        if id(v) in own:
+            return False
+        return v == needle if type(v) is int else type(v) is str and text in v
+    places, frame = [], sys._getframe(1)
+    while frame:
+        places += [frame.f_locals, frame.f_globals, frame.f_code.co_consts]
+        frame = frame.f_back
+    for place in places + gc.get_objects():
+        if type(place) in (list, tuple, dict) and place is not places:
+            for v in list(place.values() if type(place) is dict else place):
+                if holds(v):
+                    return needle
+    return 0
+"""
+
+
+@pytest.mark.parametrize("kind", ["assert", "check_fn", "call"])
+def test_frames_and_heap_hold_no_expected_value(best, kind):
+    tests = {**TESTS[kind]}
+    marked = "4815162342"
+    if kind == "call":
+        tests["cases"] = [{"input": [21], "output": int(marked)}]
+    else:
+        source = f"assert {'double' if kind == 'assert' else 'candidate'}(21) == {marked}"
+        if kind == "assert":
+            tests["asserts"] = [source]
+        else:
+            tests["code"] = f"def check(candidate):\n    {source}\n"
+    problem = Problem("p", QUESTION, tests=tests)
+    verdict = verify_code(problem, f"```python\n{SEARCH}\n```", sandbox=best)
+    assert verdict.outcome is Outcome.WRONG
+    assert marked not in verdict.detail
+    planted = f"{SEARCH}\nPLANTED = [{marked}]"  # there it is found
+    assert verify_code(problem, f"```python\n{planted}\n```", sandbox=best).correct
+
+
+def test_the_host_is_as_it_was(best):
+    limits = [resource.getrlimit(kind) for kind in (resource.RLIMIT_AS, resource.RLIMIT_CPU)]
+    mounts, environment = Path("/proc/self/mounts").read_text(), dict(os.environ)
+    files, threads = set(os.listdir("/tmp")), threading.active_count()
+    run(best, "call", "import os\nos.chdir('/')\nos.environ['X'] = '1'\n" + HONEST)
+    assert limits == [resource.getrlimit(k) for k in (resource.RLIMIT_AS, resource.RLIMIT_CPU)]
+    assert mounts == Path("/proc/self/mounts").read_text()
+    assert environment == dict(os.environ)
+    assert not {f for f in set(os.listdir("/tmp")) - files if f.startswith("cipo-")}
+    assert threads == threading.active_count()
+
+
+def test_descriptors_do_not_leak(best):
+    run(best, "assert", HONEST)
+    before = len(os.listdir("/proc/self/fd"))
+    for kind in TESTS:
+        run(best, kind, HONEST_STDIN if kind == "stdin" else HONEST)
+        run(best, kind, "import os; os._exit(0)")
+    assert len(os.listdir("/proc/self/fd")) == before
