@@ -62,12 +62,14 @@ class Verdict:
       extracted: the answer that was read from the completion, if any.
       detail: a short human-readable reason.
       seconds: wall time spent on this item by its worker.
+      score: share of the tests that passed, in [0, 1], where partial credit was asked for.
     """
 
     outcome: Outcome
     extracted: str | None = None
     detail: str = ""
     seconds: float = 0.0
+    score: float | None = None
 
     @property
     def correct(self) -> bool:
@@ -159,6 +161,9 @@ class TrainBatch(NamedTuple):
       advantages: [M, R, T] float32, constant over a completion.
       old_logprobs: [M, R, T] float32, the sampler's log-probs; 0 off the completions.
       stream: [M, R] int32, `BASE` or `CORRECTION`.
+      token_counts: [2] float32, completion tokens of each stream, those of sequences that were
+        left out because their gradient is zero included; the streams' normalisers. None: those
+        of `loss_mask`.
       ref_logprobs: [M, R, T] float32, of the frozen reference; None without a KL term.
     """
 
@@ -169,6 +174,7 @@ class TrainBatch(NamedTuple):
     advantages: Any
     old_logprobs: Any
     stream: Any
+    token_counts: Any = None
     ref_logprobs: Any = None
 
 

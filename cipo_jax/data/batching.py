@@ -3,10 +3,14 @@
 Sequences are packed first-fit-decreasing. Streams get rows of their own, the base stream's first:
 a row then has one loss weight, and the base stream's rows are the same whether corrections follow
 or not.
+
+For several updates per rollout batch, each stream's groups are dealt to minibatches at random.
+Groups stay whole: their advantages were centred together, so no update pushes all of a group's
+completions the same way. Each minibatch gets its share of both streams, up to one group.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -23,6 +27,8 @@ class TrainSequence:
       old_logprobs: [C] float32, under the distribution that sampled them.
       advantage: of the whole completion.
       stream: `BASE` or `CORRECTION`.
+      group: the completions of one prompt have the same number, those of another prompt of the
+        stream another; read only where a batch is cut into minibatches.
     """
 
     prompt: np.ndarray
@@ -30,6 +36,7 @@ class TrainSequence:
     old_logprobs: np.ndarray
     advantage: float
     stream: int
+    group: int = 0
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.completion)
@@ -72,18 +79,78 @@ def pack_rows(lengths: Sequence[int], row_tokens: int) -> list[list[int]]:
     return rows
 
 
-def make_train_batch(
-    sequences: Sequence[TrainSequence], microbatches: int, microbatch_rows: int, row_tokens: int
+def minibatch_sequences(sequences: int, group_size: int, minibatches: int) -> int:
+    """Most sequences of a stream that one of `minibatches` minibatches can hold."""
+    groups = -(-sequences // group_size)
+    return -(-groups // minibatches) * group_size
+
+
+def make_minibatches(
+    sequences: Sequence[TrainSequence],
+    minibatches: int,
+    rng: np.random.Generator | None,
+    pack: Callable[[Sequence[TrainSequence]], TrainBatch],
 ) -> TrainBatch:
-    """Packs sequences of both streams into a `TrainBatch` of NumPy arrays.
+    """Deals the groups of each stream to minibatches and packs each of them.
+
+    Args:
+      sequences: of both streams, with `group` set if there are several minibatches.
+      minibatches: U.
+      rng: shuffles the groups; may be None if U = 1.
+      pack: `make_train_batch` with its shape; see there for what it raises.
+
+    Returns:
+      A batch with a leading axis: arrays [U, M, R, ...], normalisers [U, 2].
+    """
+    members: list[list[TrainSequence]] = [[] for _ in range(minibatches)]
+    for stream in range(len(STREAMS)):
+        of_stream = [s for s in sequences if s.stream == stream]
+        groups = list(dict.fromkeys(s.group for s in of_stream))
+        if minibatches > 1:
+            if rng is None:
+                raise ValueError("several minibatches need a generator to deal groups to them")
+            groups = [groups[i] for i in rng.permutation(len(groups))]
+        place = {group: i % minibatches for i, group in enumerate(groups)}
+        for sequence in of_stream:
+            members[place[sequence.group]].append(sequence)
+    packed = [pack(m)._asdict() for m in members]
+    return TrainBatch(
+        **{
+            name: None if packed[0][name] is None else np.stack([p[name] for p in packed])
+            for name in TrainBatch._fields
+        }
+    )
+
+
+def make_train_batch(
+    sequences: Sequence[TrainSequence],
+    microbatches: int,
+    microbatch_rows: int,
+    row_tokens: int,
+    skip_zero_advantages: bool = False,
+    normaliser: Callable[[Sequence[int]], float] = sum,
+) -> TrainBatch:
+    """Packs sequences of both streams into one minibatch of NumPy arrays: a `TrainBatch` without
+    the leading axis, [M, R, T].
+
+    With `skip_zero_advantages`, sequences of advantage 0 are counted but not packed: without KL and
+    entropy terms their gradient is exactly zero, so they need not be computed.
+
+    Args:
+      normaliser: lengths of a stream's completions -> what its loss is divided by, for
+        `token_counts`; their sum makes the loss a mean over tokens.
 
     Raises:
       ValueError: the rows do not fit; the caller's capacity is wrong.
     """
     M, R, T = microbatches, microbatch_rows, row_tokens
     rows: list[list[TrainSequence]] = []
+    token_counts = np.zeros(len(STREAMS), np.float32)
     for stream in range(len(STREAMS)):
         members = [s for s in sequences if s.stream == stream]
+        token_counts[stream] = normaliser([len(s.completion) for s in members])
+        if skip_zero_advantages:
+            members = [s for s in members if s.advantage != 0]
         rows += [[members[i] for i in row] for row in pack_rows([len(s) for s in members], T)]
     if len(rows) > M * R:
         raise ValueError(f"{len(rows)} rows do not fit into {M} microbatches of {R} rows")
@@ -110,11 +177,12 @@ def make_train_batch(
     return TrainBatch(
         **{name: x.reshape(M, R, T) for name, x in (ints | floats).items()},
         stream=stream_of_row.reshape(M, R),
+        token_counts=token_counts,
     )
 
 
 def pad_share(batch: TrainBatch) -> float:
-    """Share of padding among the tokens of the rows in use."""
+    """Share of padding among the tokens of the rows in use, over all minibatches."""
     segments = np.asarray(batch.segments).reshape(-1, batch.segments.shape[-1])
     used = segments[segments.any(axis=1)]
     return float((used == 0).mean()) if used.size else 0.0

@@ -16,9 +16,11 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 
 from cipo_jax.data.arithmetic import ArithmeticDemonstrations, ArithmeticProblems
+from cipo_jax.data.small_programs import SmallProgramDemonstrations, SmallPrograms
 from cipo_jax.types import CipoError, Demonstration, Problem
 
-ARITHMETIC = "arithmetic"  # the name of the embedded task in place of a file
+# The names of the embedded tasks in place of a file.
+ARITHMETIC, PROGRAMS = "arithmetic", "programs"
 
 Item = TypeVar("Item")
 
@@ -46,7 +48,7 @@ def open_problems(
     """The problems called `name`.
 
     Args:
-      name: "arithmetic" (the embedded generator) or a jsonl file.
+      name: "arithmetic" or "programs" (embedded generators), or a jsonl file.
       seed: of the order or of the draws.
       split: "train", "dev" or "test" of the generator. A file is one split and ignores it.
       min_operations, max_operations: of the generator's problems; a file ignores them.
@@ -56,6 +58,8 @@ def open_problems(
     """
     if name == ARITHMETIC:
         return ArithmeticProblems(seed, split, min_operations, max_operations)
+    if name == PROGRAMS:
+        return SmallPrograms(seed, split, min_operations, max_operations)
     return JsonlProblems(load_problems(name), seed)
 
 
@@ -68,7 +72,7 @@ def open_demonstrations(
     min_operations: int = 2,
     max_operations: int = 5,
 ) -> DemonstrationSource:
-    """The demonstrations called `name`: "arithmetic" or a jsonl file.
+    """The demonstrations called `name`: "arithmetic", "programs", or a jsonl file.
 
     The shares and the numbers of operations shape what the generator makes (see
     `ArithmeticDemonstrations`); a file has its own mixture and ignores them.
@@ -78,6 +82,10 @@ def open_demonstrations(
     """
     if name == ARITHMETIC:
         return ArithmeticDemonstrations(
+            seed, correction_share, right_share, min_operations, max_operations
+        )
+    if name == PROGRAMS:
+        return SmallProgramDemonstrations(
             seed, correction_share, right_share, min_operations, max_operations
         )
     return JsonlDemonstrations(load_demonstrations(name), seed)

@@ -124,15 +124,35 @@ def row_count(mesh: Mesh) -> int:
 def optimizer_shardings(
     optimizer: optax.GradientTransformation, abstract_params: Any, param_shardings: Any, mesh: Mesh
 ) -> Any:
-    """Shardings of the optimiser state: moments like their parameter, everything else replicated.
+    """Shardings of the optimiser state. A leaf belongs to the parameter whose path its own path
+    ends with: moments of the parameter's shape lie as it does, factored ones (Adafactor's row and
+    column means, without one of its dimensions) as its remaining dimensions; all else is
+    replicated.
 
     Without these, `jit(optimizer.init)` replicates Adam's moments on every device.
     """
+    params = {
+        path: (leaf.shape, sharding)
+        for (path, leaf), sharding in zip(
+            jax.tree_util.tree_leaves_with_path(abstract_params),
+            jax.tree.leaves(param_shardings),
+            strict=True,
+        )
+    }
+
+    def of_leaf(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+        endings = (path[start:] for start in range(len(path)))
+        owner = next((params[ending] for ending in endings if ending in params), None)
+        if owner is None:
+            return replicated(mesh)
+        shape, sharding = owner
+        if leaf.shape == shape:
+            return sharding
+        axes = (*sharding.spec, *(None,) * (len(shape) - len(sharding.spec)))
+        for gone in range(len(shape)):
+            if leaf.shape == (*shape[:gone], *shape[gone + 1 :]):
+                return NamedSharding(mesh, P(*axes[:gone], *axes[gone + 1 :]))
+        return replicated(mesh)
+
     abstract_state = jax.eval_shape(optimizer.init, abstract_params)
-    return optax.tree.map_params(
-        optimizer,
-        lambda _, sharding: sharding,
-        abstract_state,
-        param_shardings,
-        transform_non_params=lambda _: replicated(mesh),
-    )
+    return jax.tree_util.tree_map_with_path(of_leaf, abstract_state)

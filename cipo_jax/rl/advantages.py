@@ -1,45 +1,119 @@
-"""Group-relative advantages, and why risk shaping needs its own normalisation.
+"""Group-relative advantages, why risk shaping has norms of its own, and overlong completions.
 
-Paper (arXiv 2605.14539), base stream: A_ij = (r_ij - mean_i) / (std_i + eps), over the G
-completions j of problem i.
+With the rewards r_j of a group of G completions of one prompt:
+
+    group               (r_j - mean) / (std + eps). GRPO (Shao et al. 2024, arXiv 2402.03300), and
+                        the base stream of CIPO (arXiv 2605.14539).
+    group_mean          r_j - mean. Dr. GRPO (Liu et al. 2025, arXiv 2503.20783): dividing by the
+                        std would give very easy and very hard problems more weight.
+    rloo                r_j - mean of the others = G / (G - 1) (r_j - mean): leave-one-out baseline
+                        (Kool et al. 2019; Ahmadian et al. 2024, arXiv 2402.14740).
+    stream              (r_j - mean) / (std of that over the whole stream + eps). REINFORCE++ with
+                        the group's mean as baseline (Hu et al. 2025, arXiv 2501.03262).
+    group_unshaped_std  (r_j - mean) / (std of the rewards before risk shaping + eps). Ours.
 
 For a correction stream the reward is shaped, R' = R - lambda * 1[anchor right and R = 0]. All
 corrections of one anchor share the anchor's correctness, so within a group R' takes two values
-whatever lambda is, and (R' - mean) / std takes the same two values for every lambda: the penalty
-cancels. `group_unshaped_std` divides by the std of R instead, so that a group with a right anchor
-gets advantages (1 + lambda) times as large; `stream` divides by the std over the whole stream.
+whatever lambda is, and (R' - mean) / std takes the same two values for every lambda: under "group"
+the penalty cancels. Every other norm keeps it: a group with a right anchor gets advantages
+(1 + lambda) times as large, under "stream" relative to the other groups.
+
+A completion that ran into the token limit was cut, so that its reward says little about it. DAPO
+(Yu et al. 2025, arXiv 2503.14476, section 3.4) offers two remedies: leaving it out of the loss
+(`included`), or a penalty that grows before the limit (`overlong_penalty`).
 """
 
 import numpy as np
 
+from cipo_jax.types import CipoError
+
 EPS = 1e-6
+
+NORMS = ("group", "group_mean", "rloo", "stream", "group_unshaped_std")
 
 
 def group_advantages(
-    rewards: np.ndarray, norm: str, unshaped_rewards: np.ndarray | None = None
+    rewards: np.ndarray,
+    norm: str,
+    unshaped_rewards: np.ndarray | None = None,
+    included: np.ndarray | None = None,
 ) -> np.ndarray:
     """Advantages of every completion in its group.
 
     Args:
       rewards: [N, G] float, shaped rewards.
-      norm: "group", "group_unshaped_std" or "stream"; see the module docstring.
-      unshaped_rewards: [N, G] float, required by "group_unshaped_std".
+      norm: one of `NORMS`; see the module docstring.
+      unshaped_rewards: [N, G] float, required by "group_unshaped_std": all of the reward but the
+        risk penalty.
+      included: [N, G] bool, the completions that take part; None: all. The others get 0 and stay
+        out of their group's statistics as well (ours: a reward of 0 for being cut would lower the
+        baseline and make every finished completion look good). The caller leaves them out of the
+        batch, so that they don't count in its normalisers either.
 
     Returns:
       [N, G] float32. Exactly 0 in a group whose rewards are all equal: no rounding residue of the
       mean is blown up by a vanishing std.
     """
+    if norm not in NORMS:
+        raise ValueError(f"norm {norm!r} is not one of {NORMS}")
     rewards = np.asarray(rewards, np.float64)
-    centred = rewards - rewards.mean(axis=1, keepdims=True)
-    centred[(rewards == rewards[:, :1]).all(axis=1)] = 0.0
-    if norm == "group":
-        std = rewards.std(axis=1, keepdims=True)
-    elif norm == "group_unshaped_std":
-        if unshaped_rewards is None:
-            raise ValueError("norm 'group_unshaped_std' needs unshaped_rewards")
-        std = np.asarray(unshaped_rewards, np.float64).std(axis=1, keepdims=True)
+    included = np.ones(rewards.shape, bool) if included is None else included
+    # [N, 1]; a group that is left out altogether counts as one completion of advantage 0.
+    counts = np.maximum(1, included.sum(axis=1, keepdims=True))
+    centred = _centred(rewards, included, counts)
+
+    if norm == "group_mean":
+        advantages = centred
+    elif norm == "rloo":
+        advantages = centred * counts / np.maximum(1, counts - 1)
     elif norm == "stream":
-        std = np.sqrt(np.sum(centred**2) / max(1, centred.size))  # a stream may be empty
+        std = np.sqrt(np.sum(centred**2) / max(1, included.sum()))  # a stream may be empty
+        advantages = centred / (std + EPS)
     else:
-        raise ValueError(f"norm {norm!r} is not one of 'group', 'group_unshaped_std', 'stream'")
-    return (centred / (std + EPS)).astype(np.float32)
+        spread = centred
+        if norm == "group_unshaped_std":
+            if unshaped_rewards is None:
+                raise ValueError("norm 'group_unshaped_std' needs unshaped_rewards")
+            spread = _centred(np.asarray(unshaped_rewards, np.float64), included, counts)
+            if (centred.any(axis=1) & ~spread.any(axis=1)).any():
+                raise ValueError(
+                    "rewards differ in a group whose unshaped_rewards are equal: its std is no "
+                    "scale for them"
+                )
+        std = np.sqrt(np.sum(spread**2, axis=1, keepdims=True) / counts)
+        advantages = centred / (std + EPS)
+    return advantages.astype(np.float32)
+
+
+def overlong_penalty(lengths: np.ndarray, max_tokens: int, buffer: int) -> np.ndarray:
+    """DAPO's soft overlong punishment (eq. 13), to be added to the reward:
+
+        0                                    if length <= max_tokens - buffer
+        (max_tokens - buffer - length) / buffer     up to max_tokens
+        -1                                   beyond
+
+    Args:
+      lengths: any shape, int, tokens of each completion.
+      max_tokens: the token limit.
+      buffer: over how many tokens before the limit the penalty grows, 1 <= buffer <= max_tokens.
+
+    Returns:
+      lengths' shape, float64 in [-1, 0].
+
+    Raises:
+      CipoError: buffer out of range.
+    """
+    if not 1 <= buffer <= max_tokens:
+        raise CipoError(
+            f"overlong buffer: got {buffer}, wanted 1 to {max_tokens}, the token limit of a "
+            "completion"
+        )
+    return np.clip((max_tokens - buffer - np.asarray(lengths)) / buffer, -1.0, 0.0)
+
+
+def _centred(rewards: np.ndarray, included: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """[N, G]: rewards minus their group's mean; 0 where left out and where all are equal."""
+    means = np.where(included, rewards, 0.0).sum(axis=1, keepdims=True) / counts
+    lowest = np.min(rewards, axis=1, keepdims=True, where=included, initial=np.inf)
+    highest = np.max(rewards, axis=1, keepdims=True, where=included, initial=-np.inf)
+    return np.where(included & (lowest < highest), rewards - means, 0.0)

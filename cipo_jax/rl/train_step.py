@@ -2,15 +2,20 @@
 
     L = L_base + lambda * L_correction
 
-Each stream's loss is a sum over its completion tokens divided by its own token count, so that
-neither dilutes the other. Counts are taken over the whole batch before the first gradient, so the
-result does not depend on how rows are split into microbatches or devices. Empty microbatches at
-the end are skipped on the device: the shape is fixed, the cost follows the rows in use.
+Each stream's loss has its own normaliser (`aggregate`), so that neither dilutes the other.
+Normalisers are those of the whole minibatch, known before its first gradient, so the result does
+not depend on how rows are split into microbatches or devices. Empty microbatches at the end are
+skipped on the device: the shape is fixed, the cost follows the rows in use.
+
+A rollout batch is cut into U minibatches, gone through E times in the same order: U x E optimiser
+updates in one program, `lax.scan` over epochs, minibatches and microbatches. Batch arrays are
+[U, M, R, T]; U = E = 1 is one on-policy update.
 
 `lambda = 0` multiplies the correction stream's gradient by an exact zero: GRPO is this step.
+
+Not decided here: the loss of a token (`losses`), what goes into a minibatch (`data.batching`).
 """
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -21,19 +26,17 @@ from flax import struct
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cipo_jax.rl.losses import clipped_surrogate, kl_k3
-from cipo_jax.types import STREAMS, TrainBatch
+from cipo_jax.rl.losses import PolicyLoss as PolicyLoss
+from cipo_jax.rl.losses import TokenLoss as TokenLoss
+from cipo_jax.rl.losses import demonstration_loss as demonstration_loss
+from cipo_jax.rl.optimizer import make_optimizer as make_optimizer
+from cipo_jax.rl.optimizer import warmup_schedule as warmup_schedule
+from cipo_jax.types import BASE, CORRECTION, STREAMS, TrainBatch
 
 Params = Any
 Metrics = dict[str, jax.Array]
 # (params, tokens, positions, segments) -> (logprobs, entropy), all [R, T]
 Score = Callable[[Params, jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
-# (logprobs, entropy, microbatch) -> loss per token, {statistic: per token}, {statistic: per token}
-# [R, T]; the first statistics are averaged over a stream's tokens, the second maximised.
-TokenLoss = Callable[
-    [jax.Array, jax.Array, TrainBatch],
-    tuple[jax.Array, dict[str, jax.Array], dict[str, jax.Array]],
-]
 
 
 @struct.dataclass
@@ -41,7 +44,7 @@ class TrainState:
     """What an update changes.
 
     Attributes:
-      step: [] int32, updates done.
+      step: [] int32, rollout batches learned from; the optimiser counts its own updates.
       params: parameters.
       opt_state: optimiser state.
     """
@@ -51,69 +54,30 @@ class TrainState:
     opt_state: Any
 
 
-@dataclasses.dataclass(frozen=True)
-class PolicyLoss:
-    """Settings of the policy objective."""
+@struct.dataclass
+class Totals:
+    """Sums over a minibatch's completion tokens, by stream.
 
-    clip_low: float
-    clip_high: float
-    kl_coef: float = 0.0
+    Attributes:
+      total: [] the loss, weighted and normalised.
+      loss: [2] each stream's loss before its normaliser.
+      means: {statistic: [2] sum}.
+      maxima: {statistic: [2] largest}.
+    """
 
-    def __call__(
-        self, logprobs: jax.Array, entropy: jax.Array, batch: TrainBatch
-    ) -> tuple[jax.Array, dict[str, jax.Array], dict[str, jax.Array]]:
-        loss, ratio, clipped = clipped_surrogate(
-            logprobs, batch.old_logprobs, batch.advantages, self.clip_low, self.clip_high
-        )
-        means = {
-            "entropy": entropy,
-            "clip_frac": clipped.astype(jnp.float32),
-            "sampler_gap": jnp.abs(logprobs - batch.old_logprobs),
-            "advantage_abs": jnp.abs(batch.advantages),
-        }
-        if self.kl_coef:
-            kl = kl_k3(logprobs, batch.ref_logprobs)
-            loss = loss + self.kl_coef * kl
-            means["kl"] = kl
-        return loss, means, {"ratio_max": ratio}
+    total: Any
+    loss: Any
+    means: Any
+    maxima: Any
 
 
-def demonstration_loss(
-    logprobs: jax.Array, entropy: jax.Array, batch: TrainBatch
-) -> tuple[jax.Array, dict[str, jax.Array], dict[str, jax.Array]]:
-    """Negative log-likelihood of the completion tokens, for the cold start."""
-    del batch
-    return -logprobs, {"entropy": entropy}, {}
-
-
-def make_optimizer(
-    schedule: optax.Schedule, b1: float, b2: float, weight_decay: float, grad_clip: float
-) -> optax.GradientTransformation:
-    """AdamW after clipping by global norm; norms and biases are not decayed."""
-
-    def decayed(params: Params) -> Any:
-        def is_matrix(path: tuple[Any, ...], _: Any) -> bool:
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
-            return not name.endswith(("scale", "bias"))
-
-        return jax.tree_util.tree_map_with_path(is_matrix, params)
-
-    return optax.chain(
-        optax.clip_by_global_norm(grad_clip),
-        optax.adamw(schedule, b1=b1, b2=b2, weight_decay=weight_decay, mask=decayed),
-    )
-
-
-def warmup_schedule(peak: float, warmup_steps: int) -> optax.Schedule:
-    """Linear from peak / warmup_steps to `peak`, then constant."""
-    if warmup_steps == 0:
-        return optax.constant_schedule(peak)
-    return optax.linear_schedule(peak / warmup_steps, peak, warmup_steps - 1)
-
-
-def batch_shardings(mesh: Mesh, rows: tuple[str, ...]) -> NamedSharding:
-    """Rows [M, R, ...] are split over the mesh axes `rows` along R."""
-    return NamedSharding(mesh, P(None, rows))
+def put_batch(batch: TrainBatch, mesh: Mesh, rows: tuple[str, ...]) -> TrainBatch:
+    """Moves a batch to the devices: arrays [U, M, R, ...] split over the mesh axes `rows` along
+    R."""
+    by_rows, whole = NamedSharding(mesh, P(None, None, rows)), NamedSharding(mesh, P())
+    counts = None if batch.token_counts is None else jax.device_put(batch.token_counts, whole)
+    arrays = jax.device_put(batch._replace(token_counts=None), by_rows)
+    return arrays._replace(token_counts=counts)
 
 
 def make_train_step(
@@ -122,101 +86,202 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     stream_weights: tuple[float, float],
     state_shardings: TrainState | None = None,
+    epochs: int = 1,
 ) -> Callable[[TrainState, TrainBatch], tuple[TrainState, Metrics]]:
     """Builds the jitted `train_step(state, batch) -> (state, metrics)`; `state` is donated.
+
+    If the loss needs the trainer's log-probs from before the first update, they are the gradient's
+    own with a single update (no cost), and one more forward pass over the batch with several.
 
     Args:
       score: teacher-forced log-probs and entropies at the sampling temperature.
       token_loss: `PolicyLoss(...)` or `demonstration_loss`.
       stream_weights: weights of the base and the correction loss, (1, lambda).
       state_shardings: shardings of the resulting state; None on a single device.
+      epochs: E, how often the minibatches are gone through.
 
-    Metrics, all float32 scalars: "loss/total", "grad_norm" (before clipping), and for each stream
-    s that has tokens "loss/s" (unweighted), "s/tokens", and the statistics of `token_loss`; a
-    stream without tokens has NaN in its place.
+    Metrics, all float32 scalars: "loss/total" and "grad_norm" (before clipping), means over the
+    updates; and for each stream s "s/tokens" (scored in an epoch), "loss/s" (unweighted, the mean
+    over the updates that have any of s), and the statistics of `token_loss` over the scored tokens
+    of all updates. A stream without scored tokens has NaN in their place.
     """
 
     def step(state: TrainState, batch: TrainBatch) -> tuple[TrainState, Metrics]:
-        tokens_per_stream = _per_stream(batch.loss_mask, batch.stream, jnp.sum)
-        weights = jnp.asarray(stream_weights) / jnp.maximum(tokens_per_stream, 1.0)
+        batch = _with_normalisers(token_loss, batch)
+        several = epochs * len(batch.tokens) > 1
+        before = None
+        if several and token_loss.needs_trainer_logprobs:
+            before = _logprobs(score, state.params, batch)
 
-        def microbatch_loss(params: Params, micro: TrainBatch) -> tuple[jax.Array, Any]:
-            logprobs, entropy = score(params, micro.tokens, micro.positions, micro.segments)
-            loss, means, maxima = token_loss(logprobs, entropy, micro)
-            row_weights = weights[micro.stream][:, None]
-            total = jnp.sum(row_weights * micro.loss_mask * loss)
-            sums = {
-                name: _per_stream(micro.loss_mask * value, micro.stream, jnp.sum)
-                for name, value in {"loss": loss, **means}.items()
-            }
-            tops = {
-                name: _per_stream(micro.loss_mask * value, micro.stream, jnp.max)
-                for name, value in maxima.items()
-            }
-            return total, (total, sums, tops)
+        def update(carry: tuple[Params, Any], minibatch: tuple[TrainBatch, Any]) -> Any:
+            params, opt_state = carry
+            grads, totals = _gradient(score, token_loss, stream_weights, params, *minibatch)
+            grad_norm = optax.tree.norm(grads)
+            grads = jax.tree.map(lambda g, p: g.astype(p.dtype), grads, params)
+            updates, opt_state = optimizer.update(grads, opt_state, params)
+            return (optax.apply_updates(params, updates), opt_state), (totals, grad_norm)
 
-        def accumulate(carry: Any, micro: TrainBatch) -> tuple[Any, None]:
-            def add(carry: Any) -> Any:
-                grads, (total, sums, tops) = carry
-                new, (more, more_sums, more_tops) = jax.grad(microbatch_loss, has_aux=True)(
-                    state.params, micro
-                )
-                grads = jax.tree.map(lambda a, b: a + b.astype(a.dtype), grads, new)
-                sums = jax.tree.map(jnp.add, sums, more_sums)
-                return grads, (total + more, sums, jax.tree.map(jnp.maximum, tops, more_tops))
+        def epoch(carry: tuple[Params, Any], _: None) -> Any:
+            return jax.lax.scan(update, carry, (batch, before))
 
-            return jax.lax.cond(jnp.any(micro.loss_mask > 0), add, lambda c: c, carry), None
+        carry = (state.params, state.opt_state)
+        (params, opt_state), (totals, grad_norm) = jax.lax.scan(epoch, carry, length=epochs)
 
-        first = jax.tree.map(lambda x: x[0], batch)
-        aux = jax.eval_shape(lambda p, m: microbatch_loss(p, m)[1], state.params, first)
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), aux)
-        # Accumulated in float32 whatever the parameters' dtype.
-        zero_grads = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), state.params)
-        (grads, (total, sums, tops)), _ = jax.lax.scan(accumulate, (zero_grads, zeros), batch)
-
-        grads = jax.tree.map(lambda g, p: g.astype(p.dtype), grads, state.params)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-
-        metrics = {"loss/total": total, "grad_norm": optax.global_norm(grads)}
-        averages = {name: value / tokens_per_stream for name, value in sums.items()}
-        tops = {k: jnp.where(tokens_per_stream > 0, v, jnp.nan) for k, v in tops.items()}
+        metrics = {"loss/total": jnp.mean(totals.total), "grad_norm": jnp.mean(grad_norm)}
+        scored = _sum_by_stream(batch.loss_mask.sum(axis=-1), batch.stream).sum(axis=0)
+        losses = jnp.mean(
+            totals.loss / batch.token_counts,
+            axis=(0, 1),
+            where=jnp.broadcast_to(batch.token_counts > 0, totals.loss.shape),
+        )
+        means = {name: x.sum(axis=(0, 1)) / (epochs * scored) for name, x in totals.means.items()}
+        maxima = {
+            name: jnp.where(scored > 0, x.max(axis=(0, 1)), jnp.nan)
+            for name, x in totals.maxima.items()
+        }
         for i, stream in enumerate(STREAMS):
-            metrics[f"{stream}/tokens"] = tokens_per_stream[i]
-            metrics[f"loss/{stream}"] = averages["loss"][i]
-            for name, value in {**averages, **tops}.items():
-                if name != "loss":
-                    metrics[f"{stream}/{name}"] = value[i]
+            metrics[f"{stream}/tokens"] = scored[i]
+            metrics[f"loss/{stream}"] = losses[i]
+            for name, value in {**means, **maxima}.items():
+                metrics[f"{stream}/{name}"] = value[i]
         return TrainState(step=state.step + 1, params=params, opt_state=opt_state), metrics
 
     out_shardings = None if state_shardings is None else (state_shardings, None)
     return jax.jit(step, donate_argnums=0, out_shardings=out_shardings)
 
 
-def make_reference_scorer(
-    score: Score,
-) -> Callable[[Params, TrainBatch], jax.Array]:
-    """Builds the jitted `(params, batch) -> log-probs [M, R, T]`, a microbatch at a time; empty
+def make_reference_scorer(score: Score) -> Callable[[Params, TrainBatch], jax.Array]:
+    """Builds the jitted `(params, batch) -> log-probs [U, M, R, T]`, a microbatch at a time; empty
     microbatches get zeros."""
 
     def reference_logprobs(params: Params, batch: TrainBatch) -> jax.Array:
-        def of_microbatch(micro: TrainBatch) -> jax.Array:
-            return jax.lax.cond(
-                jnp.any(micro.loss_mask > 0),
-                lambda m: score(params, m.tokens, m.positions, m.segments)[0],
-                lambda m: jnp.zeros_like(m.old_logprobs),
-                micro,
-            )
-
-        return jax.lax.map(of_microbatch, batch)
+        return _logprobs(score, params, batch)
 
     return jax.jit(reference_logprobs)
 
 
-def _per_stream(
-    values: jax.Array, stream: jax.Array, reduce: Callable[[jax.Array], jax.Array]
-) -> jax.Array:
-    """[2]: `values` [..., T] reduced over the rows of each stream (`stream` [...])."""
-    return jnp.stack(
-        [reduce(jnp.where((stream == s)[..., None], values, 0.0)) for s in range(len(STREAMS))]
-    )
+def make_stream_gradient_stats(
+    score: Score, token_loss: TokenLoss
+) -> Callable[[Params, TrainBatch], Metrics]:
+    """Builds the jitted `(params, batch) -> metrics` that compares the streams' gradients.
+
+    "grad/base_norm" and "grad/correction_norm" are the global norms of the gradients of L_base and
+    L_correction (without lambda) over the whole batch at `params`, all minibatches together;
+    "grad/cosine" is that of the angle between them: negative where the streams pull apart. NaN if
+    either gradient is zero.
+
+    Costs about a one-epoch update in time (each microbatch once, those with rows of both streams
+    twice), and two float32 gradients in memory; meant for every n-th step.
+    """
+
+    def stats(params: Params, batch: TrainBatch) -> Metrics:
+        batch = _with_normalisers(token_loss, batch)
+        # As one minibatch [U M, R, ...], under the sum of the normalisers.
+        arrays = batch._replace(token_counts=None)
+        whole = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), arrays)
+        whole = whole._replace(token_counts=batch.token_counts.sum(axis=0))
+
+        def of_stream(stream: int) -> Params:
+            # Microbatches without rows of the stream are then empty, and skipped.
+            mask = jnp.where((whole.stream == stream)[..., None], whole.loss_mask, 0.0)
+            only = whole._replace(loss_mask=mask)
+            return _gradient(score, token_loss, (1.0, 1.0), params, only, None)[0]
+
+        base, correction = of_stream(BASE), of_stream(CORRECTION)
+        norms = optax.tree.norm(base), optax.tree.norm(correction)
+        return {
+            "grad/base_norm": norms[0],
+            "grad/correction_norm": norms[1],
+            "grad/cosine": optax.tree.vdot(base, correction) / (norms[0] * norms[1]),
+        }
+
+    return jax.jit(stats)
+
+
+def _gradient(
+    score: Score,
+    token_loss: TokenLoss,
+    stream_weights: tuple[float, float],
+    params: Params,
+    minibatch: TrainBatch,
+    before: jax.Array | None,
+) -> tuple[Params, Totals]:
+    """The float32 gradient of L over a minibatch [M, R, ...], a microbatch at a time.
+
+    Args:
+      before: [M, R, T], the trainer's log-probs before the step's first update; None: `params` are
+        those, or the loss does not need them.
+    """
+    weights = jnp.asarray(stream_weights) / jnp.maximum(minibatch.token_counts, 1.0)
+
+    def microbatch_loss(params: Params, micro: TrainBatch, before: Any) -> tuple[jax.Array, Totals]:
+        logprobs, entropy = score(params, micro.tokens, micro.positions, micro.segments)
+        if before is None and token_loss.needs_trainer_logprobs:
+            before = jax.lax.stop_gradient(logprobs)
+        loss, means, maxima = token_loss(logprobs, entropy, micro, before)
+        weighted = token_loss.aggregation.token_weights(micro.loss_mask, micro.segments) * loss
+        total = jnp.sum(weights[micro.stream][:, None] * weighted)
+
+        def by_stream(values: jax.Array, reduce: Callable[..., jax.Array]) -> jax.Array:
+            values = jnp.where(micro.loss_mask > 0, values, 0.0)
+            of = [micro.stream[:, None] == s for s in range(len(STREAMS))]
+            return jnp.stack([reduce(jnp.where(rows, values, 0.0)) for rows in of])
+
+        return total, Totals(
+            total=total,
+            loss=by_stream(weighted, jnp.sum),
+            means={name: by_stream(x, jnp.sum) for name, x in means.items()},
+            maxima={name: by_stream(x, jnp.max) for name, x in maxima.items()},
+        )
+
+    def accumulate(carry: tuple[Params, Totals], xs: tuple[TrainBatch, Any]) -> tuple[Any, None]:
+        def add(carry: tuple[Params, Totals]) -> tuple[Params, Totals]:
+            grads, sums = carry
+            more_grads, more = jax.grad(microbatch_loss, has_aux=True)(params, *xs)
+            grads = jax.tree.map(lambda a, b: a + b.astype(a.dtype), grads, more_grads)
+            added = jax.tree.map(jnp.add, sums, more)
+            maxima = jax.tree.map(jnp.maximum, sums.maxima, more.maxima)
+            return grads, added.replace(maxima=maxima)
+
+        return jax.lax.cond(jnp.any(xs[0].loss_mask > 0), add, lambda c: c, carry), None
+
+    microbatches = (minibatch._replace(token_counts=None), before)
+    first = jax.tree.map(lambda x: x[0], microbatches)
+    shapes = jax.eval_shape(lambda p, xs: microbatch_loss(p, *xs)[1], params, first)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    # Accumulated in float32 whatever the parameters' dtype.
+    zero_grads = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
+    (grads, totals), _ = jax.lax.scan(accumulate, (zero_grads, zeros), microbatches)
+    return grads, totals
+
+
+def _logprobs(score: Score, params: Params, batch: TrainBatch) -> jax.Array:
+    """[U, M, R, T]: the log-probs of a batch's tokens; zeros in empty microbatches."""
+
+    def of_microbatch(micro: TrainBatch) -> jax.Array:
+        return jax.lax.cond(
+            jnp.any(micro.loss_mask > 0),
+            lambda m: score(params, m.tokens, m.positions, m.segments)[0],
+            lambda m: jnp.zeros_like(m.old_logprobs),
+            micro,
+        )
+
+    def of_minibatch(minibatch: TrainBatch) -> jax.Array:
+        return jax.lax.map(of_microbatch, minibatch)
+
+    return jax.lax.map(of_minibatch, batch._replace(token_counts=None))
+
+
+def _with_normalisers(token_loss: TokenLoss, batch: TrainBatch) -> TrainBatch:
+    """The batch with `token_counts` [U, 2]; where it has none, those of the packed completions."""
+    if batch.token_counts is not None:
+        return batch
+    of_minibatch = jax.vmap(jax.vmap(token_loss.aggregation.row_normalisers))
+    of_rows = of_minibatch(batch.loss_mask, batch.segments)
+    return batch._replace(token_counts=_sum_by_stream(of_rows, batch.stream))
+
+
+def _sum_by_stream(values: jax.Array, stream: jax.Array) -> jax.Array:
+    """[U, 2]: one value per row [U, M, R], summed over the rows of each stream."""
+    of = [jnp.where(stream == s, values, 0.0).sum(axis=(1, 2)) for s in range(len(STREAMS))]
+    return jnp.stack(of, axis=-1)

@@ -61,16 +61,10 @@ def make_sampler(
       buckets: ascending prompt widths.
 
     Raises:
-      CipoError: a longest prompt plus completion beyond the model's positions; from `sample`: an
-        empty prompt, or one beyond the last bucket.
+      CipoError: from `sample`: an empty prompt, one beyond the last bucket, or one whose completion
+        could run past the model's positions.
     """
-    longest = buckets[-1] + settings.max_new_tokens
-    if longest > config.max_positions:
-        raise CipoError(
-            f"config.data: longest prompt {buckets[-1]} + max_completion_tokens "
-            f"{settings.max_new_tokens} = {longest} tokens, but the model has "
-            f"{config.max_positions} positions"
-        )
+    longest = min(buckets[-1], config.max_positions - settings.max_new_tokens)
     rules = logical_rules(mesh, config.axis_sizes)
     start = jax.jit(functools.partial(prefill, config, rules, settings), static_argnums=0)
     decode = jax.jit(functools.partial(decode_chunk, config, rules, settings), donate_argnums=1)
@@ -79,7 +73,7 @@ def make_sampler(
         params: Params, prompts: Sequence[np.ndarray], samples: int, key: jax.Array
     ) -> Iterator[tuple[int, Completion]]:
         require_mesh(mesh)
-        _check_prompts(prompts, buckets[-1])
+        _check_prompts(prompts, longest)
         wave_prompts = _wave_size(slots, samples, row_count(mesh))
         longest_first = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
         for begin in range(0, len(prompts), wave_prompts):
@@ -142,5 +136,6 @@ def _check_prompts(prompts: Sequence[np.ndarray], longest: int) -> None:
     for i, prompt in enumerate(prompts):
         if not 0 < len(prompt) <= longest:
             raise CipoError(
-                f"prompt {i}: has {len(prompt)} tokens, wanted 1 to {longest} (the last bucket)"
+                f"prompt {i}: has {len(prompt)} tokens, wanted 1 to {longest} (the last bucket, or "
+                "what the model's positions leave beside the completion)"
             )

@@ -5,39 +5,50 @@ import math
 import numpy as np
 import pytest
 
-from cipo_jax.rl.advantages import EPS, group_advantages
+from cipo_jax.rl.advantages import EPS, NORMS, group_advantages, overlong_penalty
 from cipo_jax.rl.corrections import shaped_rewards
-
-NORMS = ("group", "group_unshaped_std", "stream")
+from cipo_jax.types import CipoError
 
 
 def mixed_corrections() -> tuple[np.ndarray, np.ndarray]:
     """correct [5, 4] and anchor_right [5]: both kinds of anchor, with mixed and uniform groups."""
-    correct = np.array(
-        [[1, 0, 0, 1], [1, 0, 1, 1], [0, 0, 0, 1], [1, 1, 1, 1], [0, 0, 0, 0]], bool
-    )
+    correct = np.array([[1, 0, 0, 1], [1, 0, 1, 1], [0, 0, 0, 1], [1, 1, 1, 1], [0, 0, 0, 0]], bool)
     return correct, np.array([True, False, True, True, True])
 
 
-def by_double_loop(rewards: np.ndarray, norm: str, unshaped: np.ndarray) -> np.ndarray:
-    """The three normalisations in plain Python."""
-    N, G = rewards.shape
-    means = [sum(rewards[i]) / G for i in range(N)]
+def by_double_loop(
+    rewards: np.ndarray, norm: str, unshaped: np.ndarray, included: np.ndarray
+) -> np.ndarray:
+    """The normalisations in plain Python."""
+    groups = [[j for j in range(rewards.shape[1]) if included[i, j]] for i in range(len(rewards))]
 
-    def spread(values: np.ndarray) -> float:
-        mean = sum(values) / G
-        return math.sqrt(sum((value - mean) ** 2 for value in values) / G)
+    def mean(values: list[float]) -> float:
+        return sum(values) / len(values)
 
-    squares = [(rewards[i, j] - means[i]) ** 2 for i in range(N) for j in range(G)]
-    advantages = np.zeros((N, G))
-    for i in range(N):
-        std = {
-            "group": spread(rewards[i]),
-            "group_unshaped_std": spread(unshaped[i]),
-            "stream": math.sqrt(sum(squares) / (N * G)),
-        }[norm]
-        for j in range(G):
-            advantages[i, j] = (rewards[i, j] - means[i]) / (std + EPS)
+    def spread(values: list[float]) -> float:
+        return math.sqrt(mean([(value - mean(values)) ** 2 for value in values]))
+
+    centred = [
+        rewards[i, j] - mean([rewards[i, k] for k in group])
+        for i, group in enumerate(groups)
+        for j in group
+    ]
+    advantages = np.zeros(rewards.shape)
+    for i, group in enumerate(groups):
+        shaped, before = ([float(x[i, j]) for j in group] for x in (rewards, unshaped))
+        for place, j in enumerate(group):
+            gap = shaped[place] - mean(shaped)
+            if norm == "group":
+                advantages[i, j] = gap / (spread(shaped) + EPS)
+            elif norm == "group_mean":
+                advantages[i, j] = gap
+            elif norm == "rloo":
+                others = shaped[:place] + shaped[place + 1 :]
+                advantages[i, j] = shaped[place] - mean(others) if others else 0.0
+            elif norm == "stream":
+                advantages[i, j] = gap / (math.sqrt(mean([x**2 for x in centred])) + EPS)
+            elif norm == "group_unshaped_std":
+                advantages[i, j] = gap / (spread(before) + EPS)
     return advantages
 
 
@@ -52,14 +63,21 @@ def test_small_groups_by_hand() -> None:
     # Mean 1/4, std sqrt(3)/4: the right one stands 3/4 above, the others 1/4 below.
     one_of_four = group_advantages(np.array([[1, 0, 0, 0]]), "group")
     np.testing.assert_allclose(
-        one_of_four, [[math.sqrt(3), *[-1 / math.sqrt(3)] * 3]], rtol=1e-5, atol=0
+        one_of_four, np.array([[3, -1, -1, -1]]) / math.sqrt(3), rtol=1e-5, atol=0
     )
     assert one_of_four.dtype == np.float32
     half = group_advantages(np.array([[True, False], [True, True]]), "group")
     np.testing.assert_allclose(half, [[1, -1], [0, 0]], rtol=1e-5)
     # Centred values +-1/2 in one group, 0 in the other: the stream's std is sqrt(1/8).
+    np.testing.assert_allclose(
+        group_advantages(np.array([[1, 0, 0, 0]]), "group_mean"), [[0.75, *[-0.25] * 3]]
+    )
+    # Against the other three: 1 - 0, 0 - 1/3.
+    np.testing.assert_allclose(
+        group_advantages(np.array([[1, 0, 0, 0]]), "rloo"), [[1, *[-1 / 3] * 3]], rtol=1e-6
+    )
     stream = group_advantages(np.array([[1, 0], [1, 1]]), "stream")
-    np.testing.assert_allclose(stream, [[math.sqrt(2), -math.sqrt(2)], [0, 0]], rtol=1e-5)
+    np.testing.assert_allclose(stream, np.array([[1, -1], [0, 0]]) * math.sqrt(2), rtol=1e-5)
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -67,12 +85,32 @@ def test_equals_the_double_loop(norm: str) -> None:
     random = np.random.default_rng(0)
     unshaped = (random.random((7, 6)) < 0.5).astype(float)
     rewards = shaped_rewards(unshaped.astype(bool), random.random(7) < 0.5, 0.5)
+    everyone = np.ones(rewards.shape, bool)
     np.testing.assert_allclose(
         group_advantages(rewards, norm, unshaped),
-        by_double_loop(rewards, norm, unshaped),
+        by_double_loop(rewards, norm, unshaped, everyone),
         rtol=1e-5,
         atol=1e-6,
     )
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_left_out_completions_get_zero_and_say_nothing_of_the_others(norm: str) -> None:
+    random = np.random.default_rng(1)
+    unshaped = (random.random((9, 6)) < 0.5).astype(float)
+    rewards = shaped_rewards(unshaped.astype(bool), random.random(9) < 0.5, 0.5)
+    included = random.random((9, 6)) < 0.7
+    included[0], included[1], included[2] = False, np.arange(6) == 3, True
+    advantages = group_advantages(rewards, norm, unshaped, included)
+    wanted = by_double_loop(rewards, norm, unshaped, included)
+    np.testing.assert_allclose(advantages, wanted, rtol=1e-5, atol=1e-6)
+    # Nothing at all, and nothing to compare with: exactly zero.
+    assert not advantages[:2].any() and not advantages[~included].any() and advantages[2:].any()
+    others = np.where(included, rewards, 100.0)
+    assert (group_advantages(others, norm, unshaped, included) == advantages).all()
+    # What is left of this group is equal.
+    rewards, included = np.array([[0.1, 0.1, 0.1, 1.0]]), np.array([[True, True, True, False]])
+    assert not group_advantages(rewards, norm, rewards, included).any()
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -104,13 +142,12 @@ def test_group_norm_cancels_the_risk_penalty() -> None:
         )
 
 
-def test_unshaped_std_scales_groups_of_right_anchors_by_one_plus_lambda() -> None:
+@pytest.mark.parametrize("norm", ["group_unshaped_std", "group_mean", "rloo"])
+def test_norms_per_group_scale_groups_of_right_anchors_by_one_plus_lambda(norm: str) -> None:
     _, anchor_right = mixed_corrections()
     scale = np.where(anchor_right, 1.5, 1.0)[:, None]
     np.testing.assert_allclose(
-        advantages_for(0.5, "group_unshaped_std"),
-        scale * advantages_for(0.0, "group_unshaped_std"),
-        rtol=1e-5,
+        advantages_for(0.5, norm), scale * advantages_for(0.0, norm), rtol=1e-5
     )
 
 
@@ -129,3 +166,15 @@ def test_misuse_is_refused() -> None:
         group_advantages(np.ones((1, 2)), "group_unshaped_std")
     with pytest.raises(ValueError, match="'grupo'"):
         group_advantages(np.ones((1, 2)), "grupo")
+    with pytest.raises(ValueError, match="unshaped_rewards are equal"):
+        group_advantages(np.array([[1.0, 0.5]]), "group_unshaped_std", np.array([[1, 1]]))
+
+
+def test_the_overlong_penalty_grows_over_the_buffer() -> None:
+    lengths = np.array([[0, 6], [7, 8], [9, 10], [11, 50]])
+    wanted = [[0, 0], [-0.25, -0.5], [-0.75, -1], [-1, -1]]
+    np.testing.assert_allclose(overlong_penalty(lengths, 10, 4), wanted)
+    np.testing.assert_allclose(overlong_penalty(np.array([0, 5, 10]), 10, 10), [0, -0.5, -1])
+    for buffer in (0, 11):
+        with pytest.raises(CipoError, match=f"overlong buffer: got {buffer}, wanted 1 to 10"):
+            overlong_penalty(lengths, 10, buffer)

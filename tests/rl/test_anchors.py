@@ -127,7 +127,7 @@ def test_nearest_to_the_band_first_and_problems_take_turns(c: Case) -> None:
     selection = c.select()
     free = left_over(c, selection)
     for right in (False, True):
-        chosen = [i for (i, _), r in zip(chosen_of(selection), selection.right) if r == right]
+        chosen = selection.problem[selection.right == right].tolist()
         for i in chosen:
             for other, _ in free[right]:
                 assert c.distance(i) <= c.distance(other)
@@ -144,9 +144,13 @@ def test_the_generator_decides_and_inputs_are_left_alone(c: Case) -> None:
 
 
 def test_ties_are_broken_by_the_generator() -> None:
-    tie = case(np.tile([True, False], (8, 2)), count=4, success_share=0.5)
-    picks = {tuple(chosen_of(dataclasses.replace(tie, seed=seed).select())) for seed in range(20)}
-    assert len(picks) > 10
+    tie = case(np.tile([True, False], (8, 2)), count=2, success_share=0.5)
+    selections = [dataclasses.replace(tie, seed=seed).select() for seed in range(40)]
+    for i in (0, 1):  # the wrong one, the right one
+        assert len({int(s.problem[i]) for s in selections}) >= 6
+    # Of one problem, any attempt of the class.
+    assert {int(s.sample[s.right][0]) for s in selections} == {0, 2}
+    assert {int(s.sample[~s.right][0]) for s in selections} == {1, 3}
 
 
 # Pass rates 1/8 (distance 0.25), 2/8 (0.125), 4/8 (in the band), 8/8 (0.25).

@@ -35,8 +35,8 @@ def surrogate_by_hand(new: Any, old: Any, advantage: Any) -> tuple[float, float,
 
 def test_clipped_surrogate_equals_the_double_loop() -> None:
     new, old, advantages = tokens()
-    loss, ratio, clipped = clipped_surrogate(new, old, advantages, LOW, HIGH)
-    grads = jax.grad(lambda x: clipped_surrogate(x, old, advantages, LOW, HIGH)[0].sum())(
+    loss, ratio, clipped = clipped_surrogate(new - old, advantages, LOW, HIGH)
+    grads = jax.grad(lambda x: clipped_surrogate(x - old, advantages, LOW, HIGH)[0].sum())(
         jnp.asarray(new)
     )
     seen = set()
@@ -54,7 +54,7 @@ def test_clipped_surrogate_equals_the_double_loop() -> None:
 
 def test_gradient_agrees_with_finite_differences() -> None:
     new, old, advantages = tokens()
-    grads = jax.grad(lambda x: clipped_surrogate(x, old, advantages, LOW, HIGH)[0].sum())(
+    grads = jax.grad(lambda x: clipped_surrogate(x - old, advantages, LOW, HIGH)[0].sum())(
         jnp.asarray(new)
     )
     step = 1e-6
@@ -68,14 +68,14 @@ def test_gradient_agrees_with_finite_differences() -> None:
 
 def test_on_policy_gradient_is_reinforce() -> None:
     _, old, advantages = tokens()
-    loss = lambda x: clipped_surrogate(x, old, advantages, LOW, HIGH)[0].sum()  # noqa: E731
+    loss = lambda x: clipped_surrogate(x - old, advantages, LOW, HIGH)[0].sum()  # noqa: E731
     np.testing.assert_array_equal(jax.grad(loss)(jnp.asarray(old)), -advantages)
 
 
 def test_a_very_unlikely_sample_does_not_blow_up() -> None:
     # The sampler found a token far more likely than the trainer does, and the other way round.
     loss, ratio, clipped = clipped_surrogate(
-        jnp.array([-60.0, -1.0]), jnp.array([-1.0, -60.0]), jnp.array([1.0, 1.0]), LOW, HIGH
+        jnp.array([-60.0, -1.0]) - jnp.array([-1.0, -60.0]), jnp.array([1.0, 1.0]), LOW, HIGH
     )
     np.testing.assert_allclose(loss, [0.0, -(1 + HIGH)], atol=1e-6)
     assert clipped.tolist() == [False, True] and np.isfinite(ratio).all()

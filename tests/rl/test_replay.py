@@ -4,7 +4,6 @@ import dataclasses
 
 import pytest
 
-from cipo_jax.config import Replay
 from cipo_jax.rl.replay import ReplayState, update_replay
 
 SETTINGS = {
@@ -21,14 +20,6 @@ def run(state: ReplayState, *retentions: float | None) -> ReplayState:
     for value in retentions:
         state = update_replay(state, value, **SETTINGS)
     return state
-
-
-def test_settings_here_are_the_defaults() -> None:
-    defaults = Replay()
-    assert SETTINGS == {
-        "target": defaults.target_retention,
-        **{k: getattr(defaults, k) for k in SETTINGS if k != "target"},
-    }
 
 
 def test_first_step_by_hand() -> None:
