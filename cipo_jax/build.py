@@ -22,14 +22,17 @@ from cipo_jax.data.datasets import ProblemSource, open_problems
 from cipo_jax.data.tokenizer import Tokenizer, load_tokenizer
 from cipo_jax.policy import hf_config, hf_weights, model, sharding
 from cipo_jax.policy.model import ModelConfig, Params
+from cipo_jax.rl.aggregate import Aggregation
+from cipo_jax.rl.losses import PolicyLoss, TokenLoss
+from cipo_jax.rl.optimizer import make_optimizer
 from cipo_jax.rl.train_step import (
     Metrics,
     Score,
-    TokenLoss,
     TrainState,
-    batch_shardings,
     make_reference_scorer,
+    make_stream_gradient_stats,
     make_train_step,
+    put_batch,
 )
 from cipo_jax.sampling.decode import DecodeSettings
 from cipo_jax.sampling.engine import make_sampler, prompt_buckets
@@ -51,6 +54,7 @@ class Parts:
     longest_correction_prompt: int
     score: Score
     attempt: MakeAttempts
+    isolation: str  # how generated programs are kept from the machine; "" if none are run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,15 +65,18 @@ class Update:
       abstract: the TrainState's shapes, dtypes and shardings.
       init: parameters -> TrainState with a fresh optimiser; takes the parameters over.
       step: the compiled update, on a batch of NumPy arrays.
-      pack: training sequences -> the batch of `step`'s static shape.
+      pack: training sequences -> the batch of `step`'s static shape; with several minibatches it
+        also takes the generator that deals groups to them.
       reference_logprobs: the log-probs of a batch's tokens under other parameters.
+      gradient_stats: norms of the streams' gradients on a batch and their cosine.
     """
 
     abstract: TrainState
     init: Callable[[Params], TrainState]
     step: Callable[[TrainState, TrainBatch], tuple[TrainState, Metrics]]
-    pack: Callable[[list[batching.TrainSequence]], TrainBatch]
+    pack: Callable[..., TrainBatch]
     reference_logprobs: Callable[[Params, TrainBatch], jax.Array]
+    gradient_stats: Callable[[Params, TrainBatch], Metrics]
 
 
 @contextlib.contextmanager
@@ -80,6 +87,11 @@ def open_parts(config: Config) -> Iterator[Parts]:
       CipoError: whatever in the config cannot work with the files and devices at hand.
     """
     c = config
+    if c.model.source and not Path(c.model.source).is_dir():
+        raise CipoError(
+            f"config.model.source: got {c.model.source!r}, wanted an existing directory in Hugging "
+            "Face format; `hf download <model> --local-dir <directory>` makes one"
+        )
     mesh = sharding.make_mesh(c.mesh.data, c.mesh.fsdp, c.mesh.tensor)
     tokenizer = load_tokenizer(c.data.tokenizer or c.model.source)
     model_config = _model_config(c, tokenizer)
@@ -91,6 +103,13 @@ def open_parts(config: Config) -> Iterator[Parts]:
             c.data.chat_template,
             c.data.max_prompt_tokens,
             c.data.max_attempt_tokens,
+        )
+    longest = longest_correction + c.data.max_completion_tokens
+    if longest > model_config.max_positions:
+        raise CipoError(
+            f"config.data: the longest prompt ({longest_correction} tokens, with max_prompt_tokens "
+            f"and max_attempt_tokens) plus max_completion_tokens = {c.data.max_completion_tokens} "
+            f"is {longest} tokens, but the model has {model_config.max_positions} positions"
         )
     rules = sharding.logical_rules(mesh, model_config.axis_sizes)
     sample = make_sampler(
@@ -107,7 +126,12 @@ def open_parts(config: Config) -> Iterator[Parts]:
     )
     with (
         jax.set_mesh(mesh),
-        VerifierPool(c.verifier.kind, c.verifier.workers, c.verifier.timeout_seconds) as pool,
+        VerifierPool(
+            c.verifier.kind,
+            c.verifier.workers,
+            c.verifier.timeout_seconds,
+            allow_unsandboxed_code=c.verifier.allow_unsandboxed_code,
+        ) as pool,
     ):
         yield Parts(
             mesh=mesh,
@@ -143,6 +167,7 @@ def open_parts(config: Config) -> Iterator[Parts]:
                 _score, model_config, rules=rules, temperature=c.sampling.temperature
             ),
             attempt=make_attempter(sample, pool, tokenizer),
+            isolation=pool.about,
         )
 
 
@@ -153,8 +178,17 @@ def make_update(
     optimizer: optax.GradientTransformation,
     stream_weights: tuple[float, float],
     sequences: tuple[int, int],
+    skip_zero_advantages: bool,
+    group_sizes: tuple[int, int] = (1, 1),
+    minibatches: int = 1,
+    epochs: int = 1,
 ) -> Update:
     """Builds the update for batches of up to `sequences` (base, correction) sequences.
+
+    Args:
+      skip_zero_advantages: see `batching.make_train_batch`.
+      group_sizes: completions of one prompt in each stream, kept together in a minibatch.
+      minibatches, epochs: optimiser updates per batch, see `rl.train_step`.
 
     Raises:
       CipoError: rows too short for the longest sequence, or not divisible over the devices.
@@ -168,9 +202,14 @@ def make_update(
         )
     completion = config.data.max_completion_tokens
     rows = sum(
-        batching.row_capacity(count, prompt + completion, T)
-        for count, prompt in zip(
-            sequences, (parts.longest_prompt, parts.longest_correction_prompt), strict=True
+        batching.row_capacity(
+            batching.minibatch_sequences(count, group_size, minibatches), prompt + completion, T
+        )
+        for count, group_size, prompt in zip(
+            sequences,
+            group_sizes,
+            (parts.longest_prompt, parts.longest_correction_prompt),
+            strict=True,
         )
         if count
     )
@@ -190,26 +229,50 @@ def make_update(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
     )
     init_optimizer = jax.jit(optimizer.init, out_shardings=opt_shardings)
-    compiled = make_train_step(parts.score, token_loss, optimizer, stream_weights, shardings)
-    rows_sharding = batch_shardings(parts.mesh, sharding.ROWS)
+    compiled = make_train_step(
+        parts.score, token_loss, optimizer, stream_weights, shardings, epochs
+    )
 
     def init(params: Params) -> TrainState:
         step = jax.device_put(np.zeros((), np.int32), replicated)
         return TrainState(step=step, params=params, opt_state=init_optimizer(params))
 
     def step(state: TrainState, batch: TrainBatch) -> tuple[TrainState, Metrics]:
-        return compiled(state, jax.device_put(batch, rows_sharding))
+        return compiled(state, put_batch(batch, parts.mesh, sharding.ROWS))
 
-    def pack(members: list[batching.TrainSequence]) -> TrainBatch:
-        return batching.make_train_batch(members, microbatches, R, T)
+    if skip_zero_advantages and token_loss.needs_zero_advantages:
+        raise ValueError(f"{token_loss} has a gradient on sequences of advantage 0")
+    pack_minibatch = functools.partial(
+        batching.make_train_batch,
+        microbatches=microbatches,
+        microbatch_rows=R,
+        row_tokens=T,
+        skip_zero_advantages=skip_zero_advantages,
+        normaliser=token_loss.aggregation.normaliser,
+    )
+
+    def pack(
+        members: list[batching.TrainSequence], rng: np.random.Generator | None = None
+    ) -> TrainBatch:
+        return batching.make_minibatches(members, minibatches, rng, pack_minibatch)
 
     scorer = make_reference_scorer(parts.score)
 
     def reference_logprobs(params: Params, batch: TrainBatch) -> jax.Array:
-        return scorer(params, jax.device_put(batch, rows_sharding))
+        return scorer(params, put_batch(batch, parts.mesh, sharding.ROWS))
+
+    statistics = make_stream_gradient_stats(parts.score, token_loss)
+
+    def gradient_stats(params: Params, batch: TrainBatch) -> Metrics:
+        return statistics(params, put_batch(batch, parts.mesh, sharding.ROWS))
 
     return Update(
-        abstract=abstract, init=init, step=step, pack=pack, reference_logprobs=reference_logprobs
+        abstract=abstract,
+        init=init,
+        step=step,
+        pack=pack,
+        reference_logprobs=reference_logprobs,
+        gradient_stats=gradient_stats,
     )
 
 
@@ -257,6 +320,49 @@ def _model_config(config: Config, tokenizer: Tokenizer) -> ModelConfig:
         param_dtype=m.param_dtype,
         compute_dtype=m.compute_dtype,
         remat=m.remat,
+    )
+
+
+def policy_loss(config: Config) -> PolicyLoss:
+    """The RL objective's settings; 0 means off where the config says so."""
+    a = config.algorithm
+    return PolicyLoss(
+        clip_low=a.clip_low,
+        clip_high=a.clip_high,
+        kl_coef=a.kl_coef,
+        kl_estimator=a.kl_estimator,
+        entropy_coef=a.entropy_coef,
+        surrogate=a.surrogate,
+        ratio=a.ratio,
+        dual_clip=a.dual_clip or None,
+        old_logprobs=a.old_logprobs,
+        tis_cap=a.tis_cap or None,
+        aggregation=Aggregation(a.aggregation, config.data.max_completion_tokens),
+    )
+
+
+def make_policy_update(
+    config: Config, parts: Parts, schedule: optax.Schedule, num_anchors: int
+) -> Update:
+    """The RL update: the joint objective of both streams."""
+    o, loss = config.optimizer, policy_loss(config)
+    group_sizes = (config.rollout.group_size, config.correction.group_size)
+    return make_update(
+        config,
+        parts,
+        loss,
+        make_optimizer(
+            schedule, o.b1, o.b2, o.weight_decay, o.grad_clip, o.name, o.mu_dtype or None
+        ),
+        stream_weights=(1.0, config.correction.weight),
+        sequences=(
+            config.rollout.problems_per_step * group_sizes[0],
+            num_anchors * group_sizes[1],
+        ),
+        skip_zero_advantages=not loss.needs_zero_advantages,
+        group_sizes=group_sizes,
+        minibatches=config.batch.minibatches,
+        epochs=config.batch.epochs,
     )
 
 

@@ -52,9 +52,7 @@ class Checkpoints:
 
     def save_params(self, params: Params) -> None:
         """Saves parameters alone, as step 0, for `restore_params`."""
-        self._manager.save(
-            0, args=ocp.args.Composite(params=ocp.args.StandardSave(params))
-        )
+        self._manager.save(0, args=ocp.args.Composite(params=ocp.args.StandardSave(params)))
 
     def save(self, step: int, state: TrainState, host: Mapping[str, Any]) -> None:
         """Starts saving the state after `step` updates; the arrays may be donated afterwards."""

@@ -5,6 +5,7 @@ reaches a threshold. The phase has checkpoints of its own, so it can be interrup
 one serves later runs (`init_from`).
 """
 
+import dataclasses
 import time
 from pathlib import Path
 
@@ -16,33 +17,55 @@ from cipo_jax.build import Parts, fresh_params, make_update, open_split
 from cipo_jax.checkpoint import Checkpoints
 from cipo_jax.config import Config
 from cipo_jax.data.batching import TrainSequence
-from cipo_jax.data.datasets import open_demonstrations
+from cipo_jax.data.datasets import DemonstrationSource, open_demonstrations
 from cipo_jax.metrics import MetricWriter
 from cipo_jax.policy.model import Params
-from cipo_jax.rl.train_step import demonstration_loss, make_optimizer, warmup_schedule
-from cipo_jax.types import BASE, CipoError
+from cipo_jax.rl.losses import demonstration_loss
+from cipo_jax.rl.optimizer import make_optimizer, warmup_schedule
+from cipo_jax.types import BASE, CipoError, Prompt
 
 WARMUP_STEPS = 20
 LOG_EVERY = 10
 
 
-def cold_start(config: Config, parts: Parts, workdir: Path, metrics: MetricWriter) -> Params:
+@dataclasses.dataclass(frozen=True)
+class Material:
+    """What the phase learns from, and the held-out prompts it is watched with."""
+
+    demonstrations: DemonstrationSource
+    held_out: list[Prompt]
+
+
+def open_material(config: Config, parts: Parts) -> Material:
+    """Opens both, so that mistakes in them are found before a run begins.
+
+    Raises:
+      CipoError: anything wrong with the files or the settings.
+    """
+    cs, d = config.cold_start, config.data
+    demonstrations = open_demonstrations(
+        cs.demonstrations,
+        config.seed,
+        correction_share=cs.correction_share,
+        right_share=cs.right_share,
+        min_operations=d.min_operations,
+        max_operations=d.max_operations,
+    )
+    for demonstration in demonstrations.batch(0, cs.batch_size):
+        parts.demonstration_tokens(demonstration)
+    problems = open_split(config, "dev").first(cs.check_problems)
+    return Material(demonstrations, [parts.base_prompt(problem) for problem in problems])
+
+
+def cold_start(
+    config: Config, parts: Parts, material: Material, workdir: Path, metrics: MetricWriter
+) -> Params:
     """Runs the phase, or what is left of it, and returns its parameters.
 
     1. Imitate a batch of demonstrations (both streams' prompts, one token-mean loss).
     2. Every `check_every` steps: sample held-out problems, stop if the pass rate is reached.
     """
     cs = config.cold_start
-    demonstrations = open_demonstrations(
-        cs.demonstrations,
-        config.seed,
-        correction_share=cs.correction_share,
-        right_share=cs.right_share,
-        min_operations=config.data.min_operations,
-        max_operations=config.data.max_operations,
-    )
-    held_out = open_split(config, "dev").first(cs.check_problems)
-    prompts = [parts.base_prompt(problem) for problem in held_out]
     schedule = warmup_schedule(cs.learning_rate, WARMUP_STEPS)
     o = config.optimizer
     update = make_update(
@@ -53,6 +76,7 @@ def cold_start(config: Config, parts: Parts, workdir: Path, metrics: MetricWrite
         stream_weights=(1.0, 0.0),
         # Corrections are demonstrations like others here; any of them may be the longest kind.
         sequences=(0, cs.batch_size),
+        skip_zero_advantages=False,
     )
     key = jax.random.fold_in(jax.random.key(config.seed), 1)
 
@@ -73,7 +97,8 @@ def cold_start(config: Config, parts: Parts, workdir: Path, metrics: MetricWrite
                 sequences = [
                     TrainSequence(prompt, completion, np.zeros(len(completion)), 1.0, BASE)
                     for prompt, completion in map(
-                        parts.demonstration_tokens, demonstrations.batch(step, cs.batch_size)
+                        parts.demonstration_tokens,
+                        material.demonstrations.batch(step, cs.batch_size),
                     )
                 ]
                 state, device_metrics = update.step(state, update.pack(sequences))
@@ -92,7 +117,7 @@ def cold_start(config: Config, parts: Parts, workdir: Path, metrics: MetricWrite
                         f"config.cold_start.learning_rate = {cs.learning_rate}"
                     )
                 if check:
-                    attempts = parts.attempt(state.params, prompts, 1, key, "check")
+                    attempts = parts.attempt(state.params, material.held_out, 1, key, "check")
                     pass_rate = float(np.mean([a.correct for a in attempts]))
                     scalars["pass_rate"] = pass_rate
                 metrics.write(taken, scalars, "cold_start")

@@ -14,6 +14,7 @@ import dataclasses
 import difflib
 import json
 import runpy
+import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -56,10 +57,11 @@ class Mesh:
 class Data:
     """Problems, tokenizer, prompts."""
 
-    train: str = "arithmetic"  # "arithmetic" (embedded generator) or a jsonl file of problems
+    train: str = "arithmetic"  # "arithmetic", "programs" (embedded generators), or a jsonl file
     eval: str = "arithmetic"  # likewise; problems to evaluate on
     eval_problems: int = 256  # how many of `eval` are used; 0: all (a generator needs a number)
-    tokenizer: str = "char"  # "char" (embedded), "" (that of model.source), or a directory
+    # "char" (embedded; "char_code" for "programs"), "" (that of model.source), or a directory.
+    tokenizer: str = "char"
     chat_template: bool = False  # wrap prompts by the tokenizer's chat template
     prompt_template: str = "{question}\n"  # must hold {question}
     # Must hold {question} and {attempt}. It never says whether the attempt was right.
@@ -77,11 +79,11 @@ class ColdStart:
     """Supervised warm-up on demonstrations, so that a fresh network gets its first rewards."""
 
     max_steps: int = 0  # optimiser steps at most; 0 skips the phase
-    demonstrations: str = "arithmetic"  # "arithmetic" or a jsonl file of demonstrations
+    demonstrations: str = "arithmetic"  # "arithmetic", "programs", or a jsonl file
     batch_size: int = 96  # demonstrations a step
-    correction_share: float = 0.667  # of generated demonstrations: share that are corrections
+    correction_share: float = 0.4  # of generated demonstrations: share that are corrections
     right_share: float = 0.3  # of generated corrections: share whose previous attempt is right
-    learning_rate: float = 3e-3  # peak; linear warm-up over 20 steps, then constant
+    learning_rate: float = 6e-3  # peak; linear warm-up over 20 steps, then constant
     stop_at_pass_rate: float = 1.0  # ends the phase once pass@1 on held-out problems reaches it
     check_every: int = 50  # steps between those checks
     check_problems: int = 128  # held-out training-split problems per check, one sample each
@@ -106,6 +108,14 @@ class Rollout:
 
     problems_per_step: int = 32
     group_size: int = 8  # completions per problem (paper: 8)
+    # Dynamic sampling (DAPO): how many times groups that are all right or all wrong are replaced by
+    # groups of further problems. Their tokens count as sampled. 0: never.
+    max_refills: int = 0
+    # "uniform" takes problems in order; "learnability" draws them from `curriculum_candidates`
+    # times as many, in proportion to p (1 - p) of their running pass rate (ours).
+    curriculum: str = "uniform"
+    curriculum_candidates: int = 4
+    pass_rate_decay: float = 0.7  # weight of the past in a problem's running pass rate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,24 +154,42 @@ class Replay:
 class Algorithm:
     """Advantages and the policy loss."""
 
-    # "group": (r - mean) / (std + eps) within the group, GRPO.
-    # "group_unshaped_std": the same with the std of the rewards before risk shaping (ours).
-    # "stream": the group's mean, the whole stream's std (ours, after REINFORCE++).
+    # How rewards become advantages, see rl/advantages.py: "group" (GRPO), "group_mean" (Dr. GRPO),
+    # "rloo", "stream" (after REINFORCE++).
     advantage_norm: str = "group"
-    # For the correction stream. "group" cancels lambda_risk (see rl/advantages.py), so it is
-    # refused together with lambda_risk > 0.
+    # For the correction stream, also "group_unshaped_std" (ours). "group" cancels lambda_risk (see
+    # rl/advantages.py), so it is refused together with lambda_risk > 0.
     correction_advantage_norm: str = "group_unshaped_std"
-    clip_low: float = 0.2
+    # Completions that hit the token limit: "keep" as any other, "mask" (left out, DAPO's overlong
+    # filtering) or "soft" (DAPO's penalty over the last overlong_buffer tokens before the limit).
+    overlong: str = "keep"
+    overlong_buffer: int = 0  # tokens
+    surrogate: str = "clip"  # "clip" (PPO) or "cispo" (clipped importance weight)
+    ratio: str = "token"  # importance ratio per "token", or per "sequence" (GSPO)
+    clip_low: float = 0.2  # the ratio is clipped to [1 - clip_low, 1 + clip_high]
     clip_high: float = 0.2
-    kl_coef: float = 0.0  # on the KL (k3) to the frozen initial policy; 0 keeps no reference
+    dual_clip: float = 0.0  # bound c > 1 on the loss of negative advantages; 0: none
+    # How tokens add up: "token_mean" (DAPO), "sequence_mean" (GRPO), "constant" (Dr. GRPO).
+    aggregation: str = "token_mean"
+    # Denominator of the ratio: log-probs of the "sampler", or recomputed by the "trainer".
+    old_logprobs: str = "sampler"
+    tis_cap: float = 0.0  # truncated importance sampling, trainer over sampler; 0: off
+    kl_coef: float = 0.0  # on the KL to the frozen initial policy; 0 keeps no reference
+    kl_estimator: str = "k3"  # k1 | k2 | k3
+    entropy_coef: float = 0.0  # entropy bonus
 
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """AdamW (optax) with global-norm clipping."""
+    """An optax optimiser after clipping by global norm. Steps are optimiser updates."""
 
+    name: str = "adamw"  # adamw | adafactor | muon (matrices by Muon, the rest by AdamW)
     learning_rate: float = 4e-4  # peak
-    warmup_steps: int = 0  # linear, from 0
+    warmup_steps: int = 0  # linear, from learning_rate / warmup_steps
+    schedule: str = "constant"  # after warm-up: constant | linear | cosine
+    decay_steps: int = 0  # the update at which linear and cosine arrive at their floor
+    final_share: float = 0.0  # that floor, as a share of the peak
+    mu_dtype: str = ""  # dtype of first moments: "" (the parameters'), float32, bfloat16
     b1: float = 0.9
     b2: float = 0.95
     weight_decay: float = 0.0
@@ -174,16 +202,22 @@ class Batch:
 
     row_tokens: int = 128  # at least the longest prompt + completion
     microbatch_rows: int = 16  # rows per gradient accumulation step, over all devices
+    minibatches: int = 1  # optimiser updates per pass over a step's sequences
+    epochs: int = 1  # passes over them
 
 
 @dataclasses.dataclass(frozen=True)
 class Verifier:
     """Worker processes that judge completions."""
 
-    # "math", or an own function "package.module:function", see verifiers/worker.py.
+    # "math", "code" (runs programs in a sandbox), "auto" (code where a problem has tests, else
+    # math), or an own function "package.module:function", see verifiers/worker.py.
     kind: str = "math"
     workers: int = 2
     timeout_seconds: float = 10.0  # wall time per item; the worker is killed past it
+    # Run generated programs with resource limits alone where no sandbox is to be had. They can then
+    # read and delete your files and use the network.
+    allow_unsandboxed_code: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,7 +241,23 @@ class Log:
     tensorboard: bool = True  # event files through clu (imports TensorFlow)
     show_samples_every: int = 10  # steps between attempt/correction pairs on screen; 0: never
     archive: bool = True  # write every attempt to attempts/*.jsonl.gz
+    # Steps between measurements of each stream's gradient norm and their cosine; 0: never. One
+    # costs about an update.
+    gradient_stats_every: int = 0
     report_pairs: int = 200  # attempt/correction pairs shown in report.html, spread over the run
+
+
+@dataclasses.dataclass(frozen=True)
+class Health:
+    """Limits whose breach is reported. A limit of -1 switches its rule off."""
+
+    retention_floor: float = 0.3  # accuracy of corrections of right attempts
+    break_rate_ceiling: float = -1.0  # share of right attempts that corrections break
+    entropy_floor: float = 0.003  # nats per token, base stream
+    truncation_ceiling: float = 0.3  # share of base completions that hit the token limit
+    mismatch_ceiling: float = 0.1  # mean |log-prob of sampler - trainer|
+    patience: int = 5  # steps in a row before a rule fires
+    action: str = "warn"  # warn | checkpoint (save at once, go on) | stop (save at once, end)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,6 +281,7 @@ class Config:
     eval: Eval = Eval()
     checkpoint: Checkpoint = Checkpoint()
     log: Log = Log()
+    health: Health = Health()
 
 
 def default_config() -> ConfigDict:
@@ -291,15 +342,15 @@ def write_resolved(path: Path, values: Mapping[str, Mapping]) -> None:
 
 def _section(cls: type, raw: Mapping[str, Any], path: str) -> Any:
     """An instance of the config dataclass `cls` from a mapping; `path` names it in errors."""
-    types = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls)
     for key in raw:
-        if key not in types:
-            close = difflib.get_close_matches(key, types, n=1)
-            hint = f"did you mean {path}.{close[0]}?" if close else f"known: {', '.join(types)}"
+        if key not in hints:
+            close = difflib.get_close_matches(key, hints, n=1)
+            hint = f"did you mean {path}.{close[0]}?" if close else f"known: {', '.join(hints)}"
             raise CipoError(f"{path}.{key}: unknown key; {hint}")
     values = {}
     for key, value in raw.items():
-        where, wanted = f"{path}.{key}", types[key]
+        where, wanted = f"{path}.{key}", hints[key]
         if dataclasses.is_dataclass(wanted):
             if not isinstance(value, Mapping):
                 raise CipoError(f"{where}: got {value!r}, wanted a section with its own keys")
@@ -335,8 +386,25 @@ def _check_values(c: Config) -> None:
         "model.compute_dtype": ("float32", "bfloat16"),
         "model.remat": ("none", "full"),
         "correction.shortage": ("other", "empty"),
-        "algorithm.advantage_norm": ("group", "stream"),
-        "algorithm.correction_advantage_norm": ("group", "group_unshaped_std", "stream"),
+        "rollout.curriculum": ("uniform", "learnability"),
+        "health.action": ("warn", "checkpoint", "stop"),
+        "algorithm.advantage_norm": ("group", "group_mean", "rloo", "stream"),
+        "algorithm.correction_advantage_norm": (
+            "group",
+            "group_mean",
+            "rloo",
+            "stream",
+            "group_unshaped_std",
+        ),
+        "algorithm.overlong": ("keep", "mask", "soft"),
+        "algorithm.surrogate": ("clip", "cispo"),
+        "algorithm.ratio": ("token", "sequence"),
+        "algorithm.aggregation": ("token_mean", "sequence_mean", "constant"),
+        "algorithm.old_logprobs": ("sampler", "trainer"),
+        "algorithm.kl_estimator": ("k1", "k2", "k3"),
+        "optimizer.name": ("adamw", "adafactor", "muon"),
+        "optimizer.schedule": ("constant", "linear", "cosine"),
+        "optimizer.mu_dtype": ("", "float32", "bfloat16"),
     }
     flat = flatten(c)
     for key, allowed in choices.items():
@@ -350,13 +418,17 @@ def _check_values(c: Config) -> None:
         "sampling.chunk sampling.temperature rollout.problems_per_step correction.group_size "
         "correction.max_per_problem optimizer.learning_rate optimizer.grad_clip batch.row_tokens "
         "batch.microbatch_rows verifier.workers verifier.timeout_seconds eval.samples "
+        "rollout.curriculum_candidates health.patience "
+        "batch.minibatches batch.epochs "
         "checkpoint.every checkpoint.keep num_steps algorithm.clip_low algorithm.clip_high"
     )
     for key in positive.split():
         require(flat[key] > 0, key, flat[key], "a value > 0")
     not_negative = (
-        "seed data.eval_problems cold_start.max_steps correction.weight "
+        "rollout.max_refills seed data.eval_problems cold_start.max_steps correction.weight "
         "correction.replay_fraction correction.lambda_risk algorithm.kl_coef "
+        "algorithm.entropy_coef algorithm.dual_clip algorithm.tis_cap algorithm.overlong_buffer "
+        "optimizer.decay_steps log.gradient_stats_every "
         "optimizer.warmup_steps optimizer.weight_decay eval.every eval.corrected_attempts "
         "log.show_samples_every log.report_pairs replay.gap_weight replay.drop_weight "
         "replay.streak_weight"
@@ -366,17 +438,22 @@ def _check_values(c: Config) -> None:
     shares = (
         "cold_start.correction_share cold_start.right_share cold_start.stop_at_pass_rate "
         "correction.band_low correction.band_high replay.initial replay.minimum replay.maximum "
-        "replay.target_retention"
+        "replay.target_retention rollout.pass_rate_decay optimizer.final_share"
     )
     for key in shares.split():
         require(0 <= flat[key] <= 1, key, flat[key], "a share in [0, 1]")
 
+    for key in (k for k in flat if k.startswith("health.") and k.endswith(("_floor", "_ceiling"))):
+        require(flat[key] == -1 or flat[key] >= 0, key, flat[key], "a limit >= 0, or -1 for none")
+    for key in ("optimizer.b1", "optimizer.b2"):
+        require(0 <= flat[key] < 1, key, flat[key], "a decay rate in [0, 1)")
+    buckets = c.sampling.prompt_buckets
+    require(all(b > 0 for b in buckets), "sampling.prompt_buckets", buckets, "widths > 0")
     require(
-        c.verifier.kind == "math" or ":" in c.verifier.kind,
+        c.verifier.kind in ("math", "code", "auto") or ":" in c.verifier.kind,
         "verifier.kind",
         c.verifier.kind,
-        "'math' or an own 'package.module:function' (running generated programs needs a sandbox, "
-        "which this version does not have)",
+        "'math', 'code', 'auto', or an own function 'package.module:function'",
     )
     require(
         c.model.num_heads % c.model.num_kv_heads == 0,
@@ -437,6 +514,46 @@ def _check_values(c: Config) -> None:
             "shaped reward takes two values, and dividing by their std removes the penalty; "
             "choose 'group_unshaped_std' or 'stream' to make it act",
         )
+    a = c.algorithm
+    require(
+        a.overlong != "soft" or 1 <= a.overlong_buffer <= c.data.max_completion_tokens,
+        "algorithm.overlong_buffer",
+        a.overlong_buffer,
+        f"1 to data.max_completion_tokens = {c.data.max_completion_tokens} with overlong='soft'",
+    )
+    require(
+        a.dual_clip == 0 or (a.dual_clip > 1 and a.surrogate == "clip"),
+        "algorithm.dual_clip",
+        a.dual_clip,
+        "0 (off), or a bound > 1 with surrogate='clip'",
+    )
+    require(
+        a.surrogate == "clip" or a.ratio == "token",
+        "algorithm.ratio",
+        a.ratio,
+        "'token' with surrogate='cispo', which weighs single tokens",
+    )
+    require(
+        a.tis_cap == 0 or a.old_logprobs == "trainer",
+        "algorithm.tis_cap",
+        a.tis_cap,
+        "0, or old_logprobs='trainer': a ratio against the sampler's log-probs already holds the "
+        "correction",
+    )
+    groups = c.rollout.problems_per_step
+    require(
+        c.batch.minibatches <= groups,
+        "batch.minibatches",
+        c.batch.minibatches,
+        f"<= rollout.problems_per_step = {groups}: groups are dealt to minibatches whole",
+    )
+    o = c.optimizer
+    require(
+        o.schedule == "constant" or o.decay_steps > o.warmup_steps,
+        "optimizer.decay_steps",
+        o.decay_steps,
+        f"more than optimizer.warmup_steps = {o.warmup_steps} with schedule={o.schedule!r}",
+    )
     for key, template, fields in (
         ("data.prompt_template", c.data.prompt_template, ("{question}",)),
         ("data.correction_template", c.data.correction_template, ("{question}", "{attempt}")),
@@ -457,13 +574,12 @@ def _check_values(c: Config) -> None:
     )
 
 
-def load_file(name: str, beside: str) -> ConfigDict:
-    """The config of another config file, for a file that changes a few of its values.
+def load_file(name: str, beside: str) -> types.SimpleNamespace:
+    """What another config file defines, for a file that builds on it.
 
     Args:
       name: file name, relative to the directory of `beside`.
       beside: the calling config file's `__file__`.
     """
     path = Path(beside).resolve().parent / name
-    namespace = runpy.run_path(str(path))
-    return namespace["get_config"]()
+    return types.SimpleNamespace(**runpy.run_path(str(path)))

@@ -1,5 +1,8 @@
 """The command: `python -m cipo_jax.main --config=configs/demo.py [--config.section.key=value ...]`.
 
+`--mode=train` is the default. `--mode=verify --input=answers.jsonl` grades a file instead, with the
+verifier section of the config (see verifiers/audit.py for the file's fields).
+
 The run directory is `--workdir`, by default `runs/<name of the config file>`; the same command
 again continues the run there. Mistakes in flags, config or input end with one message and exit
 status 2; `--traceback` shows where they were found.
@@ -34,16 +37,38 @@ def run(argv: Sequence[str]) -> None:
     """As `main`, but user errors are raised as `CipoError`."""
     flag_values, raw = _parse(argv)
     config = resolve(raw)
+    if flag_values["mode"].value == "verify":
+        grade(config, flag_values["input"].value)
+        return
     path = flag_values["config"].config_filename
     overridden = set(config_flags.get_override_values(flag_values["config"]))
     _, raw_file = _parse([argv[0], f"--config={path}"])
     values = provenance(config, _lenient(raw_file, config), overridden)
-    workdir = Path(flag_values["workdir"].value or f"runs/{Path(path).stem}")
+    # configs/demo.py:grpo is the file's variant "grpo".
+    file, _, variant = path.partition(":")
+    name = "-".join(part for part in (Path(file).stem, variant) if part)
+    workdir = Path(flag_values["workdir"].value or f"runs/{name}")
 
     # Imported late, so that a wrong flag need not wait for JAX.
     from cipo_jax.train import train
 
     train(config, workdir, values)
+
+
+def grade(config: Config, input_file: str | None) -> None:
+    """Grades a jsonl file of answers and prints the verdicts' counts."""
+    from cipo_jax.verifiers.audit import audit
+
+    if input_file is None:
+        raise CipoError("--input is missing; --mode=verify grades the jsonl file it names")
+    v = config.verifier
+    audit(
+        Path(input_file),
+        v.kind,
+        v.workers,
+        v.timeout_seconds,
+        allow_unsandboxed_code=v.allow_unsandboxed_code,
+    )
 
 
 def _parse(argv: Sequence[str]) -> tuple[Any, ConfigDict]:
@@ -55,6 +80,8 @@ def _parse(argv: Sequence[str]) -> tuple[Any, ConfigDict]:
     _check_overrides(argv)
     values: Any = flags.FlagValues()
     flags.DEFINE_string("workdir", None, "Run directory; default runs/<config>.", values)
+    flags.DEFINE_enum("mode", "train", ["train", "verify"], "What to do.", values)
+    flags.DEFINE_string("input", None, "File to grade, with --mode=verify.", values)
     flags.DEFINE_bool("traceback", False, "Show the traceback of user errors.", values)
     try:
         holder = config_flags.DEFINE_config_file(

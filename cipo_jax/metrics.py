@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from cipo_jax.types import Attempt, CipoError, Outcome
+from cipo_jax.rl.anchors import Selection
+from cipo_jax.types import STREAMS, Attempt, CipoError, Outcome, Prompt
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_DIR = "tensorboard"
@@ -161,6 +162,13 @@ def reduce_attempts(attempts: Sequence[Attempt], group_size: int, prefix: str) -
     return {f"{prefix}/{name}": value for name, value in metrics.items()}
 
 
+def pass_rate_histogram(correct: np.ndarray) -> dict[str, float]:
+    """pass_rate/{k}_of_G, for k from 0 to G: share of the groups ([N, G] bool) with k right."""
+    groups, G = correct.shape
+    counts = np.bincount(correct.sum(axis=1), minlength=G + 1)
+    return {f"pass_rate/{k}_of_{G}": float(n / groups) for k, n in enumerate(counts)}
+
+
 def transition(correction: Attempt) -> str:
     """Whether the quoted attempt, then the correction, was right: "r2r", "r2w", "w2r" or "w2w".
 
@@ -211,6 +219,33 @@ def transitions(corrections: Sequence[Attempt]) -> dict[str, float]:
         metrics["correction/retention"] = count["r2r"] / right
         metrics["correction/break_rate"] = count["r2w"] / right
     return metrics
+
+
+def anchor_metrics(anchors: Selection, prompts: Sequence[Prompt]) -> dict[str, float]:
+    """What was put back; nothing without anchors.
+
+    anchor/count; anchor/realised_success_share: share of right ones; anchor/fallback_frac: share
+    from problems outside the difficulty band; anchor/trimmed_frac: share of prompts whose quoted
+    attempt was cut.
+    """
+    if not len(anchors):
+        return {}
+    return {
+        "anchor/count": float(len(anchors)),
+        "anchor/realised_success_share": float(anchors.right.mean()),
+        "anchor/fallback_frac": float(1 - anchors.in_band.mean()),
+        "anchor/trimmed_frac": float(np.mean([p.trimmed for p in prompts])),
+    }
+
+
+def of_streams_in_use(device_metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The train step's metrics as floats, without those of a stream that had no tokens."""
+    empty = [s for s in STREAMS if device_metrics[f"{s}/tokens"] == 0]
+    return {
+        name: float(value)
+        for name, value in device_metrics.items()
+        if not any(name.startswith(f"{s}/") or name == f"loss/{s}" for s in empty)
+    }
 
 
 # What the terminal shows of a step: (label, metric, how a value is written).

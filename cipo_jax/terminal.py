@@ -1,23 +1,21 @@
 """What a run prints besides its lines per step: header, sample pairs, closing summary."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
+from cipo_jax.build import Parts
 from cipo_jax.config import Config
 from cipo_jax.metrics import format_duration, read_metrics, transition
-from cipo_jax.policy.model import ModelConfig
 from cipo_jax.rl.train_step import TrainState
 from cipo_jax.types import Attempt
 
 
-def print_header(
-    config: Config, model: ModelConfig, mesh: Mesh, workdir: Path, state: TrainState
-) -> None:
+def print_header(config: Config, parts: Parts, workdir: Path, state: TrainState) -> None:
     """What is about to run, on what, and how large it is."""
+    model, mesh = parts.model, parts.mesh
     leaves = jax.tree.leaves(state.params)
     size = sum(x.size for x in leaves)
     state_bytes = sum(
@@ -28,6 +26,7 @@ def print_header(
     r, k = config.rollout, config.correction
     anchors = round(k.replay_fraction * r.problems_per_step) if k.weight else 0
     method = f"CIPO, lambda {k.weight:g}" if k.weight else "GRPO (correction.weight = 0)"
+    isolation = f"verifier {parts.isolation}\n" if parts.isolation else ""
     print(
         f"method   {method}\n"
         f"policy   {size:,} parameters ({config.model.source or 'from scratch'}), "
@@ -36,9 +35,16 @@ def print_header(
         f"weights and optimiser {state_bytes / 2**20:,.1f} MiB per device\n"
         f"step     {r.problems_per_step} problems x {r.group_size} attempts + {anchors} anchors x "
         f"{k.group_size} corrections; {config.num_steps} steps\n"
+        f"{isolation}"
         f"workdir  {workdir}",
         flush=True,
     )
+
+
+def print_evaluation(step: int, results: Mapping[str, float]) -> None:
+    """One line of an evaluation's numbers, standard errors left out."""
+    shown = {k: v for k, v in results.items() if not k.endswith("_stderr")}
+    print(f"eval  step {step}  " + "  ".join(f"{k} {v:.3f}" for k, v in shown.items()), flush=True)
 
 
 def print_pair(attempts: Sequence[Attempt]) -> None:

@@ -5,12 +5,17 @@
 Hardware: two CPU cores. No download: problems, tokenizer and model are made here.
 """
 
-from cipo_jax.config import default_config
+from cipo_jax.config import default_config, load_file
 
 
-def get_config():
+def get_config(variant="cipo"):
     c = default_config()
+    c.num_steps = 80
     c.cold_start.max_steps = 1500
-    c.cold_start.stop_at_pass_rate = 0.35
+    c.cold_start.stop_at_pass_rate = 0.45
     c.sampling.prompt_buckets = (24, 72)
-    return c
+    c.rollout.problems_per_step = 48
+    c.correction.replay_fraction = 0.5
+    c.optimizer.warmup_steps = 10
+    c.eval.every = 20
+    return load_file("variants.py", beside=__file__).apply(c, variant)

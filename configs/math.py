@@ -13,10 +13,10 @@ Any machine runs it with a small checkpoint and smaller numbers of problems and 
 Values marked "paper" are known from arXiv 2605.14539 or summaries of it; the others are ours.
 """
 
-from cipo_jax.config import default_config
+from cipo_jax.config import default_config, load_file
 
 
-def get_config():
+def get_config(variant="cipo"):
     c = default_config()
     c.num_steps = 300  # ours
 
@@ -67,4 +67,4 @@ def get_config():
     c.eval.every = 25
     c.eval.samples = 8
     c.checkpoint.every = 10
-    return c
+    return load_file("variants.py", beside=__file__).apply(c, variant)

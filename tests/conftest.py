@@ -1,7 +1,10 @@
 """Tests run on the CPU with eight virtual devices, so that every mesh shape can be tried."""
 
+import atexit
 import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -10,6 +13,10 @@ os.environ["XLA_FLAGS"] = (
     # Most of the suite's time is compilation.
     " --xla_backend_optimization_level=0"
 )
+# Programs that several tests run are compiled once per session.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="cipo-jax-tests-")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 # Nothing may be fetched while testing.
 os.environ["HF_HUB_OFFLINE"] = "1"
 

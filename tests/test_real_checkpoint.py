@@ -1,0 +1,121 @@
+"""configs/math.py on a Hugging Face checkpoint directory and problems from a file."""
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny_hf import make_tokenizer
+from tiny_models import save_tiny_model_without_torch
+
+from cipo_jax.archive import read_attempts
+from cipo_jax.main import run
+from cipo_jax.metrics import read_metrics
+from cipo_jax.types import CipoError
+
+CONFIG = Path(__file__).parents[1] / "configs" / "math.py"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Qwen3 of two layers with a chat tokenizer trained on the spot."""
+    directory = tmp_path_factory.mktemp("checkpoint") / "tiny-qwen3"
+    vocabulary = tmp_path_factory.mktemp("tokenizer")
+    size = make_tokenizer(vocabulary)
+    save_tiny_model_without_torch(directory, vocab_size=-(-size // 8) * 8, max_positions=1024)
+    for file in vocabulary.iterdir():
+        (directory / file.name).write_bytes(file.read_bytes())
+    return directory
+
+
+@pytest.fixture(scope="module")
+def problems(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("data") / "problems.jsonl"
+    rows = [
+        {
+            "id": f"shop-{i}",
+            "problem": f"A box holds {i} pens. How many pens are in {i + 2} boxes?",
+            "answer": str(i * (i + 2)),
+            "level": 1,
+        }
+        for i in range(3, 15)
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def math_run(checkpoint: Path, problems: Path, workdir: Path, *overrides: str) -> Path:
+    sizes = {
+        "mesh.data": 2,
+        "mesh.fsdp": 2,
+        "mesh.tensor": 2,
+        "data.eval_problems": 4,
+        "data.max_prompt_tokens": 200,
+        "data.max_attempt_tokens": 40,
+        "data.max_completion_tokens": 24,
+        "sampling.slots": 16,
+        "sampling.chunk": 8,
+        "sampling.prompt_buckets": (256, 640),
+        "rollout.problems_per_step": 4,
+        "rollout.group_size": 2,
+        "correction.group_size": 2,
+        "batch.row_tokens": 700,
+        "batch.microbatch_rows": 4,
+        "eval.samples": 2,
+        "eval.pass_at": (1, 2),
+        "eval.every": 0,
+        "checkpoint.every": 1,
+        "verifier.workers": 1,
+        "num_steps": 3,
+    }
+    run(
+        [
+            "cipo_jax",
+            f"--config={CONFIG}",
+            f"--workdir={workdir}",
+            f"--config.model.source={checkpoint}",
+            f"--config.data.train={problems}",
+            f"--config.data.eval={problems}",
+            "--config.log.tensorboard=False",
+            *(f"--config.{key}={value}" for key, value in sizes.items()),
+            *overrides,
+        ]
+    )
+    return workdir
+
+
+@pytest.mark.slow
+def test_three_steps_of_both_streams_and_resume(
+    checkpoint: Path, problems: Path, tmp_path: Path
+) -> None:
+    whole = math_run(checkpoint, problems, tmp_path / "whole")
+    steps = [r for r in read_metrics(whole) if r["phase"] == "train"]
+    assert [r["step"] for r in steps] == [1, 2, 3]
+    assert all(r["anchor/count"] == 2 for r in steps)
+    # A random policy never ends its turn, so its attempts are quoted at full length.
+    streams = {a["stream"] for a in read_attempts(whole, "train")}
+    assert streams == {"base", "correction"}
+
+    parts = math_run(checkpoint, problems, tmp_path / "parts", "--config.num_steps=1")
+    math_run(checkpoint, problems, parts)
+    assert list(read_attempts(parts, "train")) == list(read_attempts(whole, "train"))
+
+
+def test_the_file_is_named_when_a_line_is_broken(
+    checkpoint: Path, problems: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text(problems.read_text() + '{"problem": "no answer here"}\n')
+    with pytest.raises(CipoError, match=r"broken\.jsonl:13"):
+        math_run(checkpoint, broken, tmp_path / "run")
+
+
+def test_a_question_over_the_budget_is_refused_by_name(
+    checkpoint: Path, problems: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(CipoError, match=r"shop-3.*max_prompt_tokens = 30"):
+        math_run(checkpoint, problems, tmp_path / "run", "--config.data.max_prompt_tokens=30")
+
+
+def test_a_missing_checkpoint_says_how_to_get_one(problems: Path, tmp_path: Path) -> None:
+    with pytest.raises(CipoError, match=r"model\.source.*nowhere"):
+        math_run(tmp_path / "nowhere", problems, tmp_path / "run")

@@ -1,0 +1,236 @@
+"""Whole runs on the smallest scale, through the program's own entry point."""
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from cipo_jax.archive import read_attempts
+from cipo_jax.main import run
+from cipo_jax.metrics import read_metrics
+from cipo_jax.types import CipoError
+
+CONFIG = Path(__file__).parents[1] / "configs" / "smoke.py"
+# Two devices' worth of everything: the suite has eight virtual ones.
+MESH = ["--config.mesh.data=2", "--config.mesh.fsdp=2", "--config.mesh.tensor=2"]
+FAST = [
+    *MESH,
+    "--config.log.tensorboard=False",
+    "--config.cold_start.max_steps=40",
+    "--config.cold_start.check_every=20",
+    "--config.cold_start.check_problems=16",
+    "--config.data.eval_problems=8",
+]
+
+
+def smoke(workdir: Path, *overrides: str) -> Path:
+    run(["cipo_jax", f"--config={CONFIG}", f"--workdir={workdir}", *FAST, *overrides])
+    return workdir
+
+
+def of_phase(workdir: Path, phase: str) -> list[dict]:
+    """The phase's metrics, without the wall times."""
+    return [
+        {k: v for k, v in record.items() if not k.startswith("time/")}
+        for record in read_metrics(workdir)
+        if record["phase"] == phase
+    ]
+
+
+def saved_params(workdir: Path, step: int) -> dict[str, np.ndarray]:
+    import orbax.checkpoint as ocp
+
+    path = (workdir / "checkpoints" / f"step_{step}" / "params").absolute()
+    flat, _ = jax.tree_util.tree_flatten_with_path(ocp.StandardCheckpointer().restore(path))
+    return {jax.tree_util.keystr(k): np.asarray(v) for k, v in flat}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of four steps."""
+    return smoke(tmp_path_factory.mktemp("runs") / "whole")
+
+
+def test_cold_start_loss_falls_and_corrections_are_made(finished: Path) -> None:
+    losses = [r["loss/demonstration"] for r in of_phase(finished, "cold_start")]
+    assert losses[-1] < 0.7 * losses[0]
+    steps = of_phase(finished, "train")
+    assert [r["step"] for r in steps] == [1, 2, 3, 4]
+    for record in steps:
+        assert record["anchor/count"] == 8
+        assert record["correction/reward/mean"] >= 0
+        assert np.isfinite(record["loss/total"])
+        # Sampler and trainer agree on what they sampled.
+        assert record.get("base/sampler_gap", 0.0) < 1e-4
+
+
+def test_evaluations_and_report(finished: Path) -> None:
+    assert [r["step"] for r in of_phase(finished, "eval")] == [0, 2, 4]
+    page = (finished / "report.html").read_text()
+    assert "pass@1" in page
+    config = json.loads((finished / "config.json").read_text())
+    assert config["mesh.data"] == {"value": 2, "source": "command line"}
+    assert config["cold_start.batch_size"]["source"] == "file"
+    assert config["optimizer.b1"]["source"] == "default"
+
+
+def test_a_stopped_run_continues_as_if_it_had_not_stopped(finished: Path, tmp_path: Path) -> None:
+    stopped = smoke(tmp_path / "run", "--config.num_steps=2")
+    smoke(stopped)
+    for phase in ("cold_start", "train", "eval"):
+        assert of_phase(stopped, phase) == of_phase(finished, phase)
+    assert list(read_attempts(stopped)) == list(read_attempts(finished))
+    there, here = saved_params(finished, 4), saved_params(stopped, 4)
+    assert there.keys() == here.keys()
+    for name in there:
+        np.testing.assert_array_equal(there[name], here[name], err_msg=name)
+
+
+@pytest.mark.slow
+def test_an_interrupted_cold_start_continues(finished: Path, tmp_path: Path) -> None:
+    partial = tmp_path / "run"
+    shutil.copytree(finished, partial)
+    # As if killed after the check at step 20: its checkpoint was the newest.
+    shutil.rmtree(partial / "checkpoints")
+    shutil.rmtree(partial / "cold_start")
+    with pytest.raises(_Stopped):
+        _stop_after_first_cold_start_check(partial, tmp_path)
+    smoke(partial)
+    for phase in ("cold_start", "train"):
+        assert of_phase(partial, phase) == of_phase(finished, phase)
+
+
+class _Stopped(Exception):
+    pass
+
+
+def _stop_after_first_cold_start_check(workdir: Path, tmp_path: Path) -> None:
+    from cipo_jax.checkpoint import Checkpoints
+
+    original = Checkpoints.save
+
+    def save_then_stop(self: Checkpoints, *args: object) -> None:
+        original(self, *args)
+        raise _Stopped
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoints, "save", save_then_stop)
+        smoke(workdir)
+
+
+def test_init_from_takes_the_parameters_of_another_run(finished: Path, tmp_path: Path) -> None:
+    follower = smoke(
+        tmp_path / "run",
+        f"--config.init_from={finished}",
+        "--config.num_steps=1",
+        "--config.correction.weight=0.0",
+        "--config.eval.corrected_attempts=0",
+    )
+    last, first = of_phase(finished, "eval")[-1], of_phase(follower, "eval")[0]
+    assert first["eval/pass@1"] == last["eval/pass@1"]
+    assert of_phase(follower, "cold_start") == []
+    # GRPO: no corrections were sampled.
+    assert not any(k.startswith(("correction/", "anchor/")) for k in of_phase(follower, "train")[0])
+
+
+def test_kl_to_the_initial_policy_starts_at_zero(finished: Path, tmp_path: Path) -> None:
+    run_dir = smoke(
+        tmp_path / "run",
+        f"--config.init_from={finished}",
+        "--config.num_steps=2",
+        "--config.algorithm.kl_coef=0.1",
+        "--config.eval.corrected_attempts=0",
+    )
+    first, second = of_phase(run_dir, "train")
+    assert abs(first["base/kl"]) < 1e-6
+    assert second["base/kl"] > first["base/kl"]
+
+
+def test_another_config_may_not_take_over_a_run(finished: Path) -> None:
+    before = (finished / "config.json").read_text()
+    with pytest.raises(CipoError, match=r"optimizer\.learning_rate: 0\.0004 there, 0\.1 now"):
+        smoke(finished, "--config.optimizer.learning_rate=0.1")
+    assert (finished / "config.json").read_text() == before
+
+
+def test_a_run_that_cannot_start_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(CipoError, match=r"nowhere\.jsonl"):
+        smoke(tmp_path / "run", "--config.data.train=nowhere.jsonl")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["dapo", "dr_grpo", "gspo", "failures_only"])
+def test_baselines_run_from_the_same_program(variant: str, finished: Path, tmp_path: Path) -> None:
+    # The demo's variants on the smoke run's sizes.
+    file = tmp_path / "variant.py"
+    file.write_text(
+        "from cipo_jax.config import load_file\n"
+        "def get_config():\n"
+        f"    c = load_file('smoke.py', beside={str(CONFIG)!r}).get_config()\n"
+        f"    return load_file('variants.py', beside={str(CONFIG)!r}).apply(c, {variant!r})\n"
+    )
+    run(
+        [
+            "cipo_jax",
+            f"--config={file}",
+            f"--workdir={tmp_path / 'run'}",
+            *FAST,
+            f"--config.init_from={finished}",
+            "--config.num_steps=2",
+            "--config.log.gradient_stats_every=2",
+        ]
+    )
+    first, second = of_phase(tmp_path / "run", "train")
+    assert np.isfinite(second["loss/total"])
+    if variant == "failures_only":
+        assert second["anchor/realised_success_share"] == 0
+        assert -1 <= second["grad/cosine"] <= 1
+    else:
+        assert "anchor/count" not in second
+
+
+@pytest.mark.slow
+def test_several_updates_a_step_with_every_option_resume_exactly(
+    finished: Path, tmp_path: Path
+) -> None:
+    options = [
+        f"--config.init_from={finished}",
+        "--config.num_steps=2",
+        "--config.checkpoint.every=1",
+        "--config.batch.minibatches=2",
+        "--config.batch.epochs=2",
+        "--config.algorithm.old_logprobs=trainer",
+        "--config.algorithm.tis_cap=2.0",
+        "--config.algorithm.kl_coef=0.01",
+        "--config.algorithm.entropy_coef=0.001",
+        "--config.algorithm.overlong=mask",
+        "--config.rollout.max_refills=1",
+        "--config.rollout.curriculum=learnability",
+        "--config.optimizer.schedule=cosine",
+        "--config.optimizer.decay_steps=20",
+    ]
+    whole = smoke(tmp_path / "whole", *options)
+    stopped = smoke(tmp_path / "stopped", *options, "--config.num_steps=1")
+    smoke(stopped, *options)
+    assert of_phase(stopped, "train") == of_phase(whole, "train")
+    assert list(read_attempts(stopped)) == list(read_attempts(whole))
+    assert (stopped / "difficulty.jsonl").read_text() == (whole / "difficulty.jsonl").read_text()
+
+
+def test_a_health_rule_stops_the_run_and_saves_it(finished: Path, tmp_path: Path) -> None:
+    run_dir = smoke(
+        tmp_path / "run",
+        f"--config.init_from={finished}",
+        "--config.health.entropy_floor=5.0",
+        "--config.health.patience=2",
+        "--config.health.action=stop",
+        "--config.eval.corrected_attempts=0",
+    )
+    [firing] = of_phase(run_dir, "health")
+    assert firing["step"] == 2
+    assert [r["step"] for r in of_phase(run_dir, "train")] == [1, 2]
+    assert (run_dir / "checkpoints" / "step_2").is_dir()
