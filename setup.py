@@ -51,6 +51,7 @@ setup(
             "mypy>=1.15",
             "pytest>=8",
             "pytest-timeout>=2.3",
+            "pytest-xdist>=3.6",
             "ruff>=0.14",
             "torch==2.13.0",
         ],

@@ -87,6 +87,11 @@ def open_parts(config: Config) -> Iterator[Parts]:
       CipoError: whatever in the config cannot work with the files and devices at hand.
     """
     c = config
+    if jax.process_count() > 1:
+        raise CipoError(
+            f"started on {jax.process_count()} hosts, wanted one: this version runs on the devices "
+            "of a single host"
+        )
     if c.model.source and not Path(c.model.source).is_dir():
         raise CipoError(
             f"config.model.source: got {c.model.source!r}, wanted an existing directory in Hugging "

@@ -14,9 +14,10 @@ os.environ["XLA_FLAGS"] = (
     " --xla_backend_optimization_level=0"
 )
 # Programs that several tests run are compiled once per session.
-os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="cipo-jax-tests-")
+if "PYTEST_XDIST_WORKER" not in os.environ:  # workers inherit it
+    cache = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="cipo-jax-tests-")
+    atexit.register(shutil.rmtree, cache, ignore_errors=True)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 # Nothing may be fetched while testing.
 os.environ["HF_HUB_OFFLINE"] = "1"
 

@@ -121,6 +121,7 @@ def _stop_after_first_cold_start_check(workdir: Path, tmp_path: Path) -> None:
         smoke(workdir)
 
 
+@pytest.mark.slow
 def test_init_from_takes_the_parameters_of_another_run(finished: Path, tmp_path: Path) -> None:
     follower = smoke(
         tmp_path / "run",
@@ -136,6 +137,7 @@ def test_init_from_takes_the_parameters_of_another_run(finished: Path, tmp_path:
     assert not any(k.startswith(("correction/", "anchor/")) for k in of_phase(follower, "train")[0])
 
 
+@pytest.mark.slow
 def test_kl_to_the_initial_policy_starts_at_zero(finished: Path, tmp_path: Path) -> None:
     run_dir = smoke(
         tmp_path / "run",
@@ -221,6 +223,7 @@ def test_several_updates_a_step_with_every_option_resume_exactly(
     assert (stopped / "difficulty.jsonl").read_text() == (whole / "difficulty.jsonl").read_text()
 
 
+@pytest.mark.slow
 def test_a_health_rule_stops_the_run_and_saves_it(finished: Path, tmp_path: Path) -> None:
     run_dir = smoke(
         tmp_path / "run",

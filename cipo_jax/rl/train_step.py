@@ -26,11 +26,7 @@ from flax import struct
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cipo_jax.rl.losses import PolicyLoss as PolicyLoss
-from cipo_jax.rl.losses import TokenLoss as TokenLoss
-from cipo_jax.rl.losses import demonstration_loss as demonstration_loss
-from cipo_jax.rl.optimizer import make_optimizer as make_optimizer
-from cipo_jax.rl.optimizer import warmup_schedule as warmup_schedule
+from cipo_jax.rl.losses import TokenLoss
 from cipo_jax.types import BASE, CORRECTION, STREAMS, TrainBatch
 
 Params = Any
@@ -60,15 +56,15 @@ class Totals:
 
     Attributes:
       total: [] the loss, weighted and normalised.
-      loss: [2] each stream's loss before its normaliser.
-      means: {statistic: [2] sum}.
-      maxima: {statistic: [2] largest}.
+      sums: [K, 2] each statistic's sum, in the order of `names`.
+      maxima: {statistic: [2] largest value}.
+      names: of the K statistics; the first is "loss", each stream's before its normaliser.
     """
 
     total: Any
-    loss: Any
-    means: Any
+    sums: Any
     maxima: Any
+    names: tuple[str, ...] = struct.field(pytree_node=False)
 
 
 def put_batch(batch: TrainBatch, mesh: Mesh, rows: tuple[str, ...]) -> TrainBatch:
@@ -129,12 +125,14 @@ def make_train_step(
 
         metrics = {"loss/total": jnp.mean(totals.total), "grad_norm": jnp.mean(grad_norm)}
         scored = _sum_by_stream(batch.loss_mask.sum(axis=-1), batch.stream).sum(axis=0)
+        sums = dict(zip(totals.names, jnp.moveaxis(totals.sums, 2, 0), strict=True))
+        loss = sums.pop("loss")  # like the others [E, U, 2]
         losses = jnp.mean(
-            totals.loss / batch.token_counts,
+            loss / batch.token_counts,
             axis=(0, 1),
-            where=jnp.broadcast_to(batch.token_counts > 0, totals.loss.shape),
+            where=jnp.broadcast_to(batch.token_counts > 0, loss.shape),
         )
-        means = {name: x.sum(axis=(0, 1)) / (epochs * scored) for name, x in totals.means.items()}
+        means = {name: x.sum(axis=(0, 1)) / (epochs * scored) for name, x in sums.items()}
         maxima = {
             name: jnp.where(scored > 0, x.max(axis=(0, 1)), jnp.nan)
             for name, x in totals.maxima.items()
@@ -222,16 +220,15 @@ def _gradient(
         weighted = token_loss.aggregation.token_weights(micro.loss_mask, micro.segments) * loss
         total = jnp.sum(weights[micro.stream][:, None] * weighted)
 
-        def by_stream(values: jax.Array, reduce: Callable[..., jax.Array]) -> jax.Array:
-            values = jnp.where(micro.loss_mask > 0, values, 0.0)
-            of = [micro.stream[:, None] == s for s in range(len(STREAMS))]
-            return jnp.stack([reduce(jnp.where(rows, values, 0.0)) for rows in of])
-
+        scored = micro.loss_mask > 0
+        named = {"loss": weighted, **means}
+        of_rows = jnp.where(scored, jnp.stack(list(named.values())), 0.0).sum(axis=-1)  # [K, R]
+        largest = {name: jnp.where(scored, x, 0.0).max(axis=-1) for name, x in maxima.items()}
         return total, Totals(
             total=total,
-            loss=by_stream(weighted, jnp.sum),
-            means={name: by_stream(x, jnp.sum) for name, x in means.items()},
-            maxima={name: by_stream(x, jnp.max) for name, x in maxima.items()},
+            sums=_by_stream(jnp.sum, of_rows, micro.stream),
+            maxima={name: _by_stream(jnp.max, x, micro.stream) for name, x in largest.items()},
+            names=tuple(named),
         )
 
     def accumulate(carry: tuple[Params, Totals], xs: tuple[TrainBatch, Any]) -> tuple[Any, None]:
@@ -281,7 +278,12 @@ def _with_normalisers(token_loss: TokenLoss, batch: TrainBatch) -> TrainBatch:
     return batch._replace(token_counts=_sum_by_stream(of_rows, batch.stream))
 
 
+def _by_stream(reduce: Callable[..., jax.Array], values: jax.Array, stream: jax.Array) -> jax.Array:
+    """[..., 2]: one value per row [..., R], reduced over the rows of each stream (stream [R])."""
+    of = [reduce(jnp.where(stream == s, values, 0.0), axis=-1) for s in range(len(STREAMS))]
+    return jnp.stack(of, axis=-1)
+
+
 def _sum_by_stream(values: jax.Array, stream: jax.Array) -> jax.Array:
     """[U, 2]: one value per row [U, M, R], summed over the rows of each stream."""
-    of = [jnp.where(stream == s, values, 0.0).sum(axis=(1, 2)) for s in range(len(STREAMS))]
-    return jnp.stack(of, axis=-1)
+    return _by_stream(jnp.sum, values, stream).sum(axis=1)

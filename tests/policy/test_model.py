@@ -182,6 +182,7 @@ def assert_trees_close(got, wanted, tolerance: float) -> None:
     jax.tree.map(close, got, wanted)
 
 
+@pytest.mark.slow
 def test_logprob_blocks_have_the_same_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = baseline()
     monkeypatch.setattr(model, "LOGPROB_BLOCK", 4)

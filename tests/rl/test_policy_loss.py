@@ -318,6 +318,28 @@ def test_without_advantage_the_gradient_is_exactly_zero(name: str) -> None:
     assert not np.asarray(grads).any()
 
 
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_what_lies_off_the_completions_may_be_anything(name: str) -> None:
+    loss, micro = OBJECTIVES[name], microbatch()
+    logprobs = packed([case.logprobs for case in cases()])
+    trainer = packed([case.trainer for case in cases()])
+
+    def gradient(old: np.ndarray, ref: np.ndarray) -> np.ndarray:
+        batch = micro._replace(old_logprobs=old, ref_logprobs=ref)
+
+        def total(x: jax.Array) -> jax.Array:
+            return jnp.sum(micro.loss_mask * loss(x, x, batch, trainer)[0])
+
+        return np.asarray(jax.grad(total)(logprobs))
+
+    # exp of it is infinite, and infinity times a mask of 0 is not a number.
+    soiled = [
+        np.where(micro.loss_mask > 0, x, -300) for x in (micro.old_logprobs, -micro.ref_logprobs)
+    ]
+    clean = gradient(micro.old_logprobs, micro.ref_logprobs)
+    np.testing.assert_array_equal(gradient(soiled[0], -soiled[1]), clean)
+
+
 def test_gspo_gives_all_tokens_of_a_sequence_one_ratio() -> None:
     micro = microbatch()
     logprobs = packed([case.logprobs for case in cases()])

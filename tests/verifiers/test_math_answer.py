@@ -368,9 +368,9 @@ def test_an_empty_box_is_no_answer():
 )
 def test_hostile_answers_cost_milliseconds(answer: str):
     verify_math(r"\boxed{\sqrt{2}}", "x")  # the import of math-verify is not what is measured
-    start = time.perf_counter()
+    start = time.process_time()
     verdict = verify_math(rf"\boxed{{{answer}}}", "5")
-    assert time.perf_counter() - start < 1.0
+    assert time.process_time() - start < 1.0
     assert verdict.outcome is Outcome.WRONG
     assert verdict.extracted is None or len(verdict.extracted) <= 1_000
 
