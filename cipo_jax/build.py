@@ -155,6 +155,7 @@ def open_parts(config: Config) -> Iterator[Parts]:
                 c.data.correction_template,
                 c.data.chat_template,
                 c.data.max_attempt_tokens,
+                c.correction.show_failed_test,
             ),
             demonstration_tokens=lambda demo: prompts.demonstration_tokens(
                 demo,

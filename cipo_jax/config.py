@@ -132,6 +132,9 @@ class Correction:
     # If right or wrong attempts run short: "other" takes from the other class, "empty" leaves the
     # slot unused (ours).
     shortage: str = "other"
+    # Tell which kind of test a wrong program failed first (never the expected output). The prompt
+    # then gives away that the attempt was wrong, which the paper's does not.
+    show_failed_test: bool = False
     lambda_risk: float = 0.5  # penalty on a wrong correction of a right attempt (value ours)
 
 

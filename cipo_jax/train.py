@@ -68,11 +68,8 @@ from cipo_jax.terminal import print_evaluation, print_header, print_pair, print_
 from cipo_jax.types import STREAMS, CipoError, Prompt
 
 EVAL_KEY, TRAIN_KEY = 2, 3  # folded into the run's key, like the cold start's
-ANCHOR_STREAM, CURRICULUM_STREAM, MINIBATCH_STREAM = (
-    0,
-    1,
-    2,
-)  # third part of the seeds of host-side draws
+# The third part of the seeds of host-side draws.
+ANCHOR_STREAM, CURRICULUM_STREAM, MINIBATCH_STREAM = 0, 1, 2
 
 
 def train(config: Config, workdir: Path, provenance: dict[str, dict[str, Any]]) -> None:

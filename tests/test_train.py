@@ -3,11 +3,13 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
+from cipo_jax import metrics, train
 from cipo_jax.archive import read_attempts
 from cipo_jax.main import run
 from cipo_jax.metrics import read_metrics
@@ -48,10 +50,32 @@ def saved_params(workdir: Path, step: int) -> dict[str, np.ndarray]:
     return {jax.tree_util.keystr(k): np.asarray(v) for k, v in flat}
 
 
+COMPILED_BY_STEP: list[int] = []  # programs compiled when the finished run printed each step
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of four steps."""
-    return smoke(tmp_path_factory.mktemp("runs") / "whole")
+    compiled = 0
+
+    def count(event: str, seconds: float, **_: object) -> None:
+        nonlocal compiled
+        compiled += event == "/jax/core/compile/backend_compile_duration"
+
+    def step_line(*args: Any) -> str:
+        COMPILED_BY_STEP.append(compiled)
+        return metrics.format_step_line(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "format_step_line", step_line)
+        jax.monitoring.register_event_duration_secs_listener(count)
+        return smoke(tmp_path_factory.mktemp("runs") / "whole")
+
+
+def test_nothing_is_compiled_after_the_first_steps(finished: Path) -> None:
+    # The evaluations at steps 0 and 2 use the programs of the steps.
+    assert COMPILED_BY_STEP[0] > 10  # the listener does count
+    assert COMPILED_BY_STEP[1:] == [COMPILED_BY_STEP[1]] * 3
 
 
 def test_cold_start_loss_falls_and_corrections_are_made(finished: Path) -> None:

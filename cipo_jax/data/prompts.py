@@ -56,9 +56,18 @@ def base_prompt(
 
 
 def correction_prompt(
-    anchor: Attempt, tokenizer: Tokenizer, template: str, chat: bool, max_attempt_tokens: int
+    anchor: Attempt,
+    tokenizer: Tokenizer,
+    template: str,
+    chat: bool,
+    max_attempt_tokens: int,
+    show_failed_test: bool = False,
 ) -> Prompt:
     """Quotes an earlier attempt, right or wrong, and asks for a checked full solution.
+
+    With `show_failed_test`, a program that failed is followed by the kind and number of its first
+    failing test, as the verifier put it (never the expected output). The prompt then tells that the
+    attempt was wrong.
 
     An attempt of more than `max_attempt_tokens` keeps its head and its tail around `CUT_MARK`.
 
@@ -68,14 +77,17 @@ def correction_prompt(
       tokenizer: of the policy.
       template: text that holds `{question}` and `{attempt}` once each.
       chat: wrap it in the tokenizer's chat template.
-      max_attempt_tokens: upper bound of the quoted attempt, cut mark included.
+      max_attempt_tokens: upper bound of the quoted attempt, cut mark and failed test included.
 
     Raises:
       CipoError: no room for head, mark and tail in `max_attempt_tokens`, the template lacks a
         field, or the tokenizer cannot write the text.
     """
+    text = anchor.text
+    if show_failed_test and anchor.problem.tests is not None and not anchor.correct:
+        text = f"{text}\n[{anchor.verdict.detail}]"
     tokens, trimmed = _correction_tokens(
-        anchor.problem.question, anchor.text, tokenizer, template, chat, max_attempt_tokens
+        anchor.problem.question, text, tokenizer, template, chat, max_attempt_tokens
     )
     return Prompt(problem=anchor.problem, tokens=tokens, anchor=anchor, trimmed=trimmed)
 
