@@ -174,11 +174,12 @@ class Algorithm:
     dual_clip: float = 0.0  # bound c > 1 on the loss of negative advantages; 0: none
     # How tokens add up: "token_mean" (DAPO), "sequence_mean" (GRPO), "constant" (Dr. GRPO).
     aggregation: str = "token_mean"
-    # Denominator of the ratio: log-probs of the "sampler", or recomputed by the "trainer".
+    # Denominator of the ratio: log-probs of the "sampler", or recomputed by the "trainer" before
+    # the step's first update (with one update per step the ratio is then 1: nothing is clipped).
     old_logprobs: str = "sampler"
     tis_cap: float = 0.0  # truncated importance sampling, trainer over sampler; 0: off
     kl_coef: float = 0.0  # on the KL to the frozen initial policy; 0 keeps no reference
-    kl_estimator: str = "k3"  # k1 | k2 | k3
+    kl_estimator: str = "k3"  # k2 | k3 (k1 has no gradient on-policy)
     entropy_coef: float = 0.0  # entropy bonus
 
 
@@ -529,6 +530,13 @@ def _check_values(c: Config) -> None:
         "algorithm.dual_clip",
         a.dual_clip,
         "0 (off), or a bound > 1 with surrogate='clip'",
+    )
+    require(a.clip_low <= 1, "algorithm.clip_low", a.clip_low, "a value in (0, 1]")
+    require(
+        not (a.kl_coef > 0 and a.kl_estimator == "k1"),
+        "algorithm.kl_estimator",
+        a.kl_estimator,
+        "'k2' or 'k3' with kl_coef > 0: the expected on-policy gradient of k1 is zero",
     )
     require(
         a.surrogate == "clip" or a.ratio == "token",

@@ -10,7 +10,7 @@ Dimension letters, used only in `policy/`, `sampling/`, `rl/`, and in shape comm
     V vocabulary            D model width            N query heads
     K key/value heads       H head width             F MLP width
     L layers                G group size             M microbatches
-    R rows of a microbatch
+    R rows of a microbatch            U minibatches of a step
 
 This module decides what the records hold. It computes nothing and imports no accelerator runtime,
 so that verifier workers can use it.
@@ -154,17 +154,17 @@ class TrainBatch(NamedTuple):
     without importing JAX here.
 
     Attributes:
-      tokens: [M, R, T] int32.
-      positions: [M, R, T] int32, from 0 within each sequence.
-      segments: [M, R, T] int32.
-      loss_mask: [M, R, T] float32, 1 on completion tokens.
-      advantages: [M, R, T] float32, constant over a completion.
-      old_logprobs: [M, R, T] float32, the sampler's log-probs; 0 off the completions.
-      stream: [M, R] int32, `BASE` or `CORRECTION`.
-      token_counts: [2] float32, completion tokens of each stream, those of sequences that were
-        left out because their gradient is zero included; the streams' normalisers. None: those
-        of `loss_mask`.
-      ref_logprobs: [M, R, T] float32, of the frozen reference; None without a KL term.
+      tokens: [U, M, R, T] int32.
+      positions: [U, M, R, T] int32, from 0 within each sequence.
+      segments: [U, M, R, T] int32.
+      loss_mask: [U, M, R, T] float32, 1 on completion tokens.
+      advantages: [U, M, R, T] float32, constant over a completion.
+      old_logprobs: [U, M, R, T] float32, the sampler's log-probs; 0 off the completions.
+      stream: [U, M, R] int32, `BASE` or `CORRECTION`.
+      token_counts: [U, 2] float32, what each stream's loss is divided by: with a mean over tokens
+        its completion tokens, those of sequences left out for having no gradient included. None:
+        computed from `loss_mask`.
+      ref_logprobs: [U, M, R, T] float32, of the frozen reference; None without a KL term.
     """
 
     tokens: Any

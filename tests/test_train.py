@@ -214,7 +214,9 @@ def test_baselines_run_from_the_same_program(variant: str, finished: Path, tmp_p
     assert np.isfinite(second["loss/total"])
     if variant == "failures_only":
         assert second["anchor/realised_success_share"] == 0
-        assert -1 <= second["grad/cosine"] <= 1
+        # NaN where every correction was wrong: that stream has no gradient then.
+        alone = second["grad/correction_norm"] == 0
+        assert np.isnan(second["grad/cosine"]) if alone else abs(second["grad/cosine"]) <= 1
     else:
         assert "anchor/count" not in second
 
@@ -243,7 +245,7 @@ def test_several_updates_a_step_with_every_option_resume_exactly(
     stopped = smoke(tmp_path / "stopped", *options, "--config.num_steps=1")
     smoke(stopped, *options)
     assert of_phase(stopped, "train") == of_phase(whole, "train")
-    assert list(read_attempts(stopped)) == list(read_attempts(whole))
+    assert list(read_attempts(stopped, "train")) == list(read_attempts(whole, "train"))
     assert (stopped / "difficulty.jsonl").read_text() == (whole / "difficulty.jsonl").read_text()
 
 
