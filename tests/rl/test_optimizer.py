@@ -129,6 +129,7 @@ def matrices_of(name: str, stacked: jax.Array) -> np.ndarray:
     return np.asarray(stacked).reshape(L, fan_in, -1)
 
 
+@pytest.mark.slow
 def test_muon_orthogonalises_each_matrix_of_each_layer() -> None:
     params, grads = tree()
     updates, _ = first_update(of_name("muon"), params, grads)

@@ -280,6 +280,7 @@ def microbatches_scored(loss: PolicyLoss, batch: TrainBatch, epochs: int = 1) ->
     return len(calls)
 
 
+@pytest.mark.slow
 def test_the_trainer_s_old_log_probs_cost_a_forward_pass_only_with_several_updates() -> None:
     members = off_policy()
     once, twice = (pack(members, 5, 4, minibatches=u) for u in (1, 2))

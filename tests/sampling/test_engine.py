@@ -201,6 +201,7 @@ def test_slots_chunk_and_bucket_do_not_matter() -> None:
     assert_same(Sampler(slots=5, buckets=(16,), chunk=3)(), completions())
 
 
+@pytest.mark.slow
 def test_the_mesh_does_not_matter() -> None:
     assert_same(Sampler(sizes=(2, 2, 2))(), completions())
 

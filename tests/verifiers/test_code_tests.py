@@ -330,6 +330,7 @@ def test_a_broken_preamble_is_not_the_programs_fault():
     assert "preamble: ModuleNotFoundError" in verdict.detail
 
 
+@pytest.mark.slow
 def test_the_pool_judges_code_and_math():
     open_or_skip()
     with VerifierPool("auto", workers=1, timeout_seconds=10.0, partial_credit=True) as pool:
