@@ -184,7 +184,6 @@ def make_update(
     optimizer: optax.GradientTransformation,
     stream_weights: tuple[float, float],
     sequences: tuple[int, int],
-    skip_zero_advantages: bool,
     group_sizes: tuple[int, int] = (1, 1),
     minibatches: int = 1,
     epochs: int = 1,
@@ -192,7 +191,6 @@ def make_update(
     """Builds the update for batches of up to `sequences` (base, correction) sequences.
 
     Args:
-      skip_zero_advantages: see `batching.make_train_batch`.
       group_sizes: completions of one prompt in each stream, kept together in a minibatch.
       minibatches, epochs: optimiser updates per batch, see `rl.train_step`.
 
@@ -246,14 +244,12 @@ def make_update(
     def step(state: TrainState, batch: TrainBatch) -> tuple[TrainState, Metrics]:
         return compiled(state, put_batch(batch, parts.mesh, sharding.ROWS))
 
-    if skip_zero_advantages and token_loss.needs_zero_advantages:
-        raise ValueError(f"{token_loss} has a gradient on sequences of advantage 0")
     pack_minibatch = functools.partial(
         batching.make_train_batch,
         microbatches=microbatches,
         microbatch_rows=R,
         row_tokens=T,
-        skip_zero_advantages=skip_zero_advantages,
+        skip_zero_advantages=not token_loss.needs_zero_advantages,
         normaliser=token_loss.aggregation.normaliser,
     )
 
@@ -365,7 +361,6 @@ def make_policy_update(
             config.rollout.problems_per_step * group_sizes[0],
             num_anchors * group_sizes[1],
         ),
-        skip_zero_advantages=not loss.needs_zero_advantages,
         group_sizes=group_sizes,
         minibatches=config.batch.minibatches,
         epochs=config.batch.epochs,

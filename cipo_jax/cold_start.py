@@ -76,7 +76,6 @@ def cold_start(
         stream_weights=(1.0, 0.0),
         # Corrections are demonstrations like others here; any of them may be the longest kind.
         sequences=(0, cs.batch_size),
-        skip_zero_advantages=False,
     )
     key = jax.random.fold_in(jax.random.key(config.seed), 1)
 
