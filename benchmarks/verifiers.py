@@ -1,13 +1,15 @@
 """Throughput and resilience of the verifier pool on this machine.
 
     python benchmarks/verifiers.py            # under three minutes
-    python benchmarks/verifiers.py --full     # the sizes of the requirements, with real time limits
+    python benchmarks/verifiers.py --full     # with the sizes of the requirements
 
-Every number is a median over repetitions, but for the two long runs at the end. A ratio compares
-two measurements of the same machine and minute, so it holds on a busy machine too.
+Every number is a median over repetitions, with the lowest and the highest. A ratio compares two
+measurements of the same machine and minute, taken in turns, so it holds on a busy machine too; the
+load is printed.
 """
 
 import argparse
+import collections
 import os
 import signal
 import statistics
@@ -28,7 +30,6 @@ SYMBOLIC = [
     )
     for i in range(1, 33)
 ]
-ENDLESS_SECONDS = 0.2  # the limit of the programs that hang
 CODE = Problem(
     "code",
     "?",
@@ -38,7 +39,6 @@ CODE = Problem(
         "cases": [{"input": [n], "output": n * n} for n in range(5)],
     },
 )
-CODE_LIMITED = Problem("limited", "?", tests={**(CODE.tests or {}), "time_limit": ENDLESS_SECONDS})
 PROGRAM = "def f(n):\n    return n * n\n"
 ENDLESS = "def f(n):\n    while True: pass\n"
 
@@ -52,23 +52,26 @@ def hang_on_demand(problem: Problem, text: str) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--full", action="store_true", help="10,000 items in the resilience run")
+    parser.add_argument("--full", action="store_true", help="10,000 items in the resilience runs")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
     workers, repetitions = options.workers, 5 if options.full else 3
+    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
 
     math_items = 4_000 if options.full else 1_500
     with VerifierPool("math", workers, 20.0) as pool:
-        easy = _median_rate(pool, EASY, math_items, repetitions)
-        symbolic = _median_rate(pool, SYMBOLIC, math_items // 10, repetitions)
-        _line("easy math", easy / workers, "items/s per worker", "1000 per core")
-        _line("symbolic math", symbolic, "items/s", "100")
+        easy = _rates(pool, EASY, math_items, repetitions)
+        symbolic = _rates(pool, SYMBOLIC, math_items // 10, repetitions)
+    _line("easy math", [rate / workers for rate in easy], "items/s per worker", "1000 per core")
+    _line("symbolic math", symbolic, "items/s", "100")
 
     _isolation(options.full, repetitions)
     _code_pool(workers, repetitions, 400 if options.full else 100)
     _line("restart after a kill", _restart_seconds(repetitions), "s", "below 1")
     _kill(workers, 20 if options.full else 6)
-    _resilience(workers, 10_000 if options.full else 1_000)
+    for seconds in (0.2, 1.0):
+        _resilience(workers, 10_000 if options.full else 1_000, seconds, 4 if options.full else 2)
+    print(f"load {os.getloadavg()[0]:.1f}")
 
 
 def _isolation(full: bool, repetitions: int) -> None:
@@ -90,81 +93,98 @@ def _isolation(full: bool, repetitions: int) -> None:
             alone, whole = _seconds(bare, count), _seconds(judged, count)
             ratios.append(whole / alone)
             rates.append(1 / whole)
-    _line("code, one process", statistics.median(rates), "programs/s")
-    _line("code against bare isolation", statistics.median(ratios), "x the time", "below 1.3")
+    _line("code, one process", rates, "programs/s")
+    _line("code against bare isolation", ratios, "x the time", "below 1.3")
 
 
 def _code_pool(workers: int, repetitions: int, items: int) -> None:
     with VerifierPool("code", workers, 20.0) as pool:
-        rate = _median_rate(pool, [(CODE, PROGRAM)], items, repetitions)
-    _line("code through the pool", rate, f"programs/s, {workers} workers")
+        rates = _rates(pool, [(CODE, PROGRAM)], items, repetitions)
+    _line("code through the pool", rates, f"programs/s, {workers} workers")
 
 
-def _restart_seconds(repetitions: int) -> float:
-    """From the kill of a worker to the next verdict, less the time of a verdict."""
+def _restart_seconds(repetitions: int) -> list[float]:
+    """From the kill of a worker to the next verdict."""
     seconds = []
-    with VerifierPool("math", 1, 20.0) as pool:
+    with VerifierPool("math", 1, 20.0, stand_ins=0) as pool:
         for _ in range(repetitions):
             pool.submit(*EASY[0]).result()
-            (process,) = pool._processes
             start = time.monotonic()
-            os.kill(process.pid, signal.SIGKILL)
+            os.kill(_only_child(), signal.SIGKILL)
             while not pool.submit(*EASY[0]).result().correct:  # one verdict may be lost
                 pass
             seconds.append(time.monotonic() - start)
-    return statistics.median(seconds)
+    return seconds
+
+
+def _only_child() -> int:
+    (pid,) = " ".join(f.read_text() for f in Path("/proc/self/task").glob("*/children")).split()
+    return int(pid)
 
 
 def _kill(workers: int, hanging: int) -> None:
     """What an item costs that only the death of its worker ends, beyond the limit itself."""
-    kind, limit = f"{Path(__file__).stem}:hang_on_demand", 0.5
-    with VerifierPool(kind, workers, limit) as pool:
+    kind, limit = f"{__file__}:hang_on_demand", 0.5
+    with VerifierPool(kind, workers, limit, stand_ins=0) as pool:
         problem = Problem("p", "?", answer="yes")
         start = time.monotonic()
         futures = [pool.submit(problem, "hang") for _ in range(hanging)]
         assert all(future.result().outcome is Outcome.TIMEOUT for future in futures)
         assert pool.submit(problem, "yes").result().correct
         each = (time.monotonic() - start) * workers / hanging
-    _line("a kill at the time limit costs", each - limit, "s of one worker beyond the limit")
+    _line("a kill at the time limit costs", [each - limit], "s of one worker beyond the limit")
 
 
-def _resilience(workers: int, items: int) -> None:
-    """Math and code mixed; without and with 2% of programs that never end, of 0.2 s each."""
-    seconds, memory = [], []
-    for every in (0, 50):
-        with VerifierPool("auto", workers, 20.0) as pool:
-            before = _resident_bytes()
-            start = time.monotonic()
-            futures = [pool.submit(*_mixed_item(i, every)) for i in range(items)]
-            outcomes = [future.result().outcome for future in futures]
-            seconds.append(time.monotonic() - start)
-            memory.append(_resident_bytes() - before)
-        hanging = items // every if every else 0
-        assert outcomes.count(Outcome.TIMEOUT) == hanging
-        assert outcomes.count(Outcome.CORRECT) == items - hanging
-    _line(f"{items:,} mixed items", seconds[0], "s")
-    _line("2% hanging, against none", seconds[1] / seconds[0], "x the time", "below 1.5")
-    _line("parent's memory after them", memory[1] / 2**20, "MiB more", "flat")
+def _resilience(workers: int, items: int, limit: float, rounds: int) -> None:
+    """Math and code mixed, without and with 2% of programs that spin up to a limit of `limit`
+    seconds, in turns, each time a part of the items; stand-ins as by default."""
+    part, hang_every = items // rounds, 50
+    hanging = len(range(0, part, hang_every))
+    problem = Problem("limited", "?", tests={**(CODE.tests or {}), "time_limit": limit})
+    ratios, memory = [], []
+    with VerifierPool("auto", workers, 20.0) as pool:
+        _mixed(pool, part // 10, problem, hang_every)  # starts the stand-ins
+        for _ in range(rounds):
+            alone, outcomes = _mixed(pool, part, problem, 0)
+            assert outcomes == {Outcome.CORRECT: part}
+            mixed, outcomes = _mixed(pool, part, problem, hang_every)
+            assert outcomes == {Outcome.CORRECT: part - hanging, Outcome.TIMEOUT: hanging}
+            ratios.append(mixed / alone)
+            memory.append(_resident_bytes() / 2**20)
+    name = f"2% hanging {limit:g} s, {items:,} items"
+    _line(name, ratios, f"x the time without ({alone / part * 1000:.1f} ms/item)", "below 1.5")
+    _line("parent's memory, round by round", memory, "MiB", "flat")
 
 
-def _mixed_item(i: int, hang_every: int) -> tuple[Problem, str]:
-    if hang_every and i % hang_every == 0:
-        return CODE_LIMITED, ENDLESS
+def _mixed(
+    pool: VerifierPool, items: int, limited: Problem, hang_every: int
+) -> tuple[float, dict[Outcome, int]]:
+    """Seconds and outcomes of items submitted all at once."""
+    start = time.monotonic()
+    futures = []
+    for i in range(items):
+        item = (limited, ENDLESS) if hang_every and i % hang_every == 0 else _mixed_item(i)
+        futures.append(pool.submit(*item))
+    outcomes = collections.Counter(future.result().outcome for future in futures)
+    return time.monotonic() - start, dict(outcomes)
+
+
+def _mixed_item(i: int) -> tuple[Problem, str]:
     return ((CODE, PROGRAM), EASY[i % len(EASY)], (CODE, PROGRAM), SYMBOLIC[i % len(SYMBOLIC)])[
         i % 4
     ]
 
 
-def _median_rate(
+def _rates(
     pool: VerifierPool, items: Sequence[tuple[Problem, str]], count: int, repetitions: int
-) -> float:
+) -> list[float]:
     """Items per second, submitted all at once."""
 
     def once() -> None:
         futures = [pool.submit(*items[i % len(items)]) for i in range(count)]
         assert all(future.result().correct for future in futures)
 
-    return statistics.median(count / _seconds(once, 1) for _ in range(repetitions))
+    return [count / _seconds(once, 1) for _ in range(repetitions)]
 
 
 def _seconds(act: Callable[[], None], count: int) -> float:
@@ -179,10 +199,10 @@ def _resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def _line(name: str, value: float, unit: str, wanted: str = "") -> None:
-    print(
-        f"{name:32} {value:10.2f} {unit}" + (f"  (wanted: {wanted})" if wanted else ""), flush=True
-    )
+def _line(name: str, values: Sequence[float], unit: str, wanted: str = "") -> None:
+    spread = f" ({min(values):.2f}..{max(values):.2f})" if len(values) > 1 else ""
+    text = f"{name:34} {statistics.median(values):9.2f}{spread} {unit}"
+    print(text + (f"  (wanted: {wanted})" if wanted else ""), flush=True)
 
 
 if __name__ == "__main__":

@@ -117,7 +117,12 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
     return records
 
 
-def reduce_attempts(attempts: Sequence[Attempt], group_size: int, prefix: str) -> dict[str, float]:
+def reduce_attempts(
+    attempts: Sequence[Attempt],
+    group_size: int,
+    prefix: str,
+    rewards: np.ndarray | None = None,
+) -> dict[str, float]:
     """What one stream of attempts says of the policy. Names start with `prefix`/.
 
     Args:
@@ -125,16 +130,19 @@ def reduce_attempts(attempts: Sequence[Attempt], group_size: int, prefix: str) -
         i-th prompt.
       group_size: attempts per prompt.
       prefix: the stream's name, such as "base".
+      rewards: [n, group_size], what the attempts earned; None: 1 if correct, else 0.
 
     Returns:
       Shares are of all attempts unless said otherwise, in [0, 1]; lengths in completion tokens,
       stop token included. Nothing for no attempts.
-        reward/mean: share of correct attempts (the pass rate).
+        reward/mean: mean reward, before any shaping or penalty.
+        pass_rate: share of correct attempts.
         outcome/{correct,wrong,no_answer,timeout,error}: share of each outcome; they sum to 1.
         length/mean, length/p95: mean, and 95th percentile with linear interpolation.
         truncated: share that ran into the token limit.
         group/{all_right,all_wrong,mixed}: share of the n groups whose attempts are all correct,
-          all not correct, or neither; only mixed groups give a group-relative gradient.
+          all not correct, or neither; with rewards of 1 and 0 only mixed groups give a
+          group-relative gradient.
 
     Raises:
       ValueError: the number of attempts is not a multiple of `group_size`.
@@ -150,7 +158,8 @@ def reduce_attempts(attempts: Sequence[Attempt], group_size: int, prefix: str) -
     all_right = float(np.mean(rights == group_size))
     all_wrong = float(np.mean(rights == 0))
     metrics = {
-        "reward/mean": float(correct.mean()),
+        "reward/mean": float(correct.mean() if rewards is None else rewards.mean()),
+        "pass_rate": float(correct.mean()),
         **{f"outcome/{o.value}": outcomes.count(o) / len(outcomes) for o in Outcome},
         "length/mean": float(lengths.mean()),
         "length/p95": float(np.percentile(lengths, 95)),

@@ -7,12 +7,13 @@ import jax
 import numpy as np
 
 from cipo_jax.attempts import MakeAttempts
-from cipo_jax.config import Algorithm
+from cipo_jax.config import Algorithm, Verifier
 from cipo_jax.data.batching import TrainSequence
 from cipo_jax.policy.model import Params
 from cipo_jax.rl.advantages import group_advantages, overlong_penalty
 from cipo_jax.rl.corrections import shaped_rewards
 from cipo_jax.types import BASE, CORRECTION, Attempt, Outcome, Prompt
+from cipo_jax.verification import reward_of
 
 CORRECTION_KEY, REFILL_KEY = 1, 2  # folded into the step's key; refill r uses REFILL_KEY + r
 
@@ -49,30 +50,36 @@ def sample_base(
     spares: Sequence[Prompt],
     group_size: int,
     key: jax.Array,
+    verifier: Verifier,
 ) -> BaseStream:
     """Samples a group for each prompt; with spares, replaces groups that teach nothing.
 
-    Dynamic sampling (DAPO, arXiv 2503.14476, section 3.2): a group that is all right or all wrong
-    has no advantage. As long as there are such groups and spares are left, the next spares are
-    sampled, one for each, and those of them that came out mixed take the places. What cannot be
-    replaced stays, so that the batch keeps its size.
+    Dynamic sampling (DAPO, arXiv 2503.14476, section 3.2): a group whose rewards are all equal
+    (with rewards of 1 and 0: all right or all wrong) has no advantage. As long as there are such
+    groups and spares are left, the next spares are sampled, one for each, and those of them whose
+    rewards differ take the places. What cannot be replaced stays, so that the batch keeps its size.
 
     Args:
       prompts: [N].
       spares: prompts of further problems, used in order.
       key: the step's key.
+      verifier: what a verdict earns.
     """
+
+    def teaches_nothing(group: Sequence[Attempt]) -> bool:
+        return len({reward_of(a.verdict, verifier) for a in group}) == 1
+
     attempts = attempt(params, prompts, group_size, key, "rollout")
     groups = [attempts[i : i + group_size] for i in range(0, len(attempts), group_size)]
     replaced: list[Attempt] = []
     refill = 0
-    while spares and (dull := [i for i, group in enumerate(groups) if _teaches_nothing(group)]):
+    while spares and (dull := [i for i, group in enumerate(groups) if teaches_nothing(group)]):
         batch, spares = spares[: len(dull)], spares[len(dull) :]
         refill_key = jax.random.fold_in(key, REFILL_KEY + refill)
         fresh = attempt(params, batch, group_size, refill_key, f"refill {refill + 1}")
         for i in range(len(batch)):
             group = fresh[i * group_size : (i + 1) * group_size]
-            if _teaches_nothing(group):
+            if teaches_nothing(group):
                 replaced += group
             else:
                 place = dull.pop(0)
@@ -96,14 +103,15 @@ def sample_corrections(
 
 
 def base_sequences(
-    attempts: Sequence[Attempt], group_size: int, algorithm: Algorithm, max_tokens: int
+    attempts: Sequence[Attempt], rewards: np.ndarray, algorithm: Algorithm, max_tokens: int
 ) -> list[TrainSequence]:
     """The base stream's attempts with their advantages.
 
     Args:
+      attempts: [N * G], group-major.
+      rewards: [N, G].
       max_tokens: the token limit of a completion.
     """
-    rewards = correct_array(attempts, group_size).astype(np.float64)
     return _sequences(
         attempts, rewards, rewards, algorithm.advantage_norm, algorithm, max_tokens, BASE
     )
@@ -111,7 +119,7 @@ def base_sequences(
 
 def correction_sequences(
     corrections: Sequence[Attempt],
-    group_size: int,
+    rewards: np.ndarray,
     anchor_right: np.ndarray,
     lambda_risk: float,
     algorithm: Algorithm,
@@ -120,15 +128,15 @@ def correction_sequences(
     """The corrections with their advantages, from risk-averse shaped rewards.
 
     Args:
+      corrections: [K * G_c], group-major.
+      rewards: [K, G_c].
       anchor_right: [K] bool, whether each group's anchor was right.
       max_tokens: the token limit of a completion.
     """
-    correct = correct_array(corrections, group_size)
-    shaped = shaped_rewards(correct, anchor_right, lambda_risk)
+    correct = correct_array(corrections, rewards.shape[1])
+    shaped = shaped_rewards(rewards, correct, anchor_right, lambda_risk)
     norm = algorithm.correction_advantage_norm
-    return _sequences(
-        corrections, shaped, correct.astype(np.float64), norm, algorithm, max_tokens, CORRECTION
-    )
+    return _sequences(corrections, shaped, rewards, norm, algorithm, max_tokens, CORRECTION)
 
 
 def _sequences(
@@ -162,7 +170,3 @@ def _sequences(
         for i, (a, advantage) in enumerate(zip(attempts, advantages, strict=True))
         if included.flat[i]
     ]
-
-
-def _teaches_nothing(group: Sequence[Attempt]) -> bool:
-    return len({a.correct for a in group}) == 1

@@ -44,7 +44,7 @@ class Problem:
 
 
 class Outcome(enum.StrEnum):
-    """How a verification ended. Only `CORRECT` earns the reward; the rest are told apart."""
+    """How a verification ended. Only `CORRECT` is right; the rest are told apart."""
 
     CORRECT = "correct"
     WRONG = "wrong"
@@ -62,7 +62,8 @@ class Verdict:
       extracted: the answer that was read from the completion, if any.
       detail: a short human-readable reason.
       seconds: wall time spent on this item by its worker.
-      score: share of the tests that passed, in [0, 1], where partial credit was asked for.
+      score: how right it is, in [0, 1], where the verifier says so: the share of the tests that
+        passed, if partial credit was asked for; only with CORRECT it may be 1.
     """
 
     outcome: Outcome

@@ -53,6 +53,7 @@ def test_reduce_attempts_by_hand():
     assert reduce_attempts(attempts, 4, "base") == pytest.approx(
         {
             "base/reward/mean": 6 / 12,
+            "base/pass_rate": 6 / 12,
             "base/outcome/correct": 6 / 12,
             "base/outcome/wrong": 3 / 12,
             "base/outcome/no_answer": 1 / 12,
@@ -67,6 +68,14 @@ def test_reduce_attempts_by_hand():
             "base/group/mixed": 1 / 3,
         }
     )
+
+
+def test_the_pass_rate_goes_by_verdicts_and_the_reward_by_what_they_earned():
+    attempts = [attempt(o) for o in (Outcome.CORRECT, Outcome.WRONG, Outcome.NO_ANSWER)]
+    metrics = reduce_attempts(attempts, 3, "b", np.array([[1.0, 0.25, -0.5]]))
+    assert metrics["b/reward/mean"] == pytest.approx(0.25)
+    assert metrics["b/pass_rate"] == pytest.approx(1 / 3)
+    assert metrics["b/outcome/no_answer"] == pytest.approx(1 / 3)
 
 
 def test_groups_are_consecutive_attempts():

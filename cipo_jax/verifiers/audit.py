@@ -14,7 +14,7 @@ import collections
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,9 @@ _TEXTS = ("text", "completion", "response")
 _QUESTIONS = ("question", "problem", "prompt")
 _LABELS = ("label_correct", "label", "correct")
 _IN_FLIGHT = 1_000  # items handed to the pool at a time
-_SHOWN = 20
+_SHOWN = 20  # disagreements
+_REASONS = 5  # of errors
+_WORDS = {True: "right", False: "wrong"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,36 +38,35 @@ class Audit:
 
     Attributes:
       outcomes: how many items ended how.
-      labelled: how many had a label.
+      confusion: how many items with a label ended how, by (label, outcome).
       disagreements: (id, label, verdict) where label and verdict differ.
+      failures: how many items have an ERROR verdict for which reason.
       slowest: (id, seconds), slowest first.
-      seconds: wall time of verdicts, all workers together.
+      stats: of the pool, see `VerifierPool.stats`.
     """
 
     outcomes: Mapping[Outcome, int]
-    labelled: int
+    confusion: Mapping[tuple[bool, Outcome], int]
     disagreements: list[tuple[str, bool, Verdict]]
+    failures: Mapping[str, int]
     slowest: list[tuple[str, float]]
-    seconds: float
+    stats: Mapping[str, float]
 
     @property
     def total(self) -> int:
         return sum(self.outcomes.values())
 
+    @property
+    def labelled(self) -> int:
+        return sum(self.confusion.values())
 
-def audit(
-    input_file: str | Path,
-    kind: str = "auto",
-    workers: int = 2,
-    timeout_seconds: float = 10.0,
-    *,
-    allow_unsandboxed_code: bool = False,
-) -> Audit:
+
+def audit(input_file: str | Path, open_pool: Callable[[], VerifierPool]) -> Audit:
     """Grades every line of `input_file` through a verifier pool and prints a report.
 
     Args:
       input_file: a jsonl file, see the module.
-      kind, workers, timeout_seconds, allow_unsandboxed_code: of the `VerifierPool`.
+      open_pool: called once the file was found to be in order; the pool is closed at the end.
 
     Raises:
       CipoError: the file cannot be read, with the line and field; or the pool cannot be started.
@@ -73,12 +74,11 @@ def audit(
     path = Path(input_file)
     total = sum(1 for _ in _items(path))  # and every line is checked before anything starts
     outcomes: collections.Counter[Outcome] = collections.Counter()
+    confusion: collections.Counter[tuple[bool, Outcome]] = collections.Counter()
+    failures: collections.Counter[str] = collections.Counter()
     disagreements = []
-    labelled = 0
     with (
-        VerifierPool(
-            kind, workers, timeout_seconds, allow_unsandboxed_code=allow_unsandboxed_code
-        ) as pool,
+        open_pool() as pool,
         tqdm(total=total, unit="item", disable=None, leave=False, file=sys.stderr) as bar,
     ):
         if pool.about:
@@ -96,31 +96,42 @@ def audit(
             verdict = future.result()
             bar.update()
             outcomes[verdict.outcome] += 1
+            if verdict.outcome is Outcome.ERROR:
+                failures[verdict.detail.replace(f"problem {problem_id!r}", "a problem")] += 1
             if label is not None:
-                labelled += 1
+                confusion[label, verdict.outcome] += 1
                 if label != verdict.correct:
                     disagreements.append((problem_id, label, verdict))
-        seconds = pool.stats()["busy_seconds"]
-        result = Audit(outcomes, labelled, disagreements, pool.slowest(), seconds)
+        result = Audit(outcomes, confusion, disagreements, failures, pool.slowest(), pool.stats())
     _print(path, result)
     return result
 
 
 def _print(path: Path, result: Audit) -> None:
-    print(f"{path}: {result.total} items, {result.seconds:.1f} s of work")
+    stats = result.stats
+    print(
+        f"{path}: {result.total} items, {stats['busy_seconds']:.1f} s of work; latency p50 "
+        f"{stats['latency_p50_seconds'] * 1000:.1f} ms, p99 "
+        f"{stats['latency_p99_seconds'] * 1000:.1f} ms; {stats['restarts']:.0f} workers lost"
+    )
+    labels = sorted({label for label, _ in result.confusion}, reverse=True)
+    print(" " * 30 + "".join(f"  labelled {_WORDS[label]}" for label in labels))
     for outcome in Outcome:
         count = result.outcomes.get(outcome, 0)
-        print(f"  {outcome.value:10} {count:8}  {count / max(result.total, 1):7.2%}")
+        line = f"  {outcome.value:10} {count:8}  {count / max(result.total, 1):7.2%}"
+        print(line + "".join(f"{result.confusion.get((x, outcome), 0):16}" for x in labels))
+    for reason, count in sorted(result.failures.items(), key=lambda item: -item[1])[:_REASONS]:
+        print(_printable(f"errors, {count} times: {reason[:200]}"))
     if result.labelled:
         print(f"disagreements with {result.labelled} labels: {len(result.disagreements)}")
         for problem_id, label, verdict in result.disagreements[:_SHOWN]:
-            said = "right" if label else "wrong"
-            print(_line(f"  {problem_id}: labelled {said}, {verdict.outcome.value}", verdict))
+            start = f"  {problem_id}: labelled {_WORDS[label]}, {verdict.outcome.value}"
+            print(_line(start, verdict))
         if len(result.disagreements) > _SHOWN:
             print(f"  and {len(result.disagreements) - _SHOWN} more")
     print("slowest")
     for problem_id, seconds in result.slowest:
-        print(_printable(f"  {seconds:8.3f} s  {problem_id}"))
+        print(_printable(f"  {seconds * 1000:8.1f} ms  {problem_id}"))
 
 
 def _line(start: str, verdict: Verdict) -> str:
@@ -145,6 +156,10 @@ def _items(path: Path) -> Iterator[tuple[Problem, str, bool | None]]:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     yield _item(json.loads(line), path.stem, number)
+        except UnicodeDecodeError as error:
+            raise CipoError(f"{path}:{number + 1}: is not UTF-8 text: {error.reason}") from error
+        except json.JSONDecodeError as error:
+            raise CipoError(f"{path}:{number}: is not json: {error}") from error
         except (ValueError, RecursionError) as error:
             raise CipoError(f"{path}:{number}: {error}") from error
     if number == 0:
@@ -154,16 +169,21 @@ def _items(path: Path) -> Iterator[tuple[Problem, str, bool | None]]:
 def _item(row: Any, stem: str, number: int) -> tuple[Problem, str, bool | None]:
     if not isinstance(row, dict):
         raise ValueError("wanted a json object")
+    fields = ", ".join(row)
     text = _take(row, _TEXTS)
     question = _take(row, _QUESTIONS)
     label = _take(row, _LABELS)
     answer, tests = row.pop("answer", None), row.pop("tests", None)
     if not isinstance(text, str):
-        raise ValueError(f"wanted the completion as one of {', '.join(_TEXTS)}, got {text!r:.60}")
+        wanted = f"wanted the completion as text in one of {', '.join(_TEXTS)}"
+        got = f"the fields {fields}" if text is None else f"{text!r:.60}"
+        raise ValueError(f"{wanted}; got {got}")
     if label is not None and not isinstance(label, bool):
         raise ValueError(f"a label is true or false, got {label!r:.60}")
     if answer is None and tests is None:
-        raise ValueError("wanted answer (text) or tests (an object)")
+        raise ValueError(f"wanted answer (text) or tests (an object); got the fields {fields}")
+    if tests is not None and not isinstance(tests, dict):
+        raise ValueError(f"tests are an object, got {tests!r:.60}")
     problem_id = str(row.pop("id", None) or f"{stem}:{number}")
     answer = None if answer is None else str(answer)
     return Problem(problem_id, str(question or ""), answer, tests, row), text, label

@@ -3,9 +3,22 @@ r"""Where a completion states its final answer, and whether that answer is right
 This file decides what counts as the answer of a completion (`extract_answer`) and which verdict it
 gets (`verify_math`). When two answers are equal is decided in `math_equality.py`; time and memory
 are limited in `pool.py`.
+
+Rules by which an answer is found; which apply, and in what order, is for the caller to say:
+
+    boxed         the last complete `\boxed{}` or `\fbox{}` (boxes with only separators between
+                  them are one list, so that `\boxed{1} or \boxed{2}` cannot pass for 2); else a
+                  box that is never closed, up to the end of its line; else `\boxed x`
+    hashes        the line after the last "####"
+    final_answer  after the last "final answer is" or "Final answer:", a formula or the rest of the
+                  sentence
+    answer        likewise after "answer is" or "Answer:"; else a last line "A: x"
+    last_number   the last number in the text, whatever it stands for; only by request, since it
+                  also rewards completions that never say what their answer is
 """
 
 import re
+from collections.abc import Callable, Sequence
 
 from cipo_jax.types import Outcome, Verdict
 from cipo_jax.verifiers.math_equality import MAX_CHARS, RefusedError, answers_equal
@@ -14,51 +27,43 @@ _THINK = re.compile(r"<(/?)think>")
 _BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\[{}]|[{}]")
 _BARE_BOX = re.compile(r"\\boxed\s+([^\s{}$\\]+)")
 _BETWEEN_BOXES = re.compile(r"(?:[\s$,;&]|\\[()\[\],;]|\\q?quad|\\text\{|\}|\band\b|\bor\b){0,40}")
-_ANNOUNCEMENTS = tuple(
+_FINAL_ANSWER, _ANSWER = (
     re.compile(rf"(?i)\b{words}\b[*_]*\s*(?:is\b|:)[*_]*\s*:?[*_]*\s*")
     for words in (r"final\s+answer", "answer")
 )
 _LAST_LINE = re.compile(r"\s*A:(.+)")
 _INLINE_MATH = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+)\$(?!\d)|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.S)
+# A sign, but no minus between two terms; thousands separators; decimals or a fraction; percent.
+_NUMBER = re.compile(
+    r"(?<![\w.])(?:(?<![)}\]])[-−])?\$?"
+    r"(?:\d+(?:(?:,|\{,\})\d{3}(?!\d))*(?:\.\d+)?|\.\d+)(?:/\d+)?%?"
+)
+DEFAULT_RULES = ("boxed", "hashes", "final_answer", "answer")
 
 
-def extract_answer(text: str) -> str | None:
-    r"""The final answer as written, or None if there is none.
+def extract_answer(text: str, rules: Sequence[str] = DEFAULT_RULES) -> str | None:
+    """The final answer as written, or None if there is none.
 
-    In this order: the last complete `\boxed{}` or `\fbox{}` (boxes with only separators between
-    them are one list, so that `\boxed{1} or \boxed{2}` cannot pass for 2); a box that is never
-    closed, up to the end of its line; `#### x`; "final answer is x"; "answer is x", "Answer: x";
-    a last line "A: x". Thinking blocks are skipped; inside an open one there is no answer yet.
+    The first of the `rules` (names in `RULES`) that finds its mark decides, even if nothing stands
+    there. Thinking blocks are skipped; inside an open one there is no answer yet.
     """
     text = without_thinking(text)
-    boxes, unclosed = _boxes(text)
-    if boxes:
-        return _joined_last_boxes(text, boxes)
-    if unclosed is not None:
-        return _clean(text[unclosed:].lstrip().split("\n", 1)[0])
-    bare = _BARE_BOX.findall(text)
-    if bare:
-        return _clean(bare[-1])
-    _, marker, rest = text.rpartition("####")
-    if marker:
-        return _clean(rest.lstrip().split("\n", 1)[0])
-    for pattern in _ANNOUNCEMENTS:
-        ends = [match.end() for match in pattern.finditer(text)]
-        if ends:
-            return _announced(text[ends[-1] :])
-    last_line = _LAST_LINE.fullmatch(text.rstrip().rpartition("\n")[2])
-    return _clean(last_line[1]) if last_line else None
+    for rule in rules:
+        answer = RULES[rule](text)
+        if answer is not None:
+            return answer or None
+    return None
 
 
-def verify_math(text: str, answer: str) -> Verdict:
+def verify_math(text: str, answer: str, rules: Sequence[str] = DEFAULT_RULES) -> Verdict:
     """Judges the completion `text` against the reference `answer`.
 
     The outcome is CORRECT, WRONG, or NO_ANSWER; `seconds` is left 0 for the caller to fill. The
     answer is held back from the expression parser when it is too large or wild; `detail` says so.
     """
-    extracted = extract_answer(text)
+    extracted = extract_answer(text, rules)
     if extracted is None:
-        return Verdict(Outcome.NO_ANSWER, detail="no boxed or announced answer")
+        return Verdict(Outcome.NO_ANSWER, detail=f"no answer found by {', '.join(rules)}")
     try:
         outcome = Outcome.CORRECT if answers_equal(extracted, answer) else Outcome.WRONG
     except RefusedError as error:
@@ -82,6 +87,52 @@ def without_thinking(text: str) -> str:
     return "".join(kept) if is_open else "".join(kept) + text[start:]
 
 
+def _boxed(text: str) -> str | None:
+    boxes, unclosed = _boxes(text)
+    if boxes:
+        return _joined_last_boxes(text, boxes)
+    if unclosed is not None:
+        return _clean(_line_at(text, unclosed))
+    bare = _BARE_BOX.findall(text)
+    return _clean(bare[-1]) if bare else None
+
+
+def _after_hashes(text: str) -> str | None:
+    _, marker, rest = text.rpartition("####")
+    return _clean(_line_at(rest, 0)) if marker else None
+
+
+def _after_final_answer(text: str) -> str | None:
+    return _announced_last(_FINAL_ANSWER, text)
+
+
+def _after_answer(text: str) -> str | None:
+    announced = _announced_last(_ANSWER, text)
+    if announced is not None:
+        return announced
+    last_line = _LAST_LINE.fullmatch(text.rstrip().rpartition("\n")[2])
+    return _clean(last_line[1]) if last_line else None
+
+
+def _last_number(text: str) -> str | None:
+    numbers = _NUMBER.findall(text)
+    return numbers[-1] if numbers else None
+
+
+RULES: dict[str, Callable[[str], str | None]] = {
+    "boxed": _boxed,
+    "hashes": _after_hashes,
+    "final_answer": _after_final_answer,
+    "answer": _after_answer,
+    "last_number": _last_number,
+}
+
+
+def _line_at(text: str, start: int) -> str:
+    """What follows `start` up to the end of its line, blank lines before it skipped."""
+    return text[start:].lstrip().split("\n", 1)[0]
+
+
 def _boxes(text: str) -> tuple[list[tuple[int, int, int]], int | None]:
     """Complete boxes as (start, content start, content end) by rising end, in one linear scan;
     then where the content of the last box begins that is not closed."""
@@ -100,7 +151,7 @@ def _boxes(text: str) -> tuple[list[tuple[int, int, int]], int | None]:
     return boxes, unclosed[-1] if unclosed else None
 
 
-def _joined_last_boxes(text: str, boxes: list[tuple[int, int, int]]) -> str | None:
+def _joined_last_boxes(text: str, boxes: list[tuple[int, int, int]]) -> str:
     """The last box, with those that only separators part from it. A box around it wins."""
     start, content, end = boxes[-1]
     answers = [_clean(text[content:end])]
@@ -112,19 +163,23 @@ def _joined_last_boxes(text: str, boxes: list[tuple[int, int, int]]) -> str | No
         start = start_before
         answers.append(_clean(text[content:end]))
     distinct = list(dict.fromkeys(reversed(answers)))
-    return None if None in distinct else ", ".join(a for a in distinct if a)
+    return "" if "" in distinct else ", ".join(distinct)
 
 
-def _announced(rest: str) -> str | None:
-    """The answer at the start of `rest`: a formula, or the rest of the sentence."""
+def _announced_last(announcement: re.Pattern[str], text: str) -> str | None:
+    """What the last announcement announces: a formula, or the rest of its sentence."""
+    ends = [match.end() for match in announcement.finditer(text)]
+    if not ends:
+        return None
+    rest = text[ends[-1] :]
     formula = _INLINE_MATH.match(rest)
     if formula:
         return _clean(next(g for g in formula.groups() if g))
     return _clean(re.split(r"\n|\.(?=\s|$)", rest, maxsplit=1)[0])
 
 
-def _clean(answer: str) -> str | None:
-    """`answer` without the marks around it; None if nothing is left."""
+def _clean(answer: str) -> str:
+    """`answer` without the marks around it; "" if nothing is left."""
     for _ in range(3):  # a box in a box in a box
         for _ in range(2):  # the marks within \( \)
             answer = answer.lstrip(" \t\r\n*_`$").rstrip(" \t\r\n*_`$.,;")
@@ -136,4 +191,4 @@ def _clean(answer: str) -> str | None:
         if not inner or inner[-1][0] != 0 or inner[-1][2] != len(answer) - 1:
             break
         answer = answer[inner[-1][1] : inner[-1][2]]
-    return answer.rstrip("\\").strip() or None
+    return answer.rstrip("\\").strip()

@@ -11,8 +11,16 @@ import time
 _MAX_BYTES = 1 << 30
 
 
-def send(channel: socket.socket, body: bytes) -> None:
-    """Writes one message. Raises OSError (a timeout included) if the other side does not read."""
+def send(channel: socket.socket, body: bytes, deadline: float | None = None) -> None:
+    """Writes one message.
+
+    Raises:
+      TimeoutError: the other side does not read, and `deadline`, of `time.monotonic()`, or else the
+        channel's own timeout has passed.
+      OSError: the channel is broken.
+    """
+    if deadline is not None:
+        channel.settimeout(max(deadline - time.monotonic(), 1e-6))
     channel.sendall(struct.pack("!I", len(body)) + body)
 
 
@@ -35,22 +43,15 @@ def receive(
     return _receive_exactly(channel, size, deadline)
 
 
-def exchange(channel: socket.socket, body: bytes, deadline: float) -> bytes | None:
-    """Sends one message and returns the answer; None if the stream ended."""
-    channel.settimeout(max(deadline - time.monotonic(), 1e-6))
-    send(channel, body)
-    return receive(channel, deadline)
-
-
-def has_ended(channel: socket.socket) -> bool:
-    """Has the stream ended, or does it hold an answer that nobody asked for?"""
-    channel.settimeout(0)
+def is_readable(channel: socket.socket, deadline: float) -> bool:
+    """Waits until there is something to read or the stream has ended; False at `deadline`."""
+    channel.settimeout(max(deadline - time.monotonic(), 0))  # 0: does not wait at all
     try:
         channel.recv(1, socket.MSG_PEEK)
-    except BlockingIOError:
+    except (TimeoutError, BlockingIOError):
         return False
     except OSError:
-        return True
+        pass  # for the reader to find out
     return True
 
 

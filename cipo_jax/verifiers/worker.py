@@ -3,6 +3,15 @@
 This file decides which function judges, turns whatever it does (returns, raises, prints) into one
 verdict, and ends with the process that started it. It does not limit wall time: the pool kills.
 
+An own verifier is a function, named by "package.module:function" (found by `sys.path`) or by
+"path/to/file.py:function" (which may import what lies beside it):
+
+    def verify(problem: cipo_jax.types.Problem, text: str) -> Verdict | bool | float
+
+It is called with the problem and the completion's text, in a process that serves one call at a time
+and may be killed in any of them. True means correct, False wrong; a number is a score in [0, 1], of
+which only 1 is correct; a `Verdict` says all, but for `seconds`. Whatever it raises is an `error`.
+
 The protocol, over one inherited socket: each message is a 4-byte big-endian length and a body. The
 worker says `{"ready": true, "about": text}` or `{"failed": reason}` in JSON; then the pool sends
 `(Problem, text)` as pickles, and for each the worker answers one verdict in JSON, which the pool
@@ -14,6 +23,8 @@ import ctypes
 import dataclasses
 import functools
 import importlib
+import importlib.util
+import inspect
 import json
 import numbers
 import os
@@ -24,14 +35,16 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cipo_jax.types import Outcome, Problem, Verdict
 from cipo_jax.verifiers.code_tests import verify_code
-from cipo_jax.verifiers.math_answer import verify_math
+from cipo_jax.verifiers.math_answer import DEFAULT_RULES, RULES, verify_math
 from cipo_jax.verifiers.messages import receive, send
 from cipo_jax.verifiers.sandbox import describe, open_sandbox
 
@@ -45,27 +58,35 @@ Verify = Callable[[Problem, str], Verdict | bool | float]
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Of the verifiers that run programs.
+    """Of the verifiers that come with the package.
 
     Attributes:
-      allow_unsandboxed_code: run them even if the machine offers no isolation.
+      extraction: by which rules "math" finds an answer, in order; see `math_answer.py`.
+      allow_unsandboxed_code: run programs even if the machine offers no isolation.
       partial_credit: run all tests of a program and set `Verdict.score`.
     """
 
+    extraction: Sequence[str] = DEFAULT_RULES
     allow_unsandboxed_code: bool = False
     partial_credit: bool = False
 
 
-def _verify_math_problem(problem: Problem, text: str) -> Verdict:
-    if problem.answer is None:
-        return Verdict(Outcome.ERROR, detail=f"problem {problem.id!r} has no reference answer")
-    return verify_math(text, problem.answer)
-
-
-def _load_math(_: Options) -> tuple[Verify, str]:
-    """Pays for the imports and the first parse before the clock runs."""
+def _load_math(options: Options) -> tuple[Verify, str]:
+    rules = options.extraction
+    if unknown := [rule for rule in rules if rule not in RULES]:
+        raise ValueError(f"extraction: got {unknown}, wanted some of {', '.join(RULES)}")
+    # Pays for the imports and the first parse before the clock runs.
     verify_math(r"\boxed{\sqrt{8} + x}", r"x + 2\sqrt{2}")
-    return _verify_math_problem, ""
+
+    def verify(problem: Problem, text: str) -> Verdict:
+        if problem.answer is None:
+            detail = f"problem {problem.id!r} has no reference answer"
+            if problem.tests is not None:
+                detail += ", but tests: they want verifier.kind 'code' or 'auto'"
+            return Verdict(Outcome.ERROR, detail=detail)
+        return verify_math(text, problem.answer, rules)
+
+    return verify, ""
 
 
 def _load_code(options: Options) -> tuple[Verify, str]:
@@ -92,6 +113,12 @@ VERIFIERS: dict[str, Callable[[Options], tuple[Verify, str]]] = {
 }
 
 
+def absolute(kind: str) -> str:
+    """`kind` with the path of a file made absolute, so that it can be found from anywhere."""
+    place, colon, name = kind.rpartition(":")
+    return f"{Path(place).resolve()}{colon}{name}" if place.endswith(".py") else kind
+
+
 def load_verifier(kind: str, options: Options) -> tuple[Verify, str]:
     """The function that `kind` names, ready to be called, and what is to be said about it.
 
@@ -100,20 +127,38 @@ def load_verifier(kind: str, options: Options) -> tuple[Verify, str]:
     """
     if kind in VERIFIERS:
         return VERIFIERS[kind](options)
-    module_name, _, function_name = kind.partition(":")
-    if not module_name or not function_name:
-        raise ValueError(f"not one of {sorted(VERIFIERS)} and not 'package.module:function'")
-    function = getattr(importlib.import_module(module_name), function_name)
+    place, _, name = kind.rpartition(":")
+    if not place or not name:
+        raise ValueError(
+            f"not one of {sorted(VERIFIERS)}, and not 'package.module:function' or "
+            "'path/to/file.py:function'"
+        )
+    module = _load_file(place) if place.endswith(".py") else importlib.import_module(place)
+    function = getattr(module, name)
     if not callable(function):
-        raise ValueError(f"{function_name} in {module_name} is not callable")
+        raise ValueError(f"{name} in {place} is not callable")
+    try:
+        inspect.signature(function).bind(None, None)
+    except TypeError as error:
+        raise ValueError(
+            f"{name} in {place} cannot be called with (problem, text): {error}"
+        ) from None
     return function, ""
 
 
-def judge(verify: Verify, problem: Problem, text: str) -> Verdict:
-    """One verdict, whatever `verify` does, short of ending or blocking the process.
+def _load_file(path: str) -> types.ModuleType:
+    """The module in a file, which may import what lies beside it."""
+    spec = importlib.util.spec_from_file_location(f"verifier_{Path(path).stem}", path)
+    assert spec is not None and spec.loader is not None
+    sys.path.append(str(Path(path).parent))
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module.__name__] = module
+    spec.loader.exec_module(module)
+    return module
 
-    A bool means correct or wrong. A number is a score in [0, 1]; only 1 is correct.
-    """
+
+def judge(verify: Verify, problem: Problem, text: str) -> Verdict:
+    """One verdict, whatever `verify` does, short of ending or blocking the process."""
     start = time.perf_counter()
     try:
         verdict = _as_verdict(verify(problem, text))
@@ -125,8 +170,13 @@ def judge(verify: Verify, problem: Problem, text: str) -> Verdict:
 def _as_verdict(result: Any) -> Verdict:
     if isinstance(result, Verdict):
         extracted = None if result.extracted is None else str(result.extracted)
+        outcome = Outcome(result.outcome)
         score = None if result.score is None else float(result.score)
-        return Verdict(Outcome(result.outcome), extracted, str(result.detail), score=score)
+        if score is not None and not (
+            0 <= score < 1 or (score == 1 and outcome is Outcome.CORRECT)
+        ):
+            raise ValueError(f"the verifier returned {outcome} with score {score:g}")
+        return Verdict(outcome, extracted, str(result.detail), score=score)
     if isinstance(result, bool | np.bool_):
         return Verdict(Outcome.CORRECT if result else Outcome.WRONG)
     score = float(result) if isinstance(result, numbers.Real) else -1.0

@@ -55,7 +55,7 @@ def by_double_loop(
 def advantages_for(lambda_risk: float, norm: str) -> np.ndarray:
     correct, anchor_right = mixed_corrections()
     return group_advantages(
-        shaped_rewards(correct, anchor_right, lambda_risk), norm, unshaped_rewards=correct
+        shaped_rewards(correct, correct, anchor_right, lambda_risk), norm, unshaped_rewards=correct
     )
 
 
@@ -84,7 +84,7 @@ def test_small_groups_by_hand() -> None:
 def test_equals_the_double_loop(norm: str) -> None:
     random = np.random.default_rng(0)
     unshaped = (random.random((7, 6)) < 0.5).astype(float)
-    rewards = shaped_rewards(unshaped.astype(bool), random.random(7) < 0.5, 0.5)
+    rewards = shaped_rewards(unshaped, unshaped.astype(bool), random.random(7) < 0.5, 0.5)
     everyone = np.ones(rewards.shape, bool)
     np.testing.assert_allclose(
         group_advantages(rewards, norm, unshaped),
@@ -98,7 +98,7 @@ def test_equals_the_double_loop(norm: str) -> None:
 def test_left_out_completions_get_zero_and_say_nothing_of_the_others(norm: str) -> None:
     random = np.random.default_rng(1)
     unshaped = (random.random((9, 6)) < 0.5).astype(float)
-    rewards = shaped_rewards(unshaped.astype(bool), random.random(9) < 0.5, 0.5)
+    rewards = shaped_rewards(unshaped, unshaped.astype(bool), random.random(9) < 0.5, 0.5)
     included = random.random((9, 6)) < 0.7
     included[0], included[1], included[2] = False, np.arange(6) == 3, True
     advantages = group_advantages(rewards, norm, unshaped, included)

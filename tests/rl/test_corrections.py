@@ -8,13 +8,20 @@ CORRECT = np.array([[True, False], [False, True], [False, False]])
 
 
 def test_only_breaking_a_right_answer_is_penalised() -> None:
-    rewards = shaped_rewards(CORRECT, np.array([True, False, True]), 0.5)
+    rewards = shaped_rewards(CORRECT, CORRECT, np.array([True, False, True]), 0.5)
     np.testing.assert_array_equal(rewards, [[1, -0.5], [0, 1], [-0.5, -0.5]])
     assert rewards.dtype == np.float64
 
 
 def test_without_penalty_rewards_are_the_verdicts() -> None:
-    np.testing.assert_array_equal(shaped_rewards(CORRECT, np.ones(3, bool), 0.0), CORRECT)
+    shaped = shaped_rewards(CORRECT, CORRECT, np.ones(3, bool), 0.0)
+    np.testing.assert_array_equal(shaped, CORRECT)
+
+
+def test_the_verdict_says_what_is_broken_and_the_penalty_adds_to_the_reward() -> None:
+    rewards = np.array([[1, 0.75], [0.75, 1], [-0.5, 0.25]])  # partial credit
+    shaped = shaped_rewards(rewards, CORRECT, np.array([True, False, True]), 0.5)
+    np.testing.assert_array_equal(shaped, [[1, 0.25], [0.75, 1], [-1, -0.25]])
 
 
 def test_retention_is_the_accuracy_on_right_anchors() -> None:

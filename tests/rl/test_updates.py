@@ -162,7 +162,7 @@ def test_the_gradient_depends_on_lambda_risk_unless_the_group_s_std_cancels_it()
     corrections = [s for s in members if s.stream == CORRECTION]
 
     def gradient(norm: str, lambda_risk: float) -> Any:
-        shaped = shaped_rewards(correct, right, lambda_risk)
+        shaped = shaped_rewards(correct, correct, right, lambda_risk)
         advantages = group_advantages(shaped, norm, unshaped_rewards=correct)
         return update_with(
             LOSS,

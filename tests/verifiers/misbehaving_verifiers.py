@@ -36,6 +36,8 @@ def obey(problem: Problem, text: str) -> Verdict | bool | float:
         return Verdict(Outcome.CORRECT, " ".join(m for m in sys.modules if "." not in m))
     if word == "score":
         return float(argument)
+    if word == "contradiction":
+        return Verdict(Outcome.WRONG, score=1.0)
     if word == "numpy":
         return np.bool_(True)
     if word == "huge":
@@ -62,3 +64,7 @@ def _start_child(pid_file: str) -> None:
 
 
 not_callable = 5
+
+
+def one_argument(text: str) -> bool:
+    return bool(text)

@@ -8,6 +8,11 @@ from sandboxes import open_or_skip
 
 from cipo_jax.types import CipoError, Outcome
 from cipo_jax.verifiers.audit import audit
+from cipo_jax.verifiers.pool import VerifierPool
+
+
+def math_pool() -> VerifierPool:
+    return VerifierPool("math", 1, 10.0)
 
 
 def write(path: Path, rows: list) -> Path:
@@ -22,14 +27,24 @@ def test_counts_disagreements_and_slowest(tmp_path, capsys):
     ]
     rows[5]["label"] = True  # a wrong label
     rows.append({"problem": "?", "answer": "4", "response": "no idea\x1b[31m"})
-    result = audit(write(tmp_path / "rows.jsonl", rows), kind="math", workers=1)
+    result = audit(write(tmp_path / "rows.jsonl", rows), math_pool)
     assert result.outcomes == {Outcome.CORRECT: 1, Outcome.WRONG: 5, Outcome.NO_ANSWER: 1}
     assert (result.total, result.labelled) == (7, 6)
     assert [(i, label) for i, label, _ in result.disagreements] == [("m5", True)]
+    assert result.confusion == {
+        (True, Outcome.CORRECT): 1,
+        (True, Outcome.WRONG): 1,
+        (False, Outcome.WRONG): 4,
+    }
+    assert result.failures == {}
+    assert result.stats["verified"] == 7
     assert len(result.slowest) == 7
     printed = capsys.readouterr().out
     assert "m5: labelled right, wrong (answer '5')" in printed
-    assert "no_answer         1   14.29%" in printed
+    assert "labelled right  labelled wrong" in printed
+    assert "no_answer         1   14.29%               0               0" in printed
+    assert "wrong             5   71.43%               1               4" in printed
+    assert "latency p50" in printed
     assert "rows:7" in printed
 
 
@@ -41,20 +56,31 @@ def test_code_and_math_in_one_file(tmp_path, capsys):
         {"question": "?", "tests": tests, "completion": "def f(n): return n", "correct": False},
         {"question": "?", "answer": "1/2", "completion": "the answer is 0.5", "correct": True},
     ]
-    result = audit(write(tmp_path / "rows.jsonl", rows), workers=1)
+    result = audit(write(tmp_path / "rows.jsonl", rows), lambda: VerifierPool("auto", 1, 10.0))
     assert result.labelled == 3
     assert result.disagreements == []
     assert "namespaces" in capsys.readouterr().out  # what isolates the programs
+
+
+def test_why_items_could_not_be_judged_is_said(tmp_path, capsys):
+    rows = [{"tests": {"type": "call"}, "text": "x"}] * 3
+    result = audit(write(tmp_path / "rows.jsonl", rows), math_pool)
+    assert result.outcomes == {Outcome.ERROR: 3}
+    assert list(result.failures.values()) == [3]
+    printed = capsys.readouterr().out
+    assert "errors, 3 times: a problem has no reference answer, but tests" in printed
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("", "is empty"),
-        ("{", ":1: "),
+        ("{", ":1: is not json"),
         ("[]", "wanted a json object"),
         ('{"text": "x"}', "answer"),
-        ('{"answer": "x"}', "text, completion, response"),
+        ('{"answer": "x"}', "text, completion, response; got the fields answer"),
+        ('{"answer": "x", "text": 5}', "text, completion, response; got 5"),
+        ('{"tests": "assert f(1)", "text": "x"}', "tests are an object, got 'assert"),
         ('\n{"answer": "x", "text": "y", "label": 1}', ":2: a label is true or false"),
     ],
 )
@@ -62,6 +88,12 @@ def test_a_bad_file_is_refused_with_its_line(content, message, tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text(content)
     with pytest.raises(CipoError, match=message):
-        audit(path, kind="math", workers=1)
+        audit(path, math_pool)
     with pytest.raises(CipoError, match="cannot be read"):
-        audit(tmp_path / "missing.jsonl")
+        audit(tmp_path / "missing.jsonl", math_pool)
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path):
+    (tmp_path / "rows.bin").write_bytes(b"\xb1\x00")
+    with pytest.raises(CipoError, match=":1: is not UTF-8 text"):
+        audit(tmp_path / "rows.bin", math_pool)

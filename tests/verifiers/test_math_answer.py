@@ -11,61 +11,6 @@ from hypothesis import strategies as st
 from cipo_jax.types import Outcome
 from cipo_jax.verifiers.math_answer import extract_answer, verify_math
 
-
-@pytest.mark.parametrize(
-    ("text", "answer"),
-    [
-        (r"so \boxed{42}", "42"),
-        (r"first \boxed{1}. No: it is \boxed{2}.", "2"),
-        (r"\boxed{\frac{1}{\sqrt{2}}} is what we wanted", r"\frac{1}{\sqrt{2}}"),
-        (r"\fbox{7}", "7"),
-        (r"\boxed {7}", "7"),
-        (r"\boxed 7", "7"),
-        (r"\boxed{\boxed{5}}", "5"),
-        (r"\boxed{a \fbox{b} c}", r"a \fbox{b} c"),
-        (r"\boxed{\left\{1, 2\right. x}", r"\left\{1, 2\right. x"),
-        (r"\boxed{$x = 5$}", "x = 5"),
-        (r"$\boxed{3}$ or $\boxed{4}$", "3, 4"),
-        (r"$\boxed{3}$, $\boxed{4}$ and $\boxed{5}$", "3, 4, 5"),
-        (r"\boxed{3} and again \boxed{3}", "3"),
-        (r"\boxed{3} } stray brace", "3"),
-        (r"{ \boxed{3} and \boxed{4", "3"),
-        (r"thus \boxed{12", "12"),
-        ("thus $\\boxed{12$.\nDone.", "12"),
-        (r"thus \boxed{\frac{1}{2}", r"\frac{1}{2}"),
-        (r"\boxed{}", None),
-        (r"\boxed{5} then fill in \boxed{ }", None),
-        ("5 + 5 = 10\n#### 1,234", "1,234"),
-        ("#### 5\nand then some", "5"),
-        ("#### 5\n#### 6", "6"),
-        ("The final answer is 12.", "12"),
-        ("The final answer is: $\\frac{1}{2}$. I hope it is correct.", r"\frac{1}{2}"),
-        ("**Final Answer:** 12", "12"),
-        ("**Final Answer**: \n\n 12 \n", "12"),
-        ("The answer is 5 apples. Nice.", "5 apples"),
-        ("The answer is 1.5.", "1.5"),
-        ("the answer is 3\nthe answer is 4", "4"),
-        ("Answer: (B)", "(B)"),
-        ("**Answer**: \\(x=5\\) since so", "x=5"),
-        ("The answer is $5 in total", "5 in total"),
-        ("It costs 90.\nA: 90,000", "90,000"),
-        (r"\boxed{8} is close, but #### 9", "8"),
-        ("#### 9 is the answer: 8", "9 is the answer: 8"),
-        ("I computed 5 + 6 = 11", None),
-        ("Answer the question", None),
-        ("", None),
-        (r"<think>maybe \boxed{1}</think> \boxed{2}", "2"),
-        (r"<think>maybe \boxed{1}</think> unsure", None),
-        (r"<think>maybe \boxed{1}", None),
-        (r"\boxed{2}<think>or \boxed{3}", "2"),
-        (r"was \boxed{1}</think>so \boxed{2}", "2"),
-        (r"<think>a<think>b</think>\boxed{4}", "4"),
-    ],
-)
-def test_extract_answer(text: str, answer: str | None):
-    assert extract_answer(text) == answer
-
-
 repeatable = settings(derandomize=True, deadline=None)
 _CHARACTERS = r"0123456789xyE()[]\^_!+-*/=,.%$ abortextfrcqdnhml"
 
@@ -373,30 +318,6 @@ def test_hostile_answers_cost_milliseconds(answer: str):
     assert time.process_time() - start < 1.0
     assert verdict.outcome is Outcome.WRONG
     assert verdict.extracted is None or len(verdict.extracted) <= 1_000
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        r"\boxed{" * 100_000,
-        r"\boxed{1} or " * 50_000,
-        "<think>" * 100_000,
-        "</think>" * 100_000,
-        "answer is " * 100_000,
-        "answer" + " " * 1_000_000,
-        "#### " * 100_000,
-        "final " * 100_000 + "answer: 4",
-        r"\boxed " * 100_000,
-        "Answer: " + "$" * 100_000,
-        "Answer: " + r"\(" * 100_000,
-        "*" * 200_000 + "\nA: 4",
-    ],
-    ids=lambda text: text[:20],
-)
-def test_hostile_texts_are_scanned_in_linear_time(text: str):
-    start = time.perf_counter()
-    extract_answer(text)
-    assert time.perf_counter() - start < 1.0
 
 
 def test_easy_answers_do_not_import_a_parser():

@@ -21,7 +21,7 @@ PROBLEM = Problem(id="p", question="?", answer="yes", meta={"level": 1})
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[VerifierPool]:
-    with VerifierPool(OBEY, workers=1, timeout_seconds=1.0) as shared:
+    with VerifierPool(OBEY, workers=1, timeout_seconds=1.0, stand_ins=0) as shared:
         yield shared
 
 
@@ -79,6 +79,7 @@ def test_math_results_belong_to_their_items():
         ("score 2", Outcome.ERROR, "wanted Verdict, bool, or a score"),
         ("score nan", Outcome.ERROR, "wanted Verdict, bool, or a score"),
         ("none", Outcome.ERROR, "returned str no verdict"),
+        ("contradiction", Outcome.ERROR, "returned wrong with score 1"),
         ("raise", Outcome.ERROR, "ZeroDivisionError: division by zero"),
         ("sys.exit", Outcome.ERROR, "SystemExit"),
         ("allocate 3000000000", Outcome.ERROR, "MemoryError"),
@@ -170,7 +171,7 @@ def test_the_worker_has_no_accelerator_runtime(pool):
 
 
 def test_the_pool_stays_responsive_while_every_worker_hangs():
-    with VerifierPool(OBEY, workers=2, timeout_seconds=60.0) as pool:
+    with VerifierPool(OBEY, workers=1, timeout_seconds=60.0, stand_ins=1) as pool:
         hanging = [pool.submit(PROBLEM, "hang") for _ in range(2)]
         waiting = [pool.submit(PROBLEM, "yes") for _ in range(1_000)]
         start = time.monotonic()
@@ -231,6 +232,8 @@ def test_what_a_verifier_started_is_killed_with_it(pool, tmp_path):
         ("no_such_module:verify", "No module named 'no_such_module'"),
         ("misbehaving_verifiers:no_such", "has no attribute 'no_such'"),
         ("misbehaving_verifiers:not_callable", "is not callable"),
+        ("misbehaving_verifiers:one_argument", "cannot be called with \\(problem, text\\)"),
+        ("no_such_file.py:verify", "No such file.*no_such_file.py"),
     ],
 )
 def test_a_verifier_that_cannot_be_loaded_is_refused(kind, message):
@@ -244,17 +247,51 @@ def test_a_memory_limit_below_what_the_worker_needs_is_refused():
 
 
 @pytest.mark.parametrize(
-    "argument", ["workers", "timeout_seconds", "recycle_after", "memory_limit_bytes"]
+    "argument",
+    ["workers", "timeout_seconds", "stand_ins", "recycle_after", "max_waiting"],
 )
 def test_values_out_of_range_are_refused(argument):
-    arguments = {"workers": 1, "timeout_seconds": 1.0, argument: 0}
-    with pytest.raises(CipoError, match=f"VerifierPool.{argument}: got 0"):
+    arguments = {"workers": 1, "timeout_seconds": 1.0, argument: -1}
+    with pytest.raises(CipoError, match=f"VerifierPool.{argument}: got -1"):
         VerifierPool(OBEY, **arguments)
 
 
 def test_a_problem_that_cannot_be_pickled_is_refused(pool):
+    restarts = pool.stats()["restarts"]
+    future = pool.submit(Problem("q", "?", meta={"function": lambda: 0}), "yes")
     with pytest.raises(CipoError, match="problem 'q' cannot be sent"):
-        pool.submit(Problem("q", "?", meta={"function": lambda: 0}), "yes")
+        future.result()
+    assert pool.submit(PROBLEM, "yes").result().correct
+    assert pool.stats()["restarts"] == restarts
+
+
+def test_extraction_rules_reach_the_workers():
+    problem = Problem("p", "?", "3")
+    text = "#### 3\n\\boxed{4}, then 5"
+    for rules, extracted in ((("hashes", "boxed"), "3"), (["last_number"], "5")):
+        with VerifierPool("math", workers=1, timeout_seconds=5.0, extraction=rules) as pool:
+            verdict = pool.submit(problem, text).result()
+        assert (verdict.extracted, verdict.correct) == (extracted, extracted == "3")
+    with pytest.raises(CipoError, match=r"extraction: got \['box'\], wanted some of boxed, "):
+        VerifierPool("math", workers=1, timeout_seconds=5.0, extraction=["box"])
+
+
+def test_an_own_verifier_may_be_a_file(tmp_path, monkeypatch):
+    (tmp_path / "beside.py").write_text("LIMIT = 3\n")
+    (tmp_path / "math.py").write_text(  # a name that is taken
+        "import dataclasses\n"
+        "from beside import LIMIT\n"
+        "@dataclasses.dataclass\n"
+        "class Judge:\n"
+        "    limit: int\n"
+        "    def __call__(self, problem, text): return len(text) <= self.limit\n"
+        "judge = Judge(LIMIT)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    with VerifierPool("math.py:judge", workers=1, timeout_seconds=5.0, recycle_after=1) as pool:
+        assert pool.submit(PROBLEM, "yes").result().correct
+        monkeypatch.chdir("/")  # the next worker still finds it
+        assert pool.submit(PROBLEM, "no, no").result().outcome is Outcome.WRONG
 
 
 def test_workers_that_cannot_be_started_any_more_fail_what_waits(tmp_path, monkeypatch):

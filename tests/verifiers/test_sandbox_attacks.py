@@ -5,12 +5,14 @@ then answers wrongly, so that CORRECT would mean that it got away with cheating.
 managed it raises as an error, whose text is in the verdict.
 """
 
+import ctypes
 import os
 import resource
 import socket
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,7 @@ from sandboxes import LAYERS, open_or_skip
 from cipo_jax.types import Outcome, Problem, Verdict
 from cipo_jax.verifiers.code_tests import verify_code
 from cipo_jax.verifiers.pool import VerifierPool
-from cipo_jax.verifiers.sandbox import Sandbox
+from cipo_jax.verifiers.sandbox import Limits, Sandbox
 
 LIMITS = {"time_limit": 1.0, "total_time_limit": 3.0, "memory_limit_bytes": 256 << 20}
 SECRET = "7f3a-expected"
@@ -165,6 +167,17 @@ def test_nothing_survives(sandbox, survivor, filtered, monkeypatch):
     assert not _sleepers() - before
 
 
+def test_what_runs_in_a_sandbox_would_be_seen(sandbox):
+    """Else the test above could not fail."""
+    before = _sleepers()
+    job = {"role": "functions", "programs": ["import time\ntime.sleep(60)"]}
+    with sandbox.start(job, Limits()):
+        deadline = time.monotonic() + 5
+        while not _sleepers() - before and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert _sleepers() - before
+
+
 def test_a_killed_worker_takes_its_sandboxes_along(best):
     """The pool kills a worker whose item takes too long; what that item runs must go as well."""
     before = _sleepers()
@@ -182,15 +195,34 @@ def test_a_killed_worker_takes_its_sandboxes_along(best):
     assert not _sleepers() - before
 
 
+@pytest.fixture(scope="module", autouse=True)
+def adopt_orphans() -> Iterator[None]:
+    """Has the kernel make this process the parent of whatever its descendants leave behind."""
+    set_child_subreaper = 36  # from linux/prctl.h
+    ctypes.CDLL(None).prctl(set_child_subreaper, 1)
+    yield
+    ctypes.CDLL(None).prctl(set_child_subreaper, 0)
+
+
 def _sleepers() -> set[int]:
-    """Processes below this one, but for those that sandboxes are forked from."""
+    """Processes below this one, those that were left behind included, that run a sandbox's
+    interpreter or what the survivors start. Other tests' and other programs' do not count."""
     listed = subprocess.run(
         ["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
     )
+    rows = [line.split(maxsplit=2) for line in listed.stdout.splitlines()]
+    parents = {int(pid): int(parent) for pid, parent, *_ in rows}
+
+    def is_below(pid: int) -> bool:
+        while pid and pid != os.getpid():
+            pid = parents.get(pid, 0)
+        return pid != 0
+
+    marks = ("-I -S -c", "/bin/sleep 60", "time.sleep(60)")
     return {
-        int(line.split()[0])
-        for line in listed.stdout.splitlines()
-        if "-I -S -c" in line or "/bin/sleep 60" in line or "time.sleep(60)" in line
+        int(pid)
+        for pid, _, *arguments in rows
+        if any(mark in " ".join(arguments) for mark in marks) and is_below(int(pid))
     }
 
 

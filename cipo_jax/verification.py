@@ -1,0 +1,53 @@
+"""What the verifier section of the config means: the pool that judges, and what a verdict earns.
+
+Rewards are used by the policy gradient alone. Whether an attempt is right is its verdict's outcome:
+pass rates, anchors, transitions and retention go by that.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from cipo_jax.config import Verifier
+from cipo_jax.types import Attempt, Outcome, Verdict
+from cipo_jax.verifiers.pool import VerifierPool
+
+
+def open_pool(verifier: Verifier, kind: str = "") -> VerifierPool:
+    """Starts the pool of the `verifier` section; a `kind` replaces the section's own.
+
+    Raises:
+      CipoError: as `VerifierPool`.
+    """
+    return VerifierPool(
+        kind or verifier.kind,
+        verifier.workers,
+        verifier.timeout_seconds,
+        stand_ins=verifier.stand_ins,
+        recycle_after=verifier.recycle_after,
+        memory_limit_bytes=verifier.memory_limit_mb << 20,
+        extraction=verifier.extraction,
+        allow_unsandboxed_code=verifier.allow_unsandboxed_code,
+        partial_credit=verifier.partial_credit,
+    )
+
+
+def reward_of(verdict: Verdict, verifier: Verifier) -> float:
+    """What a verdict earns: by its outcome; with partial credit, one with a score goes that share
+    of the way from there to what CORRECT earns."""
+    earned = {
+        Outcome.CORRECT: verifier.reward_correct,
+        Outcome.WRONG: verifier.reward_wrong,
+        Outcome.NO_ANSWER: verifier.reward_no_answer,
+        Outcome.TIMEOUT: verifier.reward_timeout,
+        Outcome.ERROR: verifier.reward_error,
+    }[verdict.outcome]
+    if verifier.partial_credit and verdict.score is not None:
+        return earned + verdict.score * (verifier.reward_correct - earned)
+    return earned
+
+
+def reward_array(attempts: Sequence[Attempt], group_size: int, verifier: Verifier) -> np.ndarray:
+    """[N, G] float64, the reward of each attempt ([N * G], group-major)."""
+    rewards = [reward_of(a.verdict, verifier) for a in attempts]
+    return np.array(rewards, np.float64).reshape(-1, group_size)
