@@ -36,14 +36,18 @@ MAY_CHANGE_ON_RESUME = (
 class Checkpoints:
     """The checkpoints of one phase of a run, in one directory."""
 
-    def __init__(self, directory: Path, keep: int):
+    def __init__(self, directory: Path, keep: int, read_only: bool = False):
+        """`read_only` leaves the directory as it is, even one that a run is writing to."""
         self.directory = directory
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, step_prefix="step", cleanup_tmp_directories=True
+        )
+        if read_only:
+            options = ocp.CheckpointManagerOptions(
+                step_prefix="step", read_only=True, create=False, save_interval_steps=0
+            )
         self._manager = ocp.CheckpointManager(
-            directory.absolute(),
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep, step_prefix="step", cleanup_tmp_directories=True
-            ),
-            item_names=("params", "opt_state", "host"),
+            directory.absolute(), options=options, item_names=("params", "opt_state", "host")
         )
 
     def latest_step(self) -> int | None:
@@ -80,9 +84,13 @@ class Checkpoints:
         state = TrainState(step=counter, params=restored.params, opt_state=restored.opt_state)
         return state, dict(restored.host)
 
-    def restore_params(self, like: Params) -> Params:
-        """Only the parameters of the newest checkpoint."""
-        step = self._require_step()
+    def all_steps(self) -> list[int]:
+        """The steps of all finished checkpoints, oldest first."""
+        return sorted(self._manager.all_steps())
+
+    def restore_params(self, like: Params, step: int | None = None) -> Params:
+        """Only the parameters of a checkpoint, by default the newest."""
+        step = self._require_step() if step is None else step
         args = ocp.args.Composite(params=ocp.args.StandardRestore(like))
         return self._manager.restore(step, args=args).params
 
@@ -103,15 +111,22 @@ class Checkpoints:
         return step
 
 
-def claim_workdir(workdir: Path, config: Config, values: Mapping[str, Mapping[str, Any]]) -> None:
+def claim_workdir(
+    workdir: Path,
+    config: Config,
+    values: Mapping[str, Mapping[str, Any]],
+    data: Mapping[str, Mapping[str, Any]] | None = None,
+) -> None:
     """Makes `workdir` the run directory of `config`, or checks that it already is.
 
     Args:
       values: the output of `config.provenance`, written as config.json.
+      data: {"data.train": {source: {"problems", "fingerprint"}}, ...}, written as data.json; None
+        neither checks nor writes it.
 
     Raises:
       CipoError: `workdir` belongs to a run that `config` cannot continue, with the keys that
-        differ. Nothing is changed then.
+        differ, or the data have changed since, with the sources. Nothing is changed then.
     """
     file = workdir / "config.json"
     if file.exists():
@@ -125,9 +140,51 @@ def claim_workdir(workdir: Path, config: Config, values: Mapping[str, Mapping[st
                 )
                 + "\nChoose another --workdir, or restore those values to continue that run."
             )
+    if data is not None:
+        _check_data(workdir / "data.json", data)
     workdir.mkdir(parents=True, exist_ok=True)
+    _replace(file, values)
+    if data is not None:
+        _replace(workdir / "data.json", data)
+
+
+def _check_data(file: Path, data: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raises `CipoError` if `file` says that the run has begun with other problems."""
+    if not file.exists():
+        return
+    try:
+        saved = json.loads(file.read_text())
+        changes = [
+            f"  config.{key}: {name}: {_described(saved[key].get(name))} then, "
+            f"{_described(now)} now"
+            for key, sources in data.items()
+            for name, now in sources.items()
+            if saved[key].get(name) != now
+        ]
+    except (ValueError, TypeError, KeyError, AttributeError) as e:
+        raise CipoError(
+            f"{file}: is not a run's data.json ({e!r}); choose another --workdir"
+        ) from e
+    if changes:
+        raise CipoError(
+            f"--workdir={file.parent} holds a run that began with other data:\n"
+            + "\n".join(changes)
+            + "\nRestore the data to continue that run, or go on from its parameters in another "
+            f"--workdir by --config.init_from={file.parent}"
+        )
+
+
+def _described(source: Mapping[str, Any] | None) -> str:
+    if source is None:
+        return "nothing"
+    count = "no end of" if source["problems"] is None else source["problems"]
+    return f"{count} problems (fingerprint {source['fingerprint']})"
+
+
+def _replace(file: Path, content: object) -> None:
+    """Writes json so that the file is never half written."""
     temporary = file.with_suffix(".tmp")
-    temporary.write_text(json.dumps(values, indent=1) + "\n")
+    temporary.write_text(json.dumps(content, indent=1) + "\n")
     temporary.replace(file)
 
 

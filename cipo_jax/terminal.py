@@ -18,6 +18,7 @@ def print_header(config: Config, parts: Parts, workdir: Path, state: TrainState)
     model, mesh = parts.model, parts.mesh
     leaves = jax.tree.leaves(state.params)
     size = sum(x.size for x in leaves)
+    weight_bytes = sum(x.size * x.dtype.itemsize for x in leaves)
     state_bytes = sum(
         np.prod(x.sharding.shard_shape(x.shape), dtype=float) * x.dtype.itemsize
         for x in jax.tree.leaves(state)
@@ -30,7 +31,8 @@ def print_header(config: Config, parts: Parts, workdir: Path, state: TrainState)
     print(
         f"method   {method}\n"
         f"policy   {size:,} parameters ({config.model.source or 'from scratch'}), "
-        f"{model.num_layers} layers, {model.param_dtype} weights, {model.compute_dtype} compute\n"
+        f"{model.num_layers} layers, {weight_bytes / 2**20:,.1f} MiB of {model.param_dtype} "
+        f"weights, {model.compute_dtype} compute\n"
         f"devices  {mesh.size} x {mesh.devices.flat[0].device_kind}; mesh {axes}; "
         f"weights and optimiser {state_bytes / 2**20:,.1f} MiB per device\n"
         f"step     {r.problems_per_step} problems x {r.group_size} attempts + {anchors} anchors x "

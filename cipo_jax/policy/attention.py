@@ -1,26 +1,46 @@
 """Causal grouped-query attention over rows that may hold several sequences.
 
 One portable reference in plain XLA. A token sees the tokens of its own segment at or before its
-own position; segment 0 is padding. The same rule serves packed training rows, left-padded prompts
-and decoding against a cache. Queries are taken in blocks, so that scores of shape
-[B, N, T, S] are never held for long rows.
+own position, as far back as the window reaches; segment 0 is padding. The same rule serves packed
+training rows, left-padded prompts and decoding against a cache. Queries are taken in blocks, so
+that scores of shape [B, N, T, S] are never held for long rows.
+
+Kernels that compute the same on accelerators are chosen in `attention_kernels`.
 """
 
 import jax
 import jax.numpy as jnp
 
 QUERY_BLOCK = 1024
+# Under this name attention outputs can be kept for the backward pass, see `model.REMAT_POLICIES`.
+SAVED_NAME = "attention"
+NO_WINDOW = 1 << 30  # wider than any row
 # Finite, so that a row with nothing to see (padding) yields numbers, not NaN.
 MASKED = -1e30
 
 
+def window_size(window: int | None) -> int:
+    """The window as a number, for arrays of windows."""
+    return NO_WINDOW if window is None else window
+
+
+def soft_capped(x: jax.Array, cap: float | None) -> jax.Array:
+    """x bent smoothly into (-cap, cap)."""
+    return x if cap is None else cap * jnp.tanh(x / cap)
+
+
 def visible(
-    q_positions: jax.Array, q_segments: jax.Array, k_positions: jax.Array, k_segments: jax.Array
+    q_positions: jax.Array,
+    q_segments: jax.Array,
+    k_positions: jax.Array,
+    k_segments: jax.Array,
+    window: int | jax.Array | None = None,
 ) -> jax.Array:
     """[B, T, S] bool: which keys each query may attend to, from [B, T] and [B, S] int32."""
     same = q_segments[:, :, None] == k_segments[:, None, :]
-    not_later = k_positions[:, None, :] <= q_positions[:, :, None]
-    return same & not_later & (k_segments[:, None, :] > 0)
+    distance = q_positions[:, :, None] - k_positions[:, None, :]
+    seen = same & (distance >= 0) & (k_segments[:, None, :] > 0)
+    return seen if window is None else seen & (distance < window)
 
 
 def attend(
@@ -31,6 +51,10 @@ def attend(
     q_segments: jax.Array,
     k_positions: jax.Array,
     k_segments: jax.Array,
+    *,
+    scale: float,
+    window: int | jax.Array | None = None,
+    soft_cap: float | None = None,
 ) -> jax.Array:
     """Attention output.
 
@@ -39,21 +63,25 @@ def attend(
       k, v: [B, S, K, H] keys and values.
       q_positions, q_segments: [B, T] int32.
       k_positions, k_segments: [B, S] int32.
+      scale: scores are multiplied by it.
+      window: how many positions a query sees, its own included; a number or [] int32. None: all.
+      soft_cap: scaled scores are bent into (-soft_cap, soft_cap).
 
     Returns:
-      [B, T, N, H] in q's dtype; scores and softmax are float32.
+      [B, T, N, H] in q's dtype; scores and softmax are float32. Padding (segment 0) sees nothing
+      and has no meaningful output.
     """
-    T = q.shape[1]
-    if T <= QUERY_BLOCK:
-        return _attend_block(q, k, v, visible(q_positions, q_segments, k_positions, k_segments))
 
-    @jax.checkpoint
     def block(args: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
         q_block, positions, segments = args
-        return _attend_block(q_block, k, v, visible(positions, segments, k_positions, k_segments))
+        mask = visible(positions, segments, k_positions, k_segments, window)
+        return _attend_block(q_block, k, v, mask, scale, soft_cap)
 
+    T = q.shape[1]
+    if T <= QUERY_BLOCK:
+        return block((q, q_positions, q_segments))
     blocks = tuple(split_tokens(x, QUERY_BLOCK) for x in (q, q_positions, q_segments))
-    return join_tokens(jax.lax.map(block, blocks), T)
+    return join_tokens(jax.lax.map(jax.checkpoint(block), blocks), T)
 
 
 def split_tokens(x: jax.Array, block: int) -> jax.Array:
@@ -70,12 +98,19 @@ def join_tokens(x: jax.Array, T: int) -> jax.Array:
     return jnp.moveaxis(x, 0, 1).reshape(B, blocks * block, *x.shape[3:])[:, :T]
 
 
-def _attend_block(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
+def _attend_block(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: jax.Array,
+    scale: float,
+    soft_cap: float | None,
+) -> jax.Array:
     """`attend` for one block of queries, with mask [B, T, S]."""
     B, T, N, H = q.shape
     K = k.shape[2]
     grouped = q.reshape(B, T, K, N // K, H)
     scores = jnp.einsum("btkgh,bskh->bkgts", grouped, k, preferred_element_type=jnp.float32)
-    scores = jnp.where(mask[:, None, None], scores * H**-0.5, MASKED)
+    scores = jnp.where(mask[:, None, None], soft_capped(scores * scale, soft_cap), MASKED)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
     return jnp.einsum("bkgts,bskh->btkgh", weights, v).reshape(B, T, N, H)

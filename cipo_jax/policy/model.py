@@ -1,26 +1,29 @@
 """The decoder-only transformer, as pure functions of its parameters.
 
-One family file, steered by `ModelConfig`: pre-norm RMSNorm, rotary positions, grouped-query
-attention with optional QK-norm and biases, SwiGLU, tied or untied embeddings: Qwen2/3 and Llama
-architectures. Layers are stacked and scanned, so compile time does not grow with depth. The
-key/value cache is an explicit argument and an explicit result.
+One file for all families, steered by `ModelConfig`: RMSNorm before and, for some, after each part
+of a layer, rotary positions, grouped-query attention with optional QK-norm, biases, sliding windows
+and soft-caps, gated MLP, tied or untied embeddings: Qwen 2 and 3, Llama 2 and 3, Mistral, Gemma 2
+and 3. Layers are stacked and scanned, patterns of windows included, so compile time does not grow
+with depth. The key/value cache is an explicit argument and an explicit result.
 
 Not decided here: how tokens are chosen (`sampling/`), what is optimised (`rl/`), where weights
 come from (`hf_weights`).
 """
 
-import dataclasses
 import functools
-import math
 from typing import Any, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax import struct
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh, NamedSharding
 
-from cipo_jax.policy import attention
+from cipo_jax.policy import attention, rope
+from cipo_jax.policy.attention_kernels import attend_rows
+from cipo_jax.policy.config import ModelConfig, RopeScaling  # noqa: F401
+from cipo_jax.policy.layers import ACTIVATIONS, RMSNorm, kernel_init, project
+from cipo_jax.policy.paged import PagedCache, attend_paged
 from cipo_jax.policy.sharding import Rules, constrain, logical_rules, spec
 
 Params = dict[str, Any]
@@ -29,82 +32,15 @@ Params = dict[str, Any]
 # once to [B, LOGPROB_BLOCK, V].
 LOGPROB_BLOCK = 512
 
-
-@dataclasses.dataclass(frozen=True)
-class RopeScaling:
-    """Stretching of rotary frequencies for contexts beyond the original one.
-
-    kind "linear" divides all frequencies by `factor`; "llama3" only the slow ones, with a smooth
-    transition between the two wave lengths (Llama 3.1).
-    """
-
-    kind: str
-    factor: float
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    original_max_positions: int = 8192
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelConfig:
-    """The architecture. Hashable: a static argument of every compiled program."""
-
-    vocab_size: int
-    num_layers: int
-    d_model: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    mlp_dim: int
-    rope_theta: float = 10_000.0
-    rope_scaling: RopeScaling | None = None
-    norm_eps: float = 1e-6
-    qk_norm: bool = False
-    attention_bias: bool = False  # on q, k, v
-    attention_out_bias: bool = False
-    tie_embeddings: bool = False
-    max_positions: int = 1 << 30
-    param_dtype: str = "float32"
-    compute_dtype: str = "float32"
-    remat: str = "none"
-
-    @property
-    def axis_sizes(self) -> dict[str, int]:
-        """The size of every logical axis that a mesh axis may split."""
-        return {
-            "embed": self.d_model,
-            "heads": self.num_heads,
-            "kv_heads": self.num_kv_heads,
-            "mlp": self.mlp_dim,
-            "vocab": self.vocab_size,
-        }
-
-
-@struct.dataclass
-class KVCache:
-    """Keys and values of all layers. Columns are filled from left to right, the same for each row.
-
-    Attributes:
-      k, v: [L, B, S, K, H] in the compute dtype.
-      positions: [B, S] int32, the position of the token in each column.
-      segments: [B, S] int32, 1 for a real token, 0 for padding or an empty column.
-      used: [] int32, how many columns are filled.
-    """
-
-    k: jax.Array
-    v: jax.Array
-    positions: jax.Array
-    segments: jax.Array
-    used: jax.Array
-
-
-def empty_cache(config: ModelConfig, batch: int, length: int, rules: Rules = ()) -> KVCache:
-    """A cache for `batch` rows of up to `length` tokens."""
-    shape = (config.num_layers, batch, length, config.num_kv_heads, config.head_dim)
-    axes = ("layers", "batch", "tokens", "kv_heads", "head_dim")
-    zeros = constrain(jnp.zeros(shape, config.compute_dtype), rules, axes)
-    flat = constrain(jnp.zeros((batch, length), jnp.int32), rules, ("batch", "tokens"))
-    return KVCache(k=zeros, v=zeros, positions=flat, segments=flat, used=jnp.zeros((), jnp.int32))
+# What the backward pass finds saved of each layer, besides its input; the rest is computed again.
+# "none" saves everything.
+REMAT_POLICIES = {
+    "full": jax.checkpoint_policies.nothing_saveable,
+    # q, k, v as projected and what attention makes of them: a kernel is not run twice.
+    "attention": jax.checkpoint_policies.save_only_these_names("qkv", attention.SAVED_NAME),
+    # The results of all matrix products with weights.
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
 
 
 # Public functions.
@@ -134,21 +70,30 @@ def param_shardings(config: ModelConfig, mesh: Mesh) -> Params:
     )
 
 
+def cast_weights(params: Params, dtype: str) -> Params:
+    """The parameters with all but the norms' scales, which are used in float32, in `dtype`."""
+
+    def cast(path: tuple[Any, ...], x: jax.Array) -> jax.Array:
+        return x if path[-1].key == "scale" else x.astype(dtype)
+
+    return jax.tree_util.tree_map_with_path(cast, params)
+
+
 def hidden_states(
     config: ModelConfig,
     params: Params,
     tokens: jax.Array,
     positions: jax.Array,
     segments: jax.Array,
-    cache: KVCache | None = None,
+    cache: PagedCache | None = None,
     rules: Rules = (),
-) -> tuple[jax.Array, KVCache | None]:
+) -> tuple[jax.Array, PagedCache | None]:
     """Final hidden states, and the cache with these tokens appended.
 
     Args:
       tokens, positions, segments: [B, T] int32; a token attends within its segment up to its
         position; segment 0 is padding.
-      cache: if given, earlier tokens; these T are written to its next T columns.
+      cache: if given, where earlier tokens are and these T are written, see `paged`.
 
     Returns:
       [B, T, D] in the compute dtype, normalised, ready for `unembed`; the new cache or None.
@@ -192,7 +137,7 @@ def token_logprobs(
         logits = unembed(config, params, hidden, rules) / temperature
         log_z = jax.nn.logsumexp(logits, axis=-1)
         chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-        mean_logit = jnp.sum(jax.nn.softmax(logits, axis=-1) * logits, axis=-1)
+        mean_logit = jnp.sum(jnp.exp(logits - log_z[..., None]) * logits, axis=-1)
         return chosen - log_z, log_z - mean_logit
 
     T = tokens.shape[1]
@@ -224,75 +169,23 @@ def _init(config: ModelConfig, key: jax.Array) -> Params:
     return nn.meta.unbox(_init_boxed(config, key))
 
 
-def _kernel(scale: float = 1.0, inputs: int = 1) -> nn.initializers.Initializer:
-    """Normal with variance scale^2 / fan-in; the first `inputs` dimensions are contracted."""
-
-    def init(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-        fan_in = 1
-        for size in shape[:inputs]:
-            fan_in *= size
-        return scale * fan_in**-0.5 * jax.random.normal(key, shape, dtype)
-
-    return init
+def _window_of_layer(config: ModelConfig, layer: jax.Array) -> int | None | jax.Array:
+    """The layer's window: static where all layers agree."""
+    choices = config.distinct_windows
+    if len(choices) == 1:
+        return choices[0]
+    return jnp.asarray([attention.window_size(w) for w in config.windows], jnp.int32)[layer]
 
 
-class RMSNorm(nn.Module):
-    """Root-mean-square norm over the last dimension, in float32."""
-
-    config: ModelConfig
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        scale = self.param(
-            "scale",
-            nn.with_logical_partitioning(nn.initializers.ones, ("norm",)),
-            (x.shape[-1],),
-            self.config.param_dtype,
-        )
-        x32 = x.astype(jnp.float32)
-        inverse = jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + self.config.norm_eps)
-        return (x32 * inverse).astype(x.dtype) * cast(jax.Array, scale).astype(x.dtype)
-
-
-def rope_frequencies(config: ModelConfig) -> jax.Array:
-    """[H / 2] float32 rotary frequencies in radians per position."""
-    exponent = jnp.arange(0, config.head_dim, 2, dtype=jnp.float32) / config.head_dim
-    frequencies = 1.0 / config.rope_theta**exponent
-    scaling = config.rope_scaling
-    if scaling is None:
-        return frequencies
-    if scaling.kind == "linear":
-        return frequencies / scaling.factor
-    if scaling.kind == "llama3":
-        turns = scaling.original_max_positions * frequencies / (2 * jnp.pi)
-        span = scaling.high_freq_factor - scaling.low_freq_factor
-        keep = jnp.clip((turns - scaling.low_freq_factor) / span, 0.0, 1.0)
-        return frequencies * (keep + (1 - keep) / scaling.factor)
-    raise ValueError(f"rope scaling {scaling.kind!r} is not known: linear, llama3")
-
-
-def rotate(x: jax.Array, positions: jax.Array, frequencies: jax.Array) -> jax.Array:
-    """Applies rotary position embedding to x [B, T, N, H] (halves layout), in float32."""
-    angles = positions[..., None].astype(jnp.float32) * frequencies  # [B, T, H/2]
-    cos, sin = jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate(
-        [first * cos - second * sin, second * cos + first * sin], axis=-1
-    ).astype(x.dtype)
-
-
-def _project(x: jax.Array, weight: jax.Array, inputs: int = 1, dtype: Any = None) -> jax.Array:
-    """Contracts the last `inputs` dimensions of x with the first of weight, as one matrix product
-    with results in `dtype`.
-
-    Flattened by hand: XLA:CPU turns the weight gradient of the unflattened product into
-    transposed copies and a product four times slower.
-    """
-    fan_in = math.prod(weight.shape[:inputs])
-    flat = jnp.matmul(
-        x.reshape(-1, fan_in), weight.reshape(fan_in, -1), preferred_element_type=dtype
-    )
-    return flat.reshape(*x.shape[:-inputs], *weight.shape[inputs:])
+def _rope_of_layer(
+    config: ModelConfig, layer: jax.Array, tables: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    """cos and sin of the layer's base, [B, T, H / 2]."""
+    cos, sin = tables
+    if len(cos) == 1:
+        return cos[0], sin[0]
+    local = jnp.asarray([w is not None for w in config.windows], jnp.int32)[layer]
+    return cos[local], sin[local]
 
 
 class Layer(nn.Module):
@@ -312,75 +205,87 @@ class Layer(nn.Module):
     @nn.compact
     def __call__(
         self,
-        carry: tuple[jax.Array, KVCache | None],
+        carry: tuple[jax.Array, PagedCache | None],
         layer: jax.Array,
         positions: jax.Array,
         segments: jax.Array,
-    ) -> tuple[tuple[jax.Array, KVCache | None], None]:
+        rope_tables: tuple[jax.Array, jax.Array],
+    ) -> tuple[tuple[jax.Array, PagedCache | None], None]:
         x, cache = carry
         x = constrain(x, self.rules, ("batch", "tokens", None))
         attended, cache = self._attention(
-            RMSNorm(self.config, name="attention_norm")(x), cache, layer, positions, segments
+            RMSNorm(self.config, name="attention_norm")(x),
+            cache,
+            layer,
+            positions,
+            segments,
+            rope_tables,
         )
+        if self.config.post_norms:
+            attended = RMSNorm(self.config, name="post_attention_norm")(attended)
         x = x + attended
-        x = x + self._mlp(RMSNorm(self.config, name="mlp_norm")(x))
-        return (x, cache), None
+        changed = self._mlp(RMSNorm(self.config, name="mlp_norm")(x))
+        if self.config.post_norms:
+            changed = RMSNorm(self.config, name="post_mlp_norm")(changed)
+        return (x + changed, cache), None
 
     def _attention(
         self,
         x: jax.Array,
-        cache: KVCache | None,
+        cache: PagedCache | None,
         layer: jax.Array,
         positions: jax.Array,
         segments: jax.Array,
-    ) -> tuple[jax.Array, KVCache | None]:
+        rope_tables: tuple[jax.Array, jax.Array],
+    ) -> tuple[jax.Array, PagedCache | None]:
         c = self.config
-        q = _project(x, self._weight("q", _kernel(), ("embed", "heads", "head_dim")))
-        k = _project(x, self._weight("k", _kernel(), ("embed", "kv_heads", "head_dim")))
-        v = _project(x, self._weight("v", _kernel(), ("embed", "kv_heads", "head_dim")))
+        q = project(x, self._weight("q", kernel_init(), ("embed", "heads", "head_dim")))
+        k = project(x, self._weight("k", kernel_init(), ("embed", "kv_heads", "head_dim")))
+        v = project(x, self._weight("v", kernel_init(), ("embed", "kv_heads", "head_dim")))
         if c.attention_bias:
             zeros = nn.initializers.zeros
             q = q + self._weight("q_bias", zeros, ("heads", "head_dim"))
             k = k + self._weight("k_bias", zeros, ("kv_heads", "head_dim"))
             v = v + self._weight("v_bias", zeros, ("kv_heads", "head_dim"))
+        # Before norm and rotation: those cost little to compute again, and the norm's own backward
+        # pass needs what went into it.
+        q, k, v = (checkpoint_name(x, "qkv") for x in (q, k, v))
         if c.qk_norm:
             q = RMSNorm(c, name="q_norm")(q)
             k = RMSNorm(c, name="k_norm")(k)
-        frequencies = rope_frequencies(c)
-        q, k = rotate(q, positions, frequencies), rotate(k, positions, frequencies)
+        window = _window_of_layer(c, layer)
+        cos, sin = _rope_of_layer(c, layer, rope_tables)
+        q, k = rope.rotate(q, cos, sin), rope.rotate(k, cos, sin)
         q = constrain(q, self.rules, ("batch", "tokens", "heads", "head_dim"))
 
+        options: Any = {
+            "scale": c.attention_scale,
+            "window": window,
+            "windows": c.distinct_windows,
+            "soft_cap": c.attention_soft_cap,
+            "rules": self.rules,
+        }
         if cache is None:
-            keys, values, k_positions, k_segments = k, v, positions, segments
+            out = attend_rows(q, k, v, positions, segments, **options)
         else:
-            # `used` advances once per call, after the last layer; here all layers write the same
-            # columns, whose positions and segments the caller has already set.
-            start = (layer, 0, cache.used, 0, 0)
-            cache = dataclasses.replace(
-                cache,
-                k=jax.lax.dynamic_update_slice(cache.k, k[None].astype(cache.k.dtype), start),
-                v=jax.lax.dynamic_update_slice(cache.v, v[None].astype(cache.v.dtype), start),
-            )
-            keys = jax.lax.dynamic_index_in_dim(cache.k, layer, keepdims=False)
-            values = jax.lax.dynamic_index_in_dim(cache.v, layer, keepdims=False)
-            k_positions, k_segments = cache.positions, cache.segments
-
-        out = attention.attend(q, keys, values, positions, segments, k_positions, k_segments)
+            out, cache = attend_paged(cache, layer, q, k, v, positions, segments, **options)
         residual_scale = (2 * c.num_layers) ** -0.5
         weight = self._weight(
-            "o", _kernel(residual_scale, inputs=2), ("heads", "head_dim", "embed")
+            "o", kernel_init(residual_scale, inputs=2), ("heads", "head_dim", "embed")
         )
-        out = _project(out, weight, inputs=2)
+        out = project(out, weight, inputs=2)
         if c.attention_out_bias:
             out = out + self._weight("o_bias", nn.initializers.zeros, ("embed",))
         return out, cache
 
     def _mlp(self, x: jax.Array) -> jax.Array:
-        gate = _project(x, self._weight("gate", _kernel(), ("embed", "mlp")))
-        up = _project(x, self._weight("up", _kernel(), ("embed", "mlp")))
-        inner = constrain(jax.nn.silu(gate) * up, self.rules, ("batch", "tokens", "mlp"))
+        gate = project(x, self._weight("gate", kernel_init(), ("embed", "mlp")))
+        up = project(x, self._weight("up", kernel_init(), ("embed", "mlp")))
+        inner = constrain(
+            ACTIVATIONS[self.config.activation](gate) * up, self.rules, ("batch", "tokens", "mlp")
+        )
         residual_scale = (2 * self.config.num_layers) ** -0.5
-        return _project(inner, self._weight("down", _kernel(residual_scale), ("mlp", "embed")))
+        return project(inner, self._weight("down", kernel_init(residual_scale), ("mlp", "embed")))
 
 
 class Transformer(nn.Module):
@@ -396,17 +301,17 @@ class Transformer(nn.Module):
             "embedding", embedding, (c.vocab_size, c.d_model), c.param_dtype
         )
         if not c.tie_embeddings:
-            head = nn.with_logical_partitioning(_kernel(), ("embed", "vocab"))
+            head = nn.with_logical_partitioning(kernel_init(), ("embed", "vocab"))
             self.head: Any = self.param("head", head, (c.d_model, c.vocab_size), c.param_dtype)
         layer = Layer
-        if c.remat == "full":
+        if c.remat != "none":
             # CSE is already held back by the scan.
-            layer = nn.remat(Layer, prevent_cse=False)
+            layer = nn.remat(Layer, prevent_cse=False, policy=REMAT_POLICIES[c.remat])
         self.layers = nn.scan(
             layer,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=(0, nn.broadcast, nn.broadcast),
+            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
             length=c.num_layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )(c, self.rules)
@@ -417,25 +322,34 @@ class Transformer(nn.Module):
         tokens: jax.Array,
         positions: jax.Array,
         segments: jax.Array,
-        cache: KVCache | None,
-    ) -> tuple[jax.Array, KVCache | None]:
+        cache: PagedCache | None,
+    ) -> tuple[jax.Array, PagedCache | None]:
+        c = self.config
+        (x, cache), _ = self.layers(
+            (self.embed(tokens), cache),
+            jnp.arange(c.num_layers),
+            positions,
+            segments,
+            rope.tables(c, positions),
+        )
+        return self.final_norm(x), cache
+
+    def embed(self, tokens: jax.Array) -> jax.Array:
         c = self.config
         x = jnp.take(self.embedding, tokens, axis=0).astype(c.compute_dtype)
-        if cache is not None:
-            column = (0, cache.used)
-            cache = dataclasses.replace(
-                cache,
-                positions=jax.lax.dynamic_update_slice(cache.positions, positions, column),
-                segments=jax.lax.dynamic_update_slice(cache.segments, segments, column),
-            )
-        (x, cache), _ = self.layers((x, cache), jnp.arange(c.num_layers), positions, segments)
-        if cache is not None:
-            cache = dataclasses.replace(cache, used=cache.used + tokens.shape[1])
-        return self.final_norm(x), cache
+        # In two steps, from D split by fsdp to rows split by it: in one, the partitioner would
+        # replicate all of x.
+        x = constrain(x, self.rules, ("batch_by_data", "tokens", "embed"))
+        x = constrain(x, self.rules, ("batch", "tokens", None))
+        if c.scale_embeddings:
+            # The factor too is rounded to the compute dtype: checkpoints were trained so.
+            x = x * jnp.asarray(c.d_model**0.5, c.compute_dtype)
+        return x
 
     def unembed(self, hidden: jax.Array) -> jax.Array:
         c = self.config
         table = self.embedding.T if c.tie_embeddings else self.head
-        logits = _project(hidden, table.astype(c.compute_dtype), dtype=jnp.float32)
+        logits = project(hidden, table.astype(c.compute_dtype), dtype=jnp.float32)
+        logits = attention.soft_capped(logits, c.logit_soft_cap)
         axes = ("batch", *("tokens",) * (hidden.ndim - 2), "vocab")
         return constrain(logits, self.rules, axes)

@@ -69,6 +69,7 @@ def logical_rules(mesh: Mesh, axis_sizes: dict[str, int]) -> Rules:
     }
     rules: list[tuple[str, Any]] = [
         ("batch", ROWS),
+        ("batch_by_data", "data"),
         ("tokens", None),
         ("layers", None),
         ("head_dim", None),

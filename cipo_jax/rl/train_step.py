@@ -76,6 +76,26 @@ def put_batch(batch: TrainBatch, mesh: Mesh, rows: tuple[str, ...]) -> TrainBatc
     return arrays._replace(token_counts=counts)
 
 
+def abstract_batch(
+    shape: tuple[int, int, int, int], mesh: Mesh, rows: tuple[str, ...]
+) -> TrainBatch:
+    """What `put_batch` makes of a batch of `shape` [U, M, R, T], without reference log-probs:
+    shapes, dtypes, shardings."""
+    by_rows, whole = NamedSharding(mesh, P(None, None, rows)), NamedSharding(mesh, P())
+    ints = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=by_rows)
+    floats = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=by_rows)
+    return TrainBatch(
+        tokens=ints,
+        positions=ints,
+        segments=ints,
+        loss_mask=floats,
+        advantages=floats,
+        old_logprobs=floats,
+        stream=jax.ShapeDtypeStruct(shape[:-1], jnp.int32, sharding=by_rows),
+        token_counts=jax.ShapeDtypeStruct((shape[0], 2), jnp.float32, sharding=whole),
+    )
+
+
 def make_train_step(
     score: Score,
     token_loss: TokenLoss,

@@ -1,5 +1,7 @@
 """The portable attention against a double loop, and its query blocks against the whole."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from cipo_jax.policy import attention
 
 B, T, N, K, H = 3, 12, 4, 2, 8
+SCALE = H**-0.5
 POSITIONS = np.array(
     [
         [0, 1, 2, 3, 0, 1, 2, 3, 4, 0, 0, 0],  # two packed sequences, then padding
@@ -33,7 +36,9 @@ def random_qkv(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return 3 * q, k, v  # sharp enough that a wrong key shows
 
 
-def double_loop(q, k, v, q_positions, q_segments, k_positions, k_segments) -> np.ndarray:
+def double_loop(
+    q, k, v, q_positions, q_segments, k_positions, k_segments, *, scale, window=None, soft_cap=None
+) -> np.ndarray:
     """Attention token by token in float64; rows of padding are left 0."""
     out = np.zeros(q.shape)
     for b in range(q.shape[0]):
@@ -42,25 +47,45 @@ def double_loop(q, k, v, q_positions, q_segments, k_positions, k_segments) -> np
                 s
                 for s in range(k.shape[1])
                 if k_segments[b, s] == q_segments[b, t] != 0
-                and k_positions[b, s] <= q_positions[b, t]
+                and 0 <= q_positions[b, t] - k_positions[b, s] < (window or T)
             ]
             if not seen:
                 continue
             for n in range(q.shape[2]):
                 head = n // (q.shape[2] // k.shape[2])
                 scores = np.array([q[b, t, n] @ k[b, s, head] for s in seen], np.float64)
-                weights = np.exp(scores * q.shape[3] ** -0.5 - scores.max() * q.shape[3] ** -0.5)
+                scores *= scale
+                if soft_cap:
+                    scores = soft_cap * np.tanh(scores / soft_cap)
+                weights = np.exp(scores - scores.max())
                 out[b, t, n] = weights / weights.sum() @ v[b, seen, head]
     return out
 
 
-def test_equals_double_loop() -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"scale": SCALE},
+        {"scale": 0.2},
+        {"scale": SCALE, "window": 3},
+        {"scale": SCALE, "window": 1},
+        {"scale": SCALE, "window": 100},
+        {"scale": SCALE, "soft_cap": 2.0},
+        {"scale": 0.5, "soft_cap": 2.0, "window": 4},
+    ],
+    ids=str,
+)
+def test_equals_double_loop(options: dict) -> None:
     q, k, v = random_qkv()
-    got = attention.attend(q, k, v, POSITIONS, SEGMENTS, POSITIONS, SEGMENTS)
-    wanted = double_loop(q, k, v, POSITIONS, SEGMENTS, POSITIONS, SEGMENTS)
+    rows = (POSITIONS, SEGMENTS) * 2
+    got = attention.attend(q, k, v, *rows, **options)
+    wanted = double_loop(q, k, v, *rows, **options)
     assert np.isfinite(got).all()  # padding included
     real = SEGMENTS > 0
     np.testing.assert_allclose(got[real], wanted[real], atol=2e-6)
+    if "window" in options:  # a number of the program, or data
+        traced = options | {"window": jnp.asarray(options["window"])}
+        np.testing.assert_array_equal(attention.attend(q, k, v, *rows, **traced), got)
 
 
 def test_equals_double_loop_with_fewer_queries_than_keys() -> None:
@@ -68,8 +93,8 @@ def test_equals_double_loop_with_fewer_queries_than_keys() -> None:
     q, k, v = random_qkv(1)
     q, q_positions, q_segments = q[:, :2], POSITIONS[:, 7:9], SEGMENTS[:, 7:9]
     k_segments = np.where(np.arange(T) < 9, SEGMENTS, 0)
-    got = attention.attend(q, k, v, q_positions, q_segments, POSITIONS, k_segments)
-    wanted = double_loop(q, k, v, q_positions, q_segments, POSITIONS, k_segments)
+    got = attention.attend(q, k, v, q_positions, q_segments, POSITIONS, k_segments, scale=SCALE)
+    wanted = double_loop(q, k, v, q_positions, q_segments, POSITIONS, k_segments, scale=SCALE)
     np.testing.assert_allclose(got, wanted, atol=2e-6)
 
 
@@ -88,7 +113,7 @@ def test_query_blocks_equal_the_whole(block: int, monkeypatch: pytest.MonkeyPatc
     probe = np.random.default_rng(2).standard_normal((B, T, N, H)) * (SEGMENTS > 0)[..., None, None]
 
     def score(q, k, v):
-        out = attention.attend(q, k, v, POSITIONS, SEGMENTS, POSITIONS, SEGMENTS)
+        out = attention.attend(q, k, v, POSITIONS, SEGMENTS, POSITIONS, SEGMENTS, scale=SCALE)
         return jnp.sum(out * probe), out
 
     def run():
@@ -105,19 +130,20 @@ def test_query_blocks_equal_the_whole(block: int, monkeypatch: pytest.MonkeyPatc
 def test_lengths_that_no_block_divides_are_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "QUERY_BLOCK", 5)
     q, k, v = random_qkv()
-    got = attention.attend(q, k, v, POSITIONS, SEGMENTS, POSITIONS, SEGMENTS)
-    wanted = double_loop(q, k, v, POSITIONS, SEGMENTS, POSITIONS, SEGMENTS)
+    got = attention.attend(q, k, v, POSITIONS, SEGMENTS, POSITIONS, SEGMENTS, scale=SCALE)
+    wanted = double_loop(q, k, v, POSITIONS, SEGMENTS, POSITIONS, SEGMENTS, scale=SCALE)
     np.testing.assert_allclose(got[2], wanted[2], atol=2e-6)
 
 
 def test_bfloat16_scores_are_float32() -> None:
     """bfloat16 inputs lose only their own rounding: the softmax is not rounded on top."""
     q, k, v = (jnp.asarray(x, jnp.bfloat16) for x in random_qkv())
-    got = attention.attend(q, k, v, POSITIONS, SEGMENTS, POSITIONS, SEGMENTS)
+    got = attention.attend(q, k, v, POSITIONS, SEGMENTS, POSITIONS, SEGMENTS, scale=SCALE)
     wide = (np.asarray(x, np.float32) for x in (q, k, v))
-    wanted = double_loop(*wide, POSITIONS, SEGMENTS, POSITIONS, SEGMENTS)
+    wanted = double_loop(*wide, POSITIONS, SEGMENTS, POSITIONS, SEGMENTS, scale=SCALE)
     assert got.dtype == jnp.bfloat16
-    jaxpr = str(jax.make_jaxpr(attention.attend)(q, k, v, *(POSITIONS, SEGMENTS) * 2))
+    attend = functools.partial(attention.attend, scale=SCALE)
+    jaxpr = str(jax.make_jaxpr(attend)(q, k, v, *(POSITIONS, SEGMENTS) * 2))
     assert f"f32[{B},{K},{N // K},{T},{T}] = exp" in jaxpr
     real = SEGMENTS > 0
     np.testing.assert_allclose(np.asarray(got, np.float32)[real], wanted[real], atol=0.03)

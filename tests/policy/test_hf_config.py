@@ -1,5 +1,7 @@
 """config.json: both rope layouts, defaults of absent keys, and refusals that name the key."""
 
+import json
+import math
 from pathlib import Path
 
 import pytest
@@ -66,13 +68,19 @@ def test_defaults_of_absent_keys(saved: Path) -> None:
     [
         ({"architectures": ["GemmaForCausalLM"]}, "architectures: got .*Gemma.*LlamaForCausalLM"),
         ({"architectures": None}, "architectures: got None"),
-        ({"hidden_act": "gelu"}, "hidden_act: got 'gelu', supported: 'silu'"),
-        ({"use_sliding_window": True}, "use_sliding_window: got True"),
-        ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types.*sliding"),
+        ({"architectures": ["Gemma3ForConditionalGeneration"]}, "language model on its own"),
+        ({"hidden_act": "relu"}, "hidden_act: got 'relu', supported: silu, gelu_pytorch_tanh"),
+        ({"layer_types": ["full_attention"]}, "layer_types: got .*wanted 3 of full_attention, sl"),
+        ({"layer_types": ["chunked_attention"] * 3}, "layer_types: got .*chunked"),
+        ({"layer_types": ["sliding_attention"] * 3}, "sliding_window: got .*use_sliding_window on"),
+        ({"use_sliding_window": True, "sliding_window": "8"}, "sliding_window: got '8'"),
+        ({"use_bidirectional_attention": True}, "use_bidirectional_attention: got True"),
+        ({"dtype": "float8_e4m3fn"}, "dtype: got 'float8_e4m3fn', supported: float32, float16"),
         ({"mlp_bias": True}, "mlp_bias: got True"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor: got 0.5"),
         ({"quantization_config": {"bits": 4}}, "quantization_config: got .*4"),
-        ({"rope_scaling": {"rope_type": "yarn"}}, "rope_scaling.rope_type: got 'yarn'.*llama3"),
+        ({"rope_scaling": {"rope_type": "su"}}, "rope_scaling.rope_type: got 'su'.*llama3, yarn"),
+        ({"rope_scaling": {"rope_type": "yarn"}}, "rope_scaling: factor: got None"),
         ({"rope_parameters": {"rope_type": "dynamic"}}, "rope_parameters.rope_type: got 'dynamic'"),
         ({"rope_parameters": {"full_attention": {}}}, "one set of parameters for all layers"),
         ({"rope_parameters": {"partial_rotary_factor": 0.25}}, "rotary_factor: got 0.25"),
@@ -88,6 +96,113 @@ def test_refused_configs(changes: dict, message: str, saved: Path) -> None:
     with pytest.raises(CipoError, match=message) as error:
         config_from_hf(saved, **F32)
     assert "config.json" in str(error.value)
+
+
+GEMMA3 = {
+    "architectures": ["Gemma3ForCausalLM"],
+    "hidden_activation": "gelu_pytorch_tanh",
+    "sliding_window": 512,
+    "num_hidden_layers": 7,
+    "rope_theta": None,
+    "layer_types": None,
+}
+
+
+@pytest.mark.parametrize(
+    ("layout", "wanted"),
+    [
+        ({}, (1e6, None, 1e4)),
+        (
+            {
+                "rope_theta": 2e6,
+                "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+                "rope_local_base_freq": 5e3,
+            },
+            (2e6, model.RopeScaling("linear", 8.0), 5e3),
+        ),
+        (
+            {
+                "rope_parameters": {
+                    "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 2e6},
+                    "sliding_attention": {"rope_type": "default", "rope_theta": 5e3},
+                }
+            },
+            (2e6, model.RopeScaling("linear", 8.0), 5e3),
+        ),
+    ],
+    ids=["absent", "v4", "v5"],
+)
+def test_rope_of_gemma3(layout: dict, wanted: tuple, saved: Path) -> None:
+    rewrite_config(saved, **{**GEMMA3, **layout})
+    config = config_from_hf(saved, **F32)
+    assert (config.rope_theta, config.rope_scaling, config.local_rope_theta) == wanted
+
+
+def test_defaults_of_gemma(saved: Path) -> None:
+    """Absent keys have Gemma's own meaning, and null differs from absent."""
+    rewrite_config(saved, **GEMMA3, head_dim=None, tie_word_embeddings=None)
+    config = config_from_hf(saved, **F32)
+    assert config.windows == (512,) * 5 + (None, 512)
+    assert config.tie_embeddings and config.scale_embeddings and config.post_norms
+    assert (config.head_dim, config.query_pre_attn_scalar) == (256, 256)
+    assert (config.attention_soft_cap, config.logit_soft_cap) == (None, None)
+    rewrite_config(saved, sliding_window_pattern=3)
+    assert config_from_hf(saved, **F32).windows == (512, 512, None, 512, 512, None, 512)
+
+    rewrite_config(saved, architectures=["Gemma2ForCausalLM"], num_hidden_layers=3)
+    config = config_from_hf(saved, **F32)
+    assert config.windows == (512, None, 512) and config.local_rope_theta is None
+    assert (config.attention_soft_cap, config.logit_soft_cap) == (50.0, 30.0)
+    file = saved / "config.json"
+    null = {"attn_logit_softcapping": None, "final_logit_softcapping": None}
+    file.write_text(json.dumps({**json.loads(file.read_text()), **null}))
+    config = config_from_hf(saved, **F32)
+    assert (config.attention_soft_cap, config.logit_soft_cap) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rope_parameters": {"rope_type": "default"}}, "one set of parameters for full_attention"),
+        (
+            {"rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 2.0}}},
+            "sliding_attention: got .*supported: rope_type 'default'",
+        ),
+        ({"attn_logit_softcapping": 50.0}, "attn_logit_softcapping: got 50.0, supported: None"),
+        ({"hidden_activation": "gelu"}, "hidden_activation: got 'gelu'"),
+        ({"sliding_window_pattern": 0}, "sliding_window_pattern: got 0"),
+    ],
+)
+def test_refused_of_gemma3(changes: dict, message: str, saved: Path) -> None:
+    rewrite_config(saved, **{**GEMMA3, "rope_scaling": None, **changes})
+    with pytest.raises(CipoError, match=message):
+        config_from_hf(saved, **F32)
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({"use_sliding_window": True, "max_window_layers": 2}, (None, None, 64)),
+        ({"use_sliding_window": True, "max_window_layers": 3}, ()),
+        ({"use_sliding_window": True}, ()),  # max_window_layers is 28
+        ({"use_sliding_window": False, "max_window_layers": 0}, ()),
+        ({"architectures": ["MistralForCausalLM"]}, (64, 64, 64)),
+        ({"architectures": ["MistralForCausalLM"], "sliding_window": None}, (4096,) * 3),  # absent
+        ({"architectures": ["LlamaForCausalLM"]}, ()),  # has no windows, whatever stands there
+    ],
+)
+def test_windows(changes: dict, wanted: tuple, saved: Path) -> None:
+    rewrite_config(saved, **{"sliding_window": 64, "layer_types": None, **changes})
+    assert config_from_hf(saved, **F32).windows == wanted
+
+
+def test_yarn(saved: Path) -> None:
+    yarn = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+    rewrite_config(saved, rope_scaling=yarn)
+    scaling = config_from_hf(saved, **F32).rope_scaling
+    assert scaling == model.RopeScaling(
+        "yarn", 4.0, original_max_positions=32, attention_factor=0.1 * math.log(4) + 1
+    )
 
 
 @pytest.mark.parametrize("text", [None, "{", "[]"])

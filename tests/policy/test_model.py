@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tiny_models
 
-from cipo_jax.policy import model
+from cipo_jax.policy import model, paged
 
 CONFIG = dataclasses.replace(tiny_models.TINY_CONFIG, num_layers=2)
 PARAMS = functools.cache(lambda: tiny_models.tiny_params(CONFIG))
@@ -57,36 +57,48 @@ def extend(config, params, cache, tokens, positions, segments):
     return model.unembed(config, params, hidden), cache
 
 
-@pytest.mark.parametrize(
-    "chunks",
-    [[24], [7, 16, 1], [16] + [1] * 8, [1] * 24],
-    ids=lambda c: "+".join(map(str, c[:3])),
+PATTERN = dataclasses.replace(
+    CONFIG,
+    windows=(5, None),
+    local_rope_theta=300.0,
+    attention_soft_cap=4.0,
+    logit_soft_cap=8.0,
+    norm_plus_one=True,
+    post_norms=True,
+    scale_embeddings=True,
+    activation="gelu_pytorch_tanh",
 )
-def test_cache_equals_teacher_forcing(chunks: list[int]) -> None:
+
+
+@pytest.mark.parametrize("config", [CONFIG, PATTERN], ids=["plain", "gemma"])
+@pytest.mark.parametrize("chunks", [[24], [7, 16, 1]], ids=lambda c: "+".join(map(str, c)))
+def test_cache_equals_teacher_forcing(chunks: list[int], config: model.ModelConfig) -> None:
     """Left-padded rows of 24, 17 and 3 tokens, fed in chunks to a cache with room to spare."""
     batch = rows([24], [-7, 17], [-21, 3], length=24)
     batch[2][batch[2] > 0] = 1  # the cache's only segment number
-    wanted = np.asarray(logits(CONFIG, PARAMS(), *batch))
-    cache = model.empty_cache(CONFIG, batch=3, length=40)
+    params = tiny_models.tiny_params(config)
+    wanted = np.asarray(logits(config, params, *batch))
+    page_size, width = 4, 7
+    pages = paged.empty_pages(
+        config.num_layers,
+        3 * width,
+        page_size,
+        config.num_kv_heads,
+        config.head_dim,
+        config.compute_dtype,
+    )
+    table = jnp.arange(3 * width, dtype=jnp.int32).reshape(3, width)
     parts, start = [], 0
     for size in chunks:
-        part, cache = extend(CONFIG, PARAMS(), cache, *(x[:, start : start + size] for x in batch))
+        before = -(-start // page_size)
+        cache = paged.PagedCache(pages=pages, table=table, context_pages=before)
+        part, cache = extend(config, params, cache, *(x[:, start : start + size] for x in batch))
         parts.append(part)
+        pages = cache.pages
         start += size
     got = np.concatenate(parts, axis=1)
     real = batch[2] > 0
     assert np.abs(got - wanted)[real].max() <= 1e-5 * np.abs(wanted[real]).max()
-    assert cache.used == 24
-    np.testing.assert_array_equal(cache.segments[:, :24], batch[2])
-    assert not cache.segments[:, 24:].any()
-
-
-def test_cache_is_kept_in_the_compute_dtype() -> None:
-    config = dataclasses.replace(CONFIG, compute_dtype="bfloat16")
-    cache = model.empty_cache(config, batch=2, length=4)
-    assert (cache.k.shape, cache.k.dtype) == ((2, 2, 4, 2, 16), jnp.bfloat16)
-    _, cache = extend(config, PARAMS(), cache, *rows([3], [3], length=3))
-    assert cache.k.dtype == jnp.bfloat16 and np.asarray(cache.k, np.float32)[:, :, :3].all()
 
 
 # Packing and padding.
@@ -216,14 +228,35 @@ def test_all_logits_never_exist_at_once(block: int, monkeypatch: pytest.MonkeyPa
 # Rematerialisation, dtypes, initialisation.
 
 
-def test_remat_changes_neither_values_nor_gradients() -> None:
-    full = dataclasses.replace(CONFIG, remat="full")
-    assert_trees_close(value_and_grads(full, PARAMS(), BATCH), baseline(), 1e-6)
-    matmuls = [
-        str(jax.make_jaxpr(jax.grad(lambda p, c=c: loss(c, p, BATCH)))(PARAMS())).count("dot_gen")
-        for c in (CONFIG, full)
-    ]
-    assert matmuls[1] > matmuls[0]  # the layer's matmuls run again in the backward pass
+@pytest.mark.parametrize("remat", sorted(model.REMAT_POLICIES))
+def test_remat_changes_neither_values_nor_gradients(remat: str) -> None:
+    config = dataclasses.replace(CONFIG, remat=remat)
+    assert_trees_close(value_and_grads(config, PARAMS(), BATCH), baseline(), 1e-6)
+
+
+def test_remat_policies_differ_in_what_is_computed_again() -> None:
+    def matmuls(remat: str) -> int:
+        config = dataclasses.replace(CONFIG, remat=remat)
+        gradient = jax.grad(lambda params: loss(config, params, BATCH))
+        return str(jax.make_jaxpr(gradient)(PARAMS())).count("dot_general")
+
+    none, dots, saved, full = map(matmuls, ("none", "dots", "attention", "full"))
+    assert full == none + 8  # all but the last of the nine, whose result the backward pass ignores
+    assert dots == none + 2  # scores and weighted sum of values, no products with weights
+    assert saved == none + 4  # scores (the reference's own backward pass needs them), o, gate, up
+
+
+def test_compiled_program_does_not_grow_with_depth() -> None:
+    """Patterns of windows and of rotary bases included."""
+
+    def size(num_layers: int) -> int:
+        config = dataclasses.replace(
+            PATTERN, num_layers=num_layers, windows=(5, None) * (num_layers // 2)
+        )
+        jaxpr = jax.make_jaxpr(lambda p: loss(config, p, BATCH))(model.abstract_params(config))
+        return str(jaxpr).count("=")
+
+    assert size(8) == size(2)
 
 
 def test_bfloat16_compute_has_float32_logits() -> None:

@@ -11,7 +11,7 @@ import pytest
 import tiny_models
 from jax.sharding import PartitionSpec as P
 
-from cipo_jax.policy import model, sharding
+from cipo_jax.policy import model, paged, sharding
 from cipo_jax.types import CipoError
 
 CONFIG = dataclasses.replace(tiny_models.TINY_CONFIG, num_layers=2)
@@ -199,14 +199,21 @@ def test_outside_the_mesh_nothing_is_silent() -> None:
 
 def test_cache_and_activations_are_split_over_heads_and_rows() -> None:
     mesh, rules, params = on_mesh((2, 2, 2))
+    tokens, _, _ = batch()
+    positions = np.broadcast_to(np.arange(16, dtype=np.int32), (8, 16))
+    # Two rows a shard, whose pages are numbered from 0 in each.
+    table = np.tile(np.arange(2, dtype=np.int32), 4)[:, None]
 
     @jax.jit
-    def prefill(params, rows):
-        cache = model.empty_cache(CONFIG, 8, 32, rules)
+    def prefill(params, tokens, positions, table):
+        pages = paged.empty_pages(2, 8, 16, CONFIG.num_kv_heads, 16, "float32", rules)
+        cache = paged.PagedCache(pages=pages, table=table)
+        rows = (tokens, positions, jnp.ones_like(tokens))
         hidden, cache = model.hidden_states(CONFIG, params, *rows, cache=cache, rules=rules)
-        return model.unembed(CONFIG, params, hidden, rules), cache
+        return model.unembed(CONFIG, params, hidden, rules), cache.pages
 
     with jax.set_mesh(mesh):
-        logits, cache = prefill(params, batch())
+        logits, pages = prefill(params, tokens, positions, table)
     assert logits.addressable_shards[0].data.shape == (2, 16, CONFIG.vocab_size // 2)
-    assert cache.k.addressable_shards[0].data.shape == (2, 2, 32, 1, 16)
+    assert pages.addressable_shards[0].data.shape == (2, 2, 16, 2, 16)  # one of two kv heads
+    assert np.all(np.any(np.asarray(pages) != 0, axis=(0, 2, 3, 4)))  # each row's page is written

@@ -1,0 +1,264 @@
+"""Attention of whole rows to themselves, by the best implementation for the devices at hand.
+
+`attend_rows` is the one place that chooses: Pallas splash attention on TPU, cuDNN on GPU, the
+portable reference (`attention.attend`) on all else and for whatever a kernel does not support; the
+log then names the reason, once. Which devices is read off the mesh, so that a program can be
+compiled for a machine other than this one.
+
+Kernels know columns, not positions: they rely on each segment's tokens lying side by side with
+positions that count up, as in packed rows and in padded ones. Attention to a cache is not decided
+here.
+"""
+
+import functools
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jax.experimental.pallas.ops.tpu import splash_attention as splash
+from jax.sharding import PartitionSpec as P
+
+from cipo_jax.policy import attention
+from cipo_jax.policy.sharding import Rules, spec
+
+# Pallas kernels are run step by step by JAX instead of compiled: for tests without a TPU.
+INTERPRET = False
+SPLASH_BLOCKS = (512, 256, 128)  # tokens of queries and keys taken together; the first that divides
+CUDNN_LONGEST = 8192  # tokens of a row, because its mask [B, T, T] exists in full
+
+Kernel = Callable[..., jax.Array]
+
+
+def attend_rows(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    positions: jax.Array,
+    segments: jax.Array,
+    *,
+    scale: float,
+    window: int | None | jax.Array = None,
+    windows: Sequence[int | None] = (),
+    soft_cap: float | None = None,
+    rules: Rules = (),
+) -> jax.Array:
+    """Attention of each token to the tokens of its segment before it.
+
+    Args:
+      q: [B, T, N, H] queries, N a multiple of K.
+      k, v: [B, T, K, H] keys and values of the same tokens.
+      positions, segments: [B, T] int32; segment 0 is padding.
+      scale, window, soft_cap: as in `attention.attend`.
+      windows: where `window` is an array: the values it may have; NO_WINDOW stands for None.
+      rules: where rows and heads lie on the ambient mesh; () without a mesh.
+
+    Returns:
+      [B, T, N, H] in q's dtype; without meaning at padding.
+    """
+    kernel = _kernel(q, soft_cap)
+    if kernel is None:
+        out = attention.attend(
+            q,
+            k,
+            v,
+            positions,
+            segments,
+            positions,
+            segments,
+            scale=scale,
+            window=window,
+            soft_cap=soft_cap,
+        )
+        return checkpoint_name(out, attention.SAVED_NAME)
+
+    def run(window: int | None, *args: jax.Array) -> jax.Array:
+        static = functools.partial(kernel, scale=scale, window=window, soft_cap=soft_cap)
+        return _on_mesh(static, rules, *args)
+
+    args = (q, k, v, positions, segments)
+    if not isinstance(window, jax.Array):
+        return run(window, *args)
+    # Kernels skip blocks outside the window, which must be known to the compiler: a branch each.
+    sizes = jnp.asarray([attention.window_size(w) for w in windows], jnp.int32)
+    branches = [functools.partial(run, w) for w in windows]
+    out = jax.lax.switch(jnp.argmax(sizes == window), branches, *args)
+    return checkpoint_name(out, attention.SAVED_NAME)
+
+
+def platform() -> str:
+    """What the program is compiled for: "tpu", "gpu" or "cpu"."""
+    mesh = jax.sharding.get_abstract_mesh()
+    device = None if mesh.empty else mesh.abstract_device
+    return jax.default_backend() if device is None else device.platform
+
+
+def _kernel(q: jax.Array, soft_cap: float | None) -> Kernel | None:
+    """The kernel for these queries; None: the reference."""
+    devices = platform()
+    if devices == "tpu":
+        reasons, kernel = splash_refuses(q), splash_attention
+    elif devices == "gpu":
+        reasons, kernel = cudnn_refuses(q, soft_cap), cudnn_attention
+    else:
+        return None
+    if not reasons:
+        return kernel
+    _log_once(f"attention on {devices}: the portable implementation is used, because {reasons}")
+    return None
+
+
+@functools.cache
+def _log_once(message: str) -> None:
+    logging.getLogger(__name__).warning(message)
+
+
+def _on_mesh(
+    kernel: Kernel,
+    rules: Rules,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    positions: jax.Array,
+    segments: jax.Array,
+) -> jax.Array:
+    """Runs the kernel on each device's own rows and heads."""
+    if not rules:
+        return kernel(q, k, v, positions, segments)
+    heads, kv_heads = (
+        spec(rules, ("batch", "tokens", axis, "head_dim")) for axis in ("heads", "kv_heads")
+    )
+    if heads != kv_heads:
+        # Key/value heads do not divide the tensor axis and are whole on every device. As many
+        # copies as make them divide put each next to its queries.
+        copies = _copies(q.shape[2], k.shape[2], _parts(heads[2]))
+        k, v = (jnp.repeat(x, copies, axis=2) for x in (k, v))
+    rows = P(*heads[:2])
+    return jax.shard_map(
+        kernel, in_specs=(heads, heads, heads, rows, rows), out_specs=heads, check_vma=False
+    )(q, k, v, positions, segments)
+
+
+def _parts(axis: Any) -> int:
+    return 1 if axis is None else jax.sharding.get_abstract_mesh().shape[axis]
+
+
+def _copies(heads: int, kv_heads: int, parts: int) -> int:
+    """The fewest copies of each key/value head with which `parts` divides them."""
+    group = heads // kv_heads
+    return next(n for n in range(1, group + 1) if group % n == 0 and kv_heads * n % parts == 0)
+
+
+# TPU.
+
+
+def splash_refuses(q: jax.Array) -> str:
+    """Why splash attention can't take these queries; "" if it can."""
+    T, H = q.shape[1], q.shape[3]
+    if T % SPLASH_BLOCKS[-1]:
+        return f"rows have {T} tokens, no multiple of {SPLASH_BLOCKS[-1]}"
+    if H % 64:
+        return f"head_dim is {H}, no multiple of 64"
+    return ""
+
+
+def splash_attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    positions: jax.Array,
+    segments: jax.Array,
+    *,
+    scale: float,
+    window: int | None,
+    soft_cap: float | None,
+) -> jax.Array:
+    """`attend_rows` by the Pallas TPU kernel, forward and backward, on one device's arrays.
+
+    Compared with the reference in interpret mode, and compiled for TPU v5e; not timed on one.
+    """
+    del positions
+    T, N = q.shape[1:3]
+    mask = (
+        splash.CausalMask((T, T))
+        if window is None
+        else splash.LocalMask((T, T), window_size=(window - 1, 0), offset=0)
+    )
+    block = next(size for size in SPLASH_BLOCKS if T % size == 0)
+    kernel = splash.make_splash_mha(
+        splash.MultiHeadMask([mask] * N),
+        block_sizes=splash.BlockSizes(
+            block_q=block,
+            block_kv=block,
+            block_kv_compute=block,
+            block_q_dkv=block,
+            block_kv_dkv=block,
+            block_kv_dkv_compute=block,
+            block_q_dq=block,
+            block_kv_dq=block,
+        ),
+        attn_logits_soft_cap=soft_cap,
+        head_shards=1,
+        q_seq_shards=1,
+        residual_checkpoint_name=attention.SAVED_NAME,
+        interpret=INTERPRET,
+    )
+
+    def row(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array) -> jax.Array:
+        return kernel(q, k, v, segment_ids=splash.SegmentIds(segments, segments))
+
+    # The kernel does not scale, and wants heads before tokens.
+    scaled = (q.astype(jnp.float32) * scale).astype(q.dtype)
+    q, k, v = (jnp.swapaxes(x, 1, 2) for x in (scaled, k, v))
+    return jnp.swapaxes(jax.vmap(row)(q, k, v, segments), 1, 2)
+
+
+# GPU.
+
+
+def cudnn_refuses(q: jax.Array, soft_cap: float | None) -> str:
+    """Why cuDNN can't take these queries; "" if it can."""
+    T, H = q.shape[1], q.shape[3]
+    if q.dtype not in (jnp.bfloat16, jnp.float16):
+        return f"the compute dtype is {q.dtype}, not bfloat16 or float16"
+    if soft_cap is not None:
+        return "scores have a soft-cap"
+    if H % 8 or H > 128:
+        return f"head_dim is {H}, no multiple of 8 up to 128"
+    if T % 2 or T > CUDNN_LONGEST:
+        return f"rows have {T} tokens, no even number up to {CUDNN_LONGEST}"
+    return ""
+
+
+def cudnn_attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    positions: jax.Array,
+    segments: jax.Array,
+    *,
+    scale: float,
+    window: int | None,
+    soft_cap: float | None,
+    implementation: Any = "cudnn",
+) -> jax.Array:
+    """`attend_rows` by cuDNN's flash attention, on one device's arrays.
+
+    Not verified on a GPU: only that the same arguments, given to JAX's own implementation ("xla"),
+    yield what the reference yields. Segments and windows go in as a mask, which JAX hands to cuDNN
+    as a bias [B, 1, T, T]; the public interface has no segment ids.
+    """
+    assert soft_cap is None
+    # Counted from 1, so that padding sees padding and no row of the mask is empty.
+    mask = attention.visible(positions, segments + 1, positions, segments + 1, window)
+    return jax.nn.dot_product_attention(
+        q,
+        k,
+        v,
+        mask=mask[:, None],
+        scale=scale,
+        is_causal=True,
+        implementation=implementation,
+    )

@@ -1,0 +1,63 @@
+"""What layers are made of: norm, matrix product, activations, initialisers.
+
+How they are put together is in `model`.
+"""
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cipo_jax.policy.config import ModelConfig
+
+ACTIVATIONS = {"silu": jax.nn.silu, "gelu_pytorch_tanh": jax.nn.gelu}  # gelu: the tanh form
+
+
+def kernel_init(scale: float = 1.0, inputs: int = 1) -> nn.initializers.Initializer:
+    """Normal with variance scale^2 / fan-in; the first `inputs` dimensions are contracted."""
+
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        fan_in = 1
+        for size in shape[:inputs]:
+            fan_in *= size
+        return scale * fan_in**-0.5 * jax.random.normal(key, shape, dtype)
+
+    return init
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm over the last dimension, in float32."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        plus_one = self.config.norm_plus_one
+        init = nn.initializers.zeros if plus_one else nn.initializers.ones
+        scale: Any = self.param(
+            "scale",
+            nn.with_logical_partitioning(init, ("norm",)),
+            (x.shape[-1],),
+            self.config.param_dtype,
+        )
+        x32 = x.astype(jnp.float32)
+        inverse = jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + self.config.norm_eps)
+        if plus_one:
+            return (x32 * inverse * (1 + scale.astype(jnp.float32))).astype(x.dtype)
+        return (x32 * inverse).astype(x.dtype) * scale.astype(x.dtype)
+
+
+def project(x: jax.Array, weight: jax.Array, inputs: int = 1, dtype: Any = None) -> jax.Array:
+    """Contracts the last `inputs` dimensions of x with the first of weight, as one matrix product
+    with results in `dtype`.
+
+    Flattened by hand: XLA:CPU turns the weight gradient of the unflattened product into
+    transposed copies and a product four times slower.
+    """
+    fan_in = math.prod(weight.shape[:inputs])
+    flat = jnp.matmul(
+        x.reshape(-1, fan_in), weight.reshape(fan_in, -1), preferred_element_type=dtype
+    )
+    return flat.reshape(*x.shape[:-inputs], *weight.shape[inputs:])
