@@ -1,5 +1,7 @@
 """Prompts to verified attempts: the one path, for training, evaluation and both streams."""
 
+import dataclasses
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
@@ -16,32 +18,68 @@ from cipo_jax.verifiers.pool import VerifierPool
 MakeAttempts = Callable[[Params, Sequence[Prompt], int, jax.Array, str], list[Attempt]]
 
 
-def make_attempter(sample: Sample, pool: VerifierPool, tokenizer: Tokenizer) -> MakeAttempts:
+@dataclasses.dataclass
+class VerifyTimes:
+    """Wall time in seconds.
+
+    Attributes:
+      pending: during which verdicts were outstanding.
+      waited: of that, after sampling had ended, with nothing else to do.
+    """
+
+    pending: float = 0.0
+    waited: float = 0.0
+
+
+def make_attempter(
+    sample: Sample,
+    pool: VerifierPool,
+    tokenizer: Tokenizer,
+    stop_strings: Sequence[str] = (),
+    times: VerifyTimes | None = None,
+) -> MakeAttempts:
     """Ties sampler, verifier pool and tokenizer together.
 
     The result samples `samples` completions of each prompt and has each verified while the others
     are still being decoded. `attempts[i * samples + j]` is sample j of prompt i.
+
+    Args:
+      stop_strings: texts end before the first of these.
+      times: added to.
     """
+    times = VerifyTimes() if times is None else times
 
     def attempt(
         params: Params, prompts: Sequence[Prompt], samples: int, key: jax.Array, purpose: str
     ) -> list[Attempt]:
         pending: dict[int, tuple[Completion, str, Future[Verdict]]] = {}
         total = len(prompts) * samples
+        first = None
         # A bar for whoever watches a terminal; silent in a pipe.
         with tqdm(total=total, desc=purpose, unit="seq", leave=False, disable=None) as bar:
             for request, completion in sample(params, [p.tokens for p in prompts], samples, key):
-                text = tokenizer.decode(completion.tokens.tolist())
+                text = before_stop(tokenizer.decode(completion.tokens.tolist()), stop_strings)
                 verdict = pool.submit(prompts[request // samples].problem, text)
+                first = first or time.monotonic()
                 pending[request] = (completion, text, verdict)
                 bar.update()
             bar.set_description(f"{purpose}: waiting for verdicts")
+            sampled = time.monotonic()
             attempts = []
             for request in range(total):
                 completion, text, future = pending[request]
                 attempts.append(
                     Attempt(prompts[request // samples], completion, text, future.result())
                 )
+        if first is not None:
+            times.pending += time.monotonic() - first
+            times.waited += time.monotonic() - sampled
         return attempts
 
     return attempt
+
+
+def before_stop(text: str, stop_strings: Sequence[str]) -> str:
+    """The text up to the first of `stop_strings` in it."""
+    ends = [text.find(stop) for stop in stop_strings if stop in text]
+    return text[: min(ends)] if ends else text

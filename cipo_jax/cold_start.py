@@ -13,16 +13,18 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from cipo_jax.build import Parts, fresh_params, make_update, open_split
+from cipo_jax.build import Parts, fresh_params
 from cipo_jax.checkpoint import Checkpoints
 from cipo_jax.config import Config
 from cipo_jax.data.batching import TrainSequence
 from cipo_jax.data.datasets import DemonstrationSource, open_demonstrations
 from cipo_jax.metrics import MetricWriter
 from cipo_jax.policy.model import Params
+from cipo_jax.problem_sets import open_training
 from cipo_jax.rl.losses import demonstration_loss
 from cipo_jax.rl.optimizer import make_optimizer, warmup_schedule
 from cipo_jax.types import BASE, CipoError, Prompt
+from cipo_jax.update import make_update
 
 WARMUP_STEPS = 20
 LOG_EVERY = 10
@@ -53,7 +55,7 @@ def open_material(config: Config, parts: Parts) -> Material:
     )
     for demonstration in demonstrations.batch(0, cs.batch_size):
         parts.demonstration_tokens(demonstration)
-    problems = open_split(config, "dev").first(cs.check_problems)
+    problems = open_training(config, parts.tokenizer, "dev").source.first(cs.check_problems)
     return Material(demonstrations, [parts.base_prompt(problem) for problem in problems])
 
 
@@ -117,6 +119,7 @@ def cold_start(
                     )
                 if check:
                     attempts = parts.attempt(state.params, material.held_out, 1, key, "check")
+                    parts.end_sampling()
                     pass_rate = float(np.mean([a.correct for a in attempts]))
                     scalars["pass_rate"] = pass_rate
                 metrics.write(taken, scalars, "cold_start")

@@ -13,7 +13,6 @@ def get_config(variant="cipo"):
     c.num_steps = 80
     c.cold_start.max_steps = 1500
     c.cold_start.stop_at_pass_rate = 0.45
-    c.sampling.prompt_buckets = (24, 72)
     c.rollout.problems_per_step = 48
     c.correction.replay_fraction = 0.5
     c.optimizer.warmup_steps = 10

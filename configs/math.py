@@ -46,8 +46,11 @@ def get_config(variant="cipo"):
     c.cold_start.max_steps = 0  # the checkpoint already answers
 
     c.sampling.slots = 256  # ours
+    c.sampling.tensor = 4  # ours
     c.sampling.chunk = 64  # ours
-    c.sampling.prompt_buckets = (512, 1024, 4096, 9728)  # ours
+    c.sampling.page_size = 64  # ours
+    c.sampling.cache_tokens = 400_000  # ours: 3.5 GiB a chip of 16, in bfloat16
+    c.sampling.dispatch_ahead = True  # ours
 
     c.rollout.problems_per_step = 128  # ours
     c.rollout.group_size = 8  # paper

@@ -26,7 +26,6 @@ def get_config():
     c.rollout.group_size = 4
     c.correction.group_size = 4
     c.sampling.slots = 32
-    c.sampling.prompt_buckets = (24, 72)
     c.batch.microbatch_rows = 8
     c.eval.every = 2
     c.eval.samples = 4

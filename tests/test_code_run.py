@@ -33,7 +33,6 @@ def test_the_code_config_trains_on_small_programs(tmp_path: Path) -> None:
         "cold_start.check_every": 60,
         "cold_start.check_problems": 16,
         "sampling.slots": 32,
-        "sampling.prompt_buckets": (24, 96),
         "rollout.problems_per_step": 4,
         "correction.replay_fraction": 1.0,
         "optimizer.learning_rate": 4e-4,

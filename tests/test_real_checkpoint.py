@@ -54,7 +54,6 @@ def math_run(checkpoint: Path, problems: Path, workdir: Path, *overrides: str) -
         "data.max_completion_tokens": 24,
         "sampling.slots": 16,
         "sampling.chunk": 8,
-        "sampling.prompt_buckets": (256, 640),
         "rollout.problems_per_step": 4,
         "rollout.group_size": 2,
         "correction.group_size": 2,

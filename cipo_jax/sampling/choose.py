@@ -1,38 +1,115 @@
 """How one token is drawn from logits.
 
-Keys are folded from (request id, position in the completion), so a completion is a function of the
-parameters, its prompt, its id and the call's key alone: not of its row, its neighbours, or the
-number of rows decoded together.
+Keys are folded from (call, request id, index of the token in its completion), so a completion is a
+function of the parameters, its prompt, its id and the call's key alone: not of its slot, its
+neighbours, or the order in which requests arrive.
+
+A token is drawn by inverting the cumulative distribution with one uniform number a row, which
+leaves the normaliser of the log-probs as a by-product; Gumbel noise would take V random numbers.
 """
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 
+MASKED = -1e30
+BLOCK = 256  # entries whose cumulative sum is taken at once; bounds its rounding error
 
-def request_keys(key: jax.Array, request_ids: jax.Array) -> jax.Array:
-    """[B] keys, one per request id ([B] int32)."""
-    return jax.vmap(lambda request: jax.random.fold_in(key, request))(request_ids)
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """Which tokens may be drawn. The defaults leave the policy's distribution as it is.
+
+    Attributes:
+      stop_ids: tokens that end a completion.
+      top_k: only the k most likely tokens; 0: all.
+      top_p: only the most likely tokens that together have at least this probability.
+      min_p: only tokens with at least this share of the most likely one's probability.
+      banned_ids: tokens that are never drawn.
+      min_new_tokens: no stop token before this many tokens.
+    """
+
+    stop_ids: tuple[int, ...]
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    banned_ids: tuple[int, ...] = ()
+    min_new_tokens: int = 0
 
 
 def choose_tokens(
-    logits: jax.Array, keys: jax.Array, position: jax.Array, temperature: float
+    logits: jax.Array,
+    keys: jax.Array,
+    index: jax.Array,
+    temperature: jax.Array,
+    choice: Choice,
 ) -> tuple[jax.Array, jax.Array]:
-    """Samples a token per row, and its log-prob under the distribution it was drawn from.
+    """Draws a token per row, and its log-prob under the distribution it was drawn from.
 
     Args:
       logits: [B, V] float32.
-      keys: [B] from `request_keys`.
-      position: [B] int32, index of the token within its completion.
-      temperature: divides the logits; 0 takes the most likely token, with log-probs at 1.
+      keys: [B], a key per request.
+      index: [B] int32, of the token within its completion.
+      temperature: [B] float32, divides the logits; 0 takes the most likely token, with log-probs
+        at 1.
 
     Returns:
       tokens [B] int32, logprobs [B] float32.
     """
-    if temperature == 0:
-        scaled, tokens = logits, jnp.argmax(logits, axis=-1)
-    else:
-        scaled = logits / temperature
-        keys = jax.vmap(jax.random.fold_in)(keys, position)
-        tokens = jax.vmap(jax.random.categorical)(keys, scaled)
+    V = logits.shape[-1]
+    if choice.banned_ids:
+        logits = logits.at[:, jnp.asarray(choice.banned_ids)].set(MASKED)
+    if choice.min_new_tokens:
+        early = (index < choice.min_new_tokens)[:, None]
+        stops = jnp.isin(jnp.arange(V), jnp.asarray(choice.stop_ids, jnp.int32))
+        logits = jnp.where(early & stops, MASKED, logits)
+    scaled = logits / jnp.where(temperature > 0, temperature, 1.0)[:, None]
+    scaled = _truncate(scaled, choice)
+
+    uniform = jax.vmap(lambda key, i: jax.random.uniform(jax.random.fold_in(key, i)))(keys, index)
+    drawn, log_z = _invert(scaled, uniform)
+    tokens = jnp.where(temperature > 0, drawn, jnp.argmax(scaled, axis=-1))
     chosen = jnp.take_along_axis(scaled, tokens[:, None], axis=-1)[:, 0]
-    return tokens.astype(jnp.int32), chosen - jax.nn.logsumexp(scaled, axis=-1)
+    return tokens.astype(jnp.int32), chosen - log_z
+
+
+def _invert(logits: jax.Array, uniform: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Tokens [B] at the cumulative probability `uniform` [B], and logsumexp [B] of the logits.
+
+    In two levels: first the block of vocabulary entries, then the entry within it.
+    """
+    B, V = logits.shape
+    top = logits.max(axis=-1)
+    weights = jnp.exp(logits - top[:, None])
+    weights = jnp.pad(weights, ((0, 0), (0, -V % BLOCK))).reshape(B, -1, BLOCK)
+    until = jnp.cumsum(weights.sum(axis=-1), axis=-1)  # [B, blocks]
+    total = until[:, -1]
+    point = jnp.minimum(uniform * total, jnp.nextafter(total, jnp.zeros_like(total)))
+    block = jnp.sum(until <= point[:, None], axis=-1)
+    before = jnp.where(
+        block > 0, jnp.take_along_axis(until, jnp.maximum(block - 1, 0)[:, None], axis=-1)[:, 0], 0
+    )
+    inside = jnp.take_along_axis(weights, block[:, None, None], axis=1)[:, 0]  # [B, BLOCK]
+    entry = jnp.sum(jnp.cumsum(inside, axis=-1) <= (point - before)[:, None], axis=-1)
+    # The two sums round differently: a point past the block's last entry takes its likeliest one.
+    entry = jnp.where(entry < BLOCK, entry, jnp.argmax(inside, axis=-1))
+    return block * BLOCK + entry, top + jnp.log(total)
+
+
+def _truncate(logits: jax.Array, choice: Choice) -> jax.Array:
+    """Masks what top-k, top-p and min-p leave out; each acts on what the one before it left."""
+    if choice.top_k:
+        kth = jax.lax.top_k(logits, min(choice.top_k, logits.shape[-1]))[0][:, -1:]
+        logits = jnp.where(logits >= kth, logits, MASKED)
+    if choice.top_p < 1:
+        ordered = jnp.sort(logits, axis=-1, descending=True)
+        probs = jax.nn.softmax(ordered, axis=-1)
+        # An entry is in if those before it do not yet have top_p.
+        inside = jnp.cumsum(probs, axis=-1) - probs < choice.top_p
+        least = jnp.min(jnp.where(inside, ordered, jnp.inf), axis=-1, keepdims=True)
+        logits = jnp.where(logits >= least, logits, MASKED)
+    if choice.min_p > 0:
+        floor = logits.max(axis=-1, keepdims=True) + jnp.log(choice.min_p)
+        logits = jnp.where(logits >= floor, logits, MASKED)
+    return logits

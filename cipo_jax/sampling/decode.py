@@ -1,171 +1,208 @@
-"""The two device programs of sampling: prefill, and a chunk of decode steps.
+"""The two device programs of sampling: a chunk of prefill, and a chunk of decode steps.
 
-Prompts are left-padded to a common width W, so that all rows append to the cache at the same
-column. Prefill runs each prompt once and repeats its cache for the group's samples. It leaves out
-the prompt's last token: that one is the first decode input, so a step is always "feed a token,
-write its keys and values, draw the next". A chunk ends early when every row is done.
+Both take the pool of pages and give it back with new tokens in it; donated, it is updated in place.
+Prefill leaves out a prompt's last token: that one is the first decode input, so a decode step is
+always "feed a token, write its keys and values, draw the next".
+
+The state of a request on the device is a handful of numbers in its slot. A decode chunk runs the
+rows that the host names, so a few live requests cost a small batch whatever their slots are.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
-from cipo_jax.policy.model import KVCache, ModelConfig, Params, empty_cache, hidden_states, unembed
+from cipo_jax.policy.model import ModelConfig, Params, hidden_states, unembed
+from cipo_jax.policy.paged import PagedCache, WorkList, copy_pages
 from cipo_jax.policy.sharding import Rules, constrain
-from cipo_jax.sampling.choose import choose_tokens, request_keys
-
-
-@dataclasses.dataclass(frozen=True)
-class DecodeSettings:
-    """What is fixed when the programs are compiled.
-
-    Attributes:
-      max_new_tokens: C, the most tokens of a completion, stop token included.
-      chunk: decode steps per call of `decode_chunk`.
-      temperature: see `choose_tokens`.
-      stop_ids: tokens that end a completion; at least one.
-    """
-
-    max_new_tokens: int
-    chunk: int
-    temperature: float
-    stop_ids: tuple[int, ...]
+from cipo_jax.sampling.choose import Choice, choose_tokens
 
 
 @struct.dataclass
-class DecodeState:
-    """All rows being decoded.
+class Slots:
+    """What is known of the request in each of S slots.
 
     Attributes:
-      cache: keys and values of prompt and completion.
-      tokens: [B, C] int32, the completions; 0 where nothing was sampled yet.
-      logprobs: [B, C] float32, likewise.
-      lengths: [B] int32, tokens sampled so far.
-      done: [B] bool, a stop token was sampled or the row is empty.
-      last: [B] int32, the token to feed next.
-      positions: [B] int32, its position.
-      keys: [B] request keys.
-      step: [] int32, decode steps taken.
+      last: [S] int32, the token to feed next.
+      position: [S] int32, its position.
+      sampled: [S] int32, tokens sampled so far.
+      limit: [S] int32, tokens to sample at most.
+      live: [S] bool, not finished yet.
+      temperature: [S] float32.
+      request: [S] int32, request id.
+      key: [S, 2] uint32, key data of the call the request came with.
     """
 
-    cache: KVCache
+    last: jax.Array
+    position: jax.Array
+    sampled: jax.Array
+    limit: jax.Array
+    live: jax.Array
+    temperature: jax.Array
+    request: jax.Array
+    key: jax.Array
+
+
+@struct.dataclass
+class ChunkPlan:
+    """What the host decides for one decode chunk of B rows.
+
+    Attributes:
+      fresh: slots as they begin, for those newly filled.
+      is_fresh: [S] bool, which these are.
+      rows: [B] int32, the slot of each row; S for an empty row.
+      table: [B, W] int32, the pages of each row.
+      work: the pages that rows hold or will reach in this chunk.
+      copy_from, copy_to: [n] int32 per row shard, pages to copy before the first step.
+      copies: [1] int32 per row shard, how many.
+    """
+
+    fresh: Slots
+    is_fresh: jax.Array
+    rows: jax.Array
+    table: jax.Array
+    work: WorkList
+    copy_from: jax.Array
+    copy_to: jax.Array
+    copies: jax.Array
+
+
+@struct.dataclass
+class ChunkResult:
+    """What a chunk sampled, row by row.
+
+    Attributes:
+      tokens: [chunk, B] int32; a row's tokens are its first ones, the rest is 0.
+      logprobs: [chunk, B] float32.
+      sampled: [B] int32, tokens of each row's completion so far.
+      live: [B] bool, not finished.
+    """
+
     tokens: jax.Array
     logprobs: jax.Array
-    lengths: jax.Array
-    done: jax.Array
-    last: jax.Array
-    positions: jax.Array
-    keys: jax.Array
-    step: jax.Array
+    sampled: jax.Array
+    live: jax.Array
 
 
 def prefill(
     config: ModelConfig,
     rules: Rules,
-    settings: DecodeSettings,
-    samples: int,
+    context_pages: int,
     params: Params,
-    prompts: jax.Array,
+    pages: jax.Array,
+    tokens: jax.Array,
+    start: jax.Array,
     lengths: jax.Array,
-    request_ids: jax.Array,
-    key: jax.Array,
-) -> DecodeState:
-    """Runs P prompts and sets up B = P * samples rows, prompt-major.
+    table: jax.Array,
+) -> jax.Array:
+    """Writes the keys and values of a stretch of each row's prompt.
 
     Args:
-      prompts: [P, W] int32, left-padded.
-      lengths: [P] int32, tokens in each prompt; 0 marks an empty slot, done from the start.
-      request_ids: [B] int32.
-      key: the call's key.
+      context_pages: table columns that may hold tokens before the stretches.
+      tokens: [B, T] int32, right-padded.
+      start: [B] int32, position of each stretch's first token.
+      lengths: [B] int32, tokens in each stretch; 0 for an empty row.
+      table: [B, W] int32.
     """
-    P, W = prompts.shape
-    C = settings.max_new_tokens
-    column = jnp.arange(W)[None, :] - (W - lengths[:, None])
-    positions, segments = jnp.maximum(column, 0), (column >= 0).astype(jnp.int32)
-
-    # The last column is fed by the first decode step, and the last sampled token is never fed.
-    cache = empty_cache(config, P, W - 1 + C, rules)
-    if W > 1:
-        _, filled = hidden_states(
-            config,
-            params,
-            prompts[:, :-1],
-            positions[:, :-1],
-            segments[:, :-1],
-            cache,
-            rules,
-        )
-        assert filled is not None
-        cache = filled
-    kv_axes = ("layers", "batch", "tokens", "kv_heads", "head_dim")
-    cache = dataclasses.replace(
-        cache,
-        k=constrain(jnp.repeat(cache.k, samples, axis=1), rules, kv_axes),
-        v=constrain(jnp.repeat(cache.v, samples, axis=1), rules, kv_axes),
-        positions=jnp.repeat(cache.positions, samples, axis=0),
-        segments=jnp.repeat(cache.segments, samples, axis=0),
+    column = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
+    segments = (column < lengths[:, None]).astype(jnp.int32)
+    cache = PagedCache(pages=pages, table=table, context_pages=context_pages)
+    _, filled = hidden_states(
+        config, params, tokens, start[:, None] + column, segments, cache, rules
     )
-    B = P * samples
-    lengths = jnp.repeat(lengths, samples)
-    return DecodeState(
-        cache=cache,
-        tokens=constrain(jnp.zeros((B, C), jnp.int32), rules, ("batch", "tokens")),
-        logprobs=constrain(jnp.zeros((B, C), jnp.float32), rules, ("batch", "tokens")),
-        lengths=jnp.zeros((B,), jnp.int32),
-        done=lengths == 0,
-        last=jnp.repeat(prompts[:, -1], samples),
-        positions=lengths - 1,
-        keys=request_keys(key, request_ids),
-        step=jnp.zeros((), jnp.int32),
-    )
+    assert filled is not None
+    return filled.pages
 
 
 def decode_chunk(
     config: ModelConfig,
     rules: Rules,
-    settings: DecodeSettings,
+    choice: Choice,
+    chunk: int,
     params: Params,
-    state: DecodeState,
-) -> DecodeState:
-    """Up to `settings.chunk` decode steps; rows that are done keep their completion."""
-    first = state.step
-    stop_ids = jnp.asarray(settings.stop_ids, jnp.int32)
+    pages: jax.Array,
+    slots: Slots,
+    plan: ChunkPlan,
+) -> tuple[jax.Array, Slots, ChunkResult]:
+    """Up to `chunk` decode steps; ends early when every row has finished."""
+    pages = copy_pages(pages, plan.copy_from, plan.copy_to, plan.copies, rules)
 
-    def unfinished(state: DecodeState) -> jax.Array:
-        within = jnp.minimum(first + settings.chunk, settings.max_new_tokens)
-        return (state.step < within) & ~jnp.all(state.done)
+    def begin(fresh: jax.Array, old: jax.Array) -> jax.Array:
+        mask = plan.is_fresh.reshape(-1, *(1,) * (old.ndim - 1))
+        return jnp.where(mask, fresh, old)
 
-    def step(state: DecodeState) -> DecodeState:
-        live = ~state.done
-        hidden, cache = hidden_states(
+    slots = jax.tree.map(begin, plan.fresh, slots)
+    B = len(plan.rows)
+
+    def gather(x: jax.Array) -> jax.Array:
+        rows = x.at[plan.rows].get(mode="fill", fill_value=0)
+        return constrain(rows, rules, ("batch", *(None,) * (x.ndim - 1)))
+
+    rows: Slots = jax.tree.map(gather, slots)
+    keys = jax.vmap(jax.random.fold_in)(jax.random.wrap_key_data(rows.key), rows.request)
+    stop_ids = jnp.asarray(choice.stop_ids, jnp.int32)
+    out = (jnp.zeros((chunk, B), jnp.int32), jnp.zeros((chunk, B), jnp.float32))
+
+    def unfinished(carry: tuple) -> jax.Array:
+        step, _, rows, _ = carry
+        return (step < chunk) & jnp.any(rows.live)
+
+    def advance(carry: tuple) -> tuple:
+        step, pages, rows, (tokens, logprobs) = carry
+        live = rows.live
+        cache = PagedCache(pages=pages, table=plan.table, work=plan.work)
+        hidden, filled = hidden_states(
             config,
             params,
-            state.last[:, None],
-            state.positions[:, None],
-            jnp.ones_like(state.last)[:, None],
-            state.cache,
+            rows.last[:, None],
+            rows.position[:, None],
+            live.astype(jnp.int32)[:, None],
+            cache,
             rules,
         )
-        assert cache is not None
+        assert filled is not None
         logits = unembed(config, params, hidden[:, 0], rules)
-        token, logprob = choose_tokens(logits, state.keys, state.lengths, settings.temperature)
-        token = jnp.where(live, token, 0)
-        # All live rows have sampled the same number of tokens, so the column is shared.
-        column = (0, state.step)
-        return DecodeState(
-            cache=cache,
-            tokens=jax.lax.dynamic_update_slice(state.tokens, token[:, None], column),
-            logprobs=jax.lax.dynamic_update_slice(
-                state.logprobs, jnp.where(live, logprob, 0.0)[:, None], column
-            ),
-            lengths=state.lengths + live,
-            done=state.done | jnp.isin(token, stop_ids),
+        token, logprob = choose_tokens(logits, keys, rows.sampled, rows.temperature, choice)
+        token, logprob = jnp.where(live, token, 0), jnp.where(live, logprob, 0.0)
+        sampled = rows.sampled + live
+        rows = dataclasses.replace(
+            rows,
             last=token,
-            positions=state.positions + live,
-            keys=state.keys,
-            step=state.step + 1,
+            position=rows.position + live,
+            sampled=sampled,
+            live=live & ~jnp.isin(token, stop_ids) & (sampled < rows.limit),
+        )
+        return (
+            step + 1,
+            filled.pages,
+            rows,
+            (tokens.at[step].set(token), logprobs.at[step].set(logprob)),
         )
 
-    return jax.lax.while_loop(unfinished, step, state)
+    start = (jnp.zeros((), jnp.int32), pages, rows, out)
+    _, pages, rows, (tokens, logprobs) = jax.lax.while_loop(unfinished, advance, start)
+    slots = jax.tree.map(lambda all_, some: all_.at[plan.rows].set(some, mode="drop"), slots, rows)
+    result = ChunkResult(tokens=tokens, logprobs=logprobs, sampled=rows.sampled, live=rows.live)
+    return pages, slots, result
+
+
+def empty_slots(count: int) -> Slots:
+    """Slots in which nothing is live; NumPy arrays."""
+
+    def zeros(dtype: type, *shape: int) -> Any:
+        return np.zeros((count, *shape), dtype)
+
+    return Slots(
+        last=zeros(np.int32),
+        position=zeros(np.int32),
+        sampled=zeros(np.int32),
+        limit=zeros(np.int32),
+        live=zeros(np.bool_),
+        temperature=zeros(np.float32),
+        request=zeros(np.int32),
+        key=zeros(np.uint32, 2),
+    )

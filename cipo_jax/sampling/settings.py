@@ -1,0 +1,110 @@
+"""The engine's sizes, and the static shapes that follow from them."""
+
+import dataclasses
+
+from cipo_jax.sampling.choose import Choice
+from cipo_jax.types import CipoError
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineSettings:
+    """The engine's sizes, and how tokens are chosen.
+
+    Attributes:
+      max_prompt_tokens: the longest prompt.
+      max_new_tokens: the most tokens of a completion, stop token included.
+      temperature: default of requests, see `choose.choose_tokens`.
+      choice: which tokens may be drawn.
+      stop_strings: texts that end a completion; its tokens then end with the one that completes
+        the text.
+      slots: requests decoded together (rounded up so that all row shards have as many).
+      chunk: decode steps between two looks at what has finished.
+      page_size: tokens of a page of the cache.
+      cache_tokens: tokens that the cache holds, over all row shards; 0: every slot at full length.
+      prefill_widths: prompts are prefilled in stretches, padded to one of these; the largest is
+        the longest stretch. (): powers of two from 16 to 512.
+      prefill_tokens: padded tokens of one prefill call; bounds what delays the next decode chunk.
+      dispatch_ahead: look at a chunk's results only after the next one has been dispatched, so that
+        the device never waits for the host. A finished request then keeps its slot a chunk longer.
+    """
+
+    max_prompt_tokens: int
+    max_new_tokens: int
+    choice: Choice
+    temperature: float = 1.0
+    stop_strings: tuple[str, ...] = ()
+    slots: int = 256
+    chunk: int = 16
+    page_size: int = 16
+    cache_tokens: int = 0
+    prefill_widths: tuple[int, ...] = ()
+    prefill_tokens: int = 4096
+    dispatch_ahead: bool = False
+
+
+@dataclasses.dataclass
+class EngineStats:
+    """What an engine has done since it was last asked.
+
+    Attributes:
+      prompt_tokens: of prompts that became ready; `reused_tokens` of them were found in the cache.
+      prefill_positions: positions computed by prefill, padding included.
+      decode_steps: steps of the decode loop.
+      sampled_tokens: tokens drawn; over `row_steps`, the rows computed, they give the share of
+        useful work.
+      preemptions: requests that lost their pages and were computed again.
+      peak_pages: most pages held at once, over all row shards.
+    """
+
+    prompt_tokens: int = 0
+    reused_tokens: int = 0
+    prefill_positions: int = 0
+    decode_steps: int = 0
+    row_steps: int = 0
+    sampled_tokens: int = 0
+    preemptions: int = 0
+    peak_pages: int = 0
+
+
+def table_width(settings: EngineSettings) -> int:
+    """Pages of the longest prompt with the longest completion."""
+    return -(-(settings.max_prompt_tokens + settings.max_new_tokens) // settings.page_size)
+
+
+def pages_per_shard(settings: EngineSettings, shards: int) -> int:
+    """Pages of each row shard.
+
+    Raises:
+      CipoError: fewer than one request can need.
+    """
+    s, width = settings, table_width(settings)
+    if not s.cache_tokens:
+        return -(-s.slots // shards) * (width + 1) + 1
+    pages = s.cache_tokens // (s.page_size * shards)
+    if pages < width + 1:
+        raise CipoError(
+            f"config.sampling.cache_tokens: got {s.cache_tokens}, wanted 0 (room for all slots) or "
+            f"at least {(width + 1) * s.page_size * shards}: the longest prompt and completion, "
+            f"and a page, on each of {shards} row shards"
+        )
+    return pages
+
+
+def prefill_widths(settings: EngineSettings) -> tuple[int, ...]:
+    """Ascending widths of prefill: the declared ones, or powers of two from 16 to the first that
+    holds the longest prompt, 512 at most."""
+    if settings.prefill_widths:
+        return tuple(sorted(settings.prefill_widths))
+    widths = [16]
+    while widths[-1] < min(settings.max_prompt_tokens, 512):
+        widths.append(2 * widths[-1])
+    return tuple(widths)
+
+
+def row_bucket(most: int, wanted: int) -> int:
+    """The smallest of `most`, its half, its quarter, ... that holds `wanted` rows; 8 is the last
+    to be halved."""
+    rows = most
+    while rows > 8 and -(-rows // 2) >= wanted:
+        rows = -(-rows // 2)
+    return rows
