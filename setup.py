@@ -33,11 +33,17 @@ setup(
         "tensorflow-cpu>=2.21; platform_system != 'Darwin'",
         "tensorflow>=2.21; platform_system == 'Darwin'",
         "sentencepiece>=0.2.1",
+        # tensorflow-datasets imports it and does not ask for it.
+        "importlib_resources>=6",
+        "etils[epath]>=1.12",
+        "filelock>=3.13",
+        "huggingface_hub>=1.0",
         "clu>=0.0.12",
         "ml_collections>=1.1",
         "math-verify>=0.9",
         "matplotlib>=3.9",
         "numpy>=2",
+        "scipy>=1.14",
         "safetensors>=0.5",
         # clu imports it and does not ask for it.
         "tensorboard>=2.20",
@@ -46,7 +52,9 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]>=0.10,<0.11.1"],
         "cuda": ["jax[cuda13]>=0.10,<0.11.1"],
+        "datasets": ["datasets>=4"],
         "test": [
+            "datasets>=4",
             "hypothesis>=6",
             "mypy>=1.15",
             "pytest>=8",

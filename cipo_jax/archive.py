@@ -9,6 +9,9 @@ Fields of a record:
     phase, step, index      where it stands; index is its place in the file
     stream                  "base" or "correction"
     problem_id, question, answer    answer is the reference, null for program-checked problems
+    tests                   the test specification of a program-checked problem, else null; in the
+                            file it stands at the problem's first attempt alone, the reader puts it
+                            at each
     text                    the completion
     outcome, extracted, detail      the verdict
     prompt_tokens, completion_tokens    lengths
@@ -31,7 +34,7 @@ from typing import Any
 
 import numpy as np
 
-from cipo_jax.types import Attempt, CipoError
+from cipo_jax.types import Attempt, CipoError, Problem
 
 ATTEMPTS_DIR = "attempts"
 _SUFFIX = ".jsonl.gz"
@@ -62,9 +65,13 @@ class AttemptArchive:
             # No name and no time in the header: the bytes depend on the attempts alone.
             gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=raw, mtime=0) as packed,
         ):
+            written: set[str] = set()
             for index, attempt in enumerate(attempts):
                 record = {"phase": phase, "step": step, "index": index}
                 record |= _record(attempt, index_of)
+                if attempt.problem.id in written:
+                    record["tests"] = None
+                written.add(attempt.problem.id)
                 packed.write(json.dumps(record, allow_nan=False).encode("ascii") + b"\n")
         os.replace(temporary, path)
         return path
@@ -93,8 +100,11 @@ def read_attempts(
     for _, _, path in sorted(files):
         try:
             with gzip.open(path, "rt", encoding="ascii") as lines:
-                yield from map(json.loads, lines)
-        except (OSError, EOFError, ValueError, zlib.error) as error:
+                tests: dict[str, Any] = {}
+                for record in map(json.loads, lines):
+                    first = tests.setdefault(record["problem_id"], record.get("tests"))
+                    yield record | {"tests": first}
+        except (OSError, EOFError, ValueError, KeyError, TypeError, zlib.error) as error:
             raise CipoError(
                 f"{path}: the archived attempts cannot be read ({error}); remove the file, or "
                 "restore it"
@@ -111,6 +121,7 @@ def _record(attempt: Attempt, index_of: dict[int, int]) -> dict[str, Any]:
         "problem_id": problem.id,
         "question": problem.question,
         "answer": problem.answer,
+        "tests": _tests(problem),
         "text": attempt.text,
         "outcome": verdict.outcome.value,
         "extracted": verdict.extracted,
@@ -129,3 +140,11 @@ def _record(attempt: Attempt, index_of: dict[int, int]) -> dict[str, Any]:
             "text": anchor.text,
         },
     }
+
+
+def _tests(problem: Problem) -> dict[str, Any] | None:
+    """The test specification, with the function under test where only the problem names it."""
+    if problem.tests is None:
+        return None
+    name = problem.meta.get("entry_point")
+    return {**({"entry_point": name} if name else {}), **problem.tests}

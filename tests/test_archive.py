@@ -1,5 +1,6 @@
 """The attempts archive: what goes in comes out, byte for byte the same each time."""
 
+import dataclasses
 import gzip
 import json
 import math
@@ -39,6 +40,7 @@ def test_every_field_can_be_read_back(tmp_path):
         "problem_id": "p-1",
         "question": "What is 1+1?",
         "answer": "2",
+        "tests": None,
         "text": "2",
         "outcome": "correct",
         "extracted": "2",
@@ -109,6 +111,16 @@ def test_text_of_any_kind_and_logprobs_that_are_not_finite(tmp_path):
     assert record["text"] == text and record["logprob_sum"] is None
     line = gzip.decompress((tmp_path / "attempts" / "train-000001.jsonl.gz").read_bytes())
     assert line.count(b"\n") == 1 and json.loads(line) == record
+
+
+def test_tests_are_stored_once_a_problem_and_read_at_each_attempt(tmp_path):
+    tests = {"type": "stdin", "cases": [{"input": "UNIQUE", "output": "2"}]}
+    code = Problem("c-1", "Print it.", tests=tests, meta={"entry_point": "f"})
+    of_code = dataclasses.replace(attempt(), prompt=Prompt(code, np.zeros(1, np.int32)))
+    path = AttemptArchive(tmp_path).write("train", 1, [of_code, attempt(), of_code])
+    assert gzip.decompress(path.read_bytes()).count(b"UNIQUE") == 1
+    wanted = {"entry_point": "f", **tests}
+    assert [r["tests"] for r in read_attempts(tmp_path)] == [wanted, None, wanted]
 
 
 def test_logprobs_are_summed_beyond_float32(tmp_path):

@@ -1,4 +1,4 @@
-"""pass@k against its definition, and the evaluation of attempts whose verdicts are known."""
+"""The evaluation of attempts whose verdicts are known."""
 
 import itertools
 import math
@@ -9,52 +9,14 @@ import jax
 import numpy as np
 import pytest
 
-from cipo_jax.evaluate import evaluate, pass_at_k
+from cipo_jax.evaluate import (
+    count_votes,
+    evaluate,
+    evaluate_corrections,
+    evaluate_critiques,
+    plain_values,
+)
 from cipo_jax.types import Attempt, Completion, Outcome, Problem, Prompt, Verdict
-
-
-def samples_with(right: int, n: int) -> np.ndarray:
-    return np.arange(n)[None] < right
-
-
-# pass@k.
-
-
-@pytest.mark.parametrize("n", [1, 4, 9])
-def test_pass_at_k_is_the_closed_form(n: int) -> None:
-    for right, k in itertools.product(range(n + 1), range(1, n + 1)):
-        wanted = 1 - math.comb(n - right, k) / math.comb(n, k)
-        assert pass_at_k(samples_with(right, n), k)[0] == pytest.approx(wanted, abs=1e-12)
-
-
-def test_pass_at_k_is_the_share_of_subsets_with_a_right_sample() -> None:
-    random = np.random.default_rng(0)
-    correct = random.random((3, 6)) < [[0.2], [0.5], [0.7]]
-    for k in (1, 3, 6):
-        subsets = list(itertools.combinations(range(6), k))
-        wanted = [np.mean([row[list(s)].any() for s in subsets]) for row in correct]
-        np.testing.assert_allclose(pass_at_k(correct, k), wanted, atol=1e-12)
-
-
-def test_pass_at_k_is_unbiased() -> None:
-    # 40000 problems with success rate 0.3, six samples each: pass@4 is 1 - 0.7^4.
-    correct = np.random.default_rng(1).random((40_000, 6)) < 0.3
-    assert pass_at_k(correct, 4).mean() == pytest.approx(1 - 0.7**4, abs=0.005)
-    # What it replaces, any success among all six, is not.
-    assert abs(correct.any(axis=1).mean() - (1 - 0.7**4)) > 0.05
-
-
-def test_pass_at_k_does_not_overflow() -> None:
-    value = pass_at_k(samples_with(1, 5000), 2500)[0]
-    assert value == pytest.approx(0.5)
-    assert pass_at_k(samples_with(0, 5000), 5000)[0] == 0
-
-
-@pytest.mark.parametrize("k", [0, 5])
-def test_pass_at_k_needs_k_samples(k: int) -> None:
-    with pytest.raises(ValueError, match=f"k = {k} with 4 samples"):
-        pass_at_k(samples_with(1, 4), k)
-
 
 # Evaluation. Verdicts: three problems, four samples each; then of corrections, by (problem, sample
 # that was given back).
@@ -116,7 +78,7 @@ def run(
         corrected_attempts=corrected_attempts,
         key=jax.random.key(5),
     )
-    return metrics, attempts, attempter
+    return plain_values(metrics), attempts, attempter
 
 
 def test_rates_by_hand() -> None:
@@ -133,6 +95,7 @@ def test_rates_by_hand() -> None:
         "correction/accuracy_before": 3 / 6,
         "correction/accuracy_after": 3 / 6,
         "correction/r2r": 2 / 3,
+        "correction/r2w": 1 / 3,
         "correction/w2r": 1 / 3,
     }
     assert metrics == pytest.approx(rates)
@@ -161,3 +124,122 @@ def test_without_corrections_nothing_is_said_of_them() -> None:
 def test_a_rate_over_nothing_is_absent(problem: str, present: str, absent: str) -> None:
     metrics, _, _ = run(corrected_attempts=2, first={problem: FIRST[problem]})
     assert f"correction/{present}" in metrics and f"correction/{absent}" not in metrics
+
+
+# Votes, given attempts, critiques.
+
+
+def answered(problem: Problem, answers: Sequence[str | None], right: str) -> list[Attempt]:
+    none = np.zeros(0, np.int32)
+    completion = Completion(none, none.astype(np.float32), True)
+    outcomes = [
+        Outcome.NO_ANSWER if a is None else Outcome.CORRECT if a == right else Outcome.WRONG
+        for a in answers
+    ]
+    return [
+        Attempt(Prompt(problem, np.array([1])), completion, "", Verdict(outcome, extracted=a))
+        for a, outcome in zip(answers, outcomes, strict=True)
+    ]
+
+
+def test_wrong_answers_that_are_equal_are_one_class() -> None:
+    group = answered(Problem("a", "?", "7"), ["7", "1/2", "0.5", None, "3", "7", "0.50"], "7")
+    halves = {"1/2", "0.5", "0.50"}
+
+    def same(pairs: Sequence[tuple[str, str]]) -> list[bool]:
+        return [set(pair) <= halves for pair in pairs]
+
+    assert count_votes(group, same) == (2, [3, 1], 1)
+    assert count_votes(group, lambda pairs: [False] * len(pairs)) == (2, [1, 1, 1, 1], 1)
+
+
+def test_majority_needs_answers_and_an_equality() -> None:
+    problem = Problem("a", "?", "7")
+
+    def attempt(params: Any, prompts: Any, samples: int, key: Any, purpose: str) -> list[Attempt]:
+        return answered(prompts[0].problem, ["7", "7", "1", "2"], "7")
+
+    def metrics(problem: Problem, same: Any) -> dict[str, float]:
+        prompts = [Prompt(problem, np.array([1]))]
+        key = jax.random.key(0)
+        found, _ = evaluate(
+            attempt,
+            PARAMS,
+            prompts,
+            lambda a: a.prompt,
+            samples=4,
+            pass_at=(1, 4),
+            corrected_attempts=0,
+            key=key,
+            same_answers=same,
+        )
+        return plain_values(found)
+
+    def never(pairs: Sequence[tuple[str, str]]) -> list[bool]:
+        return [False] * len(pairs)
+
+    with_votes = metrics(problem, never)
+    assert with_votes["maj@4"] == 1.0 and with_votes["maj@1"] == with_votes["pass@1"] == 0.5
+    assert "maj@4" not in metrics(problem, None)
+    assert "maj@4" not in metrics(Problem("a", "?", tests={"type": "stdin"}), never)
+
+
+def test_given_attempts_by_hand() -> None:
+    problems = [Problem("x/1", "?"), Problem("x/2", "?"), Problem("y", "?")]
+    before = [Outcome.CORRECT, Outcome.WRONG, Outcome.WRONG]
+    after = [[True, False], [True, True], [False, False]]
+    none = Completion(np.zeros(0, np.int32), np.zeros(0, np.float32), True)
+    anchors = [
+        Attempt(Prompt(p, np.array([1])), none, "", Verdict(o))
+        for p, o in zip(problems, before, strict=True)
+    ]
+
+    def attempt(params: Any, prompts: Any, samples: int, key: Any, purpose: str) -> list[Attempt]:
+        assert samples == 2 and [p.anchor for p in prompts] == anchors
+        verdicts = [Outcome.CORRECT if r else Outcome.WRONG for row in after for r in row]
+        return [
+            Attempt(prompts[i // 2], none, "", Verdict(verdict))
+            for i, verdict in enumerate(verdicts)
+        ]
+
+    metrics, attempts = evaluate_corrections(
+        attempt,
+        PARAMS,
+        anchors,
+        lambda a: Prompt(a.problem, np.array([1]), anchor=a),
+        samples=2,
+        key=jax.random.key(0),
+        groups=["x", "x", "y"],
+    )
+    assert plain_values(metrics) == pytest.approx(
+        {
+            "correction/accuracy_before": 1 / 3,
+            "correction/accuracy_after": (0.5 + 1 + 0) / 3,
+            "correction/r2r": 0.5,
+            "correction/r2w": 0.5,
+            "correction/w2r": 0.5,
+        }
+    )
+    assert len(attempts) == 6
+    # One of the two groups has no right attempt: resamples without the other are left out.
+    assert metrics["correction/r2r"].low == metrics["correction/r2r"].high == 0.5
+
+
+def test_critiques_by_hand() -> None:
+    labels = ["incorrect", "incorrect", "correct", "correct", "incorrect"]
+    said = ["incorrect", "correct", "correct", "incorrect", None]
+    prompts = [Prompt(Problem(str(i), "?", label), np.array([1])) for i, label in enumerate(labels)]
+
+    def attempt(params: Any, prompts: Any, samples: int, key: Any, purpose: str) -> list[Attempt]:
+        return [
+            answered(p.problem, [s], p.problem.answer)[0]
+            for p, s in zip(prompts, said, strict=True)
+        ]
+
+    metrics, _ = evaluate_critiques(
+        attempt, PARAMS, prompts, samples=1, key=jax.random.key(0), groups=list("abcde")
+    )
+    # One of three wrong attempts found, one false alarm.
+    assert metrics["critique/accuracy"].value == pytest.approx(2 / 5)
+    assert metrics["critique/f1"].value == pytest.approx(2 / (2 + 2 + 1))
+    assert metrics["no_answer"].value == pytest.approx(1 / 5)

@@ -10,28 +10,21 @@ A chain applies one operation after another to a running value. Leaves are 1..9,
 value stays within 0..99, and `*` takes a factor of 2..9. Its difficulty is its number of
 operations.
 
-This file decides what a problem, its solution and a typical wrong solution look like, and which
-expressions belong to which split. It does not decide how prompts are worded or tokenised.
+This file decides what a problem, its solution and a typical wrong solution look like. It does not
+decide which are drawn (`generated.py`), nor how prompts are worded or tokenised.
 """
 
-import dataclasses
-import hashlib
 import re
 from collections.abc import Sequence
 
 import numpy as np
 
-from cipo_jax.types import CipoError, Demonstration, Problem
+from cipo_jax.data.generated import Task
+from cipo_jax.types import Problem
 
 MAX_VALUE = 99
 
 Step = tuple[str, int]  # operator and leaf
-
-# Sixteen buckets of a hash of the expression. A split is a property of the expression alone, so
-# that no seed or size can move a test problem into training.
-_SPLIT_BUCKETS = {"train": range(3, 16), "dev": range(2, 3), "test": range(2)}
-# Separate random streams, so that equal seeds and steps do not correlate different uses.
-_STREAMS = {"train": 0, "dev": 1, "test": 2, "demonstrations": 3}
 
 _WRITTEN_VALUES = re.compile(r"(?:^|=|\{)(-?\d+)", re.MULTILINE)
 _CHAIN = re.compile(r"\(+[1-9](?:[-+*][1-9]\))+")
@@ -77,12 +70,6 @@ def make_problem(rng: np.random.Generator, min_operations: int, max_operations: 
     )
 
 
-def split_of(expression: str) -> str:
-    """The split an expression belongs to: "train" (13/16), "dev" (1/16) or "test" (1/8)."""
-    bucket = hashlib.sha256(expression.encode()).digest()[0] % 16
-    return next(split for split, buckets in _SPLIT_BUCKETS.items() if bucket in buckets)
-
-
 def solution(problem: Problem) -> str:
     """The worked solution: one line per operation, then the boxed value."""
     first, steps = _parse(problem)
@@ -109,113 +96,6 @@ def corrupt(problem: Problem, rng: np.random.Generator) -> str:
         values = [int(number) for number in _WRITTEN_VALUES.findall(text)]
         if str(values[-1]) != problem.answer and all(0 <= v <= MAX_VALUE for v in values):
             return text
-
-
-@dataclasses.dataclass(frozen=True)
-class ArithmeticProblems:
-    """A stream of problems of one split.
-
-    Raises:
-      CipoError: unknown split, or impossible numbers of operations.
-    """
-
-    seed: int
-    split: str
-    min_operations: int = 2
-    max_operations: int = 5
-
-    def __post_init__(self) -> None:
-        if self.split not in _SPLIT_BUCKETS:
-            raise CipoError(f"split: got {self.split!r}, wanted one of {', '.join(_SPLIT_BUCKETS)}")
-        _check_operations(self.min_operations, self.max_operations)
-
-    def batch(self, step: int, size: int) -> list[Problem]:
-        """`size` different problems: a pure function of (seed, split, step)."""
-        rng = np.random.default_rng([self.seed, step, _STREAMS[self.split]])
-        return _distinct(rng, size, self.split, self.min_operations, self.max_operations)
-
-    def first(self, n: int) -> list[Problem]:
-        """`n` different problems, the same for every seed, so that runs are comparable.
-
-        Raises:
-          CipoError: `n` is 0 (the generator has no end), or the split has fewer problems.
-        """
-        if n <= 0:
-            raise CipoError(
-                f"number of arithmetic problems: got {n}, wanted a number > 0 "
-                "(the generator is unlimited, there is no 'all')"
-            )
-        rng = np.random.default_rng([_STREAMS[self.split]])
-        return _distinct(rng, n, self.split, self.min_operations, self.max_operations)
-
-
-@dataclasses.dataclass(frozen=True)
-class ArithmeticDemonstrations:
-    """A stream of worked solutions and corrections over the training split.
-
-    Attributes:
-      seed: together with the step it determines a batch.
-      correction_share: probability that a demonstration is a correction.
-      right_share: probability that a correction's previous attempt is right; else it comes from
-        `corrupt`. The solution to imitate is the same in either case.
-      min_operations, max_operations: length of the chains.
-
-    Raises:
-      CipoError: a share outside [0, 1], or impossible numbers of operations.
-    """
-
-    seed: int
-    correction_share: float
-    right_share: float
-    min_operations: int = 2
-    max_operations: int = 5
-
-    def __post_init__(self) -> None:
-        for name in ("correction_share", "right_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise CipoError(f"{name}: got {getattr(self, name)}, wanted a share in [0, 1]")
-        _check_operations(self.min_operations, self.max_operations)
-
-    def batch(self, step: int, size: int) -> list[Demonstration]:
-        """`size` demonstrations of different problems: a pure function of (seed, step)."""
-        rng = np.random.default_rng([self.seed, step, _STREAMS["demonstrations"]])
-        problems = _distinct(rng, size, "train", self.min_operations, self.max_operations)
-        return [self._demonstration(problem, rng) for problem in problems]
-
-    def _demonstration(self, problem: Problem, rng: np.random.Generator) -> Demonstration:
-        worked = solution(problem)
-        if rng.random() >= self.correction_share:
-            return Demonstration(problem, worked)
-        previous = worked if rng.random() < self.right_share else corrupt(problem, rng)
-        return Demonstration(problem, worked, previous_attempt=previous)
-
-
-def _check_operations(minimum: int, maximum: int) -> None:
-    if not 1 <= minimum <= maximum:
-        raise CipoError(
-            f"min_operations, max_operations: got {minimum}, {maximum}, "
-            "wanted 1 <= min_operations <= max_operations"
-        )
-
-
-def _distinct(
-    rng: np.random.Generator, n: int, split: str, min_operations: int, max_operations: int
-) -> list[Problem]:
-    """The first `n` different problems of a split that `rng` draws."""
-    found: dict[str, Problem] = {}
-    draws_left = 1000 + 200 * n
-    while len(found) < n:
-        if draws_left == 0:
-            raise CipoError(
-                f"asked for {n} different arithmetic problems of split {split!r} with "
-                f"{min_operations}..{max_operations} operations, found only {len(found)}; "
-                "ask for fewer, or allow more operations"
-            )
-        draws_left -= 1
-        problem = make_problem(rng, min_operations, max_operations)
-        if split_of(problem.id) == split:
-            found.setdefault(problem.id, problem)
-    return list(found.values())
 
 
 def _parse(problem: Problem) -> tuple[int, list[Step]]:
@@ -286,3 +166,6 @@ def _slip(value: int, rng: np.random.Generator) -> int:
     position = int(rng.integers(len(digits)))
     digits[position] = str(rng.choice([d for d in "0123456789" if d != digits[position]]))
     return int("".join(digits)) - value
+
+
+TASK = Task("arithmetic problems", make_problem, solution, corrupt, first_stream=0)

@@ -1,35 +1,62 @@
-"""Problems and demonstrations from jsonl files, in an order that only (seed, step) decides.
+"""Problems and demonstrations from rows, in an order that only (seed, step) decides.
 
-A line of a problem file is one object: `question` (or `problem`), `answer` (text) or `tests` (an
-object), optionally `id`; everything else goes to `Problem.meta`. A line of a demonstration file
-has `question` (or `problem`), `solution`, and optionally `previous_attempt`, `id`, `answer`.
+A row of problems has a question and an answer (text) or tests (an object), perhaps an id;
+everything else goes to `Problem.meta`. A row of demonstrations has a question, `solution`, and
+perhaps `previous_attempt`, an id, an answer. `Columns` names the columns.
 
-Files are read and checked whole before anything else happens; every complaint names file, line
-and field. This file does not decide how problems are worded for the policy (`prompts.py`).
+Sources are read and checked whole before anything else happens; every complaint names place and
+field. This file does not decide how rows are read (`rows.py`, `tfds_rows.py`), nor how problems
+are worded for the policy (`prompts.py`).
 """
 
+import dataclasses
+import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from cipo_jax.data.arithmetic import ArithmeticDemonstrations, ArithmeticProblems
-from cipo_jax.data.small_programs import SmallProgramDemonstrations, SmallPrograms
+from cipo_jax.data.generated import GeneratedDemonstrations, GeneratedProblems
+from cipo_jax.data.rows import ID_COLUMNS, Row
+from cipo_jax.data.sources import GENERATED, read_rows
 from cipo_jax.types import CipoError, Demonstration, Problem
 
-# The names of the embedded tasks in place of a file.
-ARITHMETIC, PROGRAMS = "arithmetic", "programs"
-
 Item = TypeVar("Item")
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+    """Which column holds what; "" takes the one of the usual names below that is there."""
+
+    question: str = ""
+    answer: str = ""
+    tests: str = ""
+    id: str = ""
+
+    def names(self, field: str) -> tuple[str, ...]:
+        """The names to look for, for "question", "answer", "tests" or "id"."""
+        chosen = getattr(self, field)
+        return (chosen,) if chosen else _USUAL[field]
+
+
+_USUAL = {
+    "question": ("question", "problem", "prompt"),
+    "answer": ("answer", "final_answer", "expected_answer"),
+    "tests": ("tests",),
+    "id": ID_COLUMNS,
+}
+_SOLUTION = "solution"  # without an answer, the column whose end may give one
 
 
 class ProblemSource(Protocol):
     """Where problems come from."""
 
     def batch(self, step: int, size: int) -> list[Problem]:
-        """`size` problems for training step `step`: a pure function of (seed, step, size)."""
+        """`size` problems for training step `step`: a pure function of (seed, step, size). It is
+        the batch of all hosts together, whatever their number; each takes its share of it."""
 
     def first(self, n: int) -> list[Problem]:
         """A fixed list of `n` problems for evaluation, the same for every seed."""
@@ -42,25 +69,11 @@ class DemonstrationSource(Protocol):
         """`size` demonstrations for cold-start step `step`: a function of (seed, step, size)."""
 
 
-def open_problems(
-    name: str, seed: int, split: str, *, min_operations: int = 2, max_operations: int = 5
-) -> ProblemSource:
-    """The problems called `name`.
+class Placed(NamedTuple):
+    """A problem and where it was read: "file:line", or "data set[split]:number"."""
 
-    Args:
-      name: "arithmetic" or "programs" (embedded generators), or a jsonl file.
-      seed: of the order or of the draws.
-      split: "train", "dev" or "test" of the generator. A file is one split and ignores it.
-      min_operations, max_operations: of the generator's problems; a file ignores them.
-
-    Raises:
-      CipoError: anything wrong with the file or the settings.
-    """
-    if name == ARITHMETIC:
-        return ArithmeticProblems(seed, split, min_operations, max_operations)
-    if name == PROGRAMS:
-        return SmallPrograms(seed, split, min_operations, max_operations)
-    return JsonlProblems(load_problems(name), seed)
+    where: str
+    problem: Problem
 
 
 def open_demonstrations(
@@ -72,23 +85,19 @@ def open_demonstrations(
     min_operations: int = 2,
     max_operations: int = 5,
 ) -> DemonstrationSource:
-    """The demonstrations called `name`: "arithmetic", "programs", or a jsonl file.
+    """The demonstrations of one source, see `sources.py`.
 
-    The shares and the numbers of operations shape what the generator makes (see
-    `ArithmeticDemonstrations`); a file has its own mixture and ignores them.
+    The shares and the numbers of operations shape what a generator makes (see
+    `GeneratedDemonstrations`); other sources have their own mixture and ignore them.
 
     Raises:
-      CipoError: anything wrong with the file or the settings.
+      CipoError: anything wrong with the source or the settings.
     """
-    if name == ARITHMETIC:
-        return ArithmeticDemonstrations(
-            seed, correction_share, right_share, min_operations, max_operations
+    if name in GENERATED:
+        return GeneratedDemonstrations(
+            GENERATED[name], seed, correction_share, right_share, min_operations, max_operations
         )
-    if name == PROGRAMS:
-        return SmallProgramDemonstrations(
-            seed, correction_share, right_share, min_operations, max_operations
-        )
-    return JsonlDemonstrations(load_demonstrations(name), seed)
+    return ListedDemonstrations(load_demonstrations(name), seed)
 
 
 class _EpochShuffled(Generic[Item]):
@@ -114,8 +123,8 @@ class _EpochShuffled(Generic[Item]):
         return [self._items[orders[p // count][p % count]] for p in positions]
 
 
-class JsonlProblems(_EpochShuffled[Problem]):
-    """Problems of a file; `batch(step, size)` shuffles per epoch, `first(n)` keeps file order."""
+class ListedProblems(_EpochShuffled[Problem]):
+    """Problems of a list; `batch(step, size)` shuffles per epoch, `first(n)` keeps the order."""
 
     def first(self, n: int) -> list[Problem]:
         """The first `n` problems; 0 means all.
@@ -131,113 +140,159 @@ class JsonlProblems(_EpochShuffled[Problem]):
         return self._items[:n] if n else list(self._items)
 
 
-class JsonlDemonstrations(_EpochShuffled[Demonstration]):
-    """Demonstrations of a file; `batch(step, size)` shuffles per epoch."""
+class ListedDemonstrations(_EpochShuffled[Demonstration]):
+    """Demonstrations of a list; `batch(step, size)` shuffles per epoch."""
 
 
-def load_problems(path: str | Path) -> list[Problem]:
-    """All problems of a jsonl file, in file order.
+def load_problems(source: str, columns: Columns = Columns()) -> list[Placed]:  # noqa: B008
+    """All problems of a source that is not generated, in its order.
 
-    Problems without an id are called `<file stem>:<line number>`.
+    Problems without an id are called after their place, `<file stem>:<line>`. An answer that is a
+    worked solution ending in "#### x" (GSM8K) or with its result in \\boxed{x} (MATH) counts as x;
+    so does the column `solution` where there is no answer.
 
     Raises:
-      CipoError: names file, line and field of the first mistake.
+      CipoError: names place and field of the first mistake.
     """
-    problems: list[Problem] = []
-    line_of_id: dict[str, int] = {}
-    for line, where, row in _objects(Path(path)):
-        problem_id, question = _id_and_question(row, where, Path(path), line)
-        answer, tests = _optional_text(row, "answer", where), row.pop("tests", None)
+    problems: list[Placed] = []
+    where_of_id: dict[str, str] = {}
+    for row in _rows(source):
+        problem_id, question = _id_and_question(row, columns)
+        tests = _take(row, columns, "tests")
         if tests is not None and not (isinstance(tests, Mapping) and tests):
-            raise CipoError(f"{where}: tests: got {_shown(tests)}, wanted a non-empty object")
+            raise CipoError(f"{row.where}: tests: got {_shown(tests)}, wanted a non-empty object")
+        entry_point = row.columns.pop("entry_point", None)
+        if tests is not None and entry_point is not None:
+            tests = {"entry_point": entry_point, **tests}
+        answer = _answer(row, columns)
         if answer is None and tests is None:
-            raise CipoError(f"{where}: answer: missing; wanted answer (text) or tests (an object)")
-        if problem_id in line_of_id:
             raise CipoError(
-                f"{where}: id: {problem_id!r} is also the id of line {line_of_id[problem_id]}; "
+                f"{row.where}: answer: missing; wanted an answer (text) or tests (an object), or "
+                f"data.answer_column or data.tests_column set to one of: {_names(row)}"
+            )
+        if problem_id in where_of_id:
+            raise CipoError(
+                f"{row.where}: id: {problem_id!r} is also the id of {where_of_id[problem_id]}; "
                 "wanted a different one for each problem"
             )
-        line_of_id[problem_id] = line
-        problems.append(Problem(problem_id, question, answer=answer, tests=tests, meta=row))
+        where_of_id[problem_id] = row.where
+        problem = Problem(problem_id, question, answer=answer, tests=tests, meta=row.columns)
+        problems.append(Placed(row.where, problem))
     return problems
 
 
-def load_demonstrations(path: str | Path) -> list[Demonstration]:
-    """All demonstrations of a jsonl file, in file order; several may share a problem and its id.
+def load_demonstrations(source: str) -> list[Demonstration]:
+    """All demonstrations of a source, in its order; several may share a problem and its id.
 
     Raises:
-      CipoError: names file, line and field of the first mistake.
+      CipoError: names place and field of the first mistake.
     """
     demonstrations = []
-    for line, where, row in _objects(Path(path)):
-        problem_id, question = _id_and_question(row, where, Path(path), line)
-        solution = _text(row, "solution", where)
-        previous = _optional_text(row, "previous_attempt", where)
-        answer = _optional_text(row, "answer", where)
-        problem = Problem(problem_id, question, answer=answer, meta=row)
+    for row in _rows(source):
+        problem_id, question = _id_and_question(row, Columns())
+        solution = _optional_text(row, "solution")
+        if solution is None:
+            raise CipoError(f"{row.where}: solution: missing; other columns: {_names(row)}")
+        previous = _optional_text(row, "previous_attempt")
+        problem = Problem(problem_id, question, answer=_answer(row, Columns()), meta=row.columns)
         demonstrations.append(Demonstration(problem, solution, previous_attempt=previous))
     return demonstrations
 
 
-def _objects(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
-    """(line number, "file:line", object) of each line that is not blank."""
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
+def fingerprint(problems: Iterable[Problem]) -> str:
+    """16 hexadecimal digits that change with any id, question, answer or test, or their order."""
+    digest = hashlib.sha256()
+    for p in problems:
+        shown = json.dumps([p.id, p.question, p.answer, p.tests], sort_keys=True, default=repr)
+        digest.update(shown.encode())
+    return digest.hexdigest()[:16]
+
+
+def fingerprint_generated(name: str, split: str, min_operations: int, max_operations: int) -> str:
+    """As `fingerprint`, of the first problems of an embedded generator."""
+    source = GeneratedProblems(GENERATED[name], 0, split, min_operations, max_operations)
+    return fingerprint(source.first(4))
+
+
+def worked_answer(text: str) -> str:
+    """x of a text that ends in "#### x", or of its last \\boxed{x}; else the text itself."""
+    if "####" in text:
+        return text.rpartition("####")[2].strip()
+    start = text.rfind("\\boxed{")
+    if start < 0:
+        return text
+    start, depth = start + len("\\boxed{"), 1
+    for position, character in enumerate(text[start:], start):
+        depth += (character == "{") - (character == "}")
+        if depth == 0:
+            return text[start:position].strip()
+    return text
+
+
+def _rows(source: str) -> Iterable[Row]:
+    """Rows of their own, whose columns may be taken out."""
+    return (Row(row.where, dict(row.columns)) for row in read_rows(source))
+
+
+def _take(row: Row, columns: Columns, field: str) -> Any:
+    """Takes the value of a field out of `row`; None if it is absent or null."""
+    present = [n for n in columns.names(field) if row.columns.get(n) is not None]
+    if field != "id" and len(present) > 1:
         raise CipoError(
-            f"{path}: there is no such file; wanted a jsonl file, "
-            f"or {ARITHMETIC!r} for the embedded task"
-        ) from None
-    except OSError as error:
-        raise CipoError(f"{path}: cannot be read: {error.strerror}") from error
-    if not content.strip():
-        raise CipoError(f"{path}: the file is empty, wanted one json object a line")
-    lines = content.split(b"\n")
-    for number, raw in enumerate(lines, start=1):
-        if raw.strip():
-            where = f"{path}:{number}"
-            yield number, where, _object(raw, where, cut=number == len(lines))
+            f"{row.where}: {field}: got the columns {' and '.join(present)}, wanted one of them; "
+            f"say which by data.{field}_column"
+        )
+    if getattr(columns, field) and not present and field != "id":
+        raise CipoError(
+            f"{row.where}: data.{field}_column: got {getattr(columns, field)!r}, wanted one of: "
+            f"{_names(row)}"
+        )
+    return row.columns.pop(present[0]) if present else None
 
 
-def _object(raw: bytes, where: str, cut: bool) -> dict[str, Any]:
-    """One line as an object; `cut`: no line feed follows, so the file may end too early."""
-    hint = "; the file ends within this line, it may have been cut" if cut else ""
-    try:
-        row = json.loads(raw.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise CipoError(f"{where}: not UTF-8 (byte {error.start} of the line){hint}") from error
-    except (ValueError, RecursionError) as error:
-        raise CipoError(f"{where}: not JSON: {error}{hint}") from error
-    if not isinstance(row, dict):
-        raise CipoError(f"{where}: got {_shown(row)}, wanted a json object")
-    return row
-
-
-def _id_and_question(row: dict[str, Any], where: str, path: Path, line: int) -> tuple[str, str]:
+def _id_and_question(row: Row, columns: Columns) -> tuple[str, str]:
     """Takes id and question out of `row`."""
-    if "question" in row and "problem" in row:
-        raise CipoError(f"{where}: question: there is also a field problem; wanted one of the two")
-    question = _text(row, "problem" if "problem" in row else "question", where)
-    return _optional_text(row, "id", where) or f"{path.stem}:{line}", question
-
-
-def _text(row: dict[str, Any], field: str, where: str) -> str:
-    """Takes a required text out of `row`."""
-    value = _optional_text(row, field, where)
+    value = _take(row, columns, "question")
     if value is None:
-        found = ", ".join(row) or "none"
-        raise CipoError(f"{where}: {field}: missing; other fields of the line: {found}")
-    return value
+        raise CipoError(
+            f"{row.where}: question: missing; set data.question_column to one of the row's "
+            f"columns: {_names(row)}"
+        )
+    question = _text(row.where, "question", value)
+    value = _take(row, columns, "id")
+    if type(value) is int:
+        value = str(value)
+    if value is None:
+        file, _, number = row.where.rpartition(":")
+        value = f"{PurePosixPath(file).stem}:{number}"
+    return _text(row.where, "id", value), question
 
 
-def _optional_text(row: dict[str, Any], field: str, where: str) -> str | None:
+def _answer(row: Row, columns: Columns) -> str | None:
+    """Takes the answer out of `row`; a solution that has one stays there."""
+    value = _take(row, columns, "answer")
+    if value is None:
+        solution = row.columns.get(_SOLUTION)
+        if not isinstance(solution, str) or worked_answer(solution) == solution:
+            return None
+        value = solution
+    if type(value) in (int, float):
+        return str(int(value)) if value == int(value) else repr(value)
+    if isinstance(value, list) and value and all(isinstance(v, str) for v in value):
+        value = ", ".join(value)  # OlympiadBench lists several answers
+    return _text(row.where, "answer", worked_answer(_text(row.where, "answer", value)))
+
+
+def _optional_text(row: Row, field: str) -> str | None:
     """Takes a text out of `row`; None if it is absent or null."""
-    value = row.pop(field, None)
-    if value is None:
-        return None
+    value = row.columns.pop(field, None)
+    return None if value is None else _text(row.where, field, value)
+
+
+def _text(where: str, field: str, value: object) -> str:
+    """`value` if it is a text that is not blank and can be written, else CipoError."""
     if not isinstance(value, str):
-        hint = f'; write "{value}"' if type(value) in (int, float) else ""
-        raise CipoError(f"{where}: {field}: got {_shown(value)}, wanted text{hint}")
+        raise CipoError(f"{where}: {field}: got {_shown(value)}, wanted text")
     if not value.strip():
         raise CipoError(f"{where}: {field}: got an empty text")
     try:
@@ -247,6 +302,10 @@ def _optional_text(row: dict[str, Any], field: str, where: str) -> str | None:
     return value
 
 
+def _names(row: Row) -> str:
+    return ", ".join(row.columns) or "none"
+
+
 def _shown(value: object) -> str:
-    text = repr(value)
+    text = re.sub(r"\s+", " ", repr(value))
     return f"{text if len(text) <= 40 else text[:40] + '...'} ({type(value).__name__})"

@@ -40,12 +40,7 @@ def base_prompt(
       CipoError: the prompt would be longer than `max_tokens` (a question is never cut), the
         template lacks its field, or the tokenizer cannot write the text.
     """
-    _check_fields(template, _QUESTION)
-    start, end = tokenizer.frame(chat)
-    tokens = [*start, *_encode_around(tokenizer, template, problem.question), *end]
-    # The question alone is held to the budget too: `correction_prompt_budget` builds on it.
-    alone = len(start) + len(tokenizer.encode(problem.question)) + len(end)
-    length = max(len(tokens), alone)
+    tokens, length = _base_tokens(problem.question, tokenizer, template, chat)
     if length > max_tokens:
         raise CipoError(
             f"problem {problem.id!r}: its prompt takes {length} tokens, the budget is "
@@ -153,6 +148,40 @@ def demonstration_tokens(
             "raise it or leave the demonstration out"
         )
     return prompt, np.array(completion, np.int32)
+
+
+def prompt_lengths(
+    problem: Problem,
+    tokenizer: Tokenizer,
+    prompt_template: str,
+    correction_template: str,
+    chat: bool,
+    max_attempt_tokens: int,
+) -> tuple[int, int]:
+    """The tokens of the base prompt as `base_prompt` counts them, and of a correction prompt whose
+    attempt takes its whole budget.
+
+    Raises:
+      CipoError: as `base_prompt` and `correction_prompt`, but for the length.
+    """
+    question = problem.question
+    _, base = _base_tokens(question, tokenizer, prompt_template, chat)
+    empty, _ = _correction_tokens(
+        question, "", tokenizer, correction_template, chat, max_attempt_tokens
+    )
+    return base, len(empty) + max_attempt_tokens
+
+
+def _base_tokens(
+    question: str, tokenizer: Tokenizer, template: str, chat: bool
+) -> tuple[list[int], int]:
+    """The tokens of a base prompt, and how many of its budget they count for."""
+    _check_fields(template, _QUESTION)
+    start, end = tokenizer.frame(chat)
+    tokens = [*start, *_encode_around(tokenizer, template, question), *end]
+    # The question alone is held to the budget too: `correction_prompt_budget` builds on it.
+    alone = len(start) + len(tokenizer.encode(question)) + len(end)
+    return tokens, max(len(tokens), alone)
 
 
 def _correction_tokens(

@@ -11,17 +11,16 @@ A function applies one operation after another to an integer; each operation has
 (2..9 for `times` and `modulo`). Difficulty is the number of operations. The tests call `f` on a few
 integers; they are part of the problem, so the "code" verifier needs nothing else.
 
-This file decides what a problem, its solution and a typical wrong solution look like, and which
-functions belong to which split. It runs no program: it computes what the functions give itself.
+This file decides what a problem, its solution and a typical wrong solution look like; which are
+drawn is decided in `generated.py`. It runs no program: it computes what the functions give itself.
 """
 
-import dataclasses
 import re
 
 import numpy as np
 
-from cipo_jax.data.arithmetic import split_of
-from cipo_jax.types import CipoError, Demonstration, Problem
+from cipo_jax.data.generated import Task
+from cipo_jax.types import Problem
 
 Step = tuple[str, int]  # operation and operand
 
@@ -36,10 +35,7 @@ _OPERATIONS = {
 _WORDS = tuple(_OPERATIONS)
 _INPUTS = (-7, -1, 0, 1, 4, 10, 23)
 _STEP = re.compile(rf"({'|'.join(_WORDS)}) ([1-9])")
-_SPLITS = ("train", "dev", "test")
 _TIME_LIMIT = 2.0  # seconds a call; the functions take microseconds
-# Random streams of their own, apart from those of other uses of the same seed and step.
-_STREAMS = {"train": 10, "dev": 11, "test": 12, "demonstrations": 13}
 
 # What the embedded tokenizer needs to write this task compactly.
 CHARACTERS = "%:,"
@@ -92,85 +88,6 @@ def corrupt(problem: Problem, rng: np.random.Generator) -> str:
         wrong = _corruption(steps, rng)
         if any(_value(wrong, x) != _value(steps, x) for x in _INPUTS):
             return _write(wrong)
-
-
-@dataclasses.dataclass(frozen=True)
-class SmallPrograms:
-    """A stream of problems of one split.
-
-    Raises:
-      CipoError: unknown split, or impossible numbers of operations.
-    """
-
-    seed: int
-    split: str
-    min_operations: int = 1
-    max_operations: int = 4
-
-    def __post_init__(self) -> None:
-        if self.split not in _SPLITS:
-            raise CipoError(f"split: got {self.split!r}, wanted one of {', '.join(_SPLITS)}")
-        _check_operations(self.min_operations, self.max_operations)
-
-    def batch(self, step: int, size: int) -> list[Problem]:
-        """`size` different problems: a pure function of (seed, split, step)."""
-        rng = np.random.default_rng([self.seed, step, _STREAMS[self.split]])
-        return _distinct(rng, size, self.split, self.min_operations, self.max_operations)
-
-    def first(self, n: int) -> list[Problem]:
-        """`n` different problems, the same for every seed, so that runs are comparable.
-
-        Raises:
-          CipoError: `n` is 0 (the generator has no end), or the split has fewer problems.
-        """
-        if n <= 0:
-            raise CipoError(
-                f"number of small programs: got {n}, wanted a number > 0 "
-                "(the generator is unlimited, there is no 'all')"
-            )
-        rng = np.random.default_rng([_STREAMS[self.split]])
-        return _distinct(rng, n, self.split, self.min_operations, self.max_operations)
-
-
-@dataclasses.dataclass(frozen=True)
-class SmallProgramDemonstrations:
-    """A stream of solutions and corrections over the training split.
-
-    Attributes:
-      seed: together with the step it determines a batch.
-      correction_share: probability that a demonstration is a correction.
-      right_share: probability that a correction's previous attempt is right; else it comes from
-        `corrupt`. The solution to imitate is the same in either case.
-      min_operations, max_operations: length of the functions.
-
-    Raises:
-      CipoError: a share outside [0, 1], or impossible numbers of operations.
-    """
-
-    seed: int
-    correction_share: float
-    right_share: float
-    min_operations: int = 1
-    max_operations: int = 4
-
-    def __post_init__(self) -> None:
-        for name in ("correction_share", "right_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise CipoError(f"{name}: got {getattr(self, name)}, wanted a share in [0, 1]")
-        _check_operations(self.min_operations, self.max_operations)
-
-    def batch(self, step: int, size: int) -> list[Demonstration]:
-        """`size` demonstrations of different problems: a pure function of (seed, step)."""
-        rng = np.random.default_rng([self.seed, step, _STREAMS["demonstrations"]])
-        problems = _distinct(rng, size, "train", self.min_operations, self.max_operations)
-        return [self._demonstration(problem, rng) for problem in problems]
-
-    def _demonstration(self, problem: Problem, rng: np.random.Generator) -> Demonstration:
-        worked = solution(problem)
-        if rng.random() >= self.correction_share:
-            return Demonstration(problem, worked)
-        previous = worked if rng.random() < self.right_share else corrupt(problem, rng)
-        return Demonstration(problem, worked, previous_attempt=previous)
 
 
 def _draw_step(rng: np.random.Generator) -> Step:
@@ -231,29 +148,4 @@ def _corruption(steps: list[Step], rng: np.random.Generator) -> list[Step]:
     return wrong
 
 
-def _check_operations(minimum: int, maximum: int) -> None:
-    if not 1 <= minimum <= maximum:
-        raise CipoError(
-            f"min_operations, max_operations: got {minimum}, {maximum}, "
-            "wanted 1 <= min_operations <= max_operations"
-        )
-
-
-def _distinct(
-    rng: np.random.Generator, n: int, split: str, min_operations: int, max_operations: int
-) -> list[Problem]:
-    """The first `n` different problems of a split that `rng` draws."""
-    found: dict[str, Problem] = {}
-    for _ in range(1000 + 200 * n):
-        if len(found) == n:
-            break
-        problem = make_problem(rng, min_operations, max_operations)
-        if split_of(problem.id) == split:
-            found.setdefault(problem.id, problem)
-    if len(found) < n:
-        raise CipoError(
-            f"asked for {n} different small programs of split {split!r} with "
-            f"{min_operations}..{max_operations} operations, found only {len(found)}; "
-            "ask for fewer, or allow more operations"
-        )
-    return list(found.values())
+TASK = Task("small programs", make_problem, solution, corrupt, first_stream=10)

@@ -8,6 +8,7 @@ This file decides what counts as a control token and what stops a completion. It
 how prompts are worded or cut (`prompts.py`).
 """
 
+import itertools
 import json
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -17,6 +18,7 @@ from typing import Any, Protocol
 from cipo_jax.data import small_programs
 from cipo_jax.types import CipoError
 
+_GENERATION = "generation_config.json"
 _TAG = re.compile(r"▁?(<.+>|\[.+\])")  # "▁" is how sentencepiece writes a space
 
 
@@ -48,6 +50,9 @@ class Tokenizer(Protocol):
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`; special tokens, stop tokens and unknown ids give no text."""
 
+    def show(self, ids: Iterable[int]) -> str:
+        """As `decode`, control tokens written out: for people to read, not to encode again."""
+
     def frame(self, chat: bool) -> tuple[list[int], list[int]]:
         """The tokens before and after the user's text.
 
@@ -59,28 +64,36 @@ class Tokenizer(Protocol):
         """
 
 
-def load_tokenizer(name: str) -> Tokenizer:
+def load_tokenizer(name: str, thinking: str = "") -> Tokenizer:
     """The tokenizer called `name`.
 
     Args:
-      name: "char" or "char_code" (embedded, for the embedded tasks), a directory with Hugging Face
-        tokenizer files, or a sentencepiece `*.model` file.
+      name: "char" or "char_code" (embedded, for the embedded tasks), "bytes" (one token per UTF-8
+        byte, for any text), a directory with Hugging Face tokenizer files, or a sentencepiece
+        `*.model` file.
+      thinking: "on" or "off" sets the chat template's `enable_thinking` (Qwen3); "" leaves it.
 
     Raises:
       CipoError: there is no such thing, or it cannot be read.
     """
+    path = Path(name)
+    if name and path.is_dir():
+        return HFTokenizer(path, thinking)
+    if thinking:
+        raise CipoError(
+            f"data.thinking: got {thinking!r}, wanted '': tokenizer {name!r} has no chat template"
+        )
     if name == "char":
         return CharTokenizer()
     if name == "char_code":
         return CharTokenizer(small_programs.CHARACTERS, small_programs.PHRASES)
-    path = Path(name)
-    if name and path.is_dir():
-        return HFTokenizer(path)
+    if name == "bytes":
+        return ByteTokenizer()
     if path.suffix == ".model":
         return SentencePieceTokenizer(path)
     raise CipoError(
-        f"tokenizer: got {name!r}, wanted 'char', 'char_code', an existing directory with Hugging "
-        "Face tokenizer files, or a sentencepiece *.model file"
+        f"tokenizer: got {name!r}, wanted 'char', 'char_code', 'bytes', an existing directory with "
+        "Hugging Face tokenizer files, or a sentencepiece *.model file"
     )
 
 
@@ -114,8 +127,8 @@ class CharTokenizer:
             if match is None:
                 raise CipoError(
                     f"tokenizer 'char' cannot write the character {text[position]!r} of "
-                    f"{_excerpt(text, position)!r}; it is made for the embedded arithmetic task: "
-                    "set data.tokenizer to a Hugging Face tokenizer directory for other text"
+                    f"{text[max(position - 20, 0) : position + 20]!r}; it is made for the embedded "
+                    "tasks: set data.tokenizer to 'bytes' or a tokenizer directory for other text"
                 )
             ids.append(self._ids[match.group()])
             position = match.end()
@@ -124,9 +137,34 @@ class CharTokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         return "".join(self._texts[i] for i in ids if 0 <= i < self.vocab_size)
 
+    show = decode
+
     def frame(self, chat: bool) -> tuple[list[int], list[int]]:
         if chat:
             raise CipoError("data.chat_template: tokenizer 'char' has none; set it to False")
+        return [], []
+
+
+class ByteTokenizer:
+    """One token per byte of UTF-8: writes any text, at about one token per character."""
+
+    vocab_size = 258  # ids 0, 1: pad, end
+    pad_id = 0
+    eos_id = 1
+    stop_ids: tuple[int, ...] = (1,)
+
+    def encode(self, text: str) -> list[int]:
+        return [byte + 2 for byte in text.encode("utf-8")]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        # A sampled completion need not be UTF-8; what is not becomes the replacement character.
+        return bytes(i - 2 for i in ids if 2 <= i < self.vocab_size).decode("utf-8", "replace")
+
+    show = decode
+
+    def frame(self, chat: bool) -> tuple[list[int], list[int]]:
+        if chat:
+            raise CipoError("data.chat_template: tokenizer 'bytes' has none; set it to False")
         return [], []
 
 
@@ -143,10 +181,11 @@ class HFTokenizer:
     # Stands for the user's text while the chat template is cut in two around it.
     _USER_TEXT = "CIPO-USER-TEXT"
 
-    def __init__(self, directory: str | Path) -> None:
+    def __init__(self, directory: str | Path, thinking: str = "") -> None:
+        """`thinking`: as in `load_tokenizer`."""
         from transformers import AutoTokenizer  # heavy, and not needed for the embedded task
 
-        self._directory = Path(directory)
+        self._directory, self._thinking = Path(directory), thinking
         if not self._directory.is_dir():
             raise CipoError(f"tokenizer: {self._directory} is not a directory")
         try:
@@ -167,7 +206,7 @@ class HFTokenizer:
         self.eos_id = int(self._tokenizer.eos_token_id)
         pad_id = self._tokenizer.pad_token_id
         self.pad_id = self.eos_id if pad_id is None else int(pad_id)
-        others = _generation_stop_ids(self._directory / "generation_config.json", self.vocab_size)
+        others = _generation_stop_ids(self._directory / _GENERATION, self.vocab_size)
         self.stop_ids: tuple[int, ...] = tuple(dict.fromkeys((self.eos_id, *others)))
         self._silent = {*self.stop_ids, self.pad_id}
         self._control = self._control_tokens()
@@ -181,6 +220,9 @@ class HFTokenizer:
         return self._tokenizer.decode(
             kept, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
+
+    def show(self, ids: Iterable[int]) -> str:
+        return self._tokenizer.decode([int(i) for i in ids], clean_up_tokenization_spaces=False)
 
     def _control_tokens(self) -> dict[str, int]:
         """Special tokens, stop tokens, and added tokens that a text could imitate.
@@ -215,10 +257,17 @@ class HFTokenizer:
                 f"data.chat_template: the tokenizer in {self._directory} has no chat template; "
                 "set it to False, or add chat_template.jinja to the directory"
             )
+        switch = {"enable_thinking": self._thinking == "on"} if self._thinking else {}
+        if switch and "enable_thinking" not in str(self._tokenizer.chat_template):
+            raise CipoError(
+                f"data.thinking: got {self._thinking!r}, wanted '': the chat template in "
+                f"{self._directory} has no switch enable_thinking"
+            )
         rendered = self._tokenizer.apply_chat_template(
             [{"role": "user", "content": self._USER_TEXT}],
             add_generation_prompt=True,
             tokenize=False,
+            **switch,
         )
         if rendered.count(self._USER_TEXT) != 1:
             raise CipoError(
@@ -237,7 +286,8 @@ class HFTokenizer:
 
 
 class SentencePieceTokenizer:
-    """A sentencepiece model file, without chat template.
+    """A sentencepiece model file, without chat template. A `generation_config.json` beside it
+    gives further stop tokens.
 
     Control pieces and pieces written like a tag (`<start_of_turn>`, `[INST]`) count as control
     tokens. The file does not say whether its model expects a beginning-of-sequence token: it is
@@ -265,8 +315,9 @@ class SentencePieceTokenizer:
         self.vocab_size = int(model.vocab_size())
         self.eos_id = int(model.eos_id())
         self.pad_id = self.eos_id if model.pad_id() < 0 else int(model.pad_id())
-        self.stop_ids: tuple[int, ...] = (self.eos_id,)
-        self._control, self._silent = {}, set()
+        others = _generation_stop_ids(self._file.with_name(_GENERATION), self.vocab_size)
+        self.stop_ids: tuple[int, ...] = tuple(dict.fromkeys((self.eos_id, *others)))
+        self._control, self._silent = {}, set(others)
         for i in range(self.vocab_size):
             piece = model.id_to_piece(i)
             if model.is_control(i):
@@ -281,6 +332,13 @@ class SentencePieceTokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         return self._model.decode(
             [int(i) for i in ids if 0 <= i < self.vocab_size and i not in self._silent]
+        )
+
+    def show(self, ids: Iterable[int]) -> str:
+        runs = itertools.groupby(map(int, ids), self._model.is_control)
+        return "".join(
+            "".join(map(self._model.id_to_piece, run)) if control else self._model.decode(list(run))
+            for control, run in runs
         )
 
     def frame(self, chat: bool) -> tuple[list[int], list[int]]:
@@ -337,8 +395,3 @@ def _generation_stop_ids(path: Path, vocab_size: int) -> list[int]:
             f"each below the tokenizer's vocabulary size {vocab_size}"
         )
     return ids
-
-
-def _excerpt(text: str, position: int) -> str:
-    start = max(position - 20, 0)
-    return text[start : position + 20]

@@ -5,15 +5,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cipo_jax.data.arithmetic import ArithmeticDemonstrations, ArithmeticProblems
+from cipo_jax.data import arithmetic
 from cipo_jax.data.datasets import (
-    JsonlDemonstrations,
-    JsonlProblems,
+    Columns,
+    ListedDemonstrations,
+    ListedProblems,
+    fingerprint,
+    fingerprint_generated,
     load_demonstrations,
     load_problems,
     open_demonstrations,
-    open_problems,
+    worked_answer,
 )
+from cipo_jax.data.generated import GeneratedDemonstrations
 from cipo_jax.types import CipoError, Demonstration, Problem
 
 reproducible = settings(derandomize=True, deadline=None)
@@ -33,7 +37,8 @@ def test_problems_keep_text_order_and_the_rest_as_meta(tmp_path):
         {"id": "a/1", "problem": "Wie groß? \u2028 x", "answer": "5", "level": 3, "source": "s"},
         {"question": "Write f.", "tests": {"type": "stdin", "cases": []}},
     )
-    first, second = load_problems(path)
+    (where, first), (_, second) = load_problems(str(path))
+    assert where == f"{path}:1"
     assert first == Problem(
         "a/1", "Wie groß? \u2028 x", answer="5", meta={"level": 3, "source": "s"}
     )
@@ -44,7 +49,7 @@ def test_problems_keep_text_order_and_the_rest_as_meta(tmp_path):
 def test_blank_lines_and_a_missing_last_line_feed_are_fine(tmp_path):
     path = tmp_path / "set.jsonl"
     path.write_text(f"\n{json.dumps(GOOD)}\r\n\n{json.dumps(GOOD)}")
-    assert [p.id for p in load_problems(path)] == ["set:2", "set:4"]
+    assert [at.problem.id for at in load_problems(str(path))] == ["set:2", "set:4"]
 
 
 def test_demonstrations(tmp_path):
@@ -55,7 +60,7 @@ def test_demonstrations(tmp_path):
         {"question": "2?", "solution": "2", "previous_attempt": None},
     )
     problem = Problem("x", "1+1?", answer="2", meta={"by": "me"})
-    assert load_demonstrations(path) == [
+    assert load_demonstrations(str(path)) == [
         Demonstration(problem, "\\boxed{2}"),
         Demonstration(Problem("x", "1+1?"), "2", previous_attempt="3"),
         Demonstration(Problem("demos:3", "2?"), "2"),
@@ -73,15 +78,18 @@ def test_demonstrations(tmp_path):
         (b'{"answer": "2", "level": 1}', "set.jsonl:2: question: missing.*level"),
         (b'{"question": "1+1?"}', "set.jsonl:2: answer: missing"),
         (b'{"question": "1+1?", "answer": null}', "set.jsonl:2: answer: missing"),
-        (b'{"question": "1+1?", "answer": 2}', 'set.jsonl:2: answer: got 2 .int.*write "2"'),
+        (b'{"question": "1+1?", "answer": true}', "set.jsonl:2: answer: got True .bool."),
         (b'{"question": ["1"], "answer": "2"}', "set.jsonl:2: question: got .*list.*wanted text"),
         (b'{"question": " \\n", "answer": "2"}', "set.jsonl:2: question: got an empty text"),
         (b'{"question": "q", "answer": ""}', "set.jsonl:2: answer: got an empty text"),
-        (b'{"question": "q", "problem": "p", "answer": "2"}', "set.jsonl:2: question: .*problem"),
+        (
+            b'{"question": "q", "problem": "p", "answer": "2"}',
+            "set.jsonl:2: question: got the columns question and problem.*data.question_column",
+        ),
         (b'{"question": "q", "tests": "assert"}', "set.jsonl:2: tests: got 'assert' .str."),
         (b'{"question": "q", "tests": {}}', "set.jsonl:2: tests: .*non-empty"),
-        (b'{"question": "q", "answer": "2", "id": 7}', "set.jsonl:2: id: got 7"),
-        (b'{"question": "q", "answer": "2", "id": "one"}', "set.jsonl:2: id: 'one'.*line 1"),
+        (b'{"question": "q", "answer": "2", "id": 7.5}', "set.jsonl:2: id: got 7.5"),
+        (b'{"question": "q", "answer": "2", "id": "one"}', "set.jsonl:2: id: 'one'.*set.jsonl:1"),
         (b'{"question": "\\ud800", "answer": "2"}', "set.jsonl:2: question: .*surrogate"),
     ],
 )
@@ -89,7 +97,7 @@ def test_bad_problem_lines_are_named(tmp_path, line, message):
     path = tmp_path / "set.jsonl"
     path.write_bytes(b'{"id": "one", "question": "1+1?", "answer": "2"}\n' + line)
     with pytest.raises(CipoError, match=message):
-        load_problems(path)
+        load_problems(str(path))
 
 
 @pytest.mark.parametrize("rest", ["", json.dumps(GOOD), json.dumps(GOOD) + "\n"])
@@ -97,7 +105,7 @@ def test_only_a_last_line_without_line_feed_can_be_cut(tmp_path, rest):
     path = tmp_path / "set.jsonl"
     path.write_text('{"question"\n' + rest)
     with pytest.raises(CipoError, match="set.jsonl:1: not JSON") as caught:
-        load_problems(path)
+        load_problems(str(path))
     assert "cut" not in str(caught.value)
 
 
@@ -112,18 +120,18 @@ def test_only_a_last_line_without_line_feed_can_be_cut(tmp_path, rest):
 )
 def test_bad_demonstration_lines_are_named(tmp_path, row, message):
     with pytest.raises(CipoError, match=message):
-        load_demonstrations(write(tmp_path / "demos.jsonl", row))
+        load_demonstrations(str(write(tmp_path / "demos.jsonl", row)))
 
 
 @pytest.mark.parametrize("load", [load_problems, load_demonstrations])
 def test_missing_empty_and_unreadable_files(tmp_path, load):
     with pytest.raises(CipoError, match="missing.jsonl: there is no such file"):
-        load(tmp_path / "missing.jsonl")
+        load(str(tmp_path / "missing.jsonl"))
     (tmp_path / "empty.jsonl").write_text("\n  \n")
     with pytest.raises(CipoError, match="empty.jsonl: the file is empty"):
-        load(tmp_path / "empty.jsonl")
+        load(str(tmp_path / "empty.jsonl"))
     with pytest.raises(CipoError, match="cannot be read"):
-        load(tmp_path)
+        load(str(tmp_path))
 
 
 def problems(count):
@@ -133,7 +141,7 @@ def problems(count):
 @reproducible
 @given(st.integers(1, 30), st.integers(1, 40), st.integers(0, 2**31))
 def test_every_problem_occurs_once_per_epoch_across_batch_borders(count, size, seed):
-    source = JsonlProblems(problems(count), seed)
+    source = ListedProblems(problems(count), seed)
     steps = -(-3 * count // size)
     ids = [p.id for step in range(steps) for p in source.batch(step, size)]
     for epoch in range(3):
@@ -143,17 +151,17 @@ def test_every_problem_occurs_once_per_epoch_across_batch_borders(count, size, s
 
 
 def test_order_is_a_pure_function_of_seed_and_step():
-    source = JsonlProblems(problems(50), seed=3)
+    source = ListedProblems(problems(50), seed=3)
     last_first = [source.batch(step, 8) for step in reversed(range(20))][::-1]
-    again = JsonlProblems(problems(50), seed=3)
+    again = ListedProblems(problems(50), seed=3)
     assert last_first == [again.batch(step, 8) for step in range(20)]
-    assert last_first != [JsonlProblems(problems(50), seed=4).batch(s, 8) for s in range(20)]
+    assert last_first != [ListedProblems(problems(50), seed=4).batch(s, 8) for s in range(20)]
     epochs = [[p.id for p in source.batch(epoch, 50)] for epoch in range(2)]
     assert epochs[0] != epochs[1]
 
 
 def test_first_keeps_file_order():
-    source = JsonlProblems(problems(5), seed=0)
+    source = ListedProblems(problems(5), seed=0)
     assert source.first(3) == problems(5)[:3]
     assert source.first(0) == problems(5)
     with pytest.raises(CipoError, match="got 6, wanted at most the 5"):
@@ -162,19 +170,76 @@ def test_first_keeps_file_order():
 
 def test_a_source_of_nothing_is_refused():
     with pytest.raises(CipoError, match="at least one"):
-        JsonlProblems([], seed=0)
+        ListedProblems([], seed=0)
 
 
 def test_open_chooses_between_the_generator_and_a_file(tmp_path):
     path = write(tmp_path / "set.jsonl", GOOD | {"solution": "2"})
-    source = open_problems("arithmetic", 1, "dev", min_operations=3, max_operations=4)
-    assert source == ArithmeticProblems(1, "dev", 3, 4)
-    assert open_problems(str(path), 1, "train").batch(0, 1)[0].question == "1+1?"
     shares = {"correction_share": 0.5, "right_share": 0.25}
     demonstrations = open_demonstrations("arithmetic", 1, **shares, max_operations=3)
-    assert demonstrations == ArithmeticDemonstrations(1, 0.5, 0.25, 2, 3)
+    assert demonstrations == GeneratedDemonstrations(arithmetic.TASK, 1, 0.5, 0.25, 2, 3)
     from_file = open_demonstrations(str(path), 1, **shares)
-    assert isinstance(from_file, JsonlDemonstrations)
+    assert isinstance(from_file, ListedDemonstrations)
     assert from_file.batch(0, 2)[1].solution == "2"
-    with pytest.raises(CipoError, match="no such file"):
-        open_problems("aritmetic", 1, "train")
+
+
+@pytest.mark.parametrize(
+    ("row", "answer"),
+    [
+        ({"answer": "1/2"}, "1/2"),
+        ({"answer": 204}, "204"),
+        ({"answer": 2.0}, "2"),
+        ({"answer": 0.1}, "0.1"),
+        ({"answer": "so 2 * 3 = <<2*3=6>>6\n#### 1,006"}, "1,006"),
+        ({"final_answer": ["2", "3"]}, "2, 3"),
+        ({"solution": "thus \\boxed{1}, no: $\\boxed{\\frac{1}{2}}$."}, "\\frac{1}{2}"),
+        ({"answer": "7", "solution": "\\boxed{8}"}, "7"),
+    ],
+)
+def test_answers_are_found_under_their_usual_names_and_forms(tmp_path, row, answer):
+    path = write(tmp_path / "set.jsonl", {"question": "q"} | row)
+    [(_, problem)] = load_problems(str(path))
+    assert problem.answer == answer
+    assert problem.meta.get("solution") == row.get("solution")
+
+
+def test_an_unclosed_box_is_no_answer(tmp_path):
+    assert worked_answer("\\boxed{1") == "\\boxed{1"
+    path = write(tmp_path / "set.jsonl", {"question": "q", "solution": "\\boxed{1"})
+    with pytest.raises(CipoError, match="answer: missing.*data.answer_column.*solution"):
+        load_problems(str(path))
+
+
+def test_columns_can_be_named(tmp_path):
+    row = {"text": "q", "question": "title", "gold": 3, "uid": 5, "check": {"type": "stdin"}}
+    path = write(tmp_path / "set.jsonl", row)
+    columns = Columns(question="text", answer="gold", tests="check", id="uid")
+    [(_, problem)] = load_problems(str(path), columns)
+    assert problem == Problem("5", "q", "3", {"type": "stdin"}, {"question": "title"})
+    for columns in (Columns(answer="golden"), Columns(question="body", answer="gold")):
+        with pytest.raises(CipoError, match="_column: got '(golden|body)', wanted one of: .*text"):
+            load_problems(str(path), columns)
+
+
+def test_the_entry_point_of_a_program_goes_to_its_tests(tmp_path):
+    path = write(
+        tmp_path / "s.jsonl", {"prompt": "q", "tests": {"type": "call"}, "entry_point": "f"}
+    )
+    assert load_problems(str(path))[0].problem.tests == {"type": "call", "entry_point": "f"}
+
+
+def test_a_fingerprint_changes_with_content_and_order_and_nothing_else():
+    some = problems(3)
+    assert fingerprint(some) == fingerprint(problems(3))
+    assert fingerprint([Problem("0", "0?", "0", meta={"level": 3}), *some[1:]]) == fingerprint(some)
+    changed = [
+        some[::-1],
+        some[:2],
+        [Problem("x", "0?", answer="0"), *some[1:]],
+        [Problem("0", "0!", answer="0"), *some[1:]],
+        [Problem("0", "0?", answer="1"), *some[1:]],
+        [Problem("0", "0?", answer="0", tests={"type": "call"}), *some[1:]],
+    ]
+    assert len({fingerprint(p) for p in (some, *changed)}) == 7
+    generated = {fingerprint_generated("arithmetic", *a) for a in (("train", 2, 5), ("test", 2, 5))}
+    assert len(generated) == 2

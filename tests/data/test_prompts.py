@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from tiny_hf import SPECIAL_TOKENS, TAG_TOKENS, make_tokenizer
 
 from cipo_jax.config import Config
-from cipo_jax.data.arithmetic import ArithmeticDemonstrations, ArithmeticProblems
+from cipo_jax.data import arithmetic
+from cipo_jax.data.generated import GeneratedDemonstrations, GeneratedProblems
 from cipo_jax.data.prompts import (
     CUT_MARK,
     base_prompt,
@@ -296,7 +297,8 @@ def test_embedded_task_fits_the_default_budgets_uncut():
         data.max_attempt_tokens,
     )
     longest = data.max_operations
-    for demo in ArithmeticDemonstrations(0, 1.0, 0.3, longest, longest).batch(0, 300):
+    source = GeneratedDemonstrations(arithmetic.TASK, 0, 1.0, 0.3, longest, longest)
+    for demo in source.batch(0, 300):
         base_prompt(demo.problem, tokenizer, data.prompt_template, False, data.max_prompt_tokens)
         prompt = correction_prompt(
             attempt_at(demo.problem, demo.previous_attempt),
@@ -322,7 +324,7 @@ def demonstrate(demo, **changes):
 
 
 def test_demonstration_uses_the_prompts_of_the_run():
-    problem = ArithmeticProblems(0, "train").batch(0, 1)[0]
+    problem = GeneratedProblems(arithmetic.TASK, 0, "train").batch(0, 1)[0]
     tokenizer = CharTokenizer()
     prompt, completion = demonstrate(Demonstration(problem, "\\boxed{9}"))
     expected = base_prompt(problem, tokenizer, "{question}\n", False, 32)

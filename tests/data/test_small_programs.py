@@ -1,18 +1,10 @@
-"""The embedded code task: right solutions are right, wrong ones wrong, splits apart."""
+"""The embedded code task: right solutions are right, wrong ones wrong."""
 
 import numpy as np
-import pytest
 
-from cipo_jax.data.arithmetic import split_of
-from cipo_jax.data.small_programs import (
-    SmallProgramDemonstrations,
-    SmallPrograms,
-    corrupt,
-    make_problem,
-    solution,
-)
+from cipo_jax.data.generated import GeneratedDemonstrations
+from cipo_jax.data.small_programs import TASK, corrupt, make_problem, solution
 from cipo_jax.data.tokenizer import load_tokenizer
-from cipo_jax.types import CipoError
 
 
 def passes(program: str, problem) -> bool:
@@ -52,23 +44,8 @@ def test_solutions_pass_and_corruptions_fail():
     assert kinds == {0, -1}
 
 
-def test_batches_depend_on_seed_split_and_step_only():
-    source = SmallPrograms(seed=1, split="train")
-    assert source.batch(3, 8) == SmallPrograms(seed=1, split="train").batch(3, 8)
-    ids = [p.id for p in source.batch(3, 8)]
-    assert len(set(ids)) == 8
-    assert ids != [p.id for p in source.batch(4, 8)]
-    assert ids != [p.id for p in SmallPrograms(seed=2, split="train").batch(3, 8)]
-    assert SmallPrograms(1, "test").first(20) == SmallPrograms(2, "test").first(20)
-
-
-@pytest.mark.parametrize("split", ["train", "dev", "test"])
-def test_splits_are_apart(split):
-    assert {split_of(p.id) for p in SmallPrograms(0, split).batch(0, 50)} == {split}
-
-
 def test_demonstrations():
-    source = SmallProgramDemonstrations(0, correction_share=0.5, right_share=0.4)
+    source = GeneratedDemonstrations(TASK, 0, correction_share=0.5, right_share=0.4)
     batch = source.batch(0, 300)
     assert batch == source.batch(0, 300)
     corrections = [d for d in batch if d.previous_attempt is not None]
@@ -76,31 +53,14 @@ def test_demonstrations():
     right = [d for d in corrections if d.previous_attempt == d.solution]
     assert 0.3 < len(right) / len(corrections) < 0.5
     assert all(d.solution == solution(d.problem) for d in batch)
-    assert {split_of(d.problem.id) for d in batch} == {"train"}
 
 
 def test_the_embedded_tokenizer_writes_the_task_compactly():
     tokenizer = load_tokenizer("char_code")
-    for d in SmallProgramDemonstrations(0, 1.0, 0.0, max_operations=4).batch(0, 100):
+    for d in GeneratedDemonstrations(TASK, 0, 1.0, 0.0, 1, 4).batch(0, 100):
         for text in (d.problem.question, d.solution, d.previous_attempt or ""):
             assert tokenizer.decode(tokenizer.encode(text)) == text
         operations = d.problem.meta["operations"]
         assert len(tokenizer.encode(d.problem.question)) == 1 + 3 * operations
         assert len(tokenizer.encode(d.solution)) == 2 + 4 * operations
     assert tokenizer.vocab_size < 80
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: SmallPrograms(0, "validation"), "split: got 'validation'"),
-        (lambda: SmallPrograms(0, "train", 0, 3), "min_operations"),
-        (lambda: SmallPrograms(0, "train", 3, 2), "min_operations"),
-        (lambda: SmallPrograms(0, "train").first(0), "number of small programs: got 0"),
-        (lambda: SmallPrograms(0, "dev", 1, 1).first(500), "found only"),
-        (lambda: SmallProgramDemonstrations(0, 1.5, 0.0), "correction_share: got 1.5"),
-    ],
-)
-def test_wrong_settings_are_refused(make, message):
-    with pytest.raises(CipoError, match=message):
-        make()

@@ -12,7 +12,9 @@ from transformers import AutoTokenizer
 
 from cipo_jax.config import Config
 from cipo_jax.data import arithmetic
+from cipo_jax.data.generated import GeneratedProblems
 from cipo_jax.data.tokenizer import (
+    ByteTokenizer,
     CharTokenizer,
     HFTokenizer,
     SentencePieceTokenizer,
@@ -69,7 +71,7 @@ def test_char_writes_the_embedded_task_and_the_default_templates():
     for field in ("{question}", "{attempt}"):
         templates = templates.replace(field, "")
     texts = [templates]
-    for problem in arithmetic.ArithmeticProblems(0, "train").batch(0, 50):
+    for problem in GeneratedProblems(arithmetic.TASK, 0, "train").batch(0, 50):
         texts += [problem.question, arithmetic.solution(problem)]
     for text in texts:
         ids = tokenizer.encode(text)
@@ -100,6 +102,27 @@ def test_char_names_the_character_it_cannot_write():
         CharTokenizer().encode("Compute é")
     with pytest.raises(CipoError, match=r"'\\\\'"):
         CharTokenizer().encode("\\frac")
+
+
+# --- bytes ---
+
+
+@reproducible
+@given(st.text())
+def test_bytes_write_any_text(text):
+    tokenizer = load_tokenizer("bytes")
+    assert isinstance(tokenizer, ByteTokenizer)
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode([tokenizer.pad_id, *ids, tokenizer.eos_id, 999]) == text
+    assert all(2 <= i < tokenizer.vocab_size for i in ids)
+
+
+def test_bytes_that_are_no_text_and_chats():
+    tokenizer = ByteTokenizer()
+    assert tokenizer.decode(np.array([0xC3 + 2, 65 + 2])) == "\ufffdA"
+    assert tokenizer.frame(chat=False) == ([], [])
+    with pytest.raises(CipoError, match="chat_template"):
+        tokenizer.frame(chat=True)
 
 
 # --- Hugging Face ---
@@ -174,6 +197,34 @@ def test_hf_chat_frame_equals_the_chat_template(hf):
     assert hf.frame(chat=False) == ([], [])
     # Rendering the frame must not switch the tokenizer to reading control tokens in text.
     assert not set(hf.encode(CHAT_TEXT)) & control_ids(hf)
+
+
+def test_hf_thinking_switch_reaches_the_chat_template(tmp_path, hf_directory):
+    make_tokenizer(tmp_path)
+    file = tmp_path / "chat_template.jinja"
+    # As Qwen3's: without thinking, the answer begins behind an empty thought.
+    empty = "{%- if enable_thinking is defined and enable_thinking is false %}" + (
+        "{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}"
+    )
+    file.write_text(file.read_text() + empty)
+    ends = {
+        thinking: load_tokenizer(str(tmp_path), thinking).show(
+            load_tokenizer(str(tmp_path), thinking).frame(chat=True)[1]
+        )
+        for thinking in ("", "on", "off")
+    }
+    assert ends["on"] == ends[""] and ends["on"].endswith("assistant\n")
+    assert ends["off"] == ends["on"] + "<think>\n\n</think>\n\n"
+    with pytest.raises(CipoError, match="data.thinking: got 'off'.*no switch enable_thinking"):
+        load_tokenizer(str(hf_directory), "off").frame(chat=True)
+    with pytest.raises(CipoError, match="data.thinking: got 'off'.*'char' has no chat template"):
+        load_tokenizer("char", "off")
+
+
+def test_control_tokens_can_be_shown(hf, spm):
+    start, _ = hf.frame(chat=True)
+    assert hf.show([*start, *hf.encode("a<b")]) == "<|im_start|>user\na<b"
+    assert spm.show([*spm.frame(chat=False)[0], *spm.encode("is é."), spm.eos_id]) == "<s>is é.</s>"
 
 
 def test_hf_sequence_start_is_kept_where_the_tokenizer_adds_it(tmp_path):
@@ -266,6 +317,16 @@ def test_spm_round_trip_and_ids(spm):
         spm.frame(chat=True)
 
 
+def test_spm_stop_ids_come_from_a_generation_config_beside_it(tmp_path, spm_file, spm):
+    file = tmp_path / "tokenizer.model"
+    file.write_bytes(spm_file.read_bytes())
+    turn = spm._model.piece_to_id("<start_of_turn>")
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, turn]}))
+    loaded = SentencePieceTokenizer(file)
+    assert loaded.stop_ids == (loaded.eos_id, turn)
+    assert loaded.decode([turn, *loaded.encode("is"), turn]) == "is"
+
+
 def test_spm_refuses_bad_files(tmp_path):
     with pytest.raises(CipoError, match="no sentencepiece file"):
         SentencePieceTokenizer(tmp_path / "missing.model")
@@ -283,7 +344,7 @@ def test_load_tokenizer_finds_the_kind_by_name(hf_directory, spm_file):
     assert isinstance(load_tokenizer(str(spm_file)), SentencePieceTokenizer)
 
 
-@pytest.mark.parametrize("name", ["", "bytes", os.path.join("no", "such", "directory")])
+@pytest.mark.parametrize("name", ["", "byte", os.path.join("no", "such", "directory")])
 def test_load_tokenizer_refuses_unknown_names(name):
     with pytest.raises(CipoError, match="tokenizer: got .* wanted 'char'"):
         load_tokenizer(name)

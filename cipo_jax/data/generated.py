@@ -1,0 +1,168 @@
+"""Problems and demonstrations without end, from a task that can make them.
+
+A task says how one problem, its solution and a wrong solution are made (`arithmetic.py`,
+`small_programs.py`). This file decides which of the problems belong to which split, and what a
+batch is: a pure function of the seed and the step.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable
+
+import numpy as np
+
+from cipo_jax.types import CipoError, Demonstration, Problem
+
+# Sixteen buckets of a hash of the problem's id. A split is a property of the problem alone, so
+# that no seed or size can move a test problem into training.
+_SPLIT_BUCKETS = {"train": range(3, 16), "dev": range(2, 3), "test": range(2)}
+# Separate random streams, so that equal seeds and steps do not correlate different uses.
+_STREAMS = {"train": 0, "dev": 1, "test": 2, "demonstrations": 3}
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """How one kind of problem is made.
+
+    Attributes:
+      name: of the problems, in the plural, for messages.
+      make_problem: (generator, fewest operations, most operations) -> a problem, whose id says all.
+      solution: the worked solution of a problem.
+      corrupt: (problem, generator) -> a wrong solution.
+      first_stream: tasks keep their random streams apart by 10s.
+    """
+
+    name: str
+    make_problem: Callable[[np.random.Generator, int, int], Problem]
+    solution: Callable[[Problem], str]
+    corrupt: Callable[[Problem, np.random.Generator], str]
+    first_stream: int
+
+    def stream(self, use: str) -> int:
+        """The random stream of "train", "dev", "test" or "demonstrations"."""
+        return self.first_stream + _STREAMS[use]
+
+
+def split_of(problem_id: str) -> str:
+    """The split a generated problem belongs to: "train" (13/16), "dev" (1/16) or "test" (1/8)."""
+    bucket = hashlib.sha256(problem_id.encode()).digest()[0] % 16
+    return next(split for split, buckets in _SPLIT_BUCKETS.items() if bucket in buckets)
+
+
+@dataclasses.dataclass(frozen=True)
+class GeneratedProblems:
+    """A stream of a task's problems of one split.
+
+    Raises:
+      CipoError: unknown split, or impossible numbers of operations.
+    """
+
+    task: Task
+    seed: int
+    split: str
+    min_operations: int = 2
+    max_operations: int = 5
+
+    def __post_init__(self) -> None:
+        if self.split not in _SPLIT_BUCKETS:
+            raise CipoError(f"split: got {self.split!r}, wanted one of {', '.join(_SPLIT_BUCKETS)}")
+        _check_operations(self.min_operations, self.max_operations)
+
+    def batch(self, step: int, size: int) -> list[Problem]:
+        """`size` different problems: a pure function of (seed, split, step)."""
+        return self._draw([self.seed, step, self.task.stream(self.split)], size)
+
+    def first(self, n: int) -> list[Problem]:
+        """`n` different problems, the same for every seed, so that runs are comparable.
+
+        Raises:
+          CipoError: `n` is 0 (the generator has no end), or the split has fewer problems.
+        """
+        if n <= 0:
+            raise CipoError(
+                f"number of {self.task.name}: got {n}, wanted a number > 0 "
+                "(the generator is unlimited, there is no 'all')"
+            )
+        return self._draw([self.task.stream(self.split)], n)
+
+    def _draw(self, seeds: list[int], n: int) -> list[Problem]:
+        rng = np.random.default_rng(seeds)
+        return _distinct(self.task, rng, n, self.split, self.min_operations, self.max_operations)
+
+
+@dataclasses.dataclass(frozen=True)
+class GeneratedDemonstrations:
+    """A stream of worked solutions and corrections over a task's training split.
+
+    Attributes:
+      task: what is demonstrated.
+      seed: together with the step it determines a batch.
+      correction_share: probability that a demonstration is a correction.
+      right_share: probability that a correction's previous attempt is right; else it comes from
+        `Task.corrupt`. The solution to imitate is the same in either case.
+      min_operations, max_operations: of the problems.
+
+    Raises:
+      CipoError: a share outside [0, 1], or impossible numbers of operations.
+    """
+
+    task: Task
+    seed: int
+    correction_share: float
+    right_share: float
+    min_operations: int = 2
+    max_operations: int = 5
+
+    def __post_init__(self) -> None:
+        for name in ("correction_share", "right_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise CipoError(f"{name}: got {getattr(self, name)}, wanted a share in [0, 1]")
+        _check_operations(self.min_operations, self.max_operations)
+
+    def batch(self, step: int, size: int) -> list[Demonstration]:
+        """`size` demonstrations of different problems: a pure function of (seed, step)."""
+        rng = np.random.default_rng([self.seed, step, self.task.stream("demonstrations")])
+        bounds = self.min_operations, self.max_operations
+        problems = _distinct(self.task, rng, size, "train", *bounds)
+        return [self._demonstration(problem, rng) for problem in problems]
+
+    def _demonstration(self, problem: Problem, rng: np.random.Generator) -> Demonstration:
+        worked = self.task.solution(problem)
+        if rng.random() >= self.correction_share:
+            return Demonstration(problem, worked)
+        is_right = rng.random() < self.right_share
+        previous = worked if is_right else self.task.corrupt(problem, rng)
+        return Demonstration(problem, worked, previous_attempt=previous)
+
+
+def _check_operations(minimum: int, maximum: int) -> None:
+    if not 1 <= minimum <= maximum:
+        raise CipoError(
+            f"min_operations, max_operations: got {minimum}, {maximum}, "
+            "wanted 1 <= min_operations <= max_operations"
+        )
+
+
+def _distinct(
+    task: Task,
+    rng: np.random.Generator,
+    n: int,
+    split: str,
+    min_operations: int,
+    max_operations: int,
+) -> list[Problem]:
+    """The first `n` different problems of a split that `rng` draws."""
+    found: dict[str, Problem] = {}
+    for _ in range(1000 + 200 * n):
+        if len(found) == n:
+            break
+        problem = task.make_problem(rng, min_operations, max_operations)
+        if split_of(problem.id) == split:
+            found.setdefault(problem.id, problem)
+    if len(found) < n:
+        raise CipoError(
+            f"asked for {n} different {task.name} of split {split!r} with "
+            f"{min_operations}..{max_operations} operations, found only {len(found)}; "
+            "ask for fewer, or allow more operations"
+        )
+    return list(found.values())

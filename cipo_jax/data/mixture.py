@@ -1,0 +1,177 @@
+"""Several sources as one: read, joined or mixed with weights, and identified by fingerprints.
+
+Without weights the problems of all sources are one list. With weights, each thousand problems in a
+row holds the sources in exactly those proportions (to a thousandth), in random order. Either way a
+batch is a pure function of (seed, step). This file does not decide how a list is shuffled
+(`datasets.py`) or what is left out of it.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+
+from cipo_jax.data.datasets import (
+    Columns,
+    ListedProblems,
+    Placed,
+    ProblemSource,
+    fingerprint,
+    fingerprint_generated,
+    load_problems,
+)
+from cipo_jax.data.generated import GeneratedProblems
+from cipo_jax.data.sources import GENERATED, parse_sources
+from cipo_jax.types import CipoError, Problem
+
+_BLOCK = 1000  # problems in which the weights hold exactly
+_ORDER_STREAM = 7  # keeps the order of a block apart from the sources' own draws
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A source of a mixture and what is in it.
+
+    Attributes:
+      name: of the source.
+      weight: relative to the others'; None joins it with the others as a whole.
+      placed: its problems; None for an embedded generator, which has no end.
+    """
+
+    name: str
+    weight: float | None
+    placed: tuple[Placed, ...] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Generator:
+    """What an embedded generator is opened with: split and numbers of operations."""
+
+    split: str
+    min_operations: int = 2
+    max_operations: int = 5
+
+
+def load_parts(text: str, columns: Columns, key: str) -> list[Part]:
+    """Reads all sources that `text` lists. Of several, each problem's id begins with its source.
+
+    Args:
+      text: as `sources.py` says.
+      columns: of all sources.
+      key: of the config, for messages.
+
+    Raises:
+      CipoError: anything wrong with the text or a source.
+    """
+    parts = []
+    sources = parse_sources(text, key)
+    for name, weight in sources:
+        if name in GENERATED:
+            parts.append(Part(name, weight, None))
+            continue
+        try:
+            placed = load_problems(name, columns)
+        except CipoError as error:
+            raise CipoError(f"config.{key}: {error}") from error
+        if len(sources) > 1:
+            placed = [
+                Placed(where, dataclasses.replace(p, id=f"{name}/{p.id}")) for where, p in placed
+            ]
+        parts.append(Part(name, weight, tuple(placed)))
+    return parts
+
+
+def open_mixture(parts: Sequence[Part], seed: int, generator: Generator) -> ProblemSource:
+    """The problems of the parts as one source.
+
+    Raises:
+      CipoError: a part without problems, or with a weight too small to have an effect.
+    """
+    if any(part.weight is not None for part in parts):
+        opened = [
+            open_mixture([dataclasses.replace(p, weight=None)], seed, generator) for p in parts
+        ]
+        return Mixture(opened, _apportion([part.weight or 0.0 for part in parts], parts), seed)
+    if parts[0].placed is None:
+        task = GENERATED[parts[0].name]
+        bounds = generator.min_operations, generator.max_operations
+        return GeneratedProblems(task, seed, generator.split, *bounds)
+    return ListedProblems([p.problem for part in parts for p in part.placed or ()], seed)
+
+
+def fingerprints(parts: Sequence[Part], generator: Generator) -> dict[str, dict[str, object]]:
+    """{source: {"problems": their number, None if without end, "fingerprint": of the content}}."""
+    g = generator
+    return {
+        part.name: {"problems": None, "fingerprint": fingerprint_generated(part.name, *_of(g))}
+        if part.placed is None
+        else {
+            "problems": len(part.placed),
+            "fingerprint": fingerprint(placed.problem for placed in part.placed),
+        }
+        for part in parts
+    }
+
+
+class Mixture:
+    """Sources in fixed proportions."""
+
+    def __init__(self, sources: Sequence[ProblemSource], counts: Sequence[int], seed: int) -> None:
+        """`counts`: how many of a block's problems each source gives."""
+        self._sources, self._counts, self._seed = sources, counts, seed
+        # A batch begins where the last one ended: in the same block or the next.
+        self._block = functools.lru_cache(maxsize=2)(self._make_block)
+
+    def batch(self, step: int, size: int) -> list[Problem]:
+        """`size` problems: a pure function of (seed, step, size)."""
+        length = sum(self._counts)
+        positions = range(step * size, (step + 1) * size)
+        return [self._block(p // length)[p % length] for p in positions]
+
+    def first(self, n: int) -> list[Problem]:
+        """The first problems of each source in proportion, `n` in all; 0 means all of all.
+
+        Raises:
+          CipoError: a source has too few.
+        """
+        shares = _largest_remainders(self._counts, n)
+        return [
+            problem
+            for source, share in zip(self._sources, shares, strict=True)
+            if share or not n
+            for problem in source.first(share)
+        ]
+
+    def _make_block(self, block: int) -> list[Problem]:
+        drawn = [
+            problem
+            for source, count in zip(self._sources, self._counts, strict=True)
+            for problem in source.batch(block, count)
+        ]
+        order = np.random.default_rng([self._seed, block, _ORDER_STREAM]).permutation(len(drawn))
+        return [drawn[i] for i in order]
+
+
+def _apportion(weights: Sequence[float], parts: Sequence[Part]) -> list[int]:
+    counts = _largest_remainders(weights, _BLOCK)
+    for part, count in zip(parts, counts, strict=True):
+        if not count:
+            raise CipoError(
+                f"data: {part.name} has weight {part.weight}, less than a thousandth of all; "
+                "wanted more, or the source left out"
+            )
+    return counts
+
+
+def _largest_remainders(weights: Sequence[float], total: int) -> list[int]:
+    """Whole numbers in proportion to `weights` that add up to `total`."""
+    exact = np.array(weights, np.float64) / sum(weights) * total
+    counts = np.floor(exact + 1e-9).astype(int)
+    by_remainder = np.argsort(counts - exact, kind="stable")
+    counts[by_remainder[: total - counts.sum()]] += 1
+    return [int(count) for count in counts]
+
+
+def _of(generator: Generator) -> tuple[str, int, int]:
+    return generator.split, generator.min_operations, generator.max_operations

@@ -1,0 +1,214 @@
+"""Rows of a file or of a Hugging Face data set, each with the place it came from.
+
+This file decides how rows are read and what is wrong with a source as such: encoding, json, a cut
+end, no rows. What the columns mean is decided by who asks for them (`datasets.py`,
+`suite_rows.py`).
+"""
+
+import dataclasses
+import gzip
+import io
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from etils import epath
+
+from cipo_jax.types import CipoError
+
+ID_COLUMNS = ("id", "task_id", "unique_id", "question_id", "ID")
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One row, and how to take required columns from it.
+
+    Attributes:
+      where: "file:line" or "hub id[split]:number".
+      columns: as read.
+    """
+
+    where: str
+    columns: dict[str, Any]
+
+    @property
+    def id(self) -> str:
+        """The row's id as text, or its file and line."""
+        value = next((self.columns[n] for n in ID_COLUMNS if self.columns.get(n) is not None), None)
+        return self.where.rpartition("/")[2] if value is None else str(value)
+
+    def first(self, *names: str) -> Any:
+        """The first of the columns that is there. Raises CipoError if none is."""
+        for name in names:
+            if self.columns.get(name) is not None:
+                return self.columns[name]
+        found = ", ".join(self.columns) or "none"
+        raise CipoError(f"{self.where}: {' or '.join(names)}: missing; columns of the row: {found}")
+
+    def text(self, *names: str) -> str:
+        """As `first`, and it must be a text that is not blank."""
+        return self.checked_text(names[0], self.first(*names))
+
+    def texts(self, *names: str) -> list[str]:
+        """As `first`, and it must be a list of texts that is not empty."""
+        value = self.first(*names)
+        is_list = isinstance(value, Sequence) and not isinstance(value, str)
+        if not is_list or not value or not all(isinstance(part, str) for part in value):
+            raise CipoError(f"{self.where}: {names[0]}: got {value!r:.60}, wanted a list of texts")
+        return list(value)
+
+    def checked_text(self, name: str, value: Any) -> str:
+        """`value` if it is a text that is not blank, else CipoError with the column's name."""
+        if not isinstance(value, str) or not value.strip():
+            raise CipoError(f"{self.where}: {name}: got {value!r:.60}, wanted a text")
+        return value
+
+
+class HubSource(NamedTuple):
+    """A data set on the hub, or in a local directory.
+
+    Attributes:
+      name: "owner/name", or the directory.
+      split: of the data set; may be a slice.
+      config: name of its configuration; "" for the default.
+      files: pattern of jsonl files in its repository, where these are to be read instead of what a
+        loading script would make of them.
+      revision: commit, branch or tag; "" for the newest.
+    """
+
+    name: str
+    split: str = "test"
+    config: str = ""
+    files: str = ""
+    revision: str = ""
+
+
+def read_file(path: str | Path) -> Iterator[Row]:
+    """The rows of a local or gs:// file: json lines (`.jsonl`, also `.jsonl.gz`) or one json list
+    (`.json`).
+
+    Raises:
+      CipoError: names file and line of whatever cannot be read.
+    """
+    file, found = epath.Path(path), False
+    if file.suffix == ".json":
+        content = b"".join(line for _, line in _lines(file))
+        rows = _json(content, str(file), cut=True) if content.strip() else []
+        if not isinstance(rows, list):
+            raise CipoError(f"{file}: got {type(rows).__name__}, wanted a json list of objects")
+        for number, columns in enumerate(rows, start=1):
+            found = True
+            yield _row(f"{file}:item {number}", columns)
+    else:
+        for number, line in _lines(file):
+            if line.strip():
+                found = True
+                where = f"{file}:{number}"
+                yield _row(where, _json(line, where, cut=not line.endswith(b"\n")))
+    if not found:
+        raise CipoError(f"{file}: the file is empty, wanted one json object a line")
+
+
+def hub_source(source: str) -> HubSource:
+    """Reads "hf:owner/name[/config][@revision]:split" or "hf:directory:split".
+
+    Raises:
+      CipoError: it is not written so.
+    """
+    match = re.fullmatch(r"hf:(?P<name>[^:@]+)(@(?P<revision>[^:]+))?:(?P<split>.+)", source)
+    if match is not None:
+        name, split, revision = match["name"], match["split"], match["revision"] or ""
+        if Path(name).is_dir():
+            return HubSource(name, split)
+        parts = name.split("/")
+        if len(parts) in (2, 3) and all(parts):
+            return HubSource("/".join(parts[:2]), split, "".join(parts[2:]), revision=revision)
+    raise CipoError(
+        f"{source!r}: wanted hf:owner/name:split, hf:owner/name/config:split, or "
+        "hf:directory:split with an existing directory"
+    )
+
+
+def read_hub(source: HubSource) -> Iterator[Row]:
+    """The rows of a data set; from the hub it is downloaded on first use.
+
+    Raises:
+      CipoError: the `datasets` package is missing, or the data cannot be had.
+    """
+    try:
+        # Here and not at the top: an optional package, and a slow import.
+        import datasets
+    except ImportError as error:
+        raise CipoError(
+            f"{source.name}: reading it needs the package `datasets` "
+            "(pip install 'cipo_jax[datasets]', or pip install datasets); "
+            "or use a jsonl file, for benchmarks by --config.eval.data_dir"
+        ) from error
+    where = f"{source.name}[{source.split}]"
+    is_saved = any((Path(source.name) / n).is_file() for n in ("state.json", "dataset_dict.json"))
+    try:
+        if is_saved:
+            data = _saved_split(datasets.load_from_disk(source.name), source.split)
+        elif source.files:
+            files = f"hf://datasets/{source.name}/{source.files}"
+            data = datasets.load_dataset("json", data_files=files, split="train")
+        else:
+            data = datasets.load_dataset(
+                source.name,
+                source.config or None,
+                split=source.split,
+                revision=source.revision or None,
+            )
+    except Exception as error:  # whatever the network, the hub or a loading script may raise
+        raise CipoError(
+            f"{where}: cannot be loaded by the package datasets ({error}); check name, split and "
+            "network, or use a jsonl file, for benchmarks by --config.eval.data_dir"
+        ) from error
+    for number, columns in enumerate(data):
+        yield Row(f"{where}:{number}", dict(columns))
+
+
+def _saved_split(saved: Any, split: str) -> Any:
+    """The split of what `save_to_disk` wrote: several splits by name, or one data set."""
+    if not isinstance(saved, dict):
+        saved = {str(saved.split or split): saved}
+    if split not in saved:
+        raise CipoError(f"got split {split!r}, wanted one of {', '.join(saved)}")
+    return saved[split]
+
+
+def _lines(path: epath.Path) -> Iterator[tuple[int, bytes]]:
+    """(number, line with its line feed) of a file, unpacked if it ends in .gz."""
+    number = 0
+    try:
+        # Iterating over a remote file takes one that is not there for one that is empty.
+        is_remote = "://" in str(path)
+        with io.BytesIO(path.read_bytes()) if is_remote else path.open("rb") as stored:
+            lines = gzip.GzipFile(fileobj=stored) if path.suffix == ".gz" else stored
+            for number, line in enumerate(lines, start=1):
+                yield number, line
+    except FileNotFoundError as error:
+        raise CipoError(f"{path}: cannot be read: there is no such file") from error
+    except Exception as error:  # OSError, EOFError, zlib.error, or what a remote store raises
+        place = f"{path}:{number + 1}" if number else str(path)
+        cut = " (the file may have been cut)" if isinstance(error, EOFError) else ""
+        raise CipoError(f"{place}: cannot be read: {error}{cut}; fetch the file again") from error
+
+
+def _json(raw: bytes, where: str, cut: bool) -> Any:
+    """`raw` decoded; `cut`: no line feed follows it, so the file may end too early."""
+    hint = "; the file ends here, it may have been cut" if cut else ""
+    try:
+        return json.loads(raw.decode("utf-8-sig"))  # a byte order mark is no matter
+    except UnicodeDecodeError as error:
+        raise CipoError(f"{where}: not UTF-8 (byte {error.start}){hint}") from error
+    except (ValueError, RecursionError) as error:
+        raise CipoError(f"{where}: not JSON: {error}{hint}") from error
+
+
+def _row(where: str, columns: Any) -> Row:
+    if not isinstance(columns, dict):
+        raise CipoError(f"{where}: got {type(columns).__name__}, wanted a json object")
+    return Row(where, columns)

@@ -1,0 +1,92 @@
+"""How a source of problems is written in the config, and which reader it gets.
+
+    arithmetic, programs            the embedded generators
+    path/to/file.jsonl              json lines; also .jsonl.gz, .json (a list), gs://bucket/f.jsonl
+    hf:owner/name:split             the hub; hf:owner/name/config:split, hf:owner/name@main:split
+    hf:directory:split              a local directory, of `save_to_disk` or of parquet or json files
+    tfds:name:split                 TFDS; tfds:name/config:1.0.0:split, tfds:directory/1.0.0:split
+    a.jsonl, b.jsonl                both as one
+    a.jsonl=0.7, b.jsonl=0.3        a mixture with weights
+
+A split may be a slice, as `train[:1000]`. What the columns of a row mean is decided in
+`datasets.py`.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from cipo_jax.data import arithmetic, small_programs
+from cipo_jax.data.rows import Row, hub_source, read_file, read_hub
+from cipo_jax.types import CipoError
+
+# The names of the embedded tasks in place of a file.
+GENERATED = {"arithmetic": arithmetic.TASK, "programs": small_programs.TASK}
+
+
+class Source(NamedTuple):
+    """One source of a mixture.
+
+    Attributes:
+      name: as written, without its weight.
+      weight: relative to the others'; None if none is written.
+    """
+
+    name: str
+    weight: float | None
+
+
+def parse_sources(text: str, key: str) -> tuple[Source, ...]:
+    """The sources that `text` lists.
+
+    Args:
+      text: as the head of this file says.
+      key: of the config, for messages.
+
+    Raises:
+      CipoError: an empty entry, a source twice, a weight that is 0, or weights for some only.
+    """
+    sources = []
+    for part in text.split(","):
+        match = re.fullmatch(r"(.*?)\s*(?:=\s*(\d+\.?\d*|\.\d+))?", part.strip())
+        assert match is not None
+        sources.append(Source(match[1], None if match[2] is None else float(match[2])))
+    names, weights = zip(*sources, strict=True)
+    if not all(names):
+        raise CipoError(f"config.{key}: got {text!r}, wanted sources separated by commas")
+    if len(set(names)) < len(names):
+        raise CipoError(
+            f"config.{key}: got {text!r}, which has a source twice; give it more weight"
+        )
+    if 0 in weights:
+        raise CipoError(f"config.{key}: got {text!r}, wanted weights > 0")
+    if None in weights and any(weights):
+        raise CipoError(f"config.{key}: got {text!r}, wanted a weight for every source, or none")
+    if len(names) > 1 and None in weights and GENERATED.keys() & set(names):
+        raise CipoError(
+            f"config.{key}: got {text!r}, wanted weights, as in {names[0]}=0.5,{names[1]}=0.5: an "
+            "embedded task has no end, so it cannot be joined with others as a whole"
+        )
+    return tuple(sources)
+
+
+def read_rows(name: str) -> Iterator[Row]:
+    """The rows of a source that is not generated.
+
+    Raises:
+      CipoError: the source cannot be read; with the place of whatever is wrong in it.
+    """
+    if name.startswith("hf:"):
+        return read_hub(hub_source(name))
+    if name.startswith("tfds:"):
+        # Here and not at the top: most runs do not read TFDS, and the import is slow.
+        from cipo_jax.data.tfds_rows import read_tfds
+
+        return read_tfds(name)
+    if "://" not in name and not Path(name).exists():
+        raise CipoError(
+            f"{name}: there is no such file; wanted a jsonl file, hf:name:split, tfds:name:split, "
+            f"or one of {', '.join(map(repr, GENERATED))}, the embedded tasks"
+        )
+    return read_file(name)

@@ -1,0 +1,263 @@
+"""From a benchmark's row to an `Item`: a problem, and what else the benchmark gives with it.
+
+One function per shape of row. Each takes the benchmark's own columns; rows in the project's
+normal form (an object `tests` that `verifiers/code_tests.py` understands, `answer` as text) pass
+through the same functions. Columns are looked up by the first name that is there, so that copies
+of a benchmark with other column names can be read.
+
+A row that cannot be used raises `CipoError` with its place. A row that the benchmark has and our
+verifier has no test for raises `NoTestsError`: the loader counts and reports these.
+"""
+
+import ast
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cipo_jax.data.rows import Row
+from cipo_jax.types import CipoError, Problem
+
+QUESTION = ("question", "problem", "prompt")
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """One row of a suite.
+
+    Attributes:
+      problem: what is asked.
+      where: "file:line" of the row.
+      given: the attempt that the row gives, to be corrected; None if it gives none.
+      given_correct: whether that attempt is right, as the benchmark says.
+      solution: a reference solution, as a completion would give it; None if there is none.
+      group: what repeated problems share; the unit that is resampled for confidence intervals.
+    """
+
+    problem: Problem
+    where: str
+    given: str | None = None
+    given_correct: bool | None = None
+    solution: str | None = None
+    group: str = ""
+
+
+class NoTestsError(CipoError):
+    """The row is sound, and offers nothing by which a program could be judged."""
+
+
+def math_item(row: Row) -> Item:
+    """A question with an answer; a list of answers is joined by commas (OlympiadBench)."""
+    answer = row.first("answer", "final_answer", "expected_answer")
+    if isinstance(answer, Sequence) and not isinstance(answer, str):
+        answer = ", ".join(map(str, answer))
+    if isinstance(answer, int | float) and not isinstance(answer, bool):
+        answer = str(int(answer)) if answer == int(answer) else str(answer)
+    answer = row.checked_text("answer", answer)
+    answer = re.sub(r"(?<!\\)\$", "", answer)  # OlympiadBench sets its answers in dollars
+    solution = row.columns.get("solution")
+    problem = Problem(row.id, row.text(*QUESTION), answer=answer, meta=_meta(row))
+    is_boxed = isinstance(solution, str) and "\\boxed" in solution
+    return Item(problem, row.where, solution=solution if is_boxed else None)
+
+
+def humaneval_item(row: Row) -> Item:
+    """A function head to be completed, checked by `check(name)` (Chen et al. 2021; EvalPlus)."""
+    head = row.text("prompt", "question")
+    name = row.text("entry_point")
+    tests = own_tests(row) or {
+        "type": "check_fn",
+        "code": without_numpy(row.text("test")),
+        "call": f"check({name})",
+        "total_time_limit": 60.0,  # EvalPlus runs hundreds of inputs
+    }
+    problem = Problem(row.id, head, tests={**tests, "entry_point": name})
+    body = row.columns.get("canonical_solution")
+    return Item(problem, row.where, solution=fenced(body) if isinstance(body, str) else None)
+
+
+def mbpp_item(row: Row) -> Item:
+    """A sentence and the asserts that the program must pass, which are shown (Austin et al. 2021).
+
+    EvalPlus's rows add a script `test` with more inputs, which is not shown.
+    """
+    own = own_tests(row)
+    shown = (own or {}).get("asserts") or row.texts("test_list")
+    tests = dict(own or {"type": "assert", "asserts": list(shown)})
+    if own is None:
+        if row.columns.get("test"):
+            script = without_numpy(row.text("test"))
+            tests |= {"asserts": [*shown, script], "total_time_limit": 60.0}
+        if row.columns.get("challenge_test_list"):
+            tests["challenge_asserts"] = row.texts("challenge_test_list")
+        if row.columns.get("test_setup_code"):
+            tests["setup"] = row.text("test_setup_code")
+    if row.columns.get("entry_point"):
+        tests["entry_point"] = row.text("entry_point")
+    question = row.text("prompt", "text") + "\n\nThe program must pass these tests:\n\n"
+    problem = Problem(
+        f"mbpp/{row.id.removeprefix('mbpp/')}", question + "\n".join(shown), tests=tests
+    )
+    code = row.columns.get("canonical_solution") or row.columns.get("code")
+    return Item(problem, row.where, solution=fenced(code) if isinstance(code, str) else None)
+
+
+def given_item(row: Row) -> Item:
+    """An attempt at a problem, to be corrected, labelled right or wrong.
+
+    The columns of CriticBench (`response`, `response_label`, `question_source`, `answer` a list) or
+    the project's normal form (`response`, `label_correct`, `task`, `answer` or `tests`).
+    """
+    label = row.first("label_correct", "response_label")
+    if not isinstance(label, bool):
+        raise CipoError(f"{row.where}: label_correct: got {label!r}, wanted true or false")
+    question, response = row.text(*QUESTION), row.text("response")
+    answer, tests = row.columns.get("answer"), own_tests(row)
+    source = row.columns.get("question_source")
+    if source in ("HumanEval", "MBPP") and tests is None:
+        tests = _criticbench_tests(row, source, question)
+    is_code = tests is not None or row.columns.get("task") == "code"
+    if is_code and tests is None:
+        raise NoTestsError(f"{row.where}: {row.id!r} has no tests")
+    if tests is not None:
+        if row.columns.get("entry_point"):
+            tests = {**tests, "entry_point": row.columns["entry_point"]}
+        problem = Problem(row.id, question, tests=tests)
+    else:
+        if isinstance(answer, list):
+            answer = answer[0] if answer else None
+        problem = Problem(row.id, question, answer=row.checked_text("answer", answer))
+    fix = row.columns.get("correction")
+    return Item(
+        problem,
+        row.where,
+        given=fenced(response) if is_code else response,
+        given_correct=label,
+        solution=fenced(fix) if is_code and isinstance(fix, str) else None,
+        group=str(row.columns.get("group_id") or question),
+    )
+
+
+def debugbench_item(row: Row) -> Item:
+    """A LeetCode problem with a buggy program (Tian et al. 2024), judged by its public examples.
+
+    The benchmark itself submits programs to LeetCode, whose hidden tests are not to be had.
+    """
+    if "buggy_code" not in row.columns:
+        return given_item(row)
+    question = row.text("question", "description")
+    examples = row.texts("examples")
+    for number, example in enumerate(examples, start=1):
+        question += f"\n\nExample {number}:\n{example}"
+    if row.columns.get("constraints"):
+        question += f"\n\nConstraints:\n{row.text('constraints')}"
+    slug = row.text("slug")  # several bugs share one
+    name = f"{slug}/{row.where.rpartition(':')[2]}"
+    fix = row.text("solution", "oracle_code")
+    method = re.search(r"^class Solution\b.*?^ +def (?!__)(\w+)\(", fix, re.M | re.S)
+    cases = [case for case in map(leetcode_case, examples) if case is not None]
+    if method is None or not cases:
+        raise NoTestsError(f"{row.where}: {name!r} has no example that can be run")
+    tests = {"type": "call", "entry_point": f"Solution.{method[1]}", "cases": cases}
+    return Item(
+        Problem(name, question, tests=tests),
+        row.where,
+        given=fenced(row.text("buggy_code")),
+        given_correct=False,
+        solution=fenced(fix),
+        group=slug,
+    )
+
+
+def critique_item(item: Item) -> Item:
+    """The question whether the given attempt is right; the answer is "correct" or "incorrect"."""
+    assert item.given is not None
+    question = f"{item.problem.question}\n\nA proposed solution:\n\n{item.given}"
+    answer = "correct" if item.given_correct else "incorrect"
+    problem = Problem(f"{item.problem.id}/critique", question, answer=answer)
+    return Item(problem, item.where, given_correct=item.given_correct, group=item.group)
+
+
+def leetcode_case(example: str) -> dict[str, Any] | None:
+    """{"input": arguments, "output": value} of "Input: n = 12, k = 3\\nOutput: 3\\n...".
+
+    None where values are no plain literals, such as drawings of trees.
+    """
+    match = re.search(r"Input:\s*(.*?)\s*Output:\s*([^\n]*)", example, re.S)
+    if match is None:
+        return None
+    names = {"true": True, "false": False, "null": None}
+    try:
+        call = ast.parse(f"f({match[1]})", mode="eval").body
+        value = ast.parse(match[2].strip(), mode="eval").body
+        assert isinstance(call, ast.Call)
+        parts = [*call.args, *(keyword.value for keyword in call.keywords)]
+        inputs, output = [_literal(part, names) for part in parts], _literal(value, names)
+    except (SyntaxError, ValueError, AssertionError, RecursionError):
+        return None
+    return {"input": inputs, "output": output} if inputs else None
+
+
+def without_numpy(code: str) -> str:
+    """EvalPlus's test code with a stand-in for the one thing it takes from NumPy, comparing floats:
+    the sandbox has the standard library alone."""
+    return re.sub(r"^import numpy as np$", _NUMPY_STAND_IN.strip(), code, count=1, flags=re.M)
+
+
+_NUMPY_STAND_IN = """
+class np:
+    float32 = float64 = float
+    class ndarray: pass
+    @staticmethod
+    def allclose(a, b, rtol=1e-05, atol=1e-08):
+        if isinstance(b, (list, tuple)):
+            return len(a) == len(b) and all(np.allclose(x, y, rtol, atol) for x, y in zip(a, b))
+        return a == b or abs(a - b) <= atol + rtol * abs(b)
+"""
+
+
+def own_tests(row: Row) -> Mapping[str, Any] | None:
+    """The project's own test specification, if the row has one."""
+    tests = row.columns.get("tests")
+    if tests is not None and not (isinstance(tests, Mapping) and tests.get("type")):
+        raise CipoError(f"{row.where}: tests: got {tests!r:.60}, wanted an object with a type")
+    return tests
+
+
+def fenced(code: str) -> str:
+    """A program as a completion gives it."""
+    return f"```python\n{code.strip(chr(10))}\n```"
+
+
+def _criticbench_tests(row: Row, source: str, question: str) -> dict[str, Any]:
+    """CriticBench gives a code problem's tests as the text of its answer."""
+    answer = row.columns.get("answer")
+    code = answer[0] if isinstance(answer, list) and answer else answer
+    code = row.checked_text("answer", code)
+    if source == "MBPP":
+        asserts = [line for line in code.splitlines() if line.startswith("assert")]
+        if not asserts:
+            raise CipoError(f"{row.where}: answer: got {code!r:.60}, wanted assert statements")
+        return {"type": "assert", "asserts": asserts}
+    names = re.findall(r"^def (\w+)\(", question, re.M)
+    if not names:
+        raise CipoError(f"{row.where}: question: wanted the head of a function")
+    return {
+        "type": "check_fn",
+        "code": re.sub(r"^check\(.*\)\s*$", "", code, flags=re.M),
+        "call": f"check({names[-1]})",
+        "entry_point": names[-1],
+    }
+
+
+def _literal(node: ast.AST, names: Mapping[str, Any]) -> Any:
+    """The value of a literal as LeetCode writes it, with true, false and null."""
+    if isinstance(node, ast.Name) and node.id in names:
+        return names[node.id]
+    if isinstance(node, ast.List):
+        return [_literal(item, names) for item in node.elts]
+    return ast.literal_eval(node)
+
+
+def _meta(row: Row) -> dict[str, Any]:
+    return {name: row.columns[name] for name in ("level", "subject") if name in row.columns}

@@ -1,0 +1,62 @@
+"""A sentencepiece tokenizer of one's own, for a small model that is trained from nothing.
+
+    python -c "from cipo_jax.data.train_tokenizer import train_sentencepiece; \\
+        train_sentencepiece('corpus.txt', 'tokenizer.model', 2000)"
+
+then `--config.data.tokenizer=tokenizer.model`. This file decides how such a vocabulary is made:
+digits apart (a model sees numbers digit by digit), white space kept as it is, bytes for characters
+that the corpus does not have, so that any text can be written.
+"""
+
+import io
+from pathlib import Path
+
+from cipo_jax.types import CipoError
+
+
+def train_sentencepiece(text_file: str | Path, model_file: str | Path, vocab_size: int) -> None:
+    """Learns a BPE vocabulary from a text file and writes it as a sentencepiece model.
+
+    Args:
+      text_file: UTF-8 text, in lines of up to a few thousand characters.
+      model_file: `*.model` file to write.
+      vocab_size: pieces, at least 256 bytes, 4 control pieces and the characters of the text; the
+        model has fewer if the text does not give as many.
+
+    Raises:
+      CipoError: the text cannot be read or is empty, or the vocabulary is too small.
+    """
+    import sentencepiece  # not needed for the embedded task
+
+    if Path(model_file).suffix != ".model":
+        raise CipoError(f"model_file: got {str(model_file)!r}, wanted a name ending in .model")
+    try:
+        lines = Path(text_file).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise CipoError(f"{text_file}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise CipoError(f"{text_file}: not UTF-8 (byte {error.start})") from error
+    if not any(line.strip() for line in lines):
+        raise CipoError(f"{text_file}: the file is empty, wanted text")
+    written = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines),
+            model_writer=written,
+            vocab_size=vocab_size,
+            model_type="bpe",
+            byte_fallback=True,
+            split_digits=True,
+            hard_vocab_limit=False,
+            character_coverage=1.0,
+            # Text comes back as it was: indentation and line feeds matter in programs.
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            add_dummy_prefix=False,
+            user_defined_symbols=["\n"],
+            pad_id=3,
+            minloglevel=2,
+        )
+    except (RuntimeError, OSError) as error:
+        raise CipoError(f"vocab_size: got {vocab_size}, cannot be trained: {error}") from error
+    Path(model_file).write_bytes(written.getvalue())

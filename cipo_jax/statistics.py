@@ -1,0 +1,186 @@
+"""Estimates from samples: pass@k, majority votes, confidence intervals, paired comparisons.
+
+Decides the formulas and how uncertainty is measured: over problems (an evaluation's samples of one
+problem are no independent data), by a bootstrap with a fixed seed, so that equal data give equal
+numbers. It does not decide what counts as right; it sees numbers only.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import stats
+
+LEVEL = 0.95  # of every interval
+_RESAMPLES = 4000
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A quantity with its uncertainty over problems.
+
+    Attributes:
+      value: the estimate.
+      stderr: its standard error.
+      low, high: bounds of the 95% bootstrap interval.
+    """
+
+    value: float
+    stderr: float
+    low: float
+    high: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """Method a minus method b.
+
+    Attributes:
+      value: the difference of means.
+      low, high: bounds of the 95% paired bootstrap interval.
+      p: two-sided bootstrap p-value of no difference.
+    """
+
+    value: float
+    low: float
+    high: float
+    p: float
+
+
+def pass_at_k(correct: np.ndarray, k: int) -> np.ndarray:
+    """Unbiased pass@k of each problem: 1 - C(n - c, k) / C(n, k) (Chen et al. 2021, eq. 1).
+
+    Args:
+      correct: [N, n] bool, n >= k samples of N problems.
+
+    Returns:
+      [N] float64.
+    """
+    n = correct.shape[1]
+    if not 1 <= k <= n:
+        raise ValueError(f"k = {k} with {n} samples a problem, wanted 1 <= k <= samples")
+    wrong = n - correct.sum(axis=1)
+    # C(n - c, k) / C(n, k) as a product, which cannot overflow.
+    draws = np.arange(k)
+    return 1.0 - np.prod(np.maximum(wrong[:, None] - draws, 0) / (n - draws), axis=1)
+
+
+def majority_at_k(right: int, wrong: Sequence[int], abstained: int, k: int) -> float:
+    """Unbiased maj@k of one problem: the chance that a vote among k of its n samples is right.
+
+    The mean over all C(n, k) subsets, counted exactly. Ties are broken by lot; a subset in which
+    nobody votes is wrong.
+
+    Args:
+      right: samples with the right answer.
+      wrong: samples with each wrong answer, one number per distinct answer.
+      abstained: samples without an answer.
+      k: subset size, 1 <= k <= n = right + sum(wrong) + abstained.
+    """
+    n = right + sum(wrong) + abstained
+    if not 1 <= k <= n:
+        raise ValueError(f"k = {k} with {n} samples, wanted 1 <= k <= samples")
+    chance = 0.0
+    for votes in range(1, min(right, k) + 1):
+        # ways[ties][drawn]: in how many ways `drawn` samples come from the wrong answers seen so
+        # far, none of them with more than `votes` and `ties` of them with exactly `votes`.
+        ways = [[0] * (k + 1) for _ in range(len(wrong) + 1)]
+        ways[0][0] = 1
+        for size in wrong:
+            after = [[0] * (k + 1) for _ in ways]
+            for ties, row in enumerate(ways):
+                for drawn, count in enumerate(row):
+                    if not count:
+                        continue
+                    for taken in range(min(size, votes, k - drawn) + 1):
+                        now = count * math.comb(size, taken)
+                        after[ties + (taken == votes)][drawn + taken] += now
+            ways = after
+        for ties, row in enumerate(ways):
+            subsets = sum(
+                count * math.comb(abstained, k - votes - drawn)
+                for drawn, count in enumerate(row[: k - votes + 1])
+            )
+            # Of integers, so that large binomials stay exact.
+            chance += math.comb(right, votes) * subsets / math.comb(n, k) / (ties + 1)
+    return chance
+
+
+def estimate(numerators: np.ndarray, denominators: np.ndarray | None = None) -> Estimate:
+    """The ratio of sums over problems, with its bootstrap over problems.
+
+    A mean has denominators 1; a rate such as "wrong attempts corrected" has each problem's number
+    of corrected and of wrong attempts; F1 is 2 TP over 2 TP + FP + FN.
+
+    Args:
+      numerators: [N] one number per problem.
+      denominators: [N] likewise, not negative, their sum positive; None for ones.
+    """
+    above = np.asarray(numerators, np.float64)
+    below = np.ones(len(above)) if denominators is None else np.asarray(denominators, np.float64)
+    if not len(above) or below.sum() <= 0:
+        raise ValueError("an estimate needs at least one problem that counts")
+    counts = _resampled_counts(np.random.default_rng(0), len(above))
+    total = counts @ below
+    ratios = (counts @ above)[total > 0] / total[total > 0]
+    low, high = _interval(ratios)
+    value = float(above.sum() / below.sum())
+    # Delta method; for a mean it is the standard deviation over the root of N.
+    residuals = (above - value * below) / below.mean()
+    return Estimate(value, float(np.sqrt(np.mean(residuals**2) / len(above))), low, high)
+
+
+def paired_difference(a: np.ndarray, b: np.ndarray) -> Difference:
+    """Compares two methods on the same problems.
+
+    Problems are resampled, the same for both methods; where a method has several seeds (or runs),
+    these are resampled too, so that the interval covers what another seed would give. With two or
+    three seeds that part is rough.
+
+    Args:
+      a, b: [S_a, N] and [S_b, N] float, a value per seed and problem.
+    """
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or not a.size:
+        raise ValueError(f"shapes {a.shape} and {b.shape}, wanted [seeds, problems] each")
+    rng = np.random.default_rng(0)
+    counts = _resampled_counts(rng, a.shape[1])  # [resamples, N]
+    means = []
+    for values in (a, b):
+        seeds = _resampled_counts(rng, len(values))  # [resamples, S]
+        means.append(np.einsum("rs,sn,rn->r", seeds, values, counts, optimize=True))
+        means[-1] /= values.size
+    differences = means[0] - means[1]
+    low, high = _interval(differences)
+    # The share of resamples on the other side of no difference, with one added to stay above 0.
+    tail = min(np.sum(differences <= 0), np.sum(differences >= 0))
+    p = min(1.0, 2 * (float(tail) + 1) / (len(differences) + 1))
+    return Difference(float(a.mean() - b.mean()), low, high, p)
+
+
+def mcnemar(a: np.ndarray, b: np.ndarray) -> tuple[int, int, float]:
+    """McNemar's exact test on problems that two methods solve or not.
+
+    Args:
+      a, b: [N] bool.
+
+    Returns:
+      (solved by a alone, solved by b alone, two-sided p-value; 1 if they never differ).
+    """
+    only_a, only_b = int(np.sum(a & ~b)), int(np.sum(b & ~a))
+    if only_a + only_b == 0:
+        return 0, 0, 1.0
+    return only_a, only_b, float(stats.binomtest(only_a, only_a + only_b).pvalue)
+
+
+def _resampled_counts(rng: np.random.Generator, n: int) -> np.ndarray:
+    """[resamples, n] how often each of n units is drawn when n are drawn with replacement."""
+    drawn = rng.integers(n, size=(_RESAMPLES, n))
+    drawn += n * np.arange(_RESAMPLES)[:, None]
+    counts = np.bincount(drawn.reshape(-1), minlength=_RESAMPLES * n)
+    return counts.reshape(_RESAMPLES, n).astype(np.float64)
+
+
+def _interval(values: np.ndarray) -> tuple[float, float]:
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)

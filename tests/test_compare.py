@@ -1,0 +1,130 @@
+"""Comparing runs whose metrics and attempts are made by hand."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cipo_jax.archive import AttemptArchive
+from cipo_jax.compare import compare, group_runs, load_run
+from cipo_jax.config import Config, flatten
+from cipo_jax.main import run as command
+from cipo_jax.types import Attempt, CipoError, Completion, Outcome, Problem, Prompt, Verdict
+
+PROBLEMS = 40
+
+
+def make_run(
+    path: Path, tokens_per_step: int, rates: dict[int, float], seed: int = 0, **changes: Any
+) -> Path:
+    """A run of 4 steps, evaluated at the steps of `rates`, with so large a share solved."""
+    values = flatten(Config()) | {"seed": seed} | changes
+    path.mkdir(parents=True)
+    config = {key: {"value": value, "source": "file"} for key, value in values.items()}
+    (path / "config.json").write_text(json.dumps(config))
+    lines: list[dict[str, Any]] = []
+    archive = AttemptArchive(path)
+    for step in range(5):
+        if step:
+            record = {"phase": "train", "step": step, "tokens/sampled": float(tokens_per_step)}
+            lines.append(record)
+        if step in rates:
+            record = {"phase": "eval", "step": step, "eval/pass@1": rates[step]}
+            lines.append(record | {"eval/pass@8": rates[step] / 2 + 0.5})
+            solved = round(rates[step] * PROBLEMS)
+            archive.write("eval", step, [attempt(i, i < solved) for i in range(PROBLEMS)])
+    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def attempt(number: int, right: bool) -> Attempt:
+    nothing = Completion(np.zeros(0, np.int32), np.zeros(0, np.float32), True)
+    outcome = Outcome.CORRECT if right else Outcome.WRONG
+    prompt = Prompt(Problem(f"p{number}", "?", "1"), np.array([1]))
+    return Attempt(prompt, nothing, "", Verdict(outcome))
+
+
+def test_more_samples_a_step_look_better_at_equal_steps_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The same gain a token; `greedy` takes twice the tokens a step.
+    frugal = make_run(tmp_path / "frugal", 100, {0: 0.2, 2: 0.4, 4: 0.6})
+    greedy = make_run(
+        tmp_path / "greedy", 200, {0: 0.2, 2: 0.6, 4: 0.7}, **{"rollout.group_size": 16}
+    )
+    found = {c.at: c for c in compare([frugal, greedy], tmp_path / "out")}
+    assert found["equal steps"].difference.value == pytest.approx(0.1)
+    assert found["equal tokens"].difference.value == pytest.approx(0.0)
+    assert found["equal tokens"].values == pytest.approx((0.6, 0.6))
+    steps = found["equal steps"]
+    assert (steps.only_method, steps.only_baseline, steps.problems) == (4, 0, PROBLEMS)
+    assert steps.p_mcnemar == pytest.approx(2 / 2**4)
+    text = (tmp_path / "out" / "comparison.md").read_text()
+    assert text in capsys.readouterr().out
+    assert "Equal tokens: 400 sampled tokens" in text
+    assert "| greedy | equal steps | 4 | 800 | 0.700 | 0.850 |" in text
+    assert "| greedy | equal tokens | 2 | 400 | 0.600 | 0.800 |" in text
+    assert "rollout.group_size=16" in text
+    for ending in ("png", "svg"):
+        assert (tmp_path / "out" / f"comparison.{ending}").stat().st_size > 10_000
+    saved = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert len(saved) == len(found) == 2
+
+
+def test_values_between_evaluations_are_interpolated(tmp_path: Path) -> None:
+    a = make_run(tmp_path / "a", 100, {0: 0.2, 4: 0.6})
+    b = make_run(tmp_path / "b", 160, {0: 0.2, 4: 0.6}, num_steps=61)
+    compare([a, b], tmp_path / "out")
+    text = (tmp_path / "out" / "comparison.md").read_text()
+    # 400 of b's 640 tokens; its last evaluation before that is the one at the start.
+    assert "| b | equal tokens | 0 | 0 | 0.450 |" in text
+
+
+def test_seeds_are_one_method(tmp_path: Path) -> None:
+    paths = [make_run(tmp_path / f"cipo-{s}", 100, {4: 0.5}, seed=s) for s in range(3)]
+    other = make_run(tmp_path / "grpo", 100, {4: 0.4}, **{"correction.weight": 0.0})
+    methods = group_runs([load_run(path) for path in [*paths, other]])
+    assert [(m.name, len(m.runs)) for m in methods] == [("cipo (3 seeds)", 3), ("grpo", 1)]
+    comparisons = compare([other, *paths], tmp_path / "out")
+    assert comparisons[0].method == "cipo (3 seeds)"
+    assert "0.500 ± 0.000" in (tmp_path / "out" / "comparison.md").read_text()
+
+
+def test_a_key_that_a_run_does_not_have_is_at_its_default(tmp_path: Path) -> None:
+    old, new = (make_run(tmp_path / name, 100, {4: 0.5}) for name in ("old", "new"))
+    config = json.loads((old / "config.json").read_text())
+    del config["correction.lambda_risk"]
+    (old / "config.json").write_text(json.dumps(config))
+    assert len(group_runs([load_run(old), load_run(new)])) == 1
+
+
+def test_benchmarks_of_both_are_compared(tmp_path: Path) -> None:
+    a = make_run(tmp_path / "a", 100, {4: 0.5})
+    b = make_run(tmp_path / "b", 100, {4: 0.5}, num_steps=61)
+    for path, solved in ((a, 10), (b, 20)):
+        archive = AttemptArchive(path / "evaluations" / "step-000004")
+        archive.write("math500", 4, [attempt(i, i < solved) for i in range(PROBLEMS)])
+    (found,) = [c for c in compare([a, b], tmp_path / "out") if c.at == "evaluations"]
+    assert (found.measure, found.values) == ("math500 pass@1", (0.5, 0.25))
+
+
+def test_runs_without_an_archive_say_so(tmp_path: Path) -> None:
+    a = make_run(tmp_path / "a", 100, {4: 0.5})
+    b = make_run(tmp_path / "b", 100, {4: 0.5}, num_steps=61)
+    for file in (b / "attempts").iterdir():
+        file.unlink()
+    assert compare([a, b], tmp_path / "out") == []
+    assert "no archived evaluations in b" in (tmp_path / "out" / "comparison.md").read_text()
+
+
+def test_mistakes_are_named(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", 100, {4: 0.5})
+    with pytest.raises(CipoError, match="got 1 run directories"):
+        command(["cipo_jax", "--mode=compare", str(run)])
+    with pytest.raises(CipoError, match=r"nowhere: is not a run directory"):
+        command(["cipo_jax", "--mode=compare", str(run), str(tmp_path / "nowhere")])
+    (run / "metrics.jsonl").write_text("")
+    with pytest.raises(CipoError, match="has no evaluations to compare"):
+        load_run(run)

@@ -1,0 +1,156 @@
+"""Evaluation of a run directory and of a model, on fixtures in the benchmarks' own columns."""
+
+import dataclasses
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_hf
+from verifiers.sandboxes import open_or_skip
+
+from cipo_jax import evaluate_run as module
+from cipo_jax.archive import read_attempts
+from cipo_jax.build import fresh_params, open_parts
+from cipo_jax.checkpoint import Checkpoints, claim_workdir
+from cipo_jax.config import Config, default_config, provenance, resolve
+from cipo_jax.data.suites import CORRECT, CRITIQUE, SUITES
+from cipo_jax.evaluate_run import _choose_step, evaluate_run
+from cipo_jax.main import run as command
+from cipo_jax.types import CipoError
+
+FIXTURES = Path(__file__).parent / "fixtures" / "suites"
+
+
+def tiny_config(tokenizer: Path, **eval_keys: Any) -> Config:
+    """A random model of two layers over a byte-level tokenizer."""
+    c = default_config()
+    c.model.num_layers, c.model.d_model, c.model.head_dim, c.model.mlp_dim = 2, 32, 8, 48
+    c.mesh.fsdp, c.mesh.data = 1, -1
+    c.data.tokenizer = str(tokenizer)
+    c.data.max_prompt_tokens, c.data.max_attempt_tokens = 640, 160
+    c.data.max_completion_tokens = 8
+    c.data.eval_problems = 4
+    c.sampling.slots = 16
+    c.eval.samples, c.eval.pass_at = 2, (1, 2)
+    c.eval.data_dir = str(FIXTURES)
+    c.eval.update(eval_keys)
+    return resolve(c)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("tokenizer")
+    tiny_hf.make_tokenizer(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def run(tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run directory with the parameters of step 0."""
+    workdir = tmp_path_factory.mktemp("runs") / "tiny"
+    config = tiny_config(tokenizer)
+    claim_workdir(workdir, config, provenance(config, config, set()))
+    with open_parts(config) as parts, Checkpoints(workdir / "checkpoints", keep=1) as saved:
+        saved.save_params(fresh_params(config, parts))
+    return workdir
+
+
+@pytest.mark.slow
+def test_every_suite_end_to_end(run: Path, tokenizer: Path) -> None:
+    open_or_skip()
+    config = tiny_config(tokenizer, suites=tuple(SUITES), suite_samples=2, name="all")
+    directory = evaluate_run(config, run)
+    assert directory == run / "evaluations" / "all"
+    results = json.loads((directory / "results.json").read_text())
+    table = (directory / "table.md").read_text()
+    assert set(results["suites"]) == set(SUITES) and results["step"] == 0
+    for name, suite in SUITES.items():
+        found = results["suites"][name]
+        wanted = {CORRECT: "correction/accuracy_after", CRITIQUE: "critique/f1"}
+        metric = found["metrics"][wanted.get(suite.task, "pass@1")]
+        assert 0 <= metric["low"] <= metric["value"] <= metric["high"] <= 1
+        assert (found["problems"], found["samples"]) == (4, 2)
+        assert found["temperature"] == suite.temperature and f"| {name} | 4 | 2 |" in table
+        records = list(read_attempts(directory, name))
+        first = [r for r in records if suite.task == CORRECT or r["stream"] == "base"]
+        assert len(first) == 8 and found["sampled_tokens"] > 0
+        assert all((r["tests"] is None) != (r["answer"] is None) for r in records)
+        if suite.task == CORRECT:
+            assert all(r["anchor"]["text"] for r in records)
+            assert found["metrics"]["correction/accuracy_before"]["value"] in (0, 0.5)
+    assert len(results["suites"]["debugbench"]["skipped"]) == 1
+    assert results["suites"]["minerva"]["source"] == str(FIXTURES / "minerva.jsonl")
+
+
+@pytest.mark.slow
+def test_a_run_on_its_own_problems_again_gives_the_same(run: Path, tokenizer: Path) -> None:
+    command(["cipo_jax", "--mode=evaluate", f"--workdir={run}", "--config.eval.name=a"])
+    command(["cipo_jax", "--mode=evaluate", f"--workdir={run}", "--step=0"])
+    a, b = (run / "evaluations" / name for name in ("a", "step-000000"))
+    first, second = (json.loads((d / "results.json").read_text()) for d in (a, b))
+    assert first["suites"] == second["suites"]
+    assert {"pass@1", "pass@2", "maj@2", "correction/accuracy_after"} <= set(
+        first["suites"]["eval"]["metrics"]
+    )
+    files = [gzip.decompress(next((d / "attempts").iterdir()).read_bytes()) for d in (a, b)]
+    assert files[0] == files[1]
+
+
+def test_gold_is_checked_without_a_model(
+    tmp_path: Path,
+    tokenizer: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(module, "open_parts", None)  # it would fail
+    config = tiny_config(tokenizer, suites=("math500", "minerva"), check_gold=True)
+    assert evaluate_run(config, tmp_path / "nowhere") is None
+    assert "4 of     4 as expected" in capsys.readouterr().out
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_bad_data_is_named_before_the_model_is_touched(
+    tmp_path: Path,
+    tokenizer: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(module, "open_parts", None)
+    data = tmp_path / "data"
+    data.mkdir()
+    row = {"unique_id": "a", "problem": "word " * 700, "answer": "np.arcsin(10/13)"}
+    (data / "math500.jsonl").write_text(json.dumps(row) + "\n")
+    config = tiny_config(tokenizer, suites=("math500",), data_dir=str(data))
+    with pytest.raises(CipoError, match=r"math500\.jsonl:1: problem 'a': .*max_prompt_tokens"):
+        evaluate_run(config, tmp_path)
+    assert "math500.jsonl:1: answer of 'a'" in capsys.readouterr().out
+
+
+def test_checkpoints_are_chosen_by_name_and_score(tmp_path: Path) -> None:
+    lines = [(2, 0.4), (4, 0.6), (6, 0.9), (8, 0.5)]
+    (tmp_path / "metrics.jsonl").write_text(
+        "".join(json.dumps({"phase": "eval", "step": s, "eval/pass@1": v}) + "\n" for s, v in lines)
+    )
+    assert _choose_step(tmp_path, [2, 4, 8], "latest") == 8
+    assert _choose_step(tmp_path, [2, 4, 8], "best") == 4  # that of step 6 was not kept
+    assert _choose_step(tmp_path, [2, 4, 8], "2") == 2
+    with pytest.raises(CipoError, match=r"--step: got '6', .*\[2, 4, 8\]"):
+        _choose_step(tmp_path, [2, 4, 8], "6")
+    with pytest.raises(CipoError, match="no checkpoint of .* was evaluated"):
+        _choose_step(tmp_path, [3], "best")
+
+
+def test_a_directory_that_is_no_run_and_another_model_are_refused(
+    tokenizer: Path, tmp_path: Path
+) -> None:
+    config = tiny_config(tokenizer)
+    with pytest.raises(CipoError, match="is not a run directory"):
+        evaluate_run(config, tmp_path)
+    claim_workdir(tmp_path, config, provenance(config, config, set()))
+    with pytest.raises(CipoError, match="holds no finished checkpoint"):
+        evaluate_run(config, tmp_path)
+    other = dataclasses.replace(config, model=dataclasses.replace(config.model, mlp_dim=96))
+    with pytest.raises(CipoError, match=r"config\.model\.mlp_dim: got 96, the run in .* has 48"):
+        evaluate_run(other, tmp_path)

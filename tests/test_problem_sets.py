@@ -1,0 +1,114 @@
+"""Bad problems are found at the start, and left out only where the config says so."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cipo_jax import problem_sets
+from cipo_jax.config import Config, default_config, resolve
+from cipo_jax.data.generated import split_of
+from cipo_jax.data.tokenizer import load_tokenizer
+from cipo_jax.types import CipoError
+
+TOKENIZER = load_tokenizer("bytes")
+EVALUATED = "A farmer has 3 hens and each of them lays 2 eggs on every day of the week."
+ROWS = [
+    "What is 1+1?",
+    EVALUATED + " How many eggs?",  # overlaps by its words
+    "What is 2+2?",
+    "WHAT is 1 + 1?",  # repeats the first
+    "What is 7*8?",  # is in the evaluation data
+    "What is " + "+".join("12345") * 30 + "?",  # is long
+]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path]:
+    train, test = tmp_path / "train.jsonl", tmp_path / "test.jsonl"
+    rows = [{"question": text, "answer": str(i)} for i, text in enumerate(ROWS)]
+    train.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rows = [{"question": text, "answer": "1"} for text in (EVALUATED, "what is 7*8?")]
+    test.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return train, test
+
+
+def config(files: tuple[Path, Path], **keys: Any) -> Config:
+    raw = default_config()
+    raw.data.train, raw.data.eval = map(str, files)
+    raw.data.update({"tokenizer": "bytes", "max_prompt_tokens": 200} | keys)
+    return resolve(raw)
+
+
+def kept(c: Config) -> list[int]:
+    opened = problem_sets.open_training(c, TOKENIZER)
+    return [ROWS.index(p.question) for p in opened.source.first(0)]
+
+
+@pytest.mark.parametrize(
+    ("drop", "left"),
+    [
+        (("too_long",), [0, 1, 2, 3, 4]),
+        (("too_long", "duplicates"), [0, 1, 2, 4]),
+        (("too_long", "overlap"), [0, 2, 3]),
+        (("too_long", "duplicates", "overlap"), [0, 2]),
+    ],
+)
+def test_each_reason_leaves_out_its_own(
+    files: tuple[Path, Path], drop: tuple[str, ...], left: list[int]
+) -> None:
+    assert kept(config(files, drop=drop)) == left
+
+
+def test_what_is_left_out_is_counted_and_said(
+    files: tuple[Path, Path], capsys: pytest.CaptureFixture
+) -> None:
+    c = config(files, drop=("overlap", "duplicates", "too_long"))
+    opened = problem_sets.open_training(c, TOKENIZER)
+    assert opened.dropped == {"overlap": 2, "duplicates": 1, "too_long": 1}
+    assert "2 problems to train on; left out: 2 overlap, 1 dup" in capsys.readouterr().out
+    assert opened.fingerprints[c.data.train]["problems"] == 2
+    whole = problem_sets.open_training(config(files, max_prompt_tokens=2000), TOKENIZER)
+    assert whole.fingerprints != opened.fingerprints and not whole.dropped
+    assert capsys.readouterr().out == ""
+
+
+def test_a_long_prompt_is_refused_at_the_start(files: tuple[Path, Path]) -> None:
+    with pytest.raises(
+        CipoError, match=r"config.data.train: .*train.jsonl:6: .* tokens.*max_prompt_tokens = 200"
+    ):
+        problem_sets.open_training(config(files), TOKENIZER)
+
+
+def test_a_prompt_that_cannot_be_written_is_refused_with_its_line(
+    files: tuple[Path, Path],
+) -> None:
+    with pytest.raises(CipoError, match=r"train.jsonl:1: tokenizer 'char' cannot write"):
+        problem_sets.open_training(config(files), load_tokenizer("char"))
+
+
+def test_nothing_left_is_refused(files: tuple[Path, Path]) -> None:
+    train, _ = files
+    c = config((train, train), drop=("overlap",))
+    with pytest.raises(CipoError, match=r"leaves none of the 6 problems of .*\(6 overlap\)"):
+        problem_sets.open_training(c, TOKENIZER)
+
+
+def test_suites_count_as_evaluation_data(files: tuple[Path, Path], tmp_path: Path) -> None:
+    row = {"id": "1", "problem": "What is 2+2?", "answer": "4"}
+    (tmp_path / "aime24.jsonl").write_text(json.dumps(row) + "\n")
+    raw = default_config()
+    raw.data.train, raw.data.eval = map(str, files)
+    raw.eval.suites, raw.eval.data_dir = ("aime24",), str(tmp_path)
+    c = resolve(raw)
+    placed = problem_sets.all_placed(problem_sets.load_training(c))
+    assert [m.position for m in problem_sets.overlap(c, placed)] == [1, 2, 4]
+
+
+def test_a_generator_keeps_its_splits_apart() -> None:
+    c, tokenizer = resolve(default_config()), load_tokenizer("char")
+    for split in ("train", "dev"):
+        source = problem_sets.open_training(c, tokenizer, split).source
+        assert {split_of(p.id) for p in source.batch(0, 50)} == {split}
+    assert {split_of(p.id) for p in problem_sets.open_evaluation(c).source.first(50)} == {"test"}

@@ -1,0 +1,166 @@
+"""Estimates against closed forms and against enumeration."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from cipo_jax.statistics import (
+    estimate,
+    majority_at_k,
+    mcnemar,
+    paired_difference,
+    pass_at_k,
+)
+
+
+def samples_with(right: int, n: int) -> np.ndarray:
+    return np.arange(n)[None] < right
+
+
+# pass@k.
+
+
+@pytest.mark.parametrize("n", [1, 4, 9])
+def test_pass_at_k_is_the_closed_form(n: int) -> None:
+    for right, k in itertools.product(range(n + 1), range(1, n + 1)):
+        wanted = 1 - math.comb(n - right, k) / math.comb(n, k)
+        assert pass_at_k(samples_with(right, n), k)[0] == pytest.approx(wanted, abs=1e-12)
+
+
+def test_pass_at_k_is_the_share_of_subsets_with_a_right_sample() -> None:
+    random = np.random.default_rng(0)
+    correct = random.random((3, 6)) < [[0.2], [0.5], [0.7]]
+    for k in (1, 3, 6):
+        subsets = list(itertools.combinations(range(6), k))
+        wanted = [np.mean([row[list(s)].any() for s in subsets]) for row in correct]
+        np.testing.assert_allclose(pass_at_k(correct, k), wanted, atol=1e-12)
+
+
+def test_pass_at_k_is_unbiased() -> None:
+    # 40000 problems with success rate 0.3, six samples each: pass@4 is 1 - 0.7^4.
+    correct = np.random.default_rng(1).random((40_000, 6)) < 0.3
+    assert pass_at_k(correct, 4).mean() == pytest.approx(1 - 0.7**4, abs=0.005)
+    # What it replaces, any success among all six, is not.
+    assert abs(correct.any(axis=1).mean() - (1 - 0.7**4)) > 0.05
+
+
+def test_pass_at_k_does_not_overflow() -> None:
+    value = pass_at_k(samples_with(1, 5000), 2500)[0]
+    assert value == pytest.approx(0.5)
+    assert pass_at_k(samples_with(0, 5000), 5000)[0] == 0
+
+
+@pytest.mark.parametrize("k", [0, 5])
+def test_pass_at_k_needs_k_samples(k: int) -> None:
+    with pytest.raises(ValueError, match=f"k = {k} with 4 samples"):
+        pass_at_k(samples_with(1, 4), k)
+
+
+# maj@k.
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "abstained"), [(2, [2], 1), (1, [2, 1], 0), (3, [2, 2], 1), (0, [1], 2)]
+)
+def test_majority_is_the_mean_over_all_subsets(
+    right: int, wrong: list[int], abstained: int
+) -> None:
+    votes = ["r"] * right + [None] * abstained
+    votes += [str(i) for i, size in enumerate(wrong) for _ in range(size)]
+    for k in range(1, len(votes) + 1):
+        chances = []
+        for subset in itertools.combinations(votes, k):
+            counts = {v: subset.count(v) for v in subset if v is not None}
+            best = [v for v in counts if counts[v] == max(counts.values())]
+            chances.append(("r" in best) / len(best) if best else 0.0)
+        assert majority_at_k(right, wrong, abstained, k) == pytest.approx(np.mean(chances))
+
+
+def test_majority_of_many_samples_does_not_overflow() -> None:
+    # The right answer leads by one vote.
+    assert majority_at_k(17, [16], 31, 64) == pytest.approx(1.0)
+    assert majority_at_k(600, [600], 0, 1) == pytest.approx(0.5)
+
+
+def test_majority_needs_k_samples() -> None:
+    with pytest.raises(ValueError, match="k = 4 with 3 samples"):
+        majority_at_k(1, [1], 1, 4)
+
+
+# Intervals.
+
+
+def test_the_interval_of_a_mean_is_the_normal_one() -> None:
+    values = np.random.default_rng(0).normal(3.0, 2.0, size=2000)
+    e = estimate(values)
+    assert e.value == pytest.approx(values.mean())
+    assert e.stderr == pytest.approx(values.std() / math.sqrt(len(values)))
+    assert e.low == pytest.approx(e.value - 1.96 * e.stderr, abs=0.1 * e.stderr)
+    assert e.high == pytest.approx(e.value + 1.96 * e.stderr, abs=0.1 * e.stderr)
+    assert estimate(values) == e
+
+
+def test_intervals_cover_as_often_as_they_say() -> None:
+    random = np.random.default_rng(1)
+    covered = 0
+    for _ in range(200):
+        e = estimate(random.random(60) < 0.3)
+        covered += e.low <= 0.3 <= e.high
+    assert 180 <= covered <= 199
+
+
+def test_a_ratio_weighs_problems_by_their_denominators() -> None:
+    e = estimate(np.array([1.0, 0.0]), np.array([1.0, 3.0]))
+    assert e.value == pytest.approx(1 / 4)
+    # Resamples of one problem alone give 0 or 1.
+    assert (e.low, e.high) == (0.0, 1.0)
+    with pytest.raises(ValueError, match="at least one problem"):
+        estimate(np.array([0.0]), np.array([0.0]))
+
+
+# Comparisons.
+
+
+def test_pairing_removes_what_problems_share() -> None:
+    random = np.random.default_rng(2)
+    hardness = random.random(400)
+    a = (hardness + 0.02 + 0.01 * random.normal(size=400))[None]
+    b = (hardness + 0.01 * random.normal(size=400))[None]
+    d = paired_difference(a, b)
+    stderr = np.std(a - b) / math.sqrt(400)
+    assert d.low == pytest.approx(d.value - 1.96 * stderr, abs=0.15 * stderr)
+    assert d.high == pytest.approx(d.value + 1.96 * stderr, abs=0.15 * stderr)
+    assert d.p < 0.001
+    # Unpaired, the difference would drown in the spread of hardness.
+    assert stderr < 0.1 * np.std(a) / math.sqrt(400)
+
+
+def test_no_difference_is_not_found() -> None:
+    random = np.random.default_rng(3)
+    found = 0
+    for _ in range(100):
+        a, b = (random.random((1, 80)) for _ in range(2))
+        found += paired_difference(a, b).p < 0.05
+    assert found <= 12
+    same = random.random((1, 50))
+    assert paired_difference(same, same).p == 1.0
+
+
+def test_seeds_that_disagree_widen_the_interval() -> None:
+    problems = np.random.default_rng(4).random(200)
+    b = problems[None]
+    agreeing = np.stack([problems + 0.1] * 3)
+    disagreeing = problems + np.array([[-0.2], [0.1], [0.4]])
+    narrow, wide = paired_difference(agreeing, b), paired_difference(disagreeing, b)
+    assert narrow.value == pytest.approx(wide.value)
+    assert wide.high - wide.low > narrow.high - narrow.low + 0.2
+
+
+def test_mcnemar_is_the_sign_test() -> None:
+    a = np.array([True] * 9 + [False] * 1 + [True] * 5)
+    b = np.array([False] * 9 + [True] * 1 + [True] * 5)
+    tail = sum(math.comb(10, i) for i in (0, 1)) / 2**10
+    assert mcnemar(a, b) == (9, 1, pytest.approx(2 * tail))
+    assert mcnemar(a, a) == (0, 0, 1.0)
