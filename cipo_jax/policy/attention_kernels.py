@@ -10,9 +10,11 @@ positions that count up, as in packed rows and in padded ones. Attention to a ca
 here.
 """
 
+import contextlib
+import contextvars
 import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -30,6 +32,8 @@ SPLASH_BLOCKS = (512, 256, 128)  # tokens of queries and keys taken together; th
 CUDNN_LONGEST = 8192  # tokens of a row, because its mask [B, T, T] exists in full
 
 Kernel = Callable[..., jax.Array]
+
+_WITHOUT = contextvars.ContextVar("without_kernels", default=False)
 
 
 def attend_rows(
@@ -88,8 +92,20 @@ def attend_rows(
     return checkpoint_name(out, attention.SAVED_NAME)
 
 
+@contextlib.contextmanager
+def without_kernels() -> Iterator[None]:
+    """Programs traced inside use the reference, whatever the devices."""
+    token = _WITHOUT.set(True)
+    try:
+        yield
+    finally:
+        _WITHOUT.reset(token)
+
+
 def platform() -> str:
-    """What the program is compiled for: "tpu", "gpu" or "cpu"."""
+    """What the program is compiled for: "tpu", "gpu" or "cpu", which has no kernels."""
+    if _WITHOUT.get():
+        return "cpu"
     mesh = jax.sharding.get_abstract_mesh()
     device = None if mesh.empty else mesh.abstract_device
     return jax.default_backend() if device is None else device.platform

@@ -123,8 +123,8 @@ def attend_paged(
     Args:
       layer: [] int32.
       q: [B, T, N, H]; k, v: [B, T, K, H], rotated.
-      positions, segments: [B, T] int32; segment 0 is padding, which is not written; the positions
-        of a row's other tokens are consecutive.
+      positions, segments: [B, T] int32; segment 0 is padding, at the end of a row. The positions
+        of its other tokens are consecutive and, in prefill, begin a page.
       scale, window, windows, soft_cap: as in `attention_kernels.attend_rows`.
 
     Returns:
@@ -194,19 +194,16 @@ def _attend_shard(
     flat = pages.reshape(L * num_pages, *pages.shape[2:])
     first_page = layer * num_pages
 
-    column = jnp.minimum(positions // page_size, table.shape[1] - 1)
-    target = first_page + jnp.take_along_axis(table, column, axis=1)
-    target = jnp.where(segments > 0, target, L * num_pages)  # out of range: not written
-    flat = flat.at[target, positions % page_size].set(kv, mode="drop")
+    write = _write_tokens if work is not None else _write_pages
+    flat = write(flat, kv, first_page + table, positions, segments)
 
-    if work is not None and kernel:
-        lengths = positions[:, 0] + 1
-        sizes = jnp.asarray([attention.window_size(w) for w in windows], jnp.int32)
+    if kernel:
         branches = [
             functools.partial(_kernel, scale=scale, window=w, soft_cap=soft_cap) for w in windows
         ]
+        sizes = jnp.asarray([attention.window_size(w) for w in windows], jnp.int32)
         which = 0 if window is None else jnp.argmax(sizes == window)
-        out = jax.lax.switch(which, branches, q[:, 0], flat, first_page + table, lengths)[:, None]
+        out = jax.lax.switch(which, branches, q, flat, first_page + table, positions[:, 0])
     elif work is not None:
         options: Any = {"scale": scale, "window": window, "soft_cap": soft_cap}
         out = _walk(q[:, 0], flat, first_page, work, positions[:, 0], **options)[:, None]
@@ -234,7 +231,45 @@ def _attend_shard(
             window=window,
             soft_cap=soft_cap,
         )
-    return out, flat.reshape(pages.shape)
+    return out.astype(q.dtype), flat.reshape(pages.shape)
+
+
+def _write_tokens(
+    flat: jax.Array, kv: jax.Array, table: jax.Array, positions: jax.Array, segments: jax.Array
+) -> jax.Array:
+    """Puts each row's one token [B, 1, 2K, H] into its place; `table` [B, W] names pages of
+    `flat`."""
+    page_size = flat.shape[1]
+    column = jnp.minimum(positions // page_size, table.shape[1] - 1)
+    page = jnp.take_along_axis(table, column, axis=1)
+    page = jnp.where(segments > 0, page, len(flat))  # out of range: not written
+    return flat.at[page, positions % page_size].set(kv, mode="drop")
+
+
+def _write_pages(
+    flat: jax.Array, kv: jax.Array, table: jax.Array, positions: jax.Array, segments: jax.Array
+) -> jax.Array:
+    """Puts each row's tokens [B, T, 2K, H] into its pages, of which the first begins with the row's
+    row's first token. One after the other: as a scatter, the TPU compiler copies the pool into
+        another layout and back. What lies behind a row's last token is overwritten by later ones.
+    """
+    B, T = positions.shape
+    page_size = flat.shape[1]
+    count = -(-T // page_size)
+    kv = jnp.pad(kv, ((0, 0), (0, count * page_size - T), (0, 0), (0, 0)))
+    at = jnp.arange(count, dtype=jnp.int32)[None]
+    column = jnp.minimum(positions[:, :1] // page_size + at, table.shape[1] - 1)
+    page = jnp.take_along_axis(table, column, axis=1)
+    tokens = jnp.sum(segments > 0, axis=1, keepdims=True)
+    used = (at * page_size < tokens).reshape(-1)
+    kv, page = kv.reshape(B * count, page_size, *kv.shape[2:]), page.reshape(-1)
+
+    def write(i: jax.Array, flat: jax.Array) -> jax.Array:
+        old = jax.lax.dynamic_slice_in_dim(flat, page[i], 1)
+        new = jnp.where(used[i], kv[i][None], old)
+        return jax.lax.dynamic_update_slice_in_dim(flat, new, page[i], axis=0)
+
+    return jax.lax.fori_loop(0, B * count, write, flat)
 
 
 # (row, page) pairs taken at once. A step's fixed cost is spread over them; on TPU the kernel is
@@ -306,9 +341,9 @@ def _walk(
     return out.reshape(B, N, H).astype(q.dtype)
 
 
-# Tokens of keys and values that the kernel loads at once, and rows it takes together. Its own
+# Tokens of keys and values that the kernel loads at once, and queries it takes together. Its own
 # table of block sizes asks for the device at hand, which a program compiled ahead does not have.
-KERNEL_TOKENS, KERNEL_ROWS = 512, 32
+KERNEL_TOKENS, KERNEL_QUERIES = 512, 32
 
 
 def kernel_refuses(q: jax.Array) -> str:
@@ -320,25 +355,34 @@ def _kernel(
     q: jax.Array,
     flat: jax.Array,
     table: jax.Array,
-    lengths: jax.Array,
+    first: jax.Array,
     *,
     scale: float,
     window: int | None,
     soft_cap: float | None,
 ) -> jax.Array:
-    """`_walk` by JAX's ragged paged attention for TPU: table [B, W] of pages of `flat`, lengths
-    [B] of the rows' sequences."""
-    B, page_size = len(q), flat.shape[1]
-    return ragged_paged_attention(
-        q,
+    """Attention of T tokens a row to the row's pages, by JAX's ragged paged attention for TPU.
+
+    Args:
+      q: [B, T, N, H]; a row's padding, at its end, gets numbers without meaning.
+      table: [B, W] pages of `flat`, which hold the rows' own tokens already.
+      first: [B] int32, position of each row's first token.
+    """
+    B, T, N, H = q.shape
+    page_size = flat.shape[1]
+    if T > 1:  # padding may lie beyond the table
+        table = jnp.pad(table, ((0, 0), (0, -(-T // page_size))))
+    out = ragged_paged_attention(
+        q.reshape(B * T, N, H),
         flat,
-        lengths,
+        first + T,
         table,
-        jnp.arange(B + 1, dtype=jnp.int32),
+        T * jnp.arange(B + 1, dtype=jnp.int32),
         jnp.full((1,), B, jnp.int32),
         sm_scale=scale,
         sliding_window=window,
         soft_cap=soft_cap,
         num_kv_pages_per_block=min(table.shape[1], max(1, KERNEL_TOKENS // page_size)),
-        num_queries_per_block=min(B, KERNEL_ROWS),
+        num_queries_per_block=min(B * T, KERNEL_QUERIES),
     )
+    return out.reshape(B, T, N, H)

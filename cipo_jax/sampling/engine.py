@@ -86,7 +86,7 @@ class Engine:
                 s.page_size,
                 config.num_kv_heads,
                 config.head_dim,
-                config.compute_dtype,
+                s.cache_dtype or config.compute_dtype,
                 rules,
             )
         )
@@ -212,6 +212,10 @@ class Engine:
             done += self._harvest()
         return done
 
+    def progress(self) -> dict[int, list[int]]:
+        """The tokens so far of the requests that are being decoded, by request id."""
+        return {row.request.id: list(row.request.tokens) for row in self._placed.values()}
+
     def cancel(self) -> None:
         """Drops all requests."""
         self._in_flight.clear()
@@ -280,7 +284,9 @@ class Engine:
                     self._drop_waiting(shard)
                     if not self._begin_prompt(prompt, rows):
                         raise AssertionError("an empty cache cannot hold one prompt")
-                length = min(prompt.missing, self._widths[-1])
+                length = prompt.missing
+                if length > self._widths[-1]:  # the next stretch must begin a page
+                    length = self._widths[-1] // self.settings.page_size * self.settings.page_size
                 if length and (length <= left or not found):
                     found.append((prompt, length))
                     left -= length

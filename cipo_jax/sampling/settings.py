@@ -21,6 +21,7 @@ class EngineSettings:
       chunk: decode steps between two looks at what has finished.
       page_size: tokens of a page of the cache.
       cache_tokens: tokens that the cache holds, over all row shards; 0: every slot at full length.
+      cache_dtype: of keys and values in the cache; "": the model's compute dtype.
       prefill_widths: prompts are prefilled in stretches, padded to one of these; the largest is
         the longest stretch. (): powers of two from 16 to 512.
       prefill_tokens: padded tokens of one prefill call; bounds what delays the next decode chunk.
@@ -37,6 +38,7 @@ class EngineSettings:
     chunk: int = 16
     page_size: int = 16
     cache_tokens: int = 0
+    cache_dtype: str = ""
     prefill_widths: tuple[int, ...] = ()
     prefill_tokens: int = 4096
     dispatch_ahead: bool = False
@@ -92,11 +94,21 @@ def pages_per_shard(settings: EngineSettings, shards: int) -> int:
 
 def prefill_widths(settings: EngineSettings) -> tuple[int, ...]:
     """Ascending widths of prefill: the declared ones, or powers of two from 16 to the first that
-    holds the longest prompt, 512 at most."""
+    holds the longest prompt; none beyond 512, or the page size if that is more.
+
+    Raises:
+      CipoError: the largest declared width holds neither the longest prompt nor a page.
+    """
+    needed = min(settings.max_prompt_tokens, settings.page_size)
     if settings.prefill_widths:
+        if max(settings.prefill_widths) < needed:
+            raise CipoError(
+                f"config.sampling.prefill_widths: got {settings.prefill_widths}, wanted a largest "
+                f"width of at least {needed}: a page, or the longest prompt"
+            )
         return tuple(sorted(settings.prefill_widths))
     widths = [16]
-    while widths[-1] < min(settings.max_prompt_tokens, 512):
+    while widths[-1] < min(settings.max_prompt_tokens, max(512, settings.page_size)):
         widths.append(2 * widths[-1])
     return tuple(widths)
 
