@@ -3,7 +3,8 @@
 #   make demo      train the embedded demo (a few minutes on two cores)
 #   make smoke     the same in under a minute, to see that everything works
 #   make test      the tests, without the slow ones
-#   make test-all  all tests
+#   make test-all  all tests but those of a minute and more
+#   make test-long all tests
 #   make style     formatting, lint, types
 #   make check     everything CI runs
 
@@ -14,7 +15,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # The demo is sized for CPU; anything else is run by hand with the jax extra of the machine.
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: demo smoke test test-all style check clean
+.PHONY: demo smoke test test-all test-long style check clean
 
 demo: $(VENV)/.run
 	$(BIN)/python -m cipo_jax.main --config=configs/demo.py
@@ -26,6 +27,9 @@ test: $(VENV)/.test
 	$(BIN)/python -m pytest -m "not slow"
 
 test-all: $(VENV)/.test
+	$(BIN)/python -m pytest -m "not long"
+
+test-long: $(VENV)/.test
 	$(BIN)/python -m pytest
 
 style: $(VENV)/.test

@@ -9,7 +9,10 @@ import jax
 from tqdm import tqdm
 
 from cipo_jax.data.tokenizer import Tokenizer
+from cipo_jax.exchange import Judged, exchange
+from cipo_jax.hosts import Hosts
 from cipo_jax.policy.model import Params
+from cipo_jax.preemption import Preempted
 from cipo_jax.sampling.engine import Sample
 from cipo_jax.types import Attempt, Completion, Prompt, Verdict
 from cipo_jax.verifiers.pool import VerifierPool
@@ -20,15 +23,17 @@ MakeAttempts = Callable[[Params, Sequence[Prompt], int, jax.Array, str], list[At
 
 @dataclasses.dataclass
 class VerifyTimes:
-    """Wall time in seconds.
+    """What verification cost since its numbers were last read.
 
     Attributes:
-      pending: during which verdicts were outstanding.
+      pending: seconds during which verdicts were outstanding.
       waited: of that, after sampling had ended, with nothing else to do.
+      lost_workers: the pool's lost workers when last read.
     """
 
     pending: float = 0.0
     waited: float = 0.0
+    lost_workers: float = 0.0
 
 
 def make_attempter(
@@ -37,6 +42,7 @@ def make_attempter(
     tokenizer: Tokenizer,
     stop_strings: Sequence[str] = (),
     times: VerifyTimes | None = None,
+    hosts: Hosts | None = None,
 ) -> MakeAttempts:
     """Ties sampler, verifier pool and tokenizer together.
 
@@ -46,17 +52,22 @@ def make_attempter(
     Args:
       stop_strings: texts end before the first of these.
       times: added to.
+      hosts: the sampler yields this host's share of the completions; what the others made of theirs
+        is then gathered. None: this host alone.
     """
+    hosts = hosts or Hosts()
     times = VerifyTimes() if times is None else times
 
-    def attempt(
+    def judge(
         params: Params, prompts: Sequence[Prompt], samples: int, key: jax.Array, purpose: str
-    ) -> list[Attempt]:
+    ) -> list[Judged]:
         pending: dict[int, tuple[Completion, str, Future[Verdict]]] = {}
-        total = len(prompts) * samples
+        mine = hosts.share(len(prompts))
         first = None
         # A bar for whoever watches a terminal; silent in a pipe.
-        with tqdm(total=total, desc=purpose, unit="seq", leave=False, disable=None) as bar:
+        with tqdm(
+            total=len(mine) * samples, desc=purpose, unit="seq", leave=False, disable=None
+        ) as bar:
             for request, completion in sample(params, [p.tokens for p in prompts], samples, key):
                 text = before_stop(tokenizer.decode(completion.tokens.tolist()), stop_strings)
                 verdict = pool.submit(prompts[request // samples].problem, text)
@@ -65,16 +76,25 @@ def make_attempter(
                 bar.update()
             bar.set_description(f"{purpose}: waiting for verdicts")
             sampled = time.monotonic()
-            attempts = []
-            for request in range(total):
+            judged = []
+            for request in range(mine.start * samples, mine.stop * samples):
                 completion, text, future = pending[request]
-                attempts.append(
-                    Attempt(prompts[request // samples], completion, text, future.result())
-                )
+                hosts.poll()
+                judged.append((completion, text, future.result()))
         if first is not None:
             times.pending += time.monotonic() - first
             times.waited += time.monotonic() - sampled
-        return attempts
+        return judged
+
+    def attempt(
+        params: Params, prompts: Sequence[Prompt], samples: int, key: jax.Array, purpose: str
+    ) -> list[Attempt]:
+        try:
+            own = judge(params, prompts, samples, key, purpose)
+        except Preempted:
+            own = None
+        everyones = exchange(hosts, own)
+        return [Attempt(prompts[i // samples], *judged) for i, judged in enumerate(everyones)]
 
     return attempt
 

@@ -8,135 +8,65 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import jax
 import numpy as np
-import optax
 from jax.sharding import Mesh
 
-from cipo_jax.attempts import MakeAttempts, make_attempter
+from cipo_jax.attempts import MakeAttempts, VerifyTimes, make_attempter
 from cipo_jax.config import Config
-from cipo_jax.data import batching, prompts
-from cipo_jax.data.datasets import ProblemSource, open_problems
+from cipo_jax.data import prompts
 from cipo_jax.data.tokenizer import Tokenizer, load_tokenizer
-from cipo_jax.policy import hf_config, hf_weights, model, sharding
+from cipo_jax.hosts import Hosts
+from cipo_jax.hub import model_directory
+from cipo_jax.policy import hf_config, hf_load, model, sharding
+from cipo_jax.policy.host_copy import host_meshes
 from cipo_jax.policy.model import ModelConfig, Params
-from cipo_jax.rl.aggregate import Aggregation
-from cipo_jax.rl.losses import PolicyLoss, TokenLoss
-from cipo_jax.rl.optimizer import make_optimizer
-from cipo_jax.rl.train_step import (
-    Metrics,
-    Score,
-    TrainState,
-    make_reference_scorer,
-    make_stream_gradient_stats,
-    make_train_step,
-    put_batch,
-)
-from cipo_jax.sampling.decode import DecodeSettings
-from cipo_jax.sampling.engine import make_sampler, prompt_buckets
-from cipo_jax.types import Attempt, CipoError, Demonstration, Problem, Prompt, TrainBatch
+from cipo_jax.rollout import HostSampler
+from cipo_jax.sampling.choose import Choice
+from cipo_jax.sampling.engine import Engine
+from cipo_jax.sampling.settings import EngineSettings, EngineStats
+from cipo_jax.types import Attempt, CipoError, Demonstration, Problem, Prompt
+from cipo_jax.update import Policy, make_score
+from cipo_jax.verification import open_pool
 from cipo_jax.verifiers.pool import VerifierPool
 
 
 @dataclasses.dataclass(frozen=True)
-class Parts:
-    """What a run is made of. `longest_*` bound lengths in tokens, for static shapes."""
+class Parts(Policy):
+    """What a run is made of."""
 
-    mesh: Mesh
-    model: ModelConfig
     tokenizer: Tokenizer
     base_prompt: Callable[[Problem], Prompt]
     correction_prompt: Callable[[Attempt], Prompt]
     demonstration_tokens: Callable[[Demonstration], tuple[np.ndarray, np.ndarray]]
-    longest_prompt: int
-    longest_correction_prompt: int
-    score: Score
     attempt: MakeAttempts
+    end_sampling: Callable[[], dict[str, float]]  # see `_end_sampling`
+    hosts: Hosts
     isolation: str  # how generated programs are kept from the machine; "" if none are run
 
 
-@dataclasses.dataclass(frozen=True)
-class Update:
-    """An optimiser's side of the run.
-
-    Attributes:
-      abstract: the TrainState's shapes, dtypes and shardings.
-      init: parameters -> TrainState with a fresh optimiser; takes the parameters over.
-      step: the compiled update, on a batch of NumPy arrays.
-      pack: training sequences -> the batch of `step`'s static shape; with several minibatches it
-        also takes the generator that deals groups to them.
-      reference_logprobs: the log-probs of a batch's tokens under other parameters.
-      gradient_stats: norms of the streams' gradients on a batch and their cosine.
-    """
-
-    abstract: TrainState
-    init: Callable[[Params], TrainState]
-    step: Callable[[TrainState, TrainBatch], tuple[TrainState, Metrics]]
-    pack: Callable[..., TrainBatch]
-    reference_logprobs: Callable[[Params, TrainBatch], jax.Array]
-    gradient_stats: Callable[[Params, TrainBatch], Metrics]
-
-
 @contextlib.contextmanager
-def open_parts(config: Config) -> Iterator[Parts]:
+def open_parts(config: Config, hosts: Hosts | None = None) -> Iterator[Parts]:
     """Builds the parts; mesh and verifier pool live as long as the context.
+
+    Args:
+      hosts: of the run; None: this one alone.
 
     Raises:
       CipoError: whatever in the config cannot work with the files and devices at hand.
     """
     c = config
-    if jax.process_count() > 1:
-        raise CipoError(
-            f"started on {jax.process_count()} hosts, wanted one: this version runs on the devices "
-            "of a single host"
-        )
-    if c.model.source and not Path(c.model.source).is_dir():
-        raise CipoError(
-            f"config.model.source: got {c.model.source!r}, wanted an existing directory in Hugging "
-            "Face format; `hf download <model> --local-dir <directory>` makes one"
-        )
+    hosts = hosts or Hosts()
     mesh = sharding.make_mesh(c.mesh.data, c.mesh.fsdp, c.mesh.tensor)
-    tokenizer = load_tokenizer(c.data.tokenizer or c.model.source)
-    model_config = _model_config(c, tokenizer)
-    longest_correction = c.data.max_prompt_tokens
-    if c.correction.weight > 0 or c.eval.corrected_attempts or c.cold_start.max_steps:
-        longest_correction = prompts.correction_prompt_budget(
-            tokenizer,
-            c.data.correction_template,
-            c.data.chat_template,
-            c.data.max_prompt_tokens,
-            c.data.max_attempt_tokens,
-        )
-    longest = longest_correction + c.data.max_completion_tokens
-    if longest > model_config.max_positions:
-        raise CipoError(
-            f"config.data: the longest prompt ({longest_correction} tokens, with max_prompt_tokens "
-            f"and max_attempt_tokens) plus max_completion_tokens = {c.data.max_completion_tokens} "
-            f"is {longest} tokens, but the model has {model_config.max_positions} positions"
-        )
-    rules = sharding.logical_rules(mesh, model_config.axis_sizes)
-    sample = make_sampler(
-        model_config,
-        mesh,
-        DecodeSettings(
-            max_new_tokens=c.data.max_completion_tokens,
-            chunk=c.sampling.chunk,
-            temperature=c.sampling.temperature,
-            stop_ids=tokenizer.stop_ids,
-        ),
-        c.sampling.slots,
-        prompt_buckets(c.sampling.prompt_buckets, longest_correction),
-    )
+    tokenizer = open_tokenizer(c)
+    model_config = make_model_config(c, tokenizer)
+    longest_correction = correction_prompt_limit(c, tokenizer, model_config)
+    sampler = open_sampler(c, model_config, mesh, tokenizer, longest_correction, hosts)
+    times = VerifyTimes()
     with (
         jax.set_mesh(mesh),
-        VerifierPool(
-            c.verifier.kind,
-            c.verifier.workers,
-            c.verifier.timeout_seconds,
-            allow_unsandboxed_code=c.verifier.allow_unsandboxed_code,
-        ) as pool,
+        open_pool(c.verifier) as pool,
     ):
         yield Parts(
             mesh=mesh,
@@ -169,134 +99,149 @@ def open_parts(config: Config) -> Iterator[Parts]:
             ),
             longest_prompt=c.data.max_prompt_tokens,
             longest_correction_prompt=longest_correction,
-            score=functools.partial(
-                _score, model_config, rules=rules, temperature=c.sampling.temperature
+            score=make_score(c, model_config, mesh),
+            attempt=make_attempter(
+                sampler.sample, pool, tokenizer, c.sampling.stop_strings, times, hosts
             ),
-            attempt=make_attempter(sample, pool, tokenizer),
+            end_sampling=functools.partial(_end_sampling, sampler, pool, times),
+            hosts=hosts,
             isolation=pool.about,
         )
 
 
-def make_update(
-    config: Config,
-    parts: Parts,
-    token_loss: TokenLoss,
-    optimizer: optax.GradientTransformation,
-    stream_weights: tuple[float, float],
-    sequences: tuple[int, int],
-    group_sizes: tuple[int, int] = (1, 1),
-    minibatches: int = 1,
-    epochs: int = 1,
-) -> Update:
-    """Builds the update for batches of up to `sequences` (base, correction) sequences.
-
-    Args:
-      group_sizes: completions of one prompt in each stream, kept together in a minibatch.
-      minibatches, epochs: optimiser updates per batch, see `rl.train_step`.
+def correction_prompt_limit(config: Config, tokenizer: Tokenizer, model_config: ModelConfig) -> int:
+    """The most tokens of a prompt, corrections included where there are any.
 
     Raises:
-      CipoError: rows too short for the longest sequence, or not divisible over the devices.
+      CipoError: with a completion it does not fit into the model.
     """
-    R, T = config.batch.microbatch_rows, config.batch.row_tokens
-    devices = sharding.row_count(parts.mesh)
-    if R % devices:
+    c, limit = config, config.data.max_prompt_tokens
+    if c.correction.weight > 0 or c.eval.corrected_attempts or c.cold_start.max_steps:
+        limit = prompts.correction_prompt_budget(
+            tokenizer,
+            c.data.correction_template,
+            c.data.chat_template,
+            c.data.max_prompt_tokens,
+            c.data.max_attempt_tokens,
+        )
+    longest = limit + c.data.max_completion_tokens
+    if longest > model_config.max_positions:
         raise CipoError(
-            f"config.batch.microbatch_rows: got {R}, wanted a multiple of {devices}, the product "
-            "of mesh.data and mesh.fsdp, over which rows are split"
+            f"config.data: the longest prompt ({limit} tokens, with max_prompt_tokens "
+            f"and max_attempt_tokens) plus max_completion_tokens = {c.data.max_completion_tokens} "
+            f"is {longest} tokens, but the model has {model_config.max_positions} positions"
         )
-    completion = config.data.max_completion_tokens
-    rows = sum(
-        batching.row_capacity(
-            batching.minibatch_sequences(count, group_size, minibatches), prompt + completion, T
+    return limit
+
+
+def open_sampler(
+    config: Config,
+    model_config: ModelConfig,
+    mesh: Mesh,
+    tokenizer: Tokenizer,
+    max_prompt_tokens: int,
+    hosts: Hosts,
+) -> HostSampler:
+    """The sampler of this host, with its part of the slots and of the cache."""
+    every, s = None, config.sampling
+    if hosts.count > 1:
+        every, mesh = host_meshes(s.tensor or config.mesh.tensor)
+        own = dataclasses.replace(
+            s, slots=-(-s.slots // hosts.count), cache_tokens=-(-s.cache_tokens // hosts.count)
         )
-        for count, group_size, prompt in zip(
-            sequences,
-            group_sizes,
-            (parts.longest_prompt, parts.longest_correction_prompt),
-            strict=True,
-        )
-        if count
-    )
-    microbatches = batching.microbatch_count(rows, R)
-
-    params = model.abstract_params(parts.model)
-    param_shardings = model.param_shardings(parts.model, parts.mesh)
-    opt_shardings = sharding.optimizer_shardings(optimizer, params, param_shardings, parts.mesh)
-    replicated = sharding.replicated(parts.mesh)
-    shardings = TrainState(step=replicated, params=param_shardings, opt_state=opt_shardings)
-    shapes = TrainState(
-        step=jax.ShapeDtypeStruct((), np.int32),
-        params=params,
-        opt_state=jax.eval_shape(optimizer.init, params),
-    )
-    abstract = jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
-    )
-    init_optimizer = jax.jit(optimizer.init, out_shardings=opt_shardings)
-    compiled = make_train_step(
-        parts.score, token_loss, optimizer, stream_weights, shardings, epochs
-    )
-
-    def init(params: Params) -> TrainState:
-        step = jax.device_put(np.zeros((), np.int32), replicated)
-        return TrainState(step=step, params=params, opt_state=init_optimizer(params))
-
-    def step(state: TrainState, batch: TrainBatch) -> tuple[TrainState, Metrics]:
-        return compiled(state, put_batch(batch, parts.mesh, sharding.ROWS))
-
-    pack_minibatch = functools.partial(
-        batching.make_train_batch,
-        microbatches=microbatches,
-        microbatch_rows=R,
-        row_tokens=T,
-        skip_zero_advantages=not token_loss.needs_zero_advantages,
-        normaliser=token_loss.aggregation.normaliser,
-    )
-
-    def pack(
-        members: list[batching.TrainSequence], rng: np.random.Generator | None = None
-    ) -> TrainBatch:
-        return batching.make_minibatches(members, minibatches, rng, pack_minibatch)
-
-    scorer = make_reference_scorer(parts.score)
-
-    def reference_logprobs(params: Params, batch: TrainBatch) -> jax.Array:
-        return scorer(params, put_batch(batch, parts.mesh, sharding.ROWS))
-
-    statistics = make_stream_gradient_stats(parts.score, token_loss)
-
-    def gradient_stats(params: Params, batch: TrainBatch) -> Metrics:
-        return statistics(params, put_batch(batch, parts.mesh, sharding.ROWS))
-
-    return Update(
-        abstract=abstract,
-        init=init,
-        step=step,
-        pack=pack,
-        reference_logprobs=reference_logprobs,
-        gradient_stats=gradient_stats,
+        config = dataclasses.replace(config, sampling=dataclasses.replace(own, tensor=0))
+        # The copy that a host samples with is made in the compute dtype.
+        model_config = dataclasses.replace(model_config, param_dtype=model_config.compute_dtype)
+    return HostSampler(
+        open_engine(config, model_config, mesh, tokenizer, max_prompt_tokens), hosts, every
     )
 
 
-def _score(
-    config: ModelConfig,
-    params: Params,
-    tokens: jax.Array,
-    positions: jax.Array,
-    segments: jax.Array,
-    *,
-    rules: sharding.Rules,
-    temperature: float,
-) -> tuple[jax.Array, jax.Array]:
-    return model.token_logprobs(config, params, tokens, positions, segments, temperature, rules)
+def open_engine(
+    config: Config,
+    model_config: ModelConfig,
+    mesh: Mesh,
+    tokenizer: Tokenizer,
+    max_prompt_tokens: int,
+) -> Engine:
+    """The sampling engine for prompts of up to `max_prompt_tokens`."""
+    s = config.sampling
+    settings = EngineSettings(
+        max_prompt_tokens=max_prompt_tokens,
+        max_new_tokens=config.data.max_completion_tokens,
+        choice=Choice(
+            stop_ids=tokenizer.stop_ids,
+            top_k=s.top_k,
+            top_p=s.top_p,
+            min_p=s.min_p,
+            min_new_tokens=s.min_new_tokens,
+        ),
+        temperature=s.temperature,
+        stop_strings=s.stop_strings,
+        slots=s.slots,
+        chunk=s.chunk,
+        page_size=s.page_size,
+        cache_tokens=s.cache_tokens,
+        cache_dtype=s.cache_dtype,
+        prefill_widths=s.prefill_widths,
+        prefill_tokens=s.prefill_tokens,
+        dispatch_ahead=s.dispatch_ahead,
+    )
+    if s.tensor:
+        if mesh.size % s.tensor:
+            raise CipoError(
+                f"config.sampling.tensor: got {s.tensor}, wanted a divisor of {mesh.size}, the "
+                "number of devices"
+            )
+        mesh = sharding.make_mesh(-1, 1, s.tensor, devices=mesh.devices.flatten().tolist())
+    return Engine(model_config, mesh, settings, tokenizer.decode)
 
 
-def _model_config(config: Config, tokenizer: Tokenizer) -> ModelConfig:
+def _end_sampling(sampler: HostSampler, pool: VerifierPool, times: VerifyTimes) -> dict[str, float]:
+    """Ends a phase of sampling: gives the cache's memory back, so that the next phase begins with
+    an empty one. Returns what sampling and verification did in it:
+
+    "sampler/useful_rows": sampled tokens over rows computed; "sampler/reused_prompt": share of
+    prompt tokens found in the cache; "sampler/preemptions"; "sampler/cache_used": share of the
+    cache's pages held at the fullest; "time/verify_hidden": share of the time with outstanding
+    verdicts that sampling went on meanwhile; "time/verify_p50", "time/verify_p99": seconds of the
+    most recent items; "verify/lost_workers": killed or crashed. Shares of nothing are left out.
+    """
+    sampler.close()
+    engine = sampler.engine
+    s, engine.stats = engine.stats, EngineStats()
+    stats = {
+        "sampler/preemptions": float(s.preemptions),
+        "sampler/cache_used": s.peak_pages / engine.num_pages,
+    }
+    if s.row_steps:
+        stats["sampler/useful_rows"] = s.sampled_tokens / s.row_steps
+    if s.prompt_tokens:
+        stats["sampler/reused_prompt"] = s.reused_tokens / s.prompt_tokens
+    if times.pending:
+        stats["time/verify_hidden"] = 1 - times.waited / times.pending
+    judged = pool.stats()
+    stats["time/verify_p50"] = judged["latency_p50_seconds"]
+    stats["time/verify_p99"] = judged["latency_p99_seconds"]
+    stats["verify/lost_workers"] = judged["restarts"] - times.lost_workers
+    times.pending, times.waited, times.lost_workers = 0.0, 0.0, judged["restarts"]
+    return stats
+
+
+def open_tokenizer(config: Config) -> Tokenizer:
+    """The tokenizer: `data.tokenizer`, or that of `model.source`."""
+    d = config.data
+    if d.tokenizer or not config.model.source:
+        return load_tokenizer(d.tokenizer, d.thinking)
+    return load_tokenizer(str(model_directory(config.model.source)), d.thinking)
+
+
+def make_model_config(config: Config, tokenizer: Tokenizer) -> ModelConfig:
     """The architecture: that of `model.source`, or the config's own sizes."""
     m = config.model
     if m.source:
         loaded = hf_config.config_from_hf(
-            Path(m.source),
+            model_directory(m.source),
             param_dtype=m.param_dtype,
             compute_dtype=m.compute_dtype,
             remat=m.remat,
@@ -325,63 +270,9 @@ def _model_config(config: Config, tokenizer: Tokenizer) -> ModelConfig:
     )
 
 
-def policy_loss(config: Config) -> PolicyLoss:
-    """The RL objective's settings; 0 means off where the config says so."""
-    a = config.algorithm
-    return PolicyLoss(
-        clip_low=a.clip_low,
-        clip_high=a.clip_high,
-        kl_coef=a.kl_coef,
-        kl_estimator=a.kl_estimator,
-        entropy_coef=a.entropy_coef,
-        surrogate=a.surrogate,
-        ratio=a.ratio,
-        dual_clip=a.dual_clip or None,
-        old_logprobs=a.old_logprobs,
-        tis_cap=a.tis_cap or None,
-        aggregation=Aggregation(a.aggregation, config.data.max_completion_tokens),
-    )
-
-
-def make_policy_update(
-    config: Config, parts: Parts, schedule: optax.Schedule, num_anchors: int
-) -> Update:
-    """The RL update: the joint objective of both streams."""
-    o, loss = config.optimizer, policy_loss(config)
-    group_sizes = (config.rollout.group_size, config.correction.group_size)
-    return make_update(
-        config,
-        parts,
-        loss,
-        make_optimizer(
-            schedule, o.b1, o.b2, o.weight_decay, o.grad_clip, o.name, o.mu_dtype or None
-        ),
-        stream_weights=(1.0, config.correction.weight),
-        sequences=(
-            config.rollout.problems_per_step * group_sizes[0],
-            num_anchors * group_sizes[1],
-        ),
-        group_sizes=group_sizes,
-        minibatches=config.batch.minibatches,
-        epochs=config.batch.epochs,
-    )
-
-
-def open_split(config: Config, split: str) -> ProblemSource:
-    """The problems to train on ("train"), to watch the cold start with ("dev": of the training
-    source, apart from "train" where it can be), or to evaluate on ("test")."""
-    d = config.data
-    return open_problems(
-        d.eval if split == "test" else d.train,
-        config.seed,
-        split,
-        min_operations=d.min_operations,
-        max_operations=d.max_operations,
-    )
-
-
-def fresh_params(config: Config, parts: Parts) -> Params:
+def fresh_params(config: Config, parts: Policy) -> Params:
     """Parameters before any training: those of `model.source`, or random ones from the seed."""
     if config.model.source:
-        return hf_weights.load_params(Path(config.model.source), parts.model, parts.mesh)
+        directory = model_directory(config.model.source)
+        return hf_load.load_params(directory, parts.model, parts.mesh)
     return model.init_params(parts.model, jax.random.key(config.seed), parts.mesh)

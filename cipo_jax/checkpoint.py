@@ -1,53 +1,87 @@
-"""Checkpoints: what is saved, how it is restored, and which runs may continue one another.
+"""Checkpoints: what is saved, what is kept, and how it is restored.
 
-A checkpoint holds the parameters, the optimiser state, and a small json of host state (the replay
-controller). Together with the config that is everything: data order and sampling keys are
-functions of (seed, step). orbax writes it in the background and atomically; a checkpoint that was
-not finished is not seen.
+A checkpoint holds the parameters, the optimiser state, a small json of host state (the replay
+controller), and for the reader which config and library versions it comes from. Together with the
+config that is everything: data order and sampling keys are functions of (seed, step). orbax writes
+it in the background and atomically, every host its own shards; a checkpoint that was not finished
+is not seen. It can be restored onto another mesh and another number of hosts.
+
+The newest are kept, and those best by a metric. A checkpoint that cannot be read is set aside under
+another name, and the one before it is used; nothing that was finished is deleted for an error.
 """
 
+import contextlib
+import hashlib
+import importlib.metadata
 import json
-from collections.abc import Mapping
+import math
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from etils import epath
+from jax.experimental import multihost_utils
+from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
+from cipo_jax import __version__
 from cipo_jax.config import Config, flatten
 from cipo_jax.rl.train_step import Params, TrainState
+from cipo_jax.run_directory import MAY_CHANGE_ON_RESUME
 from cipo_jax.types import CipoError
 
-# Keys that may differ when a run is continued: they change neither the parameters' shapes nor what
-# the steps already done have computed.
-MAY_CHANGE_ON_RESUME = (
-    "num_steps",
-    "mesh.",
-    "eval.",
-    "checkpoint.",
-    "log.",
-    "verifier.workers",
-    "sampling.slots",
-    "sampling.chunk",
-)
+# Those whose version may change what a continued run computes.
+_LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+# How an incomplete checkpoint shows itself; running out of memory is a RuntimeError.
+_DAMAGE = (OSError, ValueError, KeyError, TypeError)
 
 
 class Checkpoints:
-    """The checkpoints of one phase of a run, in one directory."""
+    """The checkpoints of one phase of a run, in one directory.
 
-    def __init__(self, directory: Path, keep: int, read_only: bool = False):
-        """`read_only` leaves the directory as it is, even one that a run is writing to."""
-        self.directory = directory
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, step_prefix="step", cleanup_tmp_directories=True
-        )
+    Args:
+      directory: local, or anything else that epath knows, such as gs://.
+      keep: how many of the newest are kept.
+      keep_best: how many of the best by `score` are kept besides.
+      read_only: leave the directory as it is, even one that a run is writing to.
+      origin: of the run, see `origin`; saved with each, compared when one is restored.
+
+    Raises:
+      CipoError: the directory cannot be made or written to.
+    """
+
+    def __init__(
+        self,
+        directory: epath.PathLike,
+        keep: int,
+        read_only: bool = False,
+        keep_best: int = 0,
+        origin: Mapping[str, Any] | None = None,
+    ):
+        self.directory = epath.Path(directory)
+        if "://" not in str(directory):
+            self.directory = epath.Path(Path(directory).absolute())
+        self._kept, self._origin = keep + keep_best, origin
         if read_only:
             options = ocp.CheckpointManagerOptions(
                 step_prefix="step", read_only=True, create=False, save_interval_steps=0
             )
+        else:
+            _require_writable(self.directory)
+            best = policies.BestN(get_metric_fn=_score, n=keep_best)
+            options = ocp.CheckpointManagerOptions(
+                step_prefix="step",
+                cleanup_tmp_directories=True,
+                best_fn=_score,
+                preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
+            )
         self._manager = ocp.CheckpointManager(
-            directory.absolute(), options=options, item_names=("params", "opt_state", "host")
+            self.directory,
+            options=options,
+            item_names=("params", "opt_state", "host", "origin"),
         )
 
     def latest_step(self) -> int | None:
@@ -55,34 +89,65 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save_params(self, params: Params) -> None:
-        """Saves parameters alone, as step 0, for `restore_params`."""
-        self._manager.save(0, args=ocp.args.Composite(params=ocp.args.StandardSave(params)))
+        """Saves parameters alone, as step 0, for `restore_params`; does nothing if they are."""
+        if self.latest_step() is None:
+            with self._explained(0):
+                self._manager.save(0, args=ocp.args.Composite(params=ocp.args.StandardSave(params)))
 
-    def save(self, step: int, state: TrainState, host: Mapping[str, Any]) -> None:
-        """Starts saving the state after `step` updates; the arrays may be donated afterwards."""
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardSave(state.params),
-                opt_state=ocp.args.StandardSave(state.opt_state),
-                host=ocp.args.JsonSave(dict(host)),
-            ),
+    def save(
+        self, step: int, state: TrainState, host: Mapping[str, Any], score: float | None = None
+    ) -> None:
+        """Starts saving the state after `step` updates; the arrays may be donated afterwards. Does
+        nothing if it is the newest there is.
+
+        Args:
+          score: what the best are chosen by; without one (None or not finite) it is not among them.
+
+        Raises:
+          CipoError: this one, or the one before it, could not be written.
+        """
+        if step == self.latest_step():
+            return
+        args = ocp.args.Composite(
+            params=ocp.args.StandardSave(state.params),
+            opt_state=ocp.args.StandardSave(state.opt_state),
+            host=ocp.args.JsonSave(dict(host)),
+            origin=ocp.args.JsonSave(dict(self._origin or {})),
         )
+        metrics = {} if score is None or not math.isfinite(score) else {"score": score}
+        with self._explained(step):
+            self._manager.save(step, args=args, metrics=metrics)
+
+    def check(self) -> None:
+        """Raises `CipoError` if the writing in the background has failed."""
+        with self._explained(None):
+            self._manager.check_for_errors()
 
     def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """The newest checkpoint, with the shapes, dtypes and shardings of the abstract `like`."""
-        step = self._require_step()
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardRestore(like.params),
-                opt_state=ocp.args.StandardRestore(like.opt_state),
-                host=ocp.args.JsonRestore(),
-            ),
-        )
-        counter = jax.device_put(jnp.asarray(step, jnp.int32), like.step.sharding)
-        state = TrainState(step=counter, params=restored.params, opt_state=restored.opt_state)
-        return state, dict(restored.host)
+        """The newest checkpoint that can be read, with the shapes, dtypes and shardings of the
+        abstract `like`. Newer ones that cannot are renamed, with a message.
+
+        Raises:
+          CipoError: none can be read, or it comes from another config.
+        """
+        while True:
+            step = self._require_step()
+            self._compare_origin(step)
+            try:
+                restored = self._manager.restore(
+                    step,
+                    args=ocp.args.Composite(
+                        params=ocp.args.StandardRestore(like.params),
+                        opt_state=ocp.args.StandardRestore(like.opt_state),
+                        host=ocp.args.JsonRestore(),
+                    ),
+                )
+            except _DAMAGE as error:
+                self._set_aside(step, error)
+                continue
+            counter = jax.device_put(jnp.asarray(step, jnp.int32), like.step.sharding)
+            state = TrainState(step=counter, params=restored.params, opt_state=restored.opt_state)
+            return state, dict(restored.host)
 
     def all_steps(self) -> list[int]:
         """The steps of all finished checkpoints, oldest first."""
@@ -94,15 +159,46 @@ class Checkpoints:
         args = ocp.args.Composite(params=ocp.args.StandardRestore(like))
         return self._manager.restore(step, args=args).params
 
+    def describe(self, like: TrainState) -> str:
+        """One line: the bytes of a checkpoint, how many are kept, where, and the space there.
+
+        Raises:
+          CipoError: there is no room for one.
+        """
+        leaves = jax.tree.leaves((like.params, like.opt_state))
+        size = sum(x.size * x.dtype.itemsize for x in leaves)
+        # One more: the oldest goes when the newest is finished.
+        line = f"{_mib(size)} each, {self._kept} kept, so up to {_mib((self._kept + 1) * size)}"
+        if "://" in str(self.directory):
+            return f"{line} in {self.directory}"
+        free = shutil.disk_usage(self.directory).free
+        if free < size:
+            raise CipoError(
+                f"{self.directory}: {_mib(free)} are free, a checkpoint takes {_mib(size)}; make "
+                "room, or choose another place by config.checkpoint.directory"
+            )
+        return f"{line} in {self.directory} ({_mib(free)} free)"
+
     def close(self) -> None:
-        """Waits until everything is written."""
+        """Waits until everything is written.
+
+        Raises:
+          CipoError: it could not be.
+        """
+        with self._explained(None):
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
         self._manager.close()
 
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self.close()
+        except CipoError:
+            if kind is None:  # what ended the run is the better message
+                raise
 
     def _require_step(self) -> int:
         step = self.latest_step()
@@ -110,98 +206,90 @@ class Checkpoints:
             raise CipoError(f"{self.directory}: holds no finished checkpoint")
         return step
 
-
-def claim_workdir(
-    workdir: Path,
-    config: Config,
-    values: Mapping[str, Mapping[str, Any]],
-    data: Mapping[str, Mapping[str, Any]] | None = None,
-) -> None:
-    """Makes `workdir` the run directory of `config`, or checks that it already is.
-
-    Args:
-      values: the output of `config.provenance`, written as config.json.
-      data: {"data.train": {source: {"problems", "fingerprint"}}, ...}, written as data.json; None
-        neither checks nor writes it.
-
-    Raises:
-      CipoError: `workdir` belongs to a run that `config` cannot continue, with the keys that
-        differ, or the data have changed since, with the sources. Nothing is changed then.
-    """
-    file = workdir / "config.json"
-    if file.exists():
-        differences = config_differences(file, config)
-        if differences:
+    def _compare_origin(self, step: int) -> None:
+        """Raises if a checkpoint comes from another config; tells of other library versions."""
+        file = self.directory / f"step_{step}" / "origin"
+        if self._origin is None or not file.exists():
+            return
+        args = ocp.args.Composite(origin=ocp.args.JsonRestore())
+        saved = self._manager.restore(step, args=args).origin
+        if saved and saved["config_hash"] != self._origin["config_hash"]:
             raise CipoError(
-                f"--workdir={workdir} holds a run with another config:\n"
-                + "\n".join(
-                    f"  config.{key}: {old!r} there, {new!r} now"
-                    for key, (old, new) in differences.items()
-                )
-                + "\nChoose another --workdir, or restore those values to continue that run."
+                f"{self.directory}: step {step} was saved under another config (hash "
+                f"{saved['config_hash']}, this one's is {self._origin['config_hash']}); choose "
+                "another config.checkpoint.directory, or continue with the config of that run"
             )
-    if data is not None:
-        _check_data(workdir / "data.json", data)
-    workdir.mkdir(parents=True, exist_ok=True)
-    _replace(file, values)
-    if data is not None:
-        _replace(workdir / "data.json", data)
-
-
-def _check_data(file: Path, data: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raises `CipoError` if `file` says that the run has begun with other problems."""
-    if not file.exists():
-        return
-    try:
-        saved = json.loads(file.read_text())
+        now = self._origin["versions"]
         changes = [
-            f"  config.{key}: {name}: {_described(saved[key].get(name))} then, "
-            f"{_described(now)} now"
-            for key, sources in data.items()
-            for name, now in sources.items()
-            if saved[key].get(name) != now
+            f"{name} {old}, now {now.get(name)}"
+            for name, old in (saved or {}).get("versions", {}).items()
+            if now.get(name) != old
         ]
-    except (ValueError, TypeError, KeyError, AttributeError) as e:
-        raise CipoError(
-            f"{file}: is not a run's data.json ({e!r}); choose another --workdir"
-        ) from e
-    if changes:
-        raise CipoError(
-            f"--workdir={file.parent} holds a run that began with other data:\n"
-            + "\n".join(changes)
-            + "\nRestore the data to continue that run, or go on from its parameters in another "
-            f"--workdir by --config.init_from={file.parent}"
+        if changes:
+            print("saved with other versions, so not exact to the bit: " + "; ".join(changes))
+
+    def _set_aside(self, step: int, error: Exception) -> None:
+        """Renames a checkpoint so that it is not seen any more."""
+        place = self.directory / f"step_{step}"
+        aside = self.directory / f"unreadable-step_{step}"
+        print(
+            f"the checkpoint of step {step} cannot be read ({str(error)[:200]}); it is now "
+            f"{aside}, and the one before it is used",
+            flush=True,
         )
+        if jax.process_index() == 0:
+            place.rename(aside)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("set_aside")
+        self._manager.reload()
+
+    @contextlib.contextmanager
+    def _explained(self, step: int | None) -> Iterator[None]:
+        """Says of an error in writing what it means for the run."""
+        try:
+            yield
+        except _DAMAGE as error:
+            finished = [s for s in self.all_steps() if s != step]
+            left = f"step {finished[-1]}" if finished else "none"
+            raise CipoError(
+                f"{self.directory}: a checkpoint could not be written ({str(error)[:300]}). The "
+                f"newest finished one is {left}; nothing was deleted. Make room or restore access, "
+                "and start the same command again"
+            ) from error
 
 
-def _described(source: Mapping[str, Any] | None) -> str:
-    if source is None:
-        return "nothing"
-    count = "no end of" if source["problems"] is None else source["problems"]
-    return f"{count} problems (fingerprint {source['fingerprint']})"
+def _score(metrics: Mapping[str, float]) -> float:
+    return metrics.get("score", -math.inf)
 
 
-def _replace(file: Path, content: object) -> None:
-    """Writes json so that the file is never half written."""
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
-    temporary.replace(file)
+def _mib(size: float) -> str:
+    return f"{size / 2**20:,.1f} MiB"
 
 
-def config_differences(
-    file: Path, config: Config, only: str = ""
-) -> dict[str, tuple[object, object]]:
-    """{key: (value in `file`, value in `config`)} of keys that must agree to share parameters and
-    history; `only` restricts the comparison to keys with that prefix."""
+def _require_writable(directory: epath.Path) -> None:
+    """Makes the directory, and a file in it that is removed again."""
+    probe = directory / f"writable-{jax.process_index()}.tmp"
     try:
-        saved = {key: entry["value"] for key, entry in json.loads(file.read_text()).items()}
-    except (ValueError, TypeError, KeyError, AttributeError) as e:
-        raise CipoError(f"{file}: is not a run's config ({e}); remove it or choose another") from e
-    current = {k: list(v) if isinstance(v, tuple) else v for k, v in flatten(config).items()}
-    return {
-        key: (saved.get(key), value)
-        for key, value in current.items()
-        if key.startswith(only)
-        and not key.startswith(MAY_CHANGE_ON_RESUME)
-        and saved.get(key) != value
-    }
+        directory.mkdir(parents=True, exist_ok=True)
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise CipoError(
+            f"{directory}: checkpoints cannot be written there ({error}); restore access, or "
+            "choose another place by --workdir or config.checkpoint.directory"
+        ) from error
+
+
+def origin(config: Config) -> dict[str, Any]:
+    """Where a checkpoint comes from: {"config_hash": hash of the keys that may not change,
+    "versions": {library: version}}."""
+    fixed = {k: v for k, v in flatten(config).items() if not k.startswith(MAY_CHANGE_ON_RESUME)}
+    digest = hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
+    versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
+    return {"config_hash": digest[:16], "versions": {"cipo_jax": __version__, **versions}}
+
+
+def checkpoint_root(workdir: Path, directory: str) -> epath.Path:
+    """What holds the directories of checkpoints of the run in `workdir`: "checkpoints",
+    "cold_start", "reference". `directory` is its config.checkpoint.directory."""
+    return epath.Path(directory or workdir)

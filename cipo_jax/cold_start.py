@@ -14,13 +14,14 @@ import numpy as np
 from tqdm import tqdm
 
 from cipo_jax.build import Parts, fresh_params
-from cipo_jax.checkpoint import Checkpoints
+from cipo_jax.checkpoint import Checkpoints, origin
 from cipo_jax.config import Config
 from cipo_jax.data.batching import TrainSequence
 from cipo_jax.data.datasets import DemonstrationSource, open_demonstrations
-from cipo_jax.metrics import MetricWriter
 from cipo_jax.policy.model import Params
+from cipo_jax.preemption import Preempted
 from cipo_jax.problem_sets import open_training
+from cipo_jax.record import Record
 from cipo_jax.rl.losses import demonstration_loss
 from cipo_jax.rl.optimizer import make_optimizer, warmup_schedule
 from cipo_jax.types import BASE, CipoError, Prompt
@@ -60,12 +61,19 @@ def open_material(config: Config, parts: Parts) -> Material:
 
 
 def cold_start(
-    config: Config, parts: Parts, material: Material, workdir: Path, metrics: MetricWriter
+    config: Config, parts: Parts, material: Material, root: Path, record: Record
 ) -> Params:
     """Runs the phase, or what is left of it, and returns its parameters.
 
     1. Imitate a batch of demonstrations (both streams' prompts, one token-mean loss).
     2. Every `check_every` steps: sample held-out problems, stop if the pass rate is reached.
+
+    Args:
+      root: of the run's checkpoints.
+
+    Raises:
+      Preempted: the run was asked to end. The last finished step is saved; during a check, the last
+        checked one.
     """
     cs = config.cold_start
     schedule = warmup_schedule(cs.learning_rate, WARMUP_STEPS)
@@ -81,20 +89,24 @@ def cold_start(
     )
     key = jax.random.fold_in(jax.random.key(config.seed), 1)
 
-    with Checkpoints(workdir / "cold_start", keep=1) as checkpoints:
+    with Checkpoints(root / "cold_start", keep=1, origin=origin(config)) as checkpoints:
         if checkpoints.latest_step() is None:
             state, done = update.init(fresh_params(config, parts)), False
         else:
             state, host = checkpoints.restore(update.abstract)
             done = host["done"]
         start = int(state.step)
-        metrics.rewind("cold_start", start)
+        record.rewind("cold_start", start)
         if done:
             return state.params
 
         began, pass_rate = time.monotonic(), 0.0
         with tqdm(total=cs.max_steps, initial=start, desc="cold start", disable=None) as bar:
             for step in range(start, cs.max_steps):
+                if parts.hosts.any_says(parts.hosts.notice.given):
+                    if step:
+                        checkpoints.save(step, state, {"done": False, "pass_rate": pass_rate})
+                    raise Preempted
                 sequences = [
                     TrainSequence(prompt, completion, np.zeros(len(completion)), 1.0, BASE)
                     for prompt, completion in map(
@@ -122,7 +134,7 @@ def cold_start(
                     parts.end_sampling()
                     pass_rate = float(np.mean([a.correct for a in attempts]))
                     scalars["pass_rate"] = pass_rate
-                metrics.write(taken, scalars, "cold_start")
+                record.write(taken, scalars, "cold_start")
                 if check:
                     print(
                         f"cold start  step {taken}/{cs.max_steps}  loss "

@@ -211,9 +211,17 @@ def _outcomes(
     path: Path, phase: str, steps: set[int], name: str
 ) -> dict[str, dict[str, list[bool]]]:
     tables: dict[str, dict[str, list[bool]]] = {}
-    measures = {"base": f"{name} pass@1", "correction": f"{name} after correction"}
+    measures = {
+        "base": f"{name} pass@1",
+        "correction": f"{name} after correction",
+        "given": f"{name} given attempts after correction",
+    }
     for record in read_attempts(path, phase, steps):
-        table = tables.setdefault(measures[record["stream"]], {})
+        stream = record["stream"]
+        # In an evaluation of own attempts, an anchor that is not in the file was given.
+        if stream == "correction" and phase == "eval" and record["anchor"]["index"] is None:
+            stream = "given"
+        table = tables.setdefault(measures[stream], {})
         table.setdefault(record["problem_id"], []).append(record["outcome"] == "correct")
     return tables
 

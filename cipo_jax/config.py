@@ -13,6 +13,7 @@ marks our reading where those are silent.
 import dataclasses
 import difflib
 import json
+import re
 import runpy
 import types
 import typing
@@ -29,7 +30,9 @@ from cipo_jax.types import CipoError
 class Model:
     """The policy. With `source` set, shape and weights come from there; the sizes are ignored."""
 
-    source: str = ""  # directory of a Hugging Face checkpoint; "" builds the model below from seed
+    # Directory of a Hugging Face checkpoint, or a hub id such as "Qwen/Qwen3-4B" (with "@revision"
+    # behind it to fix one); "" builds the model below from seed.
+    source: str = ""
     num_layers: int = 3
     d_model: int = 64
     num_heads: int = 4
@@ -41,7 +44,10 @@ class Model:
     tie_embeddings: bool = True
     param_dtype: str = "float32"  # float32 | bfloat16: weights and optimiser state
     compute_dtype: str = "float32"  # float32 | bfloat16: activations; bfloat16 on accelerators
-    remat: str = "full"  # none | full: what the backward pass recomputes (full: whole layers)
+    # What the backward pass computes again instead of keeping, from little memory to much: full
+    # (whole layers) | attention (all but q, k, v and attention) | dots (all but products with
+    # weights) | none.
+    remat: str = "full"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,16 +59,36 @@ class Mesh:
     tensor: int = 1  # shards of heads, MLP and vocabulary
 
 
+DROP_REASONS = ("overlap", "duplicates", "too_long")
+
+
 @dataclasses.dataclass(frozen=True)
 class Data:
     """Problems, tokenizer, prompts."""
 
-    train: str = "arithmetic"  # "arithmetic", "programs" (embedded generators), or a jsonl file
+    # "arithmetic", "lists", "programs" (embedded generators), a jsonl file (local or gs://),
+    # "hf:owner/name:split", "tfds:name:split", or several as "a.jsonl=0.7,b.jsonl=0.3"; see
+    # data/sources.py.
+    train: str = "arithmetic"
     eval: str = "arithmetic"  # likewise; problems to evaluate on
+    # Columns of the sources. "": question, problem or prompt; answer, final_answer or
+    # expected_answer, else the end of a solution; tests; id or the like, else the line.
+    question_column: str = ""
+    answer_column: str = ""
+    tests_column: str = ""
+    id_column: str = ""
+    # What to leave out of training: "overlap" (questions that `eval` or eval.suites also have),
+    # "duplicates" (repeated questions), "too_long" (prompts over max_prompt_tokens).
+    drop: tuple[str, ...] = ()
+    # Words in a row that two questions must share to overlap; 0: only equal questions do.
+    overlap_words: int = 13
     eval_problems: int = 256  # how many of `eval` are used; 0: all (a generator needs a number)
-    # "char" (embedded; "char_code" for "programs"), "" (that of model.source), or a directory.
+    # "char" (embedded; "char_code" for "programs", "char_lists" for "lists"), "bytes", "" (that of
+    # model.source), a directory of a Hugging Face tokenizer, or a sentencepiece *.model file.
     tokenizer: str = "char"
     chat_template: bool = False  # wrap prompts by the tokenizer's chat template
+    # "on" or "off": the template's own switch enable_thinking (Qwen3); "" leaves its default.
+    thinking: str = ""
     prompt_template: str = "{question}\n"  # must hold {question}
     # Must hold {question} and {attempt}. It never says whether the attempt was right.
     correction_template: str = "{question}\n{attempt}\nCheck and correct it.\n"
@@ -79,7 +105,7 @@ class ColdStart:
     """Supervised warm-up on demonstrations, so that a fresh network gets its first rewards."""
 
     max_steps: int = 0  # optimiser steps at most; 0 skips the phase
-    demonstrations: str = "arithmetic"  # "arithmetic", "programs", or a jsonl file
+    demonstrations: str = "arithmetic"  # "arithmetic", "lists", "programs", or a jsonl file
     batch_size: int = 96  # demonstrations a step
     correction_share: float = 0.4  # of generated demonstrations: share that are corrections
     right_share: float = 0.3  # of generated corrections: share whose previous attempt is right
@@ -92,14 +118,32 @@ class ColdStart:
 @dataclasses.dataclass(frozen=True)
 class Sampling:
     """How completions are drawn. The policy gradient assumes the full distribution at temperature
-    `temperature`; the trainer scores at the same temperature."""
+    `temperature`; the trainer scores at the same temperature, and refuses top_k, top_p, min_p and
+    min_new_tokens, which are for the other modes."""
 
+    temperature: float = 1.0  # 0: greedy (not in training)
+    top_k: int = 0  # only the k most likely tokens; 0: all
+    top_p: float = 1.0  # only the most likely tokens that together have this probability
+    min_p: float = 0.0  # only tokens with at least this share of the likeliest one's probability
+    min_new_tokens: int = 0  # no stop token before this many
+    stop_strings: tuple[str, ...] = ()  # texts that end a completion, besides the stop tokens
+    # Tensor shards while sampling, the other devices then share the sequences; 0: as in `mesh`.
+    # Decoding reads all weights at each step: sharded by fsdp, they are gathered each time.
+    tensor: int = 0
     slots: int = 256  # sequences decoded together
     chunk: int = 16  # decode steps between looks at which sequences have finished
-    temperature: float = 1.0
-    # Prompt lengths are rounded up to one of these; each costs one compilation. () makes buckets
-    # of powers of two up to the longest prompt.
-    prompt_buckets: tuple[int, ...] = ()
+    page_size: int = 16  # tokens of a page of the key/value cache; 64 or more on TPU
+    # Tokens that the key/value cache holds, over all devices that split rows. 0: every slot at full
+    # length. With fewer, the youngest sequences are put off and computed again when it is full.
+    cache_tokens: int = 0
+    cache_dtype: str = ""  # float32 | bfloat16; "": model.compute_dtype
+    # Prompts are prefilled in stretches padded to one of these widths; each costs compilations. The
+    # largest bounds a stretch. () makes powers of two from 16 to 512.
+    prefill_widths: tuple[int, ...] = ()
+    prefill_tokens: int = 4096  # padded tokens prefilled between two decode chunks, at most
+    # Dispatch a chunk before the last one's results are read: the device never waits for the host,
+    # but a finished sequence keeps its slot for one chunk more. For accelerators.
+    dispatch_ahead: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,15 +254,35 @@ class Batch:
     epochs: int = 1  # passes over them
 
 
+EXTRACTION_RULES = ("boxed", "hashes", "final_answer", "answer", "last_number")
+
+
 @dataclasses.dataclass(frozen=True)
 class Verifier:
     """Worker processes that judge completions."""
 
     # "math", "code" (runs programs in a sandbox), "auto" (code where a problem has tests, else
-    # math), or an own function "package.module:function", see verifiers/worker.py.
+    # math), or an own function: "package.module:function" or "path/to/file.py:function", see
+    # verifiers/worker.py.
     kind: str = "math"
     workers: int = 2
+    # Workers beyond these that may run while as many others have been on one item for long.
+    stand_ins: int = 2
     timeout_seconds: float = 10.0  # wall time per item; the worker is killed past it
+    recycle_after: int = 10_000  # items after which a worker is replaced, against slow leaks
+    memory_limit_mb: int = 2048  # address space of a worker, MiB
+    # How "math" finds the answer of a completion: the first rule that finds its mark decides.
+    # boxed | hashes ("####") | final_answer | answer | last_number, see verifiers/math_answer.py.
+    extraction: tuple[str, ...] = ("boxed", "hashes", "final_answer", "answer")
+    # What each outcome earns, in [-1, 1]. Pass rates, anchors and transitions go by the outcomes.
+    reward_correct: float = 1.0
+    reward_wrong: float = 0.0
+    reward_no_answer: float = 0.0
+    reward_timeout: float = 0.0
+    reward_error: float = 0.0
+    # Run all tests of a program even after a failure, and move the reward from that of the outcome
+    # towards reward_correct by the share of tests passed. Scores of an own function count likewise.
+    partial_credit: bool = False
     # Run generated programs with resource limits alone where no sandbox is to be had. They can then
     # read and delete your files and use the network.
     allow_unsandboxed_code: bool = False
@@ -228,16 +292,38 @@ class Verifier:
 class Eval:
     """Evaluation before training, every `every` steps, and at the end."""
 
-    every: int = 20  # steps; 0: only before and after
+    every: int = 20  # steps; 0: not by steps
+    every_tokens: int = 0  # besides, each time this many more tokens were sampled; 0: not by tokens
     samples: int = 8  # completions per problem
     pass_at: tuple[int, ...] = (1, 8)  # k of pass@k, each <= samples
     corrected_attempts: int = 1  # own attempts per problem that are then corrected; 0: none
+    # Per problem of an embedded task: so many wrong solutions of the generator and its right one
+    # are given for correction, the same for every run; 0: none.
+    given_attempts: int = 0
+    majority: bool = True  # maj@k in --mode=evaluate; with many samples it takes minutes
+    # --mode=evaluate. Benchmarks by name, see data/suites.py; () evaluates on data.eval.
+    suites: tuple[str, ...] = ()
+    data_dir: str = ""  # directory with the benchmarks' jsonl files; "" reads the hub
+    suite_problems: int = 0  # how many of each benchmark are used; 0: all
+    suite_samples: int = 0  # completions per problem; 0: as the benchmark's protocol has it
+    suite_temperature: float = -1.0  # 0: greedy; -1: as the benchmark's protocol has it
+    # LiveCodeBench's problems between these dates, both included, as 2024-08-01; "": open.
+    released_from: str = ""
+    released_until: str = ""
+    check_gold: bool = False  # verify the benchmarks' own answers and solutions, and end there
+    name: str = ""  # of the directory under evaluations/; "": after the checkpoint
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
     every: int = 20  # steps; the last step is always saved
     keep: int = 2  # newest checkpoints kept
+    keep_best: int = 1  # checkpoints kept besides for being the best by `best_metric`
+    # A metric of the step or of an evaluation at it; higher is better. Checkpoints of steps that do
+    # not have it are not compared.
+    best_metric: str = "eval/pass@1"
+    # Where checkpoints go, such as gs://bucket/run1; "": the run directory.
+    directory: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -267,7 +353,10 @@ class Health:
 @dataclasses.dataclass(frozen=True)
 class Config:
     seed: int = 0
-    num_steps: int = 60  # RL steps
+    num_steps: int = 60  # RL steps; 0: the cold start and its evaluation alone
+    # RL also ends after the step with which it has sampled this many tokens (see budget.py); 0: by
+    # num_steps alone.
+    max_sampled_tokens: int = 0
     # Start from the parameters of this run directory instead of a cold start ("" does not).
     init_from: str = ""
     model: Model = Model()
@@ -306,6 +395,28 @@ def resolve(raw: Mapping[str, Any] | ConfigDict) -> Config:
     return config
 
 
+def check_training(config: Config) -> None:
+    """Refuses sampling that the policy gradient does not account for.
+
+    Raises:
+      CipoError: temperature 0, or a truncated distribution.
+    """
+    s = config.sampling
+    if s.temperature == 0:
+        raise CipoError(
+            "config.sampling.temperature: got 0.0, wanted a value > 0 in training: greedy "
+            "completions of a problem are all the same, so nothing would be learned"
+        )
+    for key in ("top_k", "top_p", "min_p", "min_new_tokens"):
+        value, default = getattr(s, key), getattr(Sampling(), key)
+        if value != default:
+            raise CipoError(
+                f"config.sampling.{key}: got {value!r}, wanted {default!r} in training: the "
+                "trainer scores tokens under the full distribution, so the importance ratio would "
+                "be biased"
+            )
+
+
 def provenance(config: Config, from_file: Config, command_line: set[str]) -> dict[str, dict]:
     """Where each value came from: {"section.key": {"value", "source"}}.
 
@@ -342,6 +453,23 @@ def flatten(config: Config) -> dict[str, Any]:
 def write_resolved(path: Path, values: Mapping[str, Mapping]) -> None:
     """Writes the output of `provenance` as json."""
     path.write_text(json.dumps(values, indent=1) + "\n")
+
+
+def read_resolved(path: Path) -> dict[str, Any]:
+    """The raw config, for `resolve`, of a file that `write_resolved` or a run has written.
+
+    Raises:
+      CipoError: it cannot be read.
+    """
+    try:
+        flat = {key: entry["value"] for key, entry in json.loads(path.read_text()).items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CipoError(f"{path}: is not a run's config ({error})") from error
+    raw: dict[str, Any] = {}
+    for key, value in flat.items():
+        section, _, name = key.rpartition(".")
+        (raw.setdefault(section, {}) if section else raw)[name] = value
+    return raw
 
 
 def _section(cls: type, raw: Mapping[str, Any], path: str) -> Any:
@@ -388,7 +516,9 @@ def _check_values(c: Config) -> None:
     choices = {
         "model.param_dtype": ("float32", "bfloat16"),
         "model.compute_dtype": ("float32", "bfloat16"),
-        "model.remat": ("none", "full"),
+        "sampling.cache_dtype": ("", "float32", "bfloat16"),
+        "model.remat": ("none", "full", "attention", "dots"),
+        "data.thinking": ("", "on", "off"),
         "correction.shortage": ("other", "empty"),
         "rollout.curriculum": ("uniform", "learnability"),
         "health.action": ("warn", "checkpoint", "stop"),
@@ -419,22 +549,29 @@ def _check_values(c: Config) -> None:
         "model.mlp_dim model.rope_theta data.max_prompt_tokens data.max_attempt_tokens "
         "data.max_completion_tokens data.min_operations cold_start.batch_size "
         "cold_start.learning_rate cold_start.check_every cold_start.check_problems sampling.slots "
-        "sampling.chunk sampling.temperature rollout.problems_per_step correction.group_size "
+        "sampling.chunk sampling.page_size sampling.prefill_tokens "
+        "rollout.problems_per_step correction.group_size "
         "correction.max_per_problem optimizer.learning_rate optimizer.grad_clip batch.row_tokens "
         "batch.microbatch_rows verifier.workers verifier.timeout_seconds eval.samples "
+        "verifier.recycle_after verifier.memory_limit_mb "
         "rollout.curriculum_candidates health.patience "
         "batch.minibatches batch.epochs "
-        "checkpoint.every checkpoint.keep num_steps algorithm.clip_low algorithm.clip_high"
+        "checkpoint.every checkpoint.keep algorithm.clip_low algorithm.clip_high"
     )
     for key in positive.split():
         require(flat[key] > 0, key, flat[key], "a value > 0")
     not_negative = (
+        "num_steps max_sampled_tokens eval.every_tokens eval.given_attempts "
         "rollout.max_refills seed data.eval_problems cold_start.max_steps correction.weight "
+        "data.overlap_words "
         "correction.replay_fraction correction.lambda_risk algorithm.kl_coef "
         "algorithm.entropy_coef algorithm.dual_clip algorithm.tis_cap algorithm.overlong_buffer "
         "optimizer.decay_steps log.gradient_stats_every "
         "optimizer.warmup_steps optimizer.weight_decay eval.every eval.corrected_attempts "
+        "eval.suite_problems eval.suite_samples sampling.temperature sampling.top_k "
+        "sampling.min_new_tokens sampling.cache_tokens sampling.tensor "
         "log.show_samples_every log.report_pairs replay.gap_weight replay.drop_weight "
+        "verifier.stand_ins checkpoint.keep_best "
         "replay.streak_weight"
     )
     for key in not_negative.split():
@@ -442,7 +579,7 @@ def _check_values(c: Config) -> None:
     shares = (
         "cold_start.correction_share cold_start.right_share cold_start.stop_at_pass_rate "
         "correction.band_low correction.band_high replay.initial replay.minimum replay.maximum "
-        "replay.target_retention rollout.pass_rate_decay optimizer.final_share"
+        "replay.target_retention rollout.pass_rate_decay optimizer.final_share sampling.min_p"
     )
     for key in shares.split():
         require(0 <= flat[key] <= 1, key, flat[key], "a share in [0, 1]")
@@ -451,13 +588,42 @@ def _check_values(c: Config) -> None:
         require(flat[key] == -1 or flat[key] >= 0, key, flat[key], "a limit >= 0, or -1 for none")
     for key in ("optimizer.b1", "optimizer.b2"):
         require(0 <= flat[key] < 1, key, flat[key], "a decay rate in [0, 1)")
-    buckets = c.sampling.prompt_buckets
-    require(all(b > 0 for b in buckets), "sampling.prompt_buckets", buckets, "widths > 0")
+    for i, reason in enumerate(c.data.drop):
+        wanted = "one of " + ", ".join(map(repr, DROP_REASONS))
+        require(reason in DROP_REASONS, f"data.drop[{i}]", reason, wanted)
+    require(
+        not c.data.thinking or c.data.chat_template,
+        "data.thinking",
+        c.data.thinking,
+        "'' without data.chat_template: the switch belongs to the chat template",
+    )
+    s = c.sampling
+    widths = s.prefill_widths
+    require(all(w > 0 for w in widths), "sampling.prefill_widths", widths, "widths > 0")
+    require(0 < s.top_p <= 1, "sampling.top_p", s.top_p, "a share in (0, 1]")
+    require(all(s.stop_strings), "sampling.stop_strings", s.stop_strings, "texts, none empty")
     require(
         c.verifier.kind in ("math", "code", "auto") or ":" in c.verifier.kind,
         "verifier.kind",
         c.verifier.kind,
-        "'math', 'code', 'auto', or an own function 'package.module:function'",
+        "'math', 'code', 'auto', or an own function: 'package.module:function' or "
+        "'path/to/file.py:function'",
+    )
+    v = c.verifier
+    require(bool(v.extraction), "verifier.extraction", v.extraction, "at least one rule")
+    for i, rule in enumerate(v.extraction):
+        close = difflib.get_close_matches(rule, EXTRACTION_RULES, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        wanted = "one of " + ", ".join(map(repr, EXTRACTION_RULES)) + hint
+        require(rule in EXTRACTION_RULES, f"verifier.extraction[{i}]", rule, wanted)
+    for key in (k for k in flat if k.startswith("verifier.reward_")):
+        require(-1 <= flat[key] <= 1, key, flat[key], "a reward in [-1, 1]")
+    highest = max(v.reward_wrong, v.reward_no_answer, v.reward_timeout, v.reward_error)
+    require(
+        v.reward_correct > highest,
+        "verifier.reward_correct",
+        v.reward_correct,
+        f"more than any other outcome earns, {highest}: else being right would not be learned",
     )
     require(
         c.model.num_heads % c.model.num_kv_heads == 0,
@@ -576,6 +742,25 @@ def _check_values(c: Config) -> None:
         "eval.pass_at",
         c.eval.pass_at,
         f"every k between 1 and eval.samples = {c.eval.samples}",
+    )
+    require(
+        c.eval.suite_temperature == -1 or c.eval.suite_temperature >= 0,
+        "eval.suite_temperature",
+        c.eval.suite_temperature,
+        "a temperature >= 0, or -1 for the benchmark's own",
+    )
+    for key in ("eval.released_from", "eval.released_until"):
+        require(
+            not flat[key] or re.fullmatch(r"\d{4}-\d{2}-\d{2}", flat[key]) is not None,
+            key,
+            flat[key],
+            "a date such as 2024-08-01, or nothing",
+        )
+    require(
+        not c.eval.name or re.fullmatch(r"[\w.+-]*\w[\w.+-]*", c.eval.name) is not None,
+        "eval.name",
+        c.eval.name,
+        "a name for a directory",
     )
     require(
         c.eval.corrected_attempts <= c.eval.samples,

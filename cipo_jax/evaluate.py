@@ -30,6 +30,7 @@ def evaluate(
     pass_at: Sequence[int],
     corrected_attempts: int,
     key: jax.Array,
+    given: Sequence[Attempt] = (),
     same_answers: SameAnswers | None = None,
 ) -> tuple[dict[str, Estimate], list[Attempt]]:
     """Evaluates `params` on the problems of `prompts`.
@@ -39,14 +40,15 @@ def evaluate(
 
     Args:
       pass_at: the k of pass@k and maj@k.
+      given: attempts of whoever made them, corrected once each as well.
       same_answers: with it, maj@k is computed where problems have answers. Wrong answers that are
         written differently then count as one.
 
     Returns:
       metrics:
         "pass@k"; "maj@k"; "length/mean" (completion tokens); "no_answer";
-        those of `evaluate_corrections`.
-      all attempts: prompt-major, then the corrections.
+        those of `evaluate_corrections`, and of `given` the same as "given/w2r" and so on.
+      all attempts: prompt-major, then the corrections, those of `given` last.
     """
     attempts = attempt(params, prompts, samples, key, "evaluate")
     groups = [attempts[i : i + samples] for i in range(0, len(attempts), samples)]
@@ -57,18 +59,22 @@ def evaluate(
         for k in pass_at:
             metrics[f"maj@{k}"] = estimate(np.array([majority_at_k(*v, k) for v in votes]))
     metrics |= _of_completions(groups)
-    if not corrected_attempts:
-        return metrics, attempts
-
-    corrected, corrections = evaluate_corrections(
-        attempt,
-        params,
-        [a for group in groups for a in group[:corrected_attempts]],
-        correction_prompt,
-        samples=1,
-        key=jax.random.fold_in(key, 1),
-    )
-    return metrics | corrected, attempts + corrections
+    own = [a for group in groups for a in group[:corrected_attempts]]
+    for number, (anchors, prefix) in enumerate(((own, "correction/"), (given, "given/")), 1):
+        if anchors:
+            corrected, corrections = evaluate_corrections(
+                attempt,
+                params,
+                anchors,
+                correction_prompt,
+                samples=1,
+                key=jax.random.fold_in(key, number),
+            )
+            metrics |= {
+                prefix + name.removeprefix("correction/"): e for name, e in corrected.items()
+            }
+            attempts = attempts + corrections
+    return metrics, attempts
 
 
 def evaluate_corrections(

@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from cipo_jax.archive import AttemptArchive
 from cipo_jax.build import Parts, fresh_params, open_parts, open_tokenizer
-from cipo_jax.checkpoint import Checkpoints, config_differences
+from cipo_jax.checkpoint import Checkpoints, checkpoint_root
 from cipo_jax.config import Config
 from cipo_jax.data import prompts
 from cipo_jax.data.suite_rows import Item
@@ -31,9 +30,10 @@ from cipo_jax.evaluate import SameAnswers, evaluate, evaluate_corrections, evalu
 from cipo_jax.gold_check import check_gold, print_gold, read_answers
 from cipo_jax.metrics import read_metrics
 from cipo_jax.policy.model import Params, abstract_params, param_shardings
-from cipo_jax.problem_sets import open_evaluation
+from cipo_jax.problem_sets import given_attempt, given_attempts, open_evaluation
+from cipo_jax.run_directory import config_differences
 from cipo_jax.statistics import Estimate
-from cipo_jax.types import Attempt, CipoError, Completion, Outcome, Problem, Prompt, Verdict
+from cipo_jax.types import Attempt, CipoError, Problem, Prompt
 from cipo_jax.update import Policy
 from cipo_jax.verification import open_pool
 from cipo_jax.verifiers.pool import VerifierPool
@@ -83,7 +83,11 @@ def evaluate_run(config: Config, workdir: Path, step: str = "latest") -> Path | 
                 params = params if params is not None else load_params(c, parts, place)
                 for member in members:
                     metrics, attempts = evaluate_suite(
-                        member, suite_config, parts, params, _same_answers(equality)
+                        member,
+                        suite_config,
+                        parts,
+                        params,
+                        _same_answers(equality) if c.eval.majority else None,
                     )
                     archive.write(member.suite.name, taken, attempts)
                     results[member.suite.name] = _summary(member, suite_config, metrics, attempts)
@@ -143,7 +147,7 @@ def evaluate_suite(
     asked = [parts.base_prompt(item.problem) for item in items]
     groups = [item.group or item.problem.id for item in items]
     if suite.task == CORRECT:
-        anchors = [_given_attempt(item, prompt) for item, prompt in zip(items, asked, strict=True)]
+        anchors = [_given(item, prompt) for item, prompt in zip(items, asked, strict=True)]
         return evaluate_corrections(
             parts.attempt,
             params,
@@ -166,6 +170,7 @@ def evaluate_suite(
         pass_at=config.eval.pass_at,
         corrected_attempts=min(config.eval.corrected_attempts, samples),
         key=key,
+        given=given_attempts(config, asked) if suite.name == OWN else (),
         same_answers=same_answers,
     )
 
@@ -257,15 +262,16 @@ def find_checkpoint(config: Config, workdir: Path, step: str) -> tuple[Path, int
             if key not in ("model.remat", "model.compute_dtype", "model.param_dtype"):
                 raise CipoError(f"config.{key}: got {ours!r}, the run in {workdir} has {theirs!r}")
     steps: list[int] = []
+    root = checkpoint_root(workdir, config.checkpoint.directory)
     for phase in ("checkpoints", "cold_start"):
-        if (workdir / phase).is_dir():
-            with Checkpoints(workdir / phase, keep=1, read_only=True) as saved:
+        if (root / phase).is_dir():
+            with Checkpoints(root / phase, keep=1, read_only=True) as saved:
                 steps = saved.all_steps()
         if steps:
             break
     if not steps:
         raise CipoError(f"--workdir={workdir}: holds no finished checkpoint")
-    return workdir / phase, _choose_step(workdir, steps, step)
+    return root / phase, _choose_step(workdir, steps, step)
 
 
 def _default_name(place: tuple[Path, int] | None) -> str:
@@ -303,14 +309,6 @@ def load_params(config: Config, parts: Policy, place: tuple[Path, int] | None) -
         return saved.restore_params(like, place[1])
 
 
-def _given_attempt(item: Item, prompt: Prompt) -> Attempt:
-    """An attempt from the data, with the data's label for a verdict."""
-    assert item.given is not None
-    outcome = Outcome.CORRECT if item.given_correct else Outcome.WRONG
-    nothing = Completion(np.zeros(0, np.int32), np.zeros(0, np.float32), finished=True)
-    return Attempt(prompt, nothing, item.given, Verdict(outcome, detail="given by the data"))
-
-
 def _same_answers(pool: VerifierPool) -> SameAnswers:
     """Whether answers are equal, in the pool: a pair that hangs costs its worker."""
 
@@ -321,6 +319,12 @@ def _same_answers(pool: VerifierPool) -> SameAnswers:
         return [future.result().correct for future in waiting]
 
     return same
+
+
+def _given(item: Item, prompt: Prompt) -> Attempt:
+    """The item's attempt; a suite of this task has one in every item."""
+    assert item.given is not None
+    return given_attempt(prompt, item.given, bool(item.given_correct))
 
 
 def _summary(

@@ -13,13 +13,14 @@ from pathlib import Path
 import jax
 
 from cipo_jax.build import make_model_config, open_tokenizer
-from cipo_jax.checkpoint import Checkpoints, config_differences
+from cipo_jax.checkpoint import Checkpoints, checkpoint_root
 from cipo_jax.config import Config
 from cipo_jax.data.tokenizer import CharTokenizer, Tokenizer
 from cipo_jax.hub import model_directory
 from cipo_jax.policy import model, sharding
 from cipo_jax.policy.hf_export import export_hf, require_unused
 from cipo_jax.policy.model import ModelConfig, Params
+from cipo_jax.run_directory import config_differences
 from cipo_jax.types import CipoError
 
 # Keys of the run that make no difference to what is exported.
@@ -57,7 +58,7 @@ def export(config: Config, workdir: Path, output: Path | None, step: int | None)
     tokenizer = open_tokenizer(config)
     model_config = make_model_config(config, tokenizer)
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-    checkpoint, step = _find(workdir, step)
+    checkpoint, step = _find(checkpoint_root(workdir, config.checkpoint.directory), step)
     output = output or workdir / f"hf-{checkpoint.name}-step{step}"
     require_unused(output)
     params = _read(checkpoint, step, model_config, mesh)
@@ -94,9 +95,9 @@ def _require_same_model(config: Config, workdir: Path) -> None:
         )
 
 
-def _find(workdir: Path, step: int | None) -> tuple[Path, int]:
+def _find(root: Path, step: int | None) -> tuple[Path, int]:
     """The directory of checkpoints and the step in it."""
-    for directory in (workdir / "checkpoints", workdir / "cold_start"):
+    for directory in (root / "checkpoints", root / "cold_start"):
         if not directory.is_dir():
             continue
         with Checkpoints(directory, keep=1, read_only=True) as saved:
@@ -107,7 +108,7 @@ def _find(workdir: Path, step: int | None) -> tuple[Path, int]:
             raise CipoError(
                 f"--step={step}: {directory} has the steps {', '.join(map(str, steps))}"
             )
-    raise CipoError(f"--workdir={workdir}: holds no finished checkpoint")
+    raise CipoError(f"{root}: holds no finished checkpoint")
 
 
 def _read(directory: Path, step: int, config: ModelConfig, mesh: jax.sharding.Mesh) -> Params:

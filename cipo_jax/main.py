@@ -1,14 +1,49 @@
 """The command: `python -m cipo_jax.main --config=configs/demo.py [--config.section.key=value ...]`.
 
 `--mode=train` is the default. `--mode=verify --input=answers.jsonl` grades a file instead, with the
-verifier section of the config (see verifiers/audit.py for the file's fields).
+verifier section of the config (see verifiers/audit.py for the file's fields). `--mode=export
+--workdir=runs/x [--output=directory] [--step=N]` writes a run's parameters as a Hugging Face
+directory (see export.py). `--mode=data [--output=kept.jsonl]` shows what is in the training and
+evaluation data and what is wrong with it (see inspect_data.py). On finished runs:
+
+    --mode=evaluate --workdir=runs/x [--step=latest|best|N]   benchmarks, see evaluate_run.py
+    --mode=compare runs/x runs/y ...                          see compare.py
+    --mode=regrade --workdir=runs/x                           another verifier, see regrade.py
+    --mode=generate --workdir=runs/x --prompt="1+1?"          [--samples=N], see generate.py
+    --mode=parity --workdir=runs/x                            sampler against trainer, see parity.py
+
+evaluate, regrade, generate and parity take the run's own config where --config is not given;
+`--config.section.key` changes it. With a config file, evaluate and generate with
+`--config.model.source=...` and parity need no run.
+
+`--mode=study --config=configs/studies/main.py` runs methods x tasks x seeds, one after the other,
+continues where it was stopped, and writes a table and figures to --workdir (by default
+`studies/<name>`); `--only='lists/*-0'` does a part of it, `--report_only` runs nothing. See
+study.py.
+
+`--mode=preflight [--topology=v5e:4x4] [--device_memory=16]` says what training will need (memory
+per device, disk, data, verifier) without training, see preflight.py.
+`--mode=verify_resume --workdir=new/directory` checks that the config's runs continue exactly where
+they were stopped, see verify_resume.py.
+
+On several hosts, training is started as the same command on each, with `--coordinator=auto` where
+the environment knows of them (TPU pod slices, GKE, Slurm, Open MPI), and otherwise with
+`--coordinator=address:port --num_processes=N --process_id=I`; see hosts.py and launch/. Run
+directory and checkpoints must be on a file system that all of them see, or the latter in a bucket
+(`--config.checkpoint.directory=gs://...`); process 0 alone writes the former.
+
+An own verifier is `--config.verifier=package.module:function` or `=path/to/file.py:function`, short
+for `--config.verifier.kind`; verifiers/worker.py says what such a function is.
 
 The run directory is `--workdir`, by default `runs/<name of the config file>`; the same command
 again continues the run there. Mistakes in flags, config or input end with one message and exit
-status 2; `--traceback` shows where they were found.
+status 2; `--traceback` shows where they were found. On SIGTERM a training run saves and exits with
+status 75 (see preemption.py): whoever started it may start it again.
 """
 
+import dataclasses
 import difflib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,8 +52,25 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from cipo_jax.config import Config, flatten, provenance, resolve
+from cipo_jax.config import Config, flatten, provenance, read_resolved, resolve
+from cipo_jax.preemption import EXIT_CODE, Preempted
 from cipo_jax.types import CipoError
+
+_MODES = [
+    "train",
+    "verify",
+    "export",
+    "evaluate",
+    "compare",
+    "regrade",
+    "data",
+    "generate",
+    "parity",
+    "verify_resume",
+    "preflight",
+    "study",
+]
+_ON_RUNS = ("evaluate", "regrade", "generate", "parity")  # --config may be left out
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -31,25 +83,111 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise
         print(f"error: {e}", file=sys.stderr)
         sys.exit(2)
+    except Preempted:
+        print("asked to end; the same command continues the run", file=sys.stderr)
+        sys.exit(EXIT_CODE)
+    except BrokenPipeError:
+        # Whoever read the output has gone, as in `... | head`; Python would fail again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 def run(argv: Sequence[str]) -> None:
     """As `main`, but user errors are raised as `CipoError`."""
-    flag_values, raw = _parse(argv)
+    argv = [_in_full(argument) for argument in argv]
+    flag_values, raw, rest = _parse(argv)
+    if flag_values["mode"].value == "compare":
+        from cipo_jax.compare import compare
+
+        compare([Path(p) for p in rest], Path(flag_values["workdir"].value or "runs/comparison"))
+        return
     config = resolve(raw)
     if flag_values["mode"].value == "verify":
         grade(config, flag_values["input"].value)
         return
+    if flag_values["mode"].value == "regrade":
+        from cipo_jax.regrade import regrade
+
+        regrade(Path(_required(flag_values, "workdir")), config.verifier)
+        return
+    if flag_values["mode"].value == "data":
+        from cipo_jax.inspect_data import inspect_data
+
+        inspect_data(config, flag_values["output"].value)
+        return
+    if flag_values["mode"].value == "evaluate":
+        from cipo_jax.evaluate_run import evaluate_run
+
+        evaluate_run(config, _workdir(flag_values), flag_values["step"].value or "latest")
+        return
+    if flag_values["mode"].value == "generate":
+        from cipo_jax.generate import generate
+
+        generate(
+            config,
+            _workdir(flag_values),
+            flag_values["prompt"].value or [],
+            flag_values["samples"].value,
+            flag_values["step"].value or "latest",
+        )
+        return
+    if flag_values["mode"].value == "parity":
+        from cipo_jax.parity import parity
+
+        workdir = _workdir(flag_values)
+        named = flag_values["workdir"].value or (workdir / "config.json").is_file()
+        parity(config, workdir if named else None, flag_values["step"].value or "latest")
+        return
+    if flag_values["mode"].value == "preflight":
+        from cipo_jax.preflight import preflight
+
+        preflight(config, flag_values["topology"].value, flag_values["device_memory"].value)
+        return
+    if flag_values["mode"].value == "verify_resume":
+        from cipo_jax.verify_resume import verify_resume
+
+        verify_resume(
+            _without(argv[1:], "mode", "workdir"), Path(_required(flag_values, "workdir"))
+        )
+        return
+    if flag_values["mode"].value == "study":
+        from cipo_jax.study import run_study
+
+        file = Path(flag_values["config"].config_filename.partition(":")[0])
+        run_study(
+            file,
+            Path(flag_values["workdir"].value or Path("studies") / file.stem),
+            [a for a in argv[1:] if a.lstrip("-").startswith("config.")],
+            lambda arguments: resolve(_parse([argv[0], *arguments])[1]),
+            flag_values["only"].value,
+            flag_values["report_only"].value,
+        )
+        return
     path = flag_values["config"].config_filename
     overridden = set(config_flags.get_override_values(flag_values["config"]))
-    _, raw_file = _parse([argv[0], f"--config={path}"])
+    _, raw_file, _ = _parse([argv[0], f"--config={path}"])
     values = provenance(config, _lenient(raw_file, config), overridden)
-    # configs/demo.py:grpo is the file's variant "grpo".
-    file, _, variant = path.partition(":")
-    name = "-".join(part for part in (Path(file).stem, variant) if part)
-    workdir = Path(flag_values["workdir"].value or f"runs/{name}")
+    workdir = _workdir(flag_values)
 
     # Imported late, so that a wrong flag need not wait for JAX.
+    if flag_values["mode"].value == "export":
+        from cipo_jax.export import export
+
+        output = flag_values["output"].value
+        step = flag_values["step"].value
+        if step is not None and not step.isdecimal():
+            raise CipoError(f"--step: got {step!r}, wanted a number of steps with --mode=export")
+        export(config, workdir, Path(output) if output else None, int(step) if step else None)
+        return
+    if flag_values["coordinator"].value is not None:
+        from cipo_jax.hosts import connect
+
+        connect(
+            flag_values["coordinator"].value,
+            flag_values["num_processes"].value,
+            flag_values["process_id"].value,
+            flag_values["connect_timeout"].value,
+        )
     from cipo_jax.train import train
 
     train(config, workdir, values)
@@ -57,22 +195,54 @@ def run(argv: Sequence[str]) -> None:
 
 def grade(config: Config, input_file: str | None) -> None:
     """Grades a jsonl file of answers and prints the verdicts' counts."""
+    from cipo_jax.verification import open_pool
     from cipo_jax.verifiers.audit import audit
 
     if input_file is None:
         raise CipoError("--input is missing; --mode=verify grades the jsonl file it names")
-    v = config.verifier
-    audit(
-        Path(input_file),
-        v.kind,
-        v.workers,
-        v.timeout_seconds,
-        allow_unsandboxed_code=v.allow_unsandboxed_code,
-    )
+    audit(Path(input_file), lambda: open_pool(config.verifier))
 
 
-def _parse(argv: Sequence[str]) -> tuple[Any, ConfigDict]:
-    """The flags and the raw config: the file's, with the command line's overrides.
+def _in_full(argument: str) -> str:
+    """`--config.verifier=x` as `--config.verifier.kind=x`: the section goes by its first key."""
+    name, equals, value = argument.partition("=")
+    is_short = name.startswith("-") and name.lstrip("-") == "config.verifier"
+    return f"{name}.kind{equals}{value}" if is_short else argument
+
+
+def _without(arguments: Sequence[str], *names: str) -> list[str]:
+    """The arguments without some flags, which are written --name=value."""
+    return [a for a in arguments if a.lstrip("-").partition("=")[0] not in names]
+
+
+def _workdir(flag_values: Any) -> Path:
+    """The run directory: --workdir, or one named after the config file."""
+    if flag_values["workdir"].value:
+        return Path(flag_values["workdir"].value)
+    # configs/demo.py:grpo is the file's variant "grpo".
+    file, _, variant = flag_values["config"].config_filename.partition(":")
+    return Path("runs") / "-".join(part for part in (Path(file).stem, variant) if part)
+
+
+def _required(flag_values: Any, name: str) -> str:
+    value = flag_values[name].value
+    if value is None:
+        raise CipoError(f"--{name} is missing; --mode={flag_values['mode'].value} needs it")
+    return value
+
+
+def _run_config(argv: Sequence[str]) -> ConfigDict | None:
+    """The config of the run in --workdir, for the modes that work on a run without --config."""
+    given = dict(a.lstrip("-").partition("=")[::2] for a in argv[1:] if a.startswith("-"))
+    file = Path(given.get("workdir", "")) / "config.json"
+    if "config" in given or given.get("mode") not in _ON_RUNS:
+        return None
+    return ConfigDict(dataclasses.asdict(resolve(read_resolved(file)))) if file.is_file() else None
+
+
+def _parse(argv: Sequence[str]) -> tuple[Any, ConfigDict, list[str]]:
+    """The flags, the raw config (the file's, with the command line's overrides), and the
+    arguments without a dash, which --mode=compare takes.
 
     Raises:
       CipoError: anything wrong with the flags or inside the config file.
@@ -80,13 +250,32 @@ def _parse(argv: Sequence[str]) -> tuple[Any, ConfigDict]:
     _check_overrides(argv)
     values: Any = flags.FlagValues()
     flags.DEFINE_string("workdir", None, "Run directory; default runs/<config>.", values)
-    flags.DEFINE_enum("mode", "train", ["train", "verify"], "What to do.", values)
+    flags.DEFINE_enum("mode", "train", _MODES, "What to do.", values)
     flags.DEFINE_string("input", None, "File to grade, with --mode=verify.", values)
+    flags.DEFINE_string("output", None, "What to write, with export and data.", values)
+    flags.DEFINE_string("step", None, "Checkpoint of a run to take; default the newest.", values)
+    flags.DEFINE_multi_string("prompt", None, "Question to answer, with generate.", values)
+    flags.DEFINE_integer("samples", 1, "Completions a prompt, generate.", flag_values=values)
+    flags.DEFINE_string("only", "*", "Runs of a study, as lists/grpo*-0.", values)
+    flags.DEFINE_bool("report_only", False, "Only report a study.", values)
+    flags.DEFINE_string("coordinator", None, "address:port of process 0, or auto.", values)
+    flags.DEFINE_integer("num_processes", None, "Processes in all.", flag_values=values)
+    flags.DEFINE_integer("process_id", None, "Which this is, from 0.", flag_values=values)
+    flags.DEFINE_integer("connect_timeout", 300, "Seconds to wait.", flag_values=values)
+    flags.DEFINE_string("topology", None, "TPU to plan for, with preflight.", values)
+    flags.DEFINE_float("device_memory", None, "GiB a device has.", flag_values=values)
     flags.DEFINE_bool("traceback", False, "Show the traceback of user errors.", values)
+    of_run = _run_config(argv)
     try:
-        holder = config_flags.DEFINE_config_file(
-            "config", None, "Config file, such as configs/demo.py.", values, sys_argv=list(argv)
-        )
+        holder: Any
+        if of_run is not None:
+            holder = config_flags.DEFINE_config_dict(
+                "config", of_run, flag_values=values, sys_argv=list(argv)
+            )
+        else:
+            holder = config_flags.DEFINE_config_file(
+                "config", None, "Config file, such as configs/demo.py.", values, sys_argv=list(argv)
+            )
         rest = values(list(argv))
         raw = holder.value
         if raw is not None and not isinstance(raw, ConfigDict):
@@ -99,11 +288,12 @@ def _parse(argv: Sequence[str]) -> tuple[Any, ConfigDict]:
             raise
         # ml_collections raises these from the config file's body and from overrides alike.
         raise CipoError(f"command line or config file: {e}") from e
-    if rest[1:]:
+    comparing = values["mode"].value == "compare"
+    if rest[1:] and not comparing:
         raise CipoError(f"unexpected arguments {rest[1:]}; set keys by --config.section.key=value")
-    if raw is None:
+    if raw is None and not comparing:
         raise CipoError("--config is missing; try --config=configs/demo.py")
-    return values, raw
+    return values, raw, rest[1:]
 
 
 def _check_overrides(argv: Sequence[str]) -> None:

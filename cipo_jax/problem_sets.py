@@ -11,14 +11,18 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from cipo_jax.config import Config
 from cipo_jax.data.datasets import Columns, Placed, ProblemSource
 from cipo_jax.data.decontaminate import Match, find_duplicates, find_overlap
+from cipo_jax.data.generated import given_solutions
 from cipo_jax.data.mixture import Generator, Part, fingerprints, load_parts, open_mixture
 from cipo_jax.data.prompts import prompt_lengths
+from cipo_jax.data.sources import GENERATED
 from cipo_jax.data.suites import load_suite
 from cipo_jax.data.tokenizer import Tokenizer
-from cipo_jax.types import CipoError, Problem
+from cipo_jax.types import Attempt, CipoError, Completion, Outcome, Problem, Prompt, Verdict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +69,35 @@ def open_evaluation(config: Config) -> ProblemSet:
     parts, generator = load_evaluation(config), _generator(config, "test")
     source = open_mixture(parts, config.seed, generator)
     return ProblemSet(source, {}, fingerprints(parts, generator))
+
+
+def given_attempts(config: Config, prompts: Sequence[Prompt]) -> list[Attempt]:
+    """Attempts at the problems of `prompts` that the embedded task makes, to see what a policy does
+    with attempts that are not its own: `eval.given_attempts` wrong ones each, and the right one.
+
+    Raises:
+      CipoError: they are asked for, and `data.eval` is not an embedded task.
+    """
+    wrong, name = config.eval.given_attempts, config.data.eval
+    if not wrong:
+        return []
+    if name not in GENERATED:
+        raise CipoError(
+            f"config.eval.given_attempts: got {wrong}, wanted 0 with config.data.eval={name!r}: "
+            f"only {', '.join(GENERATED)} can make attempts"
+        )
+    return [
+        given_attempt(prompt, text, right)
+        for prompt in prompts
+        for text, right in given_solutions(GENERATED[name], prompt.problem, wrong)
+    ]
+
+
+def given_attempt(prompt: Prompt, text: str, right: bool) -> Attempt:
+    """An attempt from the data, with the data's label for a verdict."""
+    outcome = Outcome.CORRECT if right else Outcome.WRONG
+    nothing = Completion(np.zeros(0, np.int32), np.zeros(0, np.float32), finished=True)
+    return Attempt(prompt, nothing, text, Verdict(outcome, detail="given by the data"))
 
 
 def load_training(config: Config) -> list[Part]:

@@ -66,7 +66,7 @@ def plots(pass_at: Sequence[str]) -> dict[str, tuple[Plot, ...]]:
     accuracy = "eval/correction/accuracy_"
     return {
         "Learning": (
-            Plot("Reward (pass rate)", _streams("reward/mean"), share=True),
+            Plot("Pass rate", _streams("pass_rate"), share=True),
             Plot("pass@k, held out", tuple((n, n[5:]) for n in pass_at[:4]), "eval", share=True),
             Plot(
                 "Correction accuracy, held out",

@@ -8,6 +8,9 @@
     6. controller    rho follows retention
     7. report        metrics, samples on screen, evaluation, checkpoint
 
+SIGTERM abandons the rollout or evaluation under way, saves the last finished step and ends the run.
+On several hosts each runs this loop, with the same values: see `hosts`.
+
 All that a resumed run needs is (seed, step), the TrainState and the controller's state: problems
 are a function of (seed, step), sampling keys are folded from them, anchors are drawn from them.
 """
@@ -16,30 +19,24 @@ import contextlib
 import dataclasses
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from cipo_jax.archive import AttemptArchive
-from cipo_jax.build import (
-    Parts,
-    Update,
-    fresh_params,
-    make_policy_update,
-    open_parts,
-    open_split,
-)
-from cipo_jax.checkpoint import Checkpoints, claim_workdir, config_differences
-from cipo_jax.cold_start import Material, cold_start, open_material
-from cipo_jax.config import Config, Rollout
+from cipo_jax.budget import evaluation_is_due, is_over, steps_left
+from cipo_jax.build import Parts, open_parts
+from cipo_jax.checkpoint import Checkpoints, checkpoint_root, origin
+from cipo_jax.cold_start import open_material
+from cipo_jax.config import Config, Rollout, check_training
 from cipo_jax.data.batching import pad_share
 from cipo_jax.data.datasets import ProblemSource
-from cipo_jax.evaluate import evaluate
+from cipo_jax.evaluate import evaluate, plain_values
 from cipo_jax.health import check_health, health_rules
+from cipo_jax.hosts import open_hosts
 from cipo_jax.metrics import (
-    MetricWriter,
     anchor_metrics,
     format_step_line,
     of_streams_in_use,
@@ -47,14 +44,17 @@ from cipo_jax.metrics import (
     reduce_attempts,
     transitions,
 )
-from cipo_jax.policy.model import Params
-from cipo_jax.report import write_report
+from cipo_jax.policy.overview import parameter_table
+from cipo_jax.preemption import Preempted
+from cipo_jax.problem_sets import given_attempts, open_evaluation, open_training
+from cipo_jax.record import Record
 from cipo_jax.rl.anchors import select_anchors
 from cipo_jax.rl.corrections import retention
-from cipo_jax.rl.difficulty import Difficulty, choose_learnable, remember, write_difficulty
+from cipo_jax.rl.difficulty import choose_learnable, remember, write_difficulty
 from cipo_jax.rl.optimizer import make_schedule
-from cipo_jax.rl.replay import ReplayState, update_replay
-from cipo_jax.rl.train_step import TrainState
+from cipo_jax.rl.replay import update_replay
+from cipo_jax.run_directory import claim_workdir
+from cipo_jax.start import HostState, check_run, frozen_reference, restore_or_begin
 from cipo_jax.streams import (
     BaseStream,
     base_sequences,
@@ -66,6 +66,8 @@ from cipo_jax.streams import (
 )
 from cipo_jax.terminal import print_evaluation, print_header, print_pair, print_summary
 from cipo_jax.types import STREAMS, CipoError, Prompt
+from cipo_jax.update import make_policy_update
+from cipo_jax.verification import reward_array
 
 EVAL_KEY, TRAIN_KEY = 2, 3  # folded into the run's key, like the cold start's
 # The third part of the seeds of host-side draws.
@@ -79,13 +81,15 @@ def train(config: Config, workdir: Path, provenance: dict[str, dict[str, Any]]) 
       CipoError: a mistake in config or input; nothing of an existing run is lost.
     """
     began = time.monotonic()
+    check_training(config)
     c, G, G_c = config, config.rollout.group_size, config.correction.group_size
     with contextlib.ExitStack() as stack:
-        parts = stack.enter_context(open_parts(c))
-        problems = open_split(c, "train")
-        eval_prompts = [
-            parts.base_prompt(p) for p in open_split(c, "test").first(c.data.eval_problems)
-        ]
+        hosts = stack.enter_context(open_hosts())
+        parts = stack.enter_context(open_parts(c, hosts))
+        train_set, eval_set = open_training(c, parts.tokenizer), open_evaluation(c)
+        problems = train_set.source
+        eval_prompts = [parts.base_prompt(p) for p in eval_set.source.first(c.data.eval_problems)]
+        given = given_attempts(c, eval_prompts)
         num_anchors = 0
         if c.correction.weight > 0:
             num_anchors = round(c.correction.replay_fraction * c.rollout.problems_per_step)
@@ -97,31 +101,43 @@ def train(config: Config, workdir: Path, provenance: dict[str, dict[str, Any]]) 
 
         material = None
         if c.init_from:
-            _check_run(Path(c.init_from), c)
+            check_run(Path(c.init_from), c)
         elif c.cold_start.max_steps:
             material = open_material(c, parts)
         # Nothing is written before here: a run that cannot start leaves no directory behind.
-        claim_workdir(workdir, config, provenance)
-        checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", c.checkpoint.keep))
-        metrics = stack.enter_context(contextlib.closing(MetricWriter(workdir, c.log.tensorboard)))
-        archive = AttemptArchive(workdir)
+        identity = {"data.train": train_set.fingerprints, "data.eval": eval_set.fingerprints}
+        claim_workdir(workdir, config, provenance, identity, writes=hosts.first)
+        root = checkpoint_root(workdir, c.checkpoint.directory)
+        saved = Checkpoints(
+            root / "checkpoints",
+            c.checkpoint.keep,
+            keep_best=c.checkpoint.keep_best,
+            origin=origin(c),
+        )
+        checkpoints = stack.enter_context(saved)
+        record = stack.enter_context(Record(workdir, c.log, writes=hosts.first))
+        record.text("parameters.txt", parameter_table(update.abstract.params))
         print_header(c, parts, workdir, update.abstract)
+        print(f"saving   {checkpoints.describe(update.abstract)}", flush=True)
 
-        state, host = _restore_or_begin(c, parts, material, workdir, update, checkpoints, metrics)
+        state, host = restore_or_begin(c, parts, material, workdir, update, checkpoints, record)
         start = int(state.step)
         reference = None
         if c.algorithm.kl_coef:
-            reference = _reference(workdir, update, state.params, start)
+            reference = frozen_reference(root, update, state.params, start)
         for phase in ("train", "health"):
-            metrics.rewind(phase, start)
-        metrics.rewind("eval", start if start else -1)
+            record.rewind(phase, start)
+        record.rewind("eval", start if start else -1)
         run_key = jax.random.key(c.seed)
         eval_key = jax.random.fold_in(run_key, EVAL_KEY)
         train_key = jax.random.fold_in(run_key, TRAIN_KEY)
         rules = health_rules(c.health)
 
-        def evaluate_now(step: int) -> None:
-            results, attempts = evaluate(
+        def save_now(score: float | None = None) -> None:
+            checkpoints.save(int(state.step), state, host.to_json(), score)
+
+        def evaluate_now(step: int) -> dict[str, float]:
+            estimates, attempts = evaluate(
                 parts.attempt,
                 state.params,
                 eval_prompts,
@@ -129,24 +145,31 @@ def train(config: Config, workdir: Path, provenance: dict[str, dict[str, Any]]) 
                 samples=c.eval.samples,
                 pass_at=c.eval.pass_at,
                 corrected_attempts=c.eval.corrected_attempts,
+                given=given,
                 key=eval_key,
             )
-            metrics.write(step, {f"eval/{k}": v for k, v in results.items()}, "eval")
-            if c.log.archive:
-                archive.write("eval", step, attempts)
+            parts.end_sampling()
+            results = plain_values(estimates)
+            record.keep("eval", step, attempts)
+            record.write(step, {f"eval/{k}": v for k, v in results.items()}, "eval")
             print_evaluation(step, results)
-            write_report(workdir, c.log.report_pairs)
+            record.report()
+            return {f"eval/{k}": v for k, v in results.items()}
 
-        if start == 0:
-            evaluate_now(0)
+        stack.push(_saving_if_preempted(save_now))
+        # A run that was asked to end during an evaluation has saved the state, and makes up for it.
+        due = evaluation_is_due(c, start, host.sampled_tokens, host.step_tokens)
+        if due and not hosts.first_says(record.has("eval", start)):
+            evaluate_now(start)
         recent_seconds: list[float] = []
-        for step in range(start, c.num_steps):
+        end = start if is_over(c, start, host.sampled_tokens) else c.num_steps
+        for step in range(start, end):
             clock = [time.monotonic()]
             key = jax.random.fold_in(train_key, step)
 
             # 1. rollout
             prompts, spares = _choose_prompts(c.rollout, parts, problems, host, c.seed, step)
-            base = sample_base(parts.attempt, state.params, prompts, spares, G, key)
+            base = sample_base(parts.attempt, state.params, prompts, spares, G, key, c.verifier)
             attempts, correct = base.attempts, correct_array(base.attempts, G)
             clock.append(time.monotonic())
 
@@ -170,12 +193,16 @@ def train(config: Config, workdir: Path, provenance: dict[str, dict[str, Any]]) 
                 parts.attempt, state.params, correction_prompts, G_c, key
             )
             corrected = correct_array(corrections, G_c)
+            sampling = parts.end_sampling()  # the update needs the cache's memory
             clock.append(time.monotonic())
 
             # 4. advantages
-            limit = c.data.max_completion_tokens
-            sequences = base_sequences(attempts, G, c.algorithm, limit) + correction_sequences(
-                corrections, G_c, anchors.right, c.correction.lambda_risk, c.algorithm, limit
+            limit, risk = c.data.max_completion_tokens, c.correction.lambda_risk
+            rewards = reward_array(attempts, G, c.verifier)
+            corr_rewards = reward_array(corrections, G_c, c.verifier)
+            sequences = base_sequences(attempts, rewards, c.algorithm, limit)
+            sequences += correction_sequences(
+                corrections, corr_rewards, anchors.right, risk, c.algorithm, limit
             )
 
             # 5. update
@@ -200,13 +227,17 @@ def train(config: Config, workdir: Path, provenance: dict[str, dict[str, Any]]) 
             # 6. controller
             rho = host.replay.rho
             host = _next_host_state(host, c, base, retention(corrected, anchors.right))
+            host = host.has_sampled(
+                sum(len(a.completion.tokens) for a in (*attempts, *base.replaced, *corrections))
+            )
 
             # 7. report
             taken = step + 1
             scalars = {
-                **reduce_attempts(attempts, G, "base"),
-                **reduce_attempts(corrections, G_c, "correction"),
+                **reduce_attempts(attempts, G, "base", rewards),
+                **reduce_attempts(corrections, G_c, "correction", corr_rewards),
                 **pass_rate_histogram(correct),
+                **sampling,
                 **transitions(corrections),
                 **anchor_metrics(anchors, correction_prompts),
                 **of_streams_in_use(device_metrics),
@@ -214,9 +245,7 @@ def train(config: Config, workdir: Path, provenance: dict[str, dict[str, Any]]) 
                 "replay/rho": rho,
                 "rollout/replaced_groups": float(len(base.replaced) // G),
                 "learning_rate": float(schedule(step * c.batch.minibatches * c.batch.epochs)),
-                "tokens/sampled": float(
-                    sum(len(a.completion.tokens) for a in (*attempts, *base.replaced, *corrections))
-                ),
+                "tokens/sampled": float(host.step_tokens),
                 "tokens/trained": float(sum(device_metrics[f"{s}/tokens"] for s in STREAMS)),
                 "tokens/pad_share": pad_share(batch),
                 "time/rollout": clock[1] - clock[0],
@@ -224,11 +253,11 @@ def train(config: Config, workdir: Path, provenance: dict[str, dict[str, Any]]) 
                 "time/update": clock[3] - clock[2],
                 "time/step": clock[3] - clock[0],
             }
-            metrics.write(taken, scalars, "train")
-            if c.log.archive:
-                archive.write("train", taken, [*attempts, *corrections])
+            record.keep("train", taken, [*attempts, *corrections])
+            record.write(taken, scalars, "train")
             recent_seconds = [*recent_seconds, scalars["time/step"]][-20:]
-            seconds_left = float(np.median(recent_seconds)) * (c.num_steps - taken)
+            left = steps_left(c, taken, host.sampled_tokens)
+            seconds_left = float(np.median(recent_seconds)) * left
             print(format_step_line(taken, c.num_steps, scalars, seconds_left), flush=True)
             if c.log.show_samples_every and taken % c.log.show_samples_every == 0:
                 print_pair(corrections or attempts)
@@ -237,47 +266,31 @@ def train(config: Config, workdir: Path, provenance: dict[str, dict[str, Any]]) 
             host = dataclasses.replace(host, streaks=streaks)
             for firing in firings:
                 print(f"health  {firing}; {c.health.action}", flush=True)
-                metrics.write(taken, {f"health/{firing.rule.name}": firing.value}, "health")
+                record.write(taken, {f"health/{firing.rule.name}": firing.value}, "health")
             ill = bool(firings) and c.health.action != "warn"
             stop = ill and c.health.action == "stop"
-            last = taken == c.num_steps or stop
-            if last or (c.eval.every and taken % c.eval.every == 0):
-                evaluate_now(taken)
+            last = is_over(c, taken, host.sampled_tokens) or stop
+            if last or evaluation_is_due(c, taken, host.sampled_tokens, host.step_tokens):
+                scalars |= evaluate_now(taken)
+            checkpoints.check()
             if last or ill or taken % c.checkpoint.every == 0:
-                checkpoints.save(taken, state, host.to_json())
-            if stop:
+                save_now(scalars.get(c.checkpoint.best_metric))
+            if last:
                 break
 
-        if host.difficulty:
+        if host.difficulty and hosts.first:
             write_difficulty(workdir / "difficulty.jsonl", host.difficulty)
-        report = write_report(workdir, c.log.report_pairs)
-    print_summary(workdir, report, time.monotonic() - began)
+        print_summary(workdir, record.report(), time.monotonic() - began)
 
 
-@dataclasses.dataclass(frozen=True)
-class HostState:
-    """What the loop remembers between steps besides the TrainState; part of every checkpoint.
+def _saving_if_preempted(save: Callable[[], None]) -> Callable[..., None]:
+    """For an ExitStack: saves the state of the last finished step, if there is one."""
 
-    Attributes:
-      replay: the controller of rho.
-      difficulty: running pass rate per problem id.
-      streaks: how long each health rule has been broken.
-    """
+    def leave(kind: type[BaseException] | None, *_: object) -> None:
+        if kind is Preempted:
+            save()
 
-    replay: ReplayState
-    difficulty: dict[str, Difficulty] = dataclasses.field(default_factory=dict)
-    streaks: dict[str, int] = dataclasses.field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_json(cls, raw: dict[str, Any]) -> "HostState":
-        return cls(
-            replay=ReplayState(**raw["replay"]),
-            difficulty={k: Difficulty(**v) for k, v in raw["difficulty"].items()},
-            streaks=dict(raw["streaks"]),
-        )
+    return leave
 
 
 def _next_host_state(
@@ -330,70 +343,3 @@ def _choose_prompts(
         drawn = problems.batch(step, wanted)
     prompts = [parts.base_prompt(p) for p in drawn]
     return prompts[: rollout.problems_per_step], prompts[rollout.problems_per_step :]
-
-
-def _restore_or_begin(
-    config: Config,
-    parts: Parts,
-    material: Material | None,
-    workdir: Path,
-    update: Update,
-    checkpoints: Checkpoints,
-    metrics: MetricWriter,
-) -> tuple[TrainState, HostState]:
-    """Where the run stands. In this order:
-
-    1. the newest RL checkpoint in `workdir`;
-    2. the parameters of another run (`init_from`);
-    3. the cold start, from where it stands;
-    4. the parameters of `model.source`, or random ones.
-    """
-    if (step := checkpoints.latest_step()) is not None:
-        if step >= config.num_steps:
-            print(f"{workdir} has done its {config.num_steps} steps; raise num_steps to go on")
-        else:
-            print(f"continuing {workdir} after step {step}")
-        state, host = checkpoints.restore(update.abstract)
-        return state, HostState.from_json(host)
-    if config.init_from:
-        params = _params_of_run(Path(config.init_from), update.abstract.params)
-    elif material is not None:
-        params = cold_start(config, parts, material, workdir, metrics)
-    else:
-        params = fresh_params(config, parts)
-    return update.init(params), HostState(replay=ReplayState(rho=config.replay.initial))
-
-
-def _reference(workdir: Path, update: Update, params: Params, step: int) -> Params:
-    """The frozen parameters of the KL term: those before the first update, kept in the run."""
-    with Checkpoints(workdir / "reference", keep=1) as saved:
-        if step == 0:
-            saved.save_params(params)
-        return saved.restore_params(update.abstract.params)
-
-
-def _check_run(run: Path, config: Config) -> None:
-    """Raises `CipoError` unless `run` is a run directory whose parameters fit `config`."""
-    if not (run / "config.json").is_file():
-        raise CipoError(f"config.init_from: {run} is not a run directory (no config.json)")
-    for prefix in ("model.", "data.tokenizer"):
-        for name, (theirs, ours) in config_differences(
-            run / "config.json", config, only=prefix
-        ).items():
-            if name.startswith(("model.remat", "model.compute_dtype", "model.param_dtype")):
-                continue
-            raise CipoError(
-                f"config.init_from: the run in {run} has {name} = {theirs!r}, this one {ours!r}; "
-                "they must be equal to share parameters"
-            )
-
-
-def _params_of_run(run: Path, like: Params) -> Params:
-    """The newest parameters of another run directory: after RL, else after its cold start."""
-    for phase in ("checkpoints", "cold_start"):
-        if (run / phase).is_dir():
-            with Checkpoints(run / phase, keep=1) as saved:
-                if saved.latest_step() is not None:
-                    print(f"starting from the parameters of {run}/{phase}")
-                    return saved.restore_params(like)
-    raise CipoError(f"config.init_from: {run} holds no finished checkpoint")

@@ -69,6 +69,21 @@ def failures_only(c):
     c.correction.shortage = "empty"
 
 
+def risk_group_mean(c):
+    """CIPO whose corrections are centred but not scaled, so that lambda_risk acts."""
+    c.algorithm.correction_advantage_norm = "group_mean"
+
+
+def risk_rloo(c):
+    """CIPO with a leave-one-out baseline for corrections."""
+    c.algorithm.correction_advantage_norm = "rloo"
+
+
+def risk_stream(c):
+    """CIPO whose corrections are scaled by the std over the whole correction stream."""
+    c.algorithm.correction_advantage_norm = "stream"
+
+
 VARIANTS = {
     f.__name__: f
     for f in (
@@ -81,6 +96,9 @@ VARIANTS = {
         no_risk,
         no_difficulty,
         failures_only,
+        risk_group_mean,
+        risk_rloo,
+        risk_stream,
     )
 }
 

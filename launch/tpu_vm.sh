@@ -40,5 +40,5 @@ execute gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --command="
 set -e
 mkdir -p cipo_jax && tar -xzf cipo_jax.tar.gz -C cipo_jax && cd cipo_jax
 python3 -m venv .venv && .venv/bin/pip install -q -c constraints.txt -e '.[tpu]'
-nohup .venv/bin/python -m cipo_jax.main ${arguments}>> run.log 2>&1 &
+nohup launch/until_done.sh .venv/bin/python -m cipo_jax.main ${arguments}>> run.log 2>&1 &
 echo started; tail -n 20 run.log"

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from cipo_jax.attempts import make_attempter
+from cipo_jax.attempts import VerifyTimes, before_stop, make_attempter
 from cipo_jax.types import Attempt, Completion, Outcome, Problem, Prompt, Verdict
 
 SAMPLES = 3
@@ -64,8 +64,8 @@ class Setup:
             yield request, Completion(tokens, tokens.astype(np.float32), finished=True)
         self.pool.answer()
 
-    def attempt(self) -> list[Attempt]:
-        attempter = make_attempter(self.sample, self.pool, Tokenizer())  # type: ignore[arg-type]
+    def attempt(self, *options: Any) -> list[Attempt]:
+        attempter = make_attempter(self.sample, self.pool, Tokenizer(), *options)  # type: ignore[arg-type]
         return attempter("params", PROMPTS, SAMPLES, "key", "test")  # type: ignore[arg-type]
 
 
@@ -110,3 +110,55 @@ def test_a_failure_of_the_pool_is_not_swallowed() -> None:
 def test_no_prompts_no_attempts() -> None:
     nothing = make_attempter(lambda *_: iter(()), Pool(), Tokenizer())  # type: ignore[arg-type]
     assert nothing({}, [], SAMPLES, jax.random.key(0), "test") == []
+
+
+def test_texts_end_before_the_first_stop_string() -> None:
+    """Judged and kept so; the tokens still hold it."""
+    setup = Setup()
+    attempts = setup.attempt(("-", "7"))
+    assert [a.text for a in attempts] == [str(r) if r != 7 else "" for r in range(9)]
+    assert [text for _, text in setup.pool.submitted] == [
+        a.text for a in map(attempts.__getitem__, ARRIVAL)
+    ]
+    assert [a.completion.tokens[1] for a in attempts] == [10 * r for r in range(9)]
+
+
+@pytest.mark.parametrize(
+    ("text", "stops", "wanted"),
+    [
+        ("a b c", (), "a b c"),
+        ("a b c", ("x",), "a b c"),
+        ("a b c b", ("b",), "a "),
+        ("a b c", ("c", "b"), "a "),  # the first in the text, not in the list
+        ("a", ("a",), ""),
+    ],
+)
+def test_before_stop(text: str, stops: tuple[str, ...], wanted: str) -> None:
+    assert before_stop(text, stops) == wanted
+
+
+def test_time_hidden_behind_sampling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sampling takes 4 s after the first completion, the verdicts 2 s more; calls add up."""
+    setup, times = Setup(), VerifyTimes()
+    clock = [100.0]
+    monkeypatch.setattr("cipo_jax.attempts.time.monotonic", lambda: clock[0])
+    sample, result = setup.sample, Answer.result
+
+    def slow_sample(*args: Any) -> Iterator[tuple[int, Completion]]:
+        clock[0] += 10  # before there is anything to verify
+        for i, item in enumerate(sample(*args)):
+            clock[0] += 0.5 if i else 0
+            yield item
+
+    def slow_result(answer: Answer, timeout: float | None = None) -> Any:
+        clock[0] += 2 / 9
+        return result(answer, timeout)
+
+    setup.sample = slow_sample  # type: ignore[method-assign]
+    monkeypatch.setattr(Answer, "result", slow_result)
+    setup.attempt((), times)
+    assert times.pending == pytest.approx(6) and times.waited == pytest.approx(2)
+    setup.pool.submitted.clear()
+    setup.pool.open.clear()
+    setup.attempt((), times)
+    assert times.pending == pytest.approx(12) and times.waited == pytest.approx(4)

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 import cipo_jax
 from cipo_jax.config import (
     Config,
+    check_training,
     default_config,
     flatten,
     provenance,
@@ -151,7 +152,7 @@ def test_no_number_may_be_nan(key: str) -> None:
     ("values", "key", "wanted"),
     [
         # Zero where something is counted or divided by.
-        ({"sampling__temperature": 0.0}, "sampling.temperature", "> 0"),
+        ({"sampling__temperature": -1.0}, "sampling.temperature", ">= 0"),
         ({"eval__samples": 0}, "eval.samples", "> 0"),
         ({"checkpoint__every": 0}, "checkpoint.every", "> 0"),
         # Shares.
@@ -208,7 +209,11 @@ def test_no_number_may_be_nan(key: str) -> None:
             "data.correction_template",
             "{question} once",
         ),
-        ({"sampling__prompt_buckets": (24, 0)}, "sampling.prompt_buckets", "> 0"),
+        ({"sampling__prefill_widths": (24, 0)}, "sampling.prefill_widths", "> 0"),
+        ({"sampling__top_p": 0.0}, "sampling.top_p", "(0, 1]"),
+        ({"sampling__min_p": 1.5}, "sampling.min_p", "[0, 1]"),
+        ({"sampling__stop_strings": ("</s>", "")}, "sampling.stop_strings", "none empty"),
+        ({"sampling__cache_dtype": "float8"}, "sampling.cache_dtype", "'bfloat16'"),
         ({"eval__pass_at": (0,)}, "eval.pass_at", "between 1 and eval.samples = 8"),
         ({"eval__pass_at": (1, 9)}, "eval.pass_at", "between 1 and eval.samples = 8"),
         ({"eval__corrected_attempts": 9}, "eval.corrected_attempts", "<= eval.samples = 8"),
@@ -313,3 +318,24 @@ def test_a_reader_is_told_from_a_namesake() -> None:
     )
     found = set(reads(source)) & DEFAULTS.keys()
     assert found == {"optimizer.b1", "replay.adaptive", "health.patience", "eval.every", "seed"}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("temperature", 0.0, "nothing would be learned"),
+        ("top_k", 50, "biased"),
+        ("top_p", 0.95, "biased"),
+        ("min_p", 0.05, "biased"),
+        ("min_new_tokens", 1, "biased"),
+    ],
+)
+def test_training_refuses_sampling_that_biases_the_ratio(key: str, value: Any, reason: str) -> None:
+    """Other modes take it."""
+    config = resolve(nested(**{f"sampling__{key}": value}))
+    with pytest.raises(CipoError, match=rf"config\.sampling\.{key}: got {value}, .*{reason}"):
+        check_training(config)
+
+
+def test_training_takes_what_does_not_bias() -> None:
+    check_training(resolve(nested(sampling__temperature=0.7, sampling__stop_strings=("</s>",))))

@@ -105,6 +105,38 @@ def test_rates_by_hand() -> None:
     assert quoted == list(itertools.product("abc", "01"))
 
 
+def test_given_attempts_are_corrected_besides() -> None:
+    prompts = {name: Prompt(Problem(name, "?"), np.array([1])) for name in FIRST}
+    nothing = Completion(np.zeros(0, np.int32), np.zeros(0, np.float32), True)
+    given = [
+        Attempt(prompts[name], nothing, "0", Verdict(outcome))
+        for name, outcome in (("a", Outcome.CORRECT), ("b", Outcome.WRONG), ("c", Outcome.WRONG))
+    ]
+    attempter = Attempter(FIRST)
+    metrics, attempts = evaluate(
+        attempter,
+        PARAMS,
+        list(prompts.values()),
+        lambda anchor: Prompt(anchor.problem, np.array([1, 2]), anchor=anchor),
+        samples=4,
+        pass_at=(1,),
+        corrected_attempts=2,
+        given=given,
+        key=jax.random.key(5),
+    )
+    values = plain_values(metrics)
+    rates = {"accuracy_before": 1 / 3, "accuracy_after": 1, "r2r": 1, "r2w": 0, "w2r": 1}
+    shown = {k: v for k, v in values.items() if k.startswith("given/")}
+    assert shown == pytest.approx({f"given/{k}": v for k, v in rates.items()})
+    # What is said of own attempts is as without.
+    alone, _, _ = run(corrected_attempts=2)
+    assert {k: values[k] for k in alone if k.startswith("corr")} == {
+        k: v for k, v in alone.items() if k.startswith("corr")
+    }
+    assert [a.prompt.anchor for a in attempts[-3:]] == given
+    assert len({str(call[2]) for call in attempter.calls}) == 3
+
+
 def test_the_passes_draw_from_different_keys() -> None:
     _, _, attempter = run(corrected_attempts=1)
     first, second = attempter.calls

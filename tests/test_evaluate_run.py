@@ -13,11 +13,12 @@ from verifiers.sandboxes import open_or_skip
 from cipo_jax import evaluate_run as module
 from cipo_jax.archive import read_attempts
 from cipo_jax.build import fresh_params, open_parts
-from cipo_jax.checkpoint import Checkpoints, claim_workdir
+from cipo_jax.checkpoint import Checkpoints
 from cipo_jax.config import Config, default_config, provenance, resolve
 from cipo_jax.data.suites import CORRECT, CRITIQUE, SUITES
 from cipo_jax.evaluate_run import _choose_step, evaluate_run
 from cipo_jax.main import run as command
+from cipo_jax.run_directory import claim_workdir
 from cipo_jax.types import CipoError
 
 FIXTURES = Path(__file__).parent / "fixtures" / "suites"
@@ -58,6 +59,7 @@ def run(tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_every_suite_end_to_end(run: Path, tokenizer: Path) -> None:
     open_or_skip()
     config = tiny_config(tokenizer, suites=tuple(SUITES), suite_samples=2, name="all")

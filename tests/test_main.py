@@ -30,6 +30,13 @@ SMOKE = f"--config={ROOT / 'configs' / 'smoke.py'}"
         ([SMOKE, "--config.data.train=nowhere.jsonl"], r"nowhere\.jsonl"),
         ([SMOKE, "--config.init_from=nowhere"], r"config\.init_from"),
         ([SMOKE, "--config.verifier.kind=no.such:thing"], r"no\.such"),
+        ([SMOKE, "--config.verifier=no.such:thing"], r"no\.such"),
+        (
+            [SMOKE, "--config.verifier.extraction=('box',)"],
+            r"verifier\.extraction\[0\]: got 'box'.*did you mean 'boxed'",
+        ),
+        ([SMOKE, "--config.verifier.extraction=()"], "at least one rule"),
+        ([SMOKE, "--config.verifier.reward_wrong=1.0"], "more than any other outcome"),
         ([SMOKE, "extra"], "unexpected arguments"),
     ],
 )
@@ -50,6 +57,34 @@ def test_a_file_of_answers_is_graded(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "correct" in printed and "wrong" in printed
     with pytest.raises(CipoError, match="--input is missing"):
         run(["cipo_jax", SMOKE, "--mode=verify"])
+
+
+@pytest.mark.parametrize("flag", ["--config.verifier", "--config.verifier.kind"])
+def test_an_own_verifier_may_be_a_file(
+    flag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own.py").write_text("def longest(problem, text): return len(text) < 5\n")
+    file = tmp_path / "answers.jsonl"
+    file.write_text('{"answer": "", "text": "four"}\n{"answer": "", "text": "seventeen"}\n')
+    arguments = [SMOKE, "--mode=verify", f"--input={file}"]
+    run(["cipo_jax", *arguments, f"{flag}={tmp_path / 'own.py'}:longest"])
+    printed = capsys.readouterr().out
+    assert "correct           1" in printed and "wrong             1" in printed
+    run(["cipo_jax", *arguments, flag, f"{tmp_path / 'own.py'}:longest"])
+    assert "correct           1" in capsys.readouterr().out
+    with pytest.raises(CipoError, match="config.verifier.kind: got 'own'"):
+        run(["cipo_jax", *arguments, "--config.verifier=own"])
+
+
+def test_the_rules_of_extraction_reach_the_verifier(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "answers.jsonl"
+    file.write_text('{"answer": "3", "text": "#### 3\\nor \\\\boxed{4}"}\n')
+    for rules, count in (("('hashes','boxed')", 1), ("('boxed','hashes')", 0)):
+        flag = f"--config.verifier.extraction={rules}"
+        run(["cipo_jax", SMOKE, "--mode=verify", f"--input={file}", flag])
+        assert f"correct           {count}" in capsys.readouterr().out
 
 
 def test_a_config_file_with_a_wrong_key_is_named(tmp_path: Path) -> None:

@@ -1,16 +1,18 @@
 """Bad problems are found at the start, and left out only where the config says so."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cipo_jax import problem_sets
 from cipo_jax.config import Config, default_config, resolve
 from cipo_jax.data.generated import split_of
 from cipo_jax.data.tokenizer import load_tokenizer
-from cipo_jax.types import CipoError
+from cipo_jax.types import CipoError, Prompt
 
 TOKENIZER = load_tokenizer("bytes")
 EVALUATED = "A farmer has 3 hens and each of them lays 2 eggs on every day of the week."
@@ -112,3 +114,31 @@ def test_a_generator_keeps_its_splits_apart() -> None:
         source = problem_sets.open_training(c, tokenizer, split).source
         assert {split_of(p.id) for p in source.batch(0, 50)} == {split}
     assert {split_of(p.id) for p in problem_sets.open_evaluation(c).source.first(50)} == {"test"}
+
+
+# Attempts that an embedded task makes.
+
+
+def test_given_attempts_are_a_property_of_the_problem() -> None:
+    raw = default_config()
+    raw.eval.given_attempts = 3
+    problems = problem_sets.open_evaluation(resolve(raw)).source.first(5)
+    prompts = [Prompt(problem, np.zeros(1, np.int32)) for problem in problems]
+    given = problem_sets.given_attempts(resolve(raw), prompts)
+    assert [a.correct for a in given] == [False, False, False, True] * 5
+    for attempt in given:
+        assert attempt.text.endswith(f"{{{attempt.problem.answer}}}") == attempt.correct
+    assert len({a.text for a in given[:3]}) > 1
+    # Whatever the seed, and whoever else is asked.
+    raw.seed = 7
+    again = problem_sets.given_attempts(resolve(raw), prompts[2:3])
+    assert [a.text for a in again] == [a.text for a in given[8:12]]
+    raw.eval.given_attempts = 0
+    assert problem_sets.given_attempts(resolve(raw), prompts) == []
+
+
+def test_given_attempts_need_an_embedded_task(files: tuple[Path, Path]) -> None:
+    c = config(files)
+    c = dataclasses.replace(c, eval=dataclasses.replace(c.eval, given_attempts=1))
+    with pytest.raises(CipoError, match="config.eval.given_attempts: got 1, wanted 0 with"):
+        problem_sets.given_attempts(c, [])

@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 
 from cipo_jax.statistics import (
+    difference_by_seed,
     estimate,
     majority_at_k,
     mcnemar,
+    over_seeds,
     paired_difference,
     pass_at_k,
+    t_interval,
 )
 
 
@@ -164,3 +167,52 @@ def test_mcnemar_is_the_sign_test() -> None:
     tail = sum(math.comb(10, i) for i in (0, 1)) / 2**10
     assert mcnemar(a, b) == (9, 1, pytest.approx(2 * tail))
     assert mcnemar(a, a) == (0, 0, 1.0)
+
+
+# Over seeds.
+
+
+def seeds_and_problems(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """[5, 300] numerators and denominators of a rate whose seeds and problems both vary."""
+    below = random.integers(1, 5, (5, 300)).astype(float)
+    rate = 0.3 + 0.1 * random.random((5, 1)) + 0.2 * random.random((1, 300))
+    return random.binomial(below.astype(int), rate).astype(float), below
+
+
+def test_over_seeds_is_the_mean_of_the_seeds_ratios() -> None:
+    above, below = seeds_and_problems(np.random.default_rng(5))
+    e = over_seeds(above, below)
+    ratios = above.sum(axis=1) / below.sum(axis=1)
+    assert e.value == pytest.approx(ratios.mean())
+    assert e.low < e.value < e.high
+    # Between what seeds alone and what seeds and problems independently would give.
+    of_seeds = ratios.std() / math.sqrt(5)
+    assert of_seeds < e.stderr < of_seeds + 0.03
+    one = over_seeds(above[:1], below[:1])
+    assert one.stderr == pytest.approx(estimate(above[0], below[0]).stderr, rel=0.1)
+
+
+def test_a_seed_that_cannot_be_counted_is_refused() -> None:
+    with pytest.raises(ValueError, match="a seed without denominators"):
+        over_seeds(np.zeros((2, 3)), np.array([[1, 1, 1], [0, 0, 0]]))
+
+
+def test_differences_by_seed_cancel_what_a_seed_and_a_problem_share() -> None:
+    above, below = seeds_and_problems(np.random.default_rng(6))
+    better = above + 0.05 * below
+    d = difference_by_seed((better, below), (above, below))
+    assert (d.value, d.low, d.high) == pytest.approx((0.05, 0.05, 0.05))
+    assert d.p < 0.001
+    assert difference_by_seed((above, below), (above, below)).p == 1.0
+    # The same methods with the seeds of one in another order are no longer paired.
+    crossed = difference_by_seed((better[::-1], below[::-1]), (above, below))
+    assert crossed.high - crossed.low > 0.02
+    with pytest.raises(ValueError, match="wanted the same seeds"):
+        difference_by_seed((better, below), (above[:2], below[:2]))
+
+
+def test_the_t_interval_covers_the_mean_as_often_as_it_says() -> None:
+    random = np.random.default_rng(7)
+    intervals = [t_interval(random.normal(size=5)) for _ in range(2000)]
+    assert np.mean([low < 0 < high for low, high in intervals]) == pytest.approx(0.95, abs=0.015)
+    assert t_interval(np.array([1.0])) == (-math.inf, math.inf)

@@ -17,7 +17,7 @@ from cipo_jax.types import CipoError, Demonstration, Problem
 # that no seed or size can move a test problem into training.
 _SPLIT_BUCKETS = {"train": range(3, 16), "dev": range(2, 3), "test": range(2)}
 # Separate random streams, so that equal seeds and steps do not correlate different uses.
-_STREAMS = {"train": 0, "dev": 1, "test": 2, "demonstrations": 3}
+_STREAMS = {"train": 0, "dev": 1, "test": 2, "demonstrations": 3, "given": 4}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Task:
     first_stream: int
 
     def stream(self, use: str) -> int:
-        """The random stream of "train", "dev", "test" or "demonstrations"."""
+        """The random stream of "train", "dev", "test", "demonstrations" or "given"."""
         return self.first_stream + _STREAMS[use]
 
 
@@ -133,6 +133,15 @@ class GeneratedDemonstrations:
         is_right = rng.random() < self.right_share
         previous = worked if is_right else self.task.corrupt(problem, rng)
         return Demonstration(problem, worked, previous_attempt=previous)
+
+
+def given_solutions(task: Task, problem: Problem, wrong: int) -> list[tuple[str, bool]]:
+    """`wrong` wrong solutions of a problem and the right one last, each with whether it is right:
+    a function of the problem alone."""
+    seed = int.from_bytes(hashlib.sha256(problem.id.encode()).digest()[:8])
+    rng = np.random.default_rng([seed, task.stream("given")])
+    solutions = [(task.corrupt(problem, rng), False) for _ in range(wrong)]
+    return [*solutions, (task.solution(problem), True)]
 
 
 def _check_operations(minimum: int, maximum: int) -> None:

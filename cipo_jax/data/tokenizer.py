@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from cipo_jax.data import small_programs
+from cipo_jax.data import digit_lists, small_programs
 from cipo_jax.types import CipoError
 
 _GENERATION = "generation_config.json"
@@ -68,9 +68,9 @@ def load_tokenizer(name: str, thinking: str = "") -> Tokenizer:
     """The tokenizer called `name`.
 
     Args:
-      name: "char" or "char_code" (embedded, for the embedded tasks), "bytes" (one token per UTF-8
-        byte, for any text), a directory with Hugging Face tokenizer files, or a sentencepiece
-        `*.model` file.
+      name: "char", "char_code" or "char_lists" (embedded, for the embedded tasks), "bytes" (one
+        token per UTF-8 byte, for any text), a directory with Hugging Face tokenizer files, or a
+        sentencepiece `*.model` file.
       thinking: "on" or "off" sets the chat template's `enable_thinking` (Qwen3); "" leaves it.
 
     Raises:
@@ -87,18 +87,20 @@ def load_tokenizer(name: str, thinking: str = "") -> Tokenizer:
         return CharTokenizer()
     if name == "char_code":
         return CharTokenizer(small_programs.CHARACTERS, small_programs.PHRASES)
+    if name == "char_lists":
+        return CharTokenizer(phrases=digit_lists.PHRASES)
     if name == "bytes":
         return ByteTokenizer()
     if path.suffix == ".model":
         return SentencePieceTokenizer(path)
     raise CipoError(
-        f"tokenizer: got {name!r}, wanted 'char', 'char_code', 'bytes', an existing directory with "
-        "Hugging Face tokenizer files, or a sentencepiece *.model file"
+        f"tokenizer: got {name!r}, wanted 'char', 'char_code', 'char_lists', 'bytes', an existing "
+        "directory with Hugging Face tokenizer files, or a sentencepiece *.model file"
     )
 
 
 class CharTokenizer:
-    """The embedded tokenizer of the arithmetic task, and with other pieces of the code task.
+    """The embedded tokenizer of the arithmetic task, and with more pieces of the other two.
 
     One piece per digit, sign and lower-case letter, so that the model sees numbers digit by digit;
     the phrases of the default templates and `\\boxed{` are single pieces, which shortens prompts.

@@ -71,9 +71,16 @@ def put_batch(batch: TrainBatch, mesh: Mesh, rows: tuple[str, ...]) -> TrainBatc
     """Moves a batch to the devices: arrays [U, M, R, ...] split over the mesh axes `rows` along
     R."""
     by_rows, whole = NamedSharding(mesh, P(None, None, rows)), NamedSharding(mesh, P())
-    counts = None if batch.token_counts is None else jax.device_put(batch.token_counts, whole)
-    arrays = jax.device_put(batch._replace(token_counts=None), by_rows)
+    counts = None if batch.token_counts is None else _put(batch.token_counts, whole)
+    arrays = jax.tree.map(lambda x: _put(x, by_rows), batch._replace(token_counts=None))
     return arrays._replace(token_counts=counts)
+
+
+def _put(x: Any, sharding: NamedSharding) -> jax.Array:
+    """An array that all hosts have, on the devices; each host moves what its own devices hold."""
+    if sharding.is_fully_addressable or isinstance(x, jax.Array):
+        return jax.device_put(x, sharding)
+    return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
 
 def abstract_batch(

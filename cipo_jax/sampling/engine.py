@@ -322,7 +322,8 @@ class Engine:
 
     def _prefill_call(self, calls: list[list[tuple[Prompt, int]]], width: int, most: int) -> None:
         """Prefills a stretch of every listed prompt (per row shard), padded to `width`."""
-        rows = row_bucket(most, max(len(call) for call in calls))
+        # Coarser than for decoding: prompts are prefilled once, and few programs are compiled.
+        rows = row_bucket(most, max(len(call) for call in calls), step=4)
         tokens, start, lengths, table = prefill_arrays(calls, rows, width, self._table_width)
         context = -(-int(start.max()) // self.settings.page_size)
         if context:  # a power of two, so that few programs serve all lengths
@@ -344,11 +345,10 @@ class Engine:
         self._pools[prompt.shard].release(prompt.pages)
         prompt.pages, prompt.filled, prompt.begun = [], 0, False
 
-    def _drop_waiting(self, shard: int, but: Prompt | None = None) -> None:
-        """Takes the pages of a shard's waiting prompts away, except `but`'s."""
+    def _drop_waiting(self, shard: int) -> None:
+        """Takes the pages of a shard's waiting prompts away."""
         for request in self._queues[shard]:
-            if request.prompt is not but:
-                self._drop_prompt(request.prompt)
+            self._drop_prompt(request.prompt)
 
     # Slots.
 
@@ -374,10 +374,8 @@ class Engine:
                 request = queue[0]
                 prompt = request.prompt
                 pages = self._pages_of_sample(prompt)
-                if pages is None and not live:
-                    self._drop_waiting(shard, but=prompt)
-                    pages = self._pages_of_sample(prompt)
                 if pages is None:
+                    assert live, "prompts are begun only where rows keep room to grow"
                     break
                 queue.popleft()
                 row = Row(request, free.pop(), shard, pages)

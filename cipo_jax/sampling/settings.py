@@ -113,10 +113,10 @@ def prefill_widths(settings: EngineSettings) -> tuple[int, ...]:
     return tuple(widths)
 
 
-def row_bucket(most: int, wanted: int) -> int:
-    """The smallest of `most`, its half, its quarter, ... that holds `wanted` rows; 8 is the last
-    to be halved."""
+def row_bucket(most: int, wanted: int, step: int = 2) -> int:
+    """The smallest of `most`, its half, its quarter, ... that holds `wanted` rows; with another
+    `step` than 2, other shares. Programs of 8 rows or fewer are not made smaller."""
     rows = most
-    while rows > 8 and -(-rows // 2) >= wanted:
-        rows = -(-rows // 2)
+    while rows > 8 and -(-rows // step) >= wanted:
+        rows = -(-rows // step)
     return rows

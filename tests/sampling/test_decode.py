@@ -1,89 +1,123 @@
-"""The two device programs, called by hand: early exit, the end of a chunk, empty slots."""
+"""The decode chunk by itself: when it ends, what it leaves alone, and that it copies no cache."""
 
-import dataclasses
 import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_models
+import tiny_engines
+from tiny_engines import CONFIG, LIMIT, STOP, params
 
-from cipo_jax.sampling.decode import DecodeSettings, DecodeState, decode_chunk, prefill
+from cipo_jax.policy.paged import empty_pages
+from cipo_jax.sampling import decode
+from cipo_jax.sampling.choose import Choice
+from cipo_jax.sampling.decode import ChunkResult, Slots, decode_chunk, empty_slots
+from cipo_jax.sampling.plan import chunk_plan
+from cipo_jax.sampling.requests import Prompt, Request, Row
 
-CONFIG = dataclasses.replace(
-    tiny_models.TINY_CONFIG,
-    vocab_size=16,
-    num_layers=2,
-    d_model=16,
-    head_dim=8,
-    mlp_dim=24,
-    qk_norm=False,
-)
-STOP = (1, 7, 9)
-SETTINGS = DecodeSettings(max_new_tokens=14, chunk=5, temperature=1.0, stop_ids=STOP)
-PROMPTS = np.array([[0, 0, 3, 4], [5, 6, 7, 8], [0, 0, 0, 0]], np.int32)  # the last one is empty
-LENGTHS = np.array([2, 4, 0], np.int32)
+SLOTS, CHUNK, PAGE, WIDTH = 8, 5, 4, 5
+
+
+def rows(limits: dict[int, int]) -> list[Row]:
+    """A row in each slot of `limits`, at the start of a prompt of one token."""
+    made = []
+    for slot, limit in limits.items():
+        prompt = Prompt(np.array([slot + 2], np.int32), shard=0, waiting=0)
+        request = Request(slot, np.zeros(2, np.uint32), 1.0, limit, prompt, prompt.tokens, slot)
+        made.append(Row(request, slot, 0, list(range(WIDTH * slot, WIDTH * (slot + 1)))))
+    return made
+
+
+def arguments(limits: dict[int, int], fresh: bool = True) -> tuple[Any, Any, Any]:
+    """pages, slots, plan."""
+    c, members = CONFIG, rows(limits)
+    pages = empty_pages(c.num_layers, SLOTS * WIDTH, PAGE, c.num_kv_heads, c.head_dim, "float32")
+    plan = chunk_plan(
+        [members], 8, members if fresh else [], [[]], slots=SLOTS, width=WIDTH, page_size=PAGE
+    )
+    return pages, empty_slots(SLOTS), plan
 
 
 @pytest.fixture(scope="module")
-def programs() -> tuple[DecodeState, Any]:
-    """The state after prefill (3 prompts, 2 samples each) and the compiled chunk."""
-    params = tiny_models.tiny_params(CONFIG)
-    start = jax.jit(functools.partial(prefill, CONFIG, (), SETTINGS, 2))
-    state = start(params, PROMPTS, LENGTHS, jnp.arange(6), jax.random.key(2))
-    chunk = jax.jit(functools.partial(decode_chunk, CONFIG, (), SETTINGS, params))
-    return state, chunk
+def chunk() -> Any:
+    """The compiled chunk, and the number of steps it has taken."""
+    steps: list[int] = []
+    real = decode.choose_tokens
+
+    def counted(*args: Any) -> Any:
+        jax.debug.callback(lambda: steps.append(1))
+        return real(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decode, "choose_tokens", counted)
+        program = jax.jit(
+            functools.partial(decode_chunk, CONFIG, (), Choice(stop_ids=STOP), CHUNK, params())
+        )
+        program(*arguments({}))  # traced while patched
+
+    def run(limits: dict[int, int], slots: Slots | None = None) -> Any:
+        steps.clear()
+        pages, empty, plan = arguments(limits, fresh=slots is None)
+        out = jax.device_get(program(pages, slots or empty, plan))
+        jax.effects_barrier()
+        return *out, len(steps)
+
+    return run
 
 
-def test_prefill_sets_up_the_rows(programs: tuple[DecodeState, Any]) -> None:
-    state, _ = programs
-    assert state.done.tolist() == [False] * 4 + [True] * 2
-    assert state.last[:4].tolist() == [4, 4, 8, 8]
-    assert state.positions[:4].tolist() == [1, 1, 3, 3]
-    # All of the prompt but its last token, and room for all but the last of the completion.
-    assert state.cache.segments.shape == (6, 3 + 14)
-    assert state.cache.segments[:, :3].sum(axis=1).tolist() == [1, 1, 3, 3, 0, 0]
-    assert int(state.cache.used) == 3
-    # The samples of a group share the prompt's keys and values.
-    np.testing.assert_array_equal(state.cache.k[:, 0], state.cache.k[:, 1])
-    assert (np.asarray(state.cache.k[:, 2, :3]) != 0).any()
+def test_it_ends_with_the_last_row_and_not_before(chunk: Any) -> None:
+    _, slots, result, steps = chunk({0: 2, 3: 3, 4: 1})
+    lengths = np.count_nonzero(result.logprobs, axis=0)
+    assert steps == result.sampled.max() == lengths.max() <= 3
+    assert result.sampled.tolist()[:3] == lengths.tolist()[:3] and not result.live.any()
+    # Rows beyond the three, and the slots that no row names, are as they were.
+    assert not lengths[3:].any() and not np.delete(slots.sampled, [0, 3, 4]).any()
+    assert slots.sampled[[0, 3, 4]].tolist() == result.sampled[:3].tolist()
 
 
-def test_chunks_end_on_time_and_rows_that_are_done_stay_as_they_are(
-    programs: tuple[DecodeState, Any],
-) -> None:
-    state, chunk = programs
-    steps = [0]
-    while True:
-        before, state = state, chunk(state)
-        if int(state.step) == steps[-1]:
-            break
-        steps.append(int(state.step))
-        finished = np.asarray(before.done)
-        for name in ("tokens", "logprobs", "lengths"):
-            old, new = (np.asarray(getattr(s, name))[finished] for s in (before, state))
-            np.testing.assert_array_equal(new, old)
-    lengths = np.asarray(state.lengths)
-    # It ends with the longest row, neither at the limit nor at the end of a chunk.
-    longest = int(lengths.max())
-    assert bool(state.done.all())
-    assert 5 < longest < 14 and longest % 5
-    assert steps == [*range(0, longest, 5), longest]
-    assert lengths[:4].min() >= 1 and lengths[4:].tolist() == [0, 0]
-    for row, length in enumerate(lengths):
-        tokens = np.asarray(state.tokens[row])
-        assert not np.isin(tokens[: length - 1] if length else [], STOP).any()
-        assert length == 0 or tokens[length - 1] in STOP
-        assert not tokens[length:].any() and not np.asarray(state.logprobs[row, length:]).any()
+def test_it_ends_at_the_chunk_and_goes_on_in_the_next(chunk: Any) -> None:
+    everywhere = dict.fromkeys(range(SLOTS), LIMIT)
+    _, slots, first, steps = chunk(everywhere)
+    assert steps == CHUNK and first.live.any()
+    _, later, second, steps = chunk(everywhere, slots)
+    assert 1 <= steps <= CHUNK
+    for i in range(SLOTS):
+        tokens = first.tokens[: first.sampled[i], i]
+        stopped = bool(np.isin(tokens[-1], STOP))
+        assert first.live[i] != stopped and (stopped or first.sampled[i] == CHUNK)
+        if stopped:  # nothing more is drawn
+            assert second.sampled[i] == first.sampled[i] and not second.tokens[:, i].any()
+        else:
+            assert second.sampled[i] > CHUNK and later.position[i] == second.sampled[i]
 
 
-def test_the_limit_ends_a_chunk(programs: tuple[DecodeState, Any]) -> None:
-    state, chunk = programs
-    late = dataclasses.replace(state, step=jnp.asarray(12, jnp.int32))
-    assert int(chunk(late).step) == 14
-    over = dataclasses.replace(state, step=jnp.asarray(14, jnp.int32))
-    assert int(chunk(over).step) == 14
-    nothing_left = dataclasses.replace(state, done=jnp.ones(6, bool))
-    assert int(chunk(nothing_left).step) == 0
+def test_nothing_live_takes_no_step(chunk: Any) -> None:
+    pages, _, result, steps = chunk({})
+    assert steps == 0 and not result.tokens.any() and not pages.any()
+
+
+def test_the_cache_is_updated_in_place() -> None:
+    """Donated pages come back as the result: the program holds the cache once."""
+    pages, slots, plan = arguments({0: 2})
+    program = jax.jit(
+        functools.partial(decode_chunk, CONFIG, (), Choice(stop_ids=STOP), CHUNK),
+        donate_argnums=(1, 2),
+    )
+    memory = program.lower(params(), pages, slots, plan).compile().memory_analysis()
+    assert memory.alias_size_in_bytes >= pages.nbytes
+
+
+def test_the_engine_donates_its_cache() -> None:
+    sampler = tiny_engines.sampler()
+    sampler()
+    held = sampler.engine._pages
+    assert held is not None
+    sampler(key=1)
+    assert held.is_deleted()
+
+
+def test_result_has_a_row_for_each_of_the_plan(chunk: Any) -> None:
+    _, _, result, _ = chunk({1: 1})
+    assert isinstance(result, ChunkResult)
+    assert {x.shape[-1] for x in jax.tree.leaves(result)} == {8}

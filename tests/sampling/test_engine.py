@@ -1,103 +1,40 @@
-"""The sampler as its callers see it: what a completion is, and what it does not depend on."""
+"""Completions as callers see them: what they are, and what they do not depend on."""
 
-import dataclasses
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
-import tiny_models
+import tiny_engines
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_engines import (
+    CONFIG,
+    LIMIT,
+    LONGEST,
+    PROMPTS,
+    SAMPLES,
+    STOP,
+    TEMPERATURE,
+    VOCAB,
+    Ask,
+    Completions,
+    assert_same,
+    assert_teacher_forced,
+    completions,
+    params,
+    sampler,
+)
 
 from cipo_jax.policy import model, sharding
-from cipo_jax.sampling import engine
-from cipo_jax.sampling.decode import DecodeSettings, decode_chunk
-from cipo_jax.types import CipoError, Completion
+from cipo_jax.sampling.choose import Choice
+from cipo_jax.types import CipoError
 
-VOCAB, LIMIT, STOP = 16, 12, (1, 7)
-CONFIG = dataclasses.replace(
-    tiny_models.TINY_CONFIG,
-    vocab_size=VOCAB,
-    num_layers=2,
-    d_model=16,
-    head_dim=8,
-    mlp_dim=24,
-    qk_norm=False,
-)
-SETTINGS = DecodeSettings(max_new_tokens=LIMIT, chunk=4, temperature=0.8, stop_ids=STOP)
-PROMPTS = [
-    np.random.default_rng(length).integers(0, VOCAB, length).astype(np.int32)
-    for length in (3, 8, 1, 5, 5, 7, 2)
-]
-SAMPLES = 2
-KEY = 0
-
-Completions = dict[int, Completion]
-
-
-@functools.cache
-def params() -> model.Params:
-    return jax.device_get(tiny_models.tiny_params(CONFIG))
-
-
-class Sampler:
-    """A sampler on a mesh of its own that counts the decode steps it has run."""
-
-    def __init__(
-        self,
-        slots: int = 8,
-        buckets: Sequence[int] = (8,),
-        sizes: tuple[int, int, int] = (1, 1, 1),
-        **settings: Any,
-    ) -> None:
-        self.mesh = sharding.make_mesh(*sizes, devices=jax.devices()[: int(np.prod(sizes))])
-        self.params = jax.device_put(params(), model.param_shardings(CONFIG, self.mesh))
-        self.steps: list[int] = []
-
-        def watched(*args: Any) -> Any:
-            state = decode_chunk(*args)
-            if sizes == (1, 1, 1):
-                jax.debug.callback(lambda step: self.steps.append(int(step)), state.step)
-            return state
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(engine, "decode_chunk", watched)
-            self.sample = engine.make_sampler(
-                CONFIG, self.mesh, dataclasses.replace(SETTINGS, **settings), slots, buckets
-            )
-
-    def in_order(
-        self, prompts: Sequence[np.ndarray] = PROMPTS, key: int = KEY
-    ) -> list[tuple[int, Completion]]:
-        with jax.set_mesh(self.mesh):
-            return list(self.sample(self.params, prompts, SAMPLES, jax.random.key(key)))
-
-    def __call__(self, prompts: Sequence[np.ndarray] = PROMPTS, key: int = KEY) -> Completions:
-        pairs = self.in_order(prompts, key)
-        assert len(dict(pairs)) == len(pairs)
-        return dict(pairs)
-
-
-@functools.cache
-def standard() -> Sampler:
-    """Eight slots: four prompts of two samples a wave, so two waves for `PROMPTS`."""
-    return Sampler()
-
-
-@functools.cache
-def completions() -> Completions:
-    return standard()()
-
-
-def assert_same(got: Completions, wanted: Completions, tolerance: float = 1e-5) -> None:
-    assert got.keys() == wanted.keys()
-    for request, completion in wanted.items():
-        np.testing.assert_array_equal(got[request].tokens, completion.tokens)
-        np.testing.assert_allclose(
-            got[request].logprobs, completion.logprobs, rtol=0, atol=tolerance
-        )
-        assert got[request].finished == completion.finished
+# Pages for the longest request and one more; and the device a chunk ahead of the host.
+CRAMPED: dict[str, Any] = {"cache_tokens": 28}
+AHEAD: dict[str, Any] = {"cache_tokens": 40, "dispatch_ahead": True}
+PROMPT_OF = {r: PROMPTS[r // SAMPLES] for r in range(len(PROMPTS) * SAMPLES)}
 
 
 # What a completion is.
@@ -117,131 +54,246 @@ def test_completions_end_with_a_stop_token_or_at_the_limit() -> None:
     assert {int(c.tokens[-1]) for c in completions().values()} > set(STOP)
 
 
-@functools.cache
-def scorer() -> Any:
-    return jax.jit(functools.partial(model.token_logprobs, CONFIG))
-
-
-def assert_teacher_forced(results: Completions, temperature: float) -> None:
-    """Each completion's log-probs are the trainer's, computed without a cache."""
-    width = 8 + LIMIT
-    tokens = np.zeros((len(results), width), np.int32)
-    segments = np.zeros_like(tokens)
-    spans = []
-    for row, (request, completion) in enumerate(sorted(results.items())):
-        prompt = PROMPTS[request // SAMPLES]
-        spans.append(slice(len(prompt), len(prompt) + len(completion.tokens)))
-        tokens[row, : spans[-1].stop] = [*prompt, *completion.tokens]
-        segments[row, : spans[-1].stop] = 1
-    positions = np.broadcast_to(np.arange(width, dtype=np.int32), tokens.shape)
-    logprobs, _ = jax.device_get(scorer()(params(), tokens, positions, segments, temperature))
-    for row, (_, completion) in enumerate(sorted(results.items())):
-        np.testing.assert_allclose(completion.logprobs, logprobs[row, spans[row]], atol=1e-5)
-
-
 def test_logprobs_are_those_of_teacher_forcing() -> None:
-    assert_teacher_forced(completions(), SETTINGS.temperature)
+    assert_teacher_forced(completions(), PROMPT_OF, TEMPERATURE)
 
 
-def test_greedy_is_the_argmax_of_full_forward_passes() -> None:
-    results = Sampler(temperature=0.0)()
-    assert_teacher_forced(results, 1.0)
+def test_temperature_is_a_requests_own() -> None:
+    """Greedy beside hot ones, in one batch; greedy is the argmax of full forward passes."""
+    asked = [Ask(i, prompt, temperature=0.0) for i, prompt in enumerate(PROMPTS)]
+    hot = [Ask(100 + i, prompt, temperature=2.0) for i, prompt in enumerate(PROMPTS)]
+    results = sampler().serve([x for pair in zip(asked, hot, strict=True) for x in pair])
+    by_id = {ask.id: ask.prompt for ask in (*asked, *hot)}
+    greedy = {r: c for r, c in results.items() if r < 100}
+    assert_teacher_forced(greedy, by_id, 1.0)
+    assert_teacher_forced({r: c for r, c in results.items() if r >= 100}, by_id, 2.0)
+    for i, wanted in enumerate(greedy_tokens()):
+        first_stop = next((t for t, token in enumerate(wanted, 1) if token in STOP), LIMIT)
+        assert greedy[i].tokens.tolist() == wanted[:first_stop]
+
+
+def greedy_tokens() -> list[list[int]]:
+    """LIMIT most likely tokens after each prompt, by full forward passes."""
 
     @jax.jit
     def most_likely(params, tokens, positions, segments):
         hidden, _ = model.hidden_states(CONFIG, params, tokens, positions, segments)
         return model.unembed(CONFIG, params, hidden).argmax(axis=-1)
 
-    tokens = np.zeros((len(PROMPTS), 8 + LIMIT), np.int32)
+    tokens = np.zeros((len(PROMPTS), LONGEST + LIMIT), np.int32)
     for row, prompt in enumerate(PROMPTS):
         tokens[row, : len(prompt)] = prompt
-    positions = np.broadcast_to(np.arange(8 + LIMIT, dtype=np.int32), tokens.shape)
+    positions = np.broadcast_to(np.arange(LONGEST + LIMIT, dtype=np.int32), tokens.shape)
     ends = np.array([len(p) for p in PROMPTS])
     rows = np.arange(len(PROMPTS))
     for step in range(LIMIT):
         segments = (positions < (ends + step)[:, None]).astype(np.int32)
         following = np.asarray(most_likely(params(), tokens, positions, segments))
         tokens[rows, ends + step] = following[rows, ends + step - 1]
-    for request, completion in results.items():
-        i = request // SAMPLES
-        wanted = tokens[i, ends[i] : ends[i] + LIMIT].tolist()
-        first_stop = next((t for t, token in enumerate(wanted, 1) if token in STOP), LIMIT)
-        assert completion.tokens.tolist() == wanted[:first_stop]
+    return [tokens[i, end : end + LIMIT].tolist() for i, end in enumerate(ends)]
+
+
+def test_samples_of_a_group_and_calls_with_another_key_differ() -> None:
+    groups = [
+        {tuple(completions()[SAMPLES * i + j].tokens.tolist()) for j in range(SAMPLES)}
+        for i in range(len(PROMPTS))
+    ]
+    assert sum(len(group) == SAMPLES for group in groups) >= len(PROMPTS) - 1
+    # The same prompt twice is two requests.
+    twice = sampler()([PROMPTS[3], PROMPTS[3]])
+    assert twice[0].tokens.tolist() != twice[SAMPLES].tokens.tolist()
+    other = sampler()(key=1)
+    same = sum(other[r].tokens.tolist() == c.tokens.tolist() for r, c in completions().items())
+    assert same <= 4
+    assert_same(sampler()(), completions(), tolerance=0)
 
 
 # What it does not depend on.
 
 
-def test_samples_of_a_group_and_calls_with_another_key_differ() -> None:
-    groups = [
-        (completions()[2 * i].tokens.tolist(), completions()[2 * i + 1].tokens.tolist())
-        for i in range(len(PROMPTS))
-    ]
-    assert sum(first != second for first, second in groups) >= len(PROMPTS) - 1
-    # Requests 3 and 4 ask for the same prompt, and are different requests.
-    twice = standard()([PROMPTS[3], PROMPTS[3]])
-    assert twice[0].tokens.tolist() != twice[2].tokens.tolist()
-    other = standard()(key=KEY + 1)
-    same = sum(other[r].tokens.tolist() == c.tokens.tolist() for r, c in completions().items())
-    assert same <= 2
-    assert_same(standard()(), completions(), tolerance=0)
-
-
-def test_neighbours_and_the_number_of_prompts_do_not_matter() -> None:
-    # The first three prompts alone: one wave, other rows, other neighbours, empty slots.
-    few = standard()(PROMPTS[:3])
-    assert_same(few, {r: c for r, c in completions().items() if r < 3 * SAMPLES})
-    # The same ids beside other prompts.
-    others = [PROMPTS[0], *PROMPTS[:0:-1]]
-    changed = standard()(others)
-    assert_same({r: changed[r] for r in (0, 1)}, {r: completions()[r] for r in (0, 1)})
-
-
-def test_slots_chunk_and_bucket_do_not_matter() -> None:
-    assert_same(Sampler(slots=5, buckets=(16,), chunk=3)(), completions())
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"slots": 3, "chunk": 3},
+        {"page_size": 16, "dispatch_ahead": True},
+        {"page_size": 1, "chunk": 5, "prefill_widths": (2,), "prefill_tokens": 4},
+        CRAMPED,
+        AHEAD,
+    ],
+    ids=lambda c: ",".join(f"{k}={v}" for k, v in c.items()),
+)
+def test_sizes_do_not_matter(changed: dict[str, Any]) -> None:
+    got = sampler(**changed)
+    got.engine.stats.preemptions = 0
+    assert_same(got(), completions())
+    assert (got.engine.stats.preemptions > 0) == ("cache_tokens" in changed)
 
 
 @pytest.mark.slow
-def test_the_mesh_does_not_matter() -> None:
-    assert_same(Sampler(sizes=(2, 2, 2))(), completions())
+@pytest.mark.parametrize("dispatch_ahead", [False, True])
+@pytest.mark.parametrize("slots", [1, 5, 32])
+@pytest.mark.parametrize("page_size", [2, 5, 32])
+def test_more_sizes_do_not_matter(page_size: int, slots: int, dispatch_ahead: bool) -> None:
+    for chunk, spare in ((1, 1), (7, 2), (16, 0)):
+        pages = -(-(LONGEST + LIMIT) // page_size) + spare
+        got = tiny_engines.Sampler(
+            slots=slots,
+            page_size=page_size,
+            chunk=chunk,
+            dispatch_ahead=dispatch_ahead,
+            cache_tokens=page_size * pages if spare else 0,
+            prefill_widths=(3, 8),
+        )
+        assert_same(got(), completions())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cache_tokens", [0, 8 * 28])
+@pytest.mark.parametrize("sizes", [(2, 2, 2), (1, 2, 4), (8, 1, 1)])
+def test_the_mesh_does_not_matter(sizes: tuple[int, int, int], cache_tokens: int) -> None:
+    """(1, 2, 4) has fewer key/value heads (2) than parts of the tensor axis."""
+    got = tiny_engines.Sampler(sizes, cache_tokens=cache_tokens, slots=16)
+    assert_same(got(), completions())
+
+
+def test_neighbours_and_the_number_of_prompts_do_not_matter() -> None:
+    few = sampler()(PROMPTS[:3])
+    assert_same(few, {r: c for r, c in completions().items() if r < 3 * SAMPLES})
+    # The same ids beside other prompts.
+    changed = sampler()([PROMPTS[0], *PROMPTS[:0:-1]])
+    first = range(SAMPLES)
+    assert_same({r: changed[r] for r in first}, {r: completions()[r] for r in first})
+
+
+@functools.cache
+def alone(request: int, prompt: int, limit: int) -> Completions:
+    return sampler().serve([Ask(request, PROMPTS[prompt], limit)])
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> list[Ask]:
+    """Distinct ids in any order, with repeated and new prompts and any limits."""
+    prompts = draw(st.lists(st.integers(0, len(PROMPTS) - 1), min_size=1, max_size=20))
+    ids = draw(st.permutations(range(len(prompts))))
+    limits = st.sampled_from([1, 2, 5, LIMIT])
+    return [Ask(i, PROMPTS[p], draw(limits)) for i, p in zip(ids, prompts, strict=True)]
+
+
+@settings(max_examples=25)
+@given(requests(), st.integers(1, 4), st.sampled_from([{}, CRAMPED, AHEAD]))
+def test_each_request_is_answered_as_if_it_were_alone(
+    asked: list[Ask], waves: int, changed: dict[str, Any]
+) -> None:
+    number = {id(prompt): i for i, prompt in enumerate(PROMPTS)}
+    got = sampler(**changed).serve(asked, waves)
+    wanted: Completions = {}
+    for ask in asked:
+        wanted |= alone(ask.id, number[id(ask.prompt)], ask.limit)
+    assert_same(got, wanted)
 
 
 # The loop.
 
 
 def test_completions_are_handed_out_as_they_finish() -> None:
-    sampler = standard()
-    sampler.steps.clear()
-    wave_of: dict[int, int] = {}
-    chunks: list[tuple[int, int]] = []  # (wave, chunk in which it finished) in order of arrival
-    longest_first = sorted(range(len(PROMPTS)), key=lambda i: -len(PROMPTS[i]))
-    for place, i in enumerate(longest_first):
-        for j in range(SAMPLES):
-            wave_of[i * SAMPLES + j] = place // 4
-
-    with jax.set_mesh(sampler.mesh):
-        arriving = sampler.sample(sampler.params, PROMPTS, SAMPLES, jax.random.key(KEY))
-        for request, completion in arriving:
-            jax.effects_barrier()
-            chunk = -(-len(completion.tokens) // SETTINGS.chunk)
-            chunks.append((wave_of[request], chunk))
-            # Handed out after the chunk in which it finished, before the next one has run.
-            assert sampler.steps[-1] <= chunk * SETTINGS.chunk
-    assert chunks == sorted(chunks)
-    assert {chunk for wave, chunk in chunks if wave == 0} >= {1, 3}
+    """A short one comes out chunks before a long one that was begun with it."""
+    asked = [Ask(i, PROMPTS[i], limit) for i, limit in enumerate((LIMIT, 1, LIMIT, 3))]
+    engine, turns = sampler().engine, {}
+    key = np.zeros(2, np.uint32)
+    with jax.set_mesh(sampler().mesh):
+        engine.open(sampler().params)
+        for ask in asked:
+            engine.submit(ask.id, ask.prompt, key, max_new_tokens=ask.limit)
+        turn = 0
+        while engine.busy:
+            turn += 1
+            for request, completion in engine.step():
+                turns[request] = turn
+                assert turn == -(-len(completion.tokens) // 4)
+    assert turns[1] == turns[3] == 1 and max(turns.values()) > 1
 
 
-def test_a_wave_stops_with_its_last_completion() -> None:
-    sampler = standard()
-    sampler.steps.clear()
-    results = sampler(PROMPTS[:1])
-    jax.effects_barrier()
-    longest = max(len(c.tokens) for c in results.values())
-    assert sampler.steps[-1] == longest < LIMIT
+def test_the_device_stays_a_chunk_ahead() -> None:
+    ahead = sampler(page_size=16, dispatch_ahead=True)
+    with jax.set_mesh(ahead.mesh):
+        ahead.engine.open(ahead.params)
+        for i, prompt in enumerate(PROMPTS):
+            ahead.engine.submit(i, prompt, np.zeros(2, np.uint32))
+        assert ahead.engine.step() == [] and len(ahead.engine._in_flight) == 1
+        assert ahead.engine.step() and len(ahead.engine._in_flight) == 1
+        ahead.engine.cancel()
+    ahead.assert_empty()
+
+
+def test_a_hundred_times_more_requests_than_slots() -> None:
+    prompts = [PROMPTS[i % len(PROMPTS)] for i in range(300)]
+    got = sampler(slots=3, chunk=3)(prompts, samples=1)
+    assert got.keys() == set(range(300))
+    assert_teacher_forced(got, dict(enumerate(prompts)), TEMPERATURE)
+
+
+@pytest.mark.parametrize("length", [1, 4, 5, 8])
+def test_prompts_of_one_token_and_of_whole_pages(length: int) -> None:
+    prompt = np.arange(length, dtype=np.int32)
+    got = sampler()([prompt], samples=9)  # more than slots
+    assert_teacher_forced(got, dict.fromkeys(range(9), prompt), TEMPERATURE)
+
+
+def test_prompts_longer_than_a_stretch() -> None:
+    """Eight tokens in stretches of two, which is what `prefill_positions` counts."""
+    got = sampler(page_size=1, chunk=5, prefill_widths=(2,), prefill_tokens=4)
+    got.engine.close()  # or the prompt would be found in the cache
+    before = got.engine.stats.prefill_positions
+    assert_teacher_forced(got([PROMPTS[1]]), dict.fromkeys(range(3), PROMPTS[1]), TEMPERATURE)
+    assert got.engine.stats.prefill_positions - before == 4 * 2 * 2  # calls of two rows
+
+
+def test_a_limit_of_one() -> None:
+    got = sampler().serve([Ask(i, p, limit=1) for i, p in enumerate(PROMPTS)])
+    for i, completion in got.items():
+        full = alone(i, i, LIMIT)[i]
+        assert completion.tokens.tolist() == full.tokens[:1].tolist()
+        assert completion.finished == (full.tokens[0] in STOP)
 
 
 def test_no_prompts_give_no_completions() -> None:
-    assert standard()([]) == {}
+    assert sampler()([]) == {}
+
+
+def test_min_new_tokens_and_banned_tokens() -> None:
+    choice = Choice(stop_ids=STOP, min_new_tokens=6, banned_ids=(0, 3))
+    got = sampler(choice=choice)()
+    for completion in got.values():
+        assert not np.isin(completion.tokens, (0, 3)).any()
+        assert not np.isin(completion.tokens[:6], STOP).any()
+    assert {len(c.tokens) for c in got.values()} >= {7} and VOCAB > 8
+
+
+# Stop strings.
+
+
+def letters(tokens: list[int]) -> str:
+    return "".join(chr(ord("a") + t) for t in tokens)
+
+
+def test_a_stop_string_ends_a_completion_where_it_is_complete() -> None:
+    """Wherever chunks of 3 and of 4 tokens end; the tokens before are what they were."""
+    texts = {r: letters(c.tokens.tolist()) for r, c in completions().items()}
+    longest = max(texts.values(), key=len)
+    stops = (longest[3:6], longest[1:2] + "zz", texts[0][-2:])
+    assert all(len(s) >= 2 for s in stops)
+    wanted: Completions = {}
+    for request, text in texts.items():
+        ends = [text.find(s) + len(s) for s in stops if s in text]
+        end = min(ends, default=len(text))
+        full = completions()[request]
+        wanted[request] = type(full)(
+            full.tokens[:end], full.logprobs[:end], full.finished or bool(ends)
+        )
+    assert any(len(w.tokens) < len(texts[r]) for r, w in wanted.items())
+    for changed in ({}, {"slots": 3, "chunk": 3}, AHEAD):
+        got = sampler(**changed, stop_strings=stops, decode_text=letters)
+        assert_same(got(), wanted)
 
 
 # Mistakes.
@@ -256,34 +308,41 @@ def test_no_prompts_give_no_completions() -> None:
 )
 def test_empty_and_too_long_prompts_are_refused(prompts: list[np.ndarray], message: str) -> None:
     with pytest.raises(CipoError, match=message):
-        standard()(prompts)
+        sampler()(prompts)
+    sampler().assert_empty()
+
+
+@pytest.mark.parametrize("limit", [0, LIMIT + 1])
+def test_limits_out_of_range_are_refused(limit: int) -> None:
+    with pytest.raises(CipoError, match=f"max_new_tokens: got {limit}, wanted 1 to {LIMIT}"):
+        sampler().serve([Ask(0, PROMPTS[0], limit)])
 
 
 def test_prompts_that_leave_too_few_positions_are_refused() -> None:
     # 256 positions less 12 for the completion.
+    got = tiny_engines.Sampler(max_prompt_tokens=250)
     with pytest.raises(CipoError, match="prompt 0: has 245 tokens, wanted 1 to 244"):
-        Sampler(buckets=(8, 250))([np.zeros(245, np.int32)])
+        got([np.zeros(245, np.int32)])
 
 
-def test_outside_its_mesh_the_sampler_refuses() -> None:
-    with pytest.raises(RuntimeError, match="call this inside"):
-        list(standard().sample(params(), PROMPTS, 1, jax.random.key(0)))
+def test_a_cache_too_small_for_one_request_is_refused() -> None:
+    with pytest.raises(CipoError, match=r"cache_tokens: got 23, wanted 0 .* or at least 24"):
+        tiny_engines.Sampler(cache_tokens=23)
+    with pytest.raises(CipoError, match=r"cache_tokens: got 60, .*at least 96: .* 4 row shards"):
+        tiny_engines.Sampler((2, 2, 1), cache_tokens=60)
 
 
-@pytest.mark.parametrize(
-    ("declared", "longest", "wanted"),
-    [
-        ((), 100, (16, 32, 64, 100)),
-        ((), 64, (16, 32, 64)),
-        ((), 9, (9,)),
-        ((72, 24), 50, (24, 72)),
-        ((50,), 50, (50,)),
-    ],
-)
-def test_prompt_buckets(declared: tuple, longest: int, wanted: tuple) -> None:
-    assert engine.prompt_buckets(declared, longest) == wanted
+def test_the_engine_brings_its_own_mesh() -> None:
+    engine = sampler().engine
+    got = dict(engine.sample(sampler().params, PROMPTS, SAMPLES, jax.random.key(0)))
+    assert_same(got, completions(), tolerance=0)
 
 
-def test_buckets_below_the_longest_prompt_are_refused() -> None:
-    with pytest.raises(CipoError, match=r"sampling.prompt_buckets: got \(24, 40\).* least 50"):
-        engine.prompt_buckets((24, 40), 50)
+@pytest.mark.slow
+def test_sampling_may_see_the_devices_otherwise_than_training() -> None:
+    """Parameters sharded eight ways, sampled with four shards of rows and two of heads."""
+    training = sharding.make_mesh(1, 8, 1)
+    params = jax.device_put(tiny_engines.params(), model.param_shardings(CONFIG, training))
+    engine = tiny_engines.Sampler(sizes=(4, 1, 2)).engine
+    got = dict(engine.sample(params, PROMPTS, SAMPLES, jax.random.key(0)))
+    assert_same(got, completions())

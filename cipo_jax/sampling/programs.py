@@ -1,0 +1,76 @@
+"""The engine's device programs from shapes alone, for planning memory before anything is allocated.
+
+The widest of each kind: the engine compiles smaller ones as well, which need less.
+"""
+
+import functools
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from cipo_jax.policy import model, paged, sharding
+from cipo_jax.policy.model import ModelConfig, cast_weights
+from cipo_jax.sampling.decode import decode_chunk, empty_slots, prefill
+from cipo_jax.sampling.plan import chunk_plan, plan_shardings, prefill_arrays
+from cipo_jax.sampling.settings import EngineSettings, pages_per_shard, prefill_widths, table_width
+
+
+def abstract_cache(config: ModelConfig, mesh: Mesh, settings: EngineSettings) -> Any:
+    """Shape, dtype and sharding of the engine's cache."""
+    s, shards = settings, sharding.row_count(mesh)
+    rules = sharding.logical_rules(mesh, config.axis_sizes)
+    pages = jax.eval_shape(
+        lambda: paged.empty_pages(
+            config.num_layers,
+            pages_per_shard(s, shards) * shards,
+            s.page_size,
+            config.num_kv_heads,
+            config.head_dim,
+            s.cache_dtype or config.compute_dtype,
+        )
+    )
+    return _abstract(pages, NamedSharding(mesh, sharding.spec(rules, paged.PAGES_AXES)))
+
+
+def abstract_weights(config: ModelConfig, mesh: Mesh) -> Any:
+    """Shapes, dtypes and shardings of the parameters as decoding reads them."""
+    cast = functools.partial(cast_weights, dtype=config.compute_dtype)
+    weights = jax.eval_shape(cast, model.abstract_params(config))
+    return jax.tree.map(_abstract, weights, model.param_shardings(config, mesh))
+
+
+def lower_programs(
+    config: ModelConfig, mesh: Mesh, settings: EngineSettings
+) -> dict[str, jax.stages.Lowered]:
+    """{"decode chunk": all slots live, "prefill": of the widest stretches}."""
+    s, shards = settings, sharding.row_count(mesh)
+    rules = sharding.logical_rules(mesh, config.axis_sizes)
+    whole, by_row = sharding.replicated(mesh), NamedSharding(mesh, P(sharding.ROWS))
+    per_shard, width = -(-s.slots // shards), table_width(s)
+    weights, cache = abstract_weights(config, mesh), abstract_cache(config, mesh, s)
+    nothing: list[list] = [[] for _ in range(shards)]
+
+    chunk = chunk_plan(
+        nothing, per_shard, [], nothing, slots=per_shard, width=width, page_size=s.page_size
+    )
+    chunk = jax.tree.map(_abstract, chunk, plan_shardings(whole, by_row))
+    slots = jax.tree.map(lambda x: _abstract(x, whole), empty_slots(per_shard * shards))
+    widest = prefill_widths(s)[-1]
+    rows = max(1, max(s.prefill_tokens // shards, prefill_widths(s)[0]) // widest)
+    stretch = [_abstract(x, by_row) for x in prefill_arrays(nothing, rows, widest, width)]
+
+    decoding = functools.partial(decode_chunk, config, rules, s.choice, s.chunk)
+    filling = functools.partial(prefill, config, rules, 0)
+    with jax.set_mesh(mesh):
+        return {
+            "decode chunk": jax.jit(decoding, donate_argnums=(1, 2)).lower(
+                weights, cache, slots, chunk
+            ),
+            "prefill": jax.jit(filling, donate_argnums=1).lower(weights, cache, *stretch),
+        }
+
+
+def _abstract(x: Any, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)

@@ -1,0 +1,71 @@
+"""CIPO, GRPO at equal steps and equal sampled tokens, baselines and ablations, on two tasks.
+
+    python -m cipo_jax.main --mode=study --config=configs/studies/main.py
+    python -m cipo_jax.main --mode=study --config=configs/studies/main.py --only='arithmetic/*-0'
+
+Hardware: two CPU cores. A part at a time with --only, in any order; the same command continues a
+study that was stopped. A single run of it is an ordinary one:
+
+    python -m cipo_jax.main --config=configs/studies/main.py:lists/grpo --config.seed=3
+"""
+
+from cipo_jax.config import load_file
+from cipo_jax.study_plan import Method, Study
+
+VARIANTS = load_file("../variants.py", beside=__file__).VARIANTS
+
+
+def base():
+    c = load_file("../demo.py", beside=__file__).get_config()
+    c.num_steps = 60
+    c.cold_start.stop_at_pass_rate = 0.3
+    c.cold_start.check_every = 25
+    c.eval.every = 0
+    c.eval.every_tokens = 200_000
+    c.eval.samples = 4
+    c.eval.pass_at = (1, 4)
+    c.eval.given_attempts = 1
+    c.checkpoint.keep = 1
+    c.checkpoint.keep_best = 0
+    c.log.tensorboard = False
+    c.log.show_samples_every = 0
+    return c
+
+
+def arithmetic(c):
+    """The demo's chains of arithmetic."""
+
+
+def lists(c):
+    """Digits moved and changed step by step."""
+    c.data.train = c.data.eval = c.cold_start.demonstrations = "lists"
+    c.data.tokenizer = "char_lists"
+    c.data.min_operations = 3
+    c.data.max_operations = 6
+    c.data.max_completion_tokens = c.data.max_attempt_tokens = 50
+
+
+STUDY = Study(
+    base=base,
+    tasks={"arithmetic": arithmetic, "lists": lists},
+    methods={
+        "cipo": Method(VARIANTS["cipo"]),
+        "grpo": Method(VARIANTS["grpo"]),
+        "grpo_samples": Method(VARIANTS["grpo"], matched="samples"),
+        "grpo_steps": Method(VARIANTS["grpo"], matched="steps"),
+        "dapo": Method(VARIANTS["dapo"], matched="steps"),
+        "dr_grpo": Method(VARIANTS["dr_grpo"], matched="steps"),
+        "no_risk": Method(VARIANTS["no_risk"]),
+        "failures_only": Method(VARIANTS["failures_only"]),
+        "constant_rho": Method(VARIANTS["constant_rho"]),
+        "no_difficulty": Method(VARIANTS["no_difficulty"]),
+        "risk_group_mean": Method(VARIANTS["risk_group_mean"]),
+        "risk_rloo": Method(VARIANTS["risk_rloo"]),
+        "risk_stream": Method(VARIANTS["risk_stream"]),
+    },
+    seeds=(0, 1, 2, 3, 4),
+)
+
+
+def get_config(run="arithmetic/cold"):
+    return STUDY.config(run)

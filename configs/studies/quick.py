@@ -1,0 +1,45 @@
+"""The smallest study: does the machinery work? It says nothing of the methods.
+
+    python -m cipo_jax.main --mode=study --config=configs/studies/quick.py
+
+Hardware: two CPU cores, some minutes.
+"""
+
+from cipo_jax.config import load_file
+from cipo_jax.study_plan import Method, Study
+
+VARIANTS = load_file("../variants.py", beside=__file__).VARIANTS
+
+
+def base():
+    c = load_file("../smoke.py", beside=__file__).get_config()
+    c.num_steps = 6
+    c.eval.every = 0
+    c.eval.every_tokens = 3000
+    c.eval.given_attempts = 1
+    c.checkpoint.keep_best = 0
+    c.log.tensorboard = False
+    c.log.show_samples_every = 0
+    return c
+
+
+def arithmetic(c):
+    """The smoke run's one or two operations."""
+
+
+STUDY = Study(
+    base=base,
+    tasks={"arithmetic": arithmetic},
+    methods={
+        "cipo": Method(VARIANTS["cipo"]),
+        "grpo": Method(VARIANTS["grpo"]),
+        "grpo_samples": Method(VARIANTS["grpo"], matched="samples"),
+    },
+    seeds=(0, 1),
+    samples=16,
+    pass_at=(1, 4, 16),
+)
+
+
+def get_config(run="arithmetic/cold"):
+    return STUDY.config(run)

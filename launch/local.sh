@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Runs the usual command on this machine (CPU, GPUs, or the TPU of a single-host VM) until it is
+# done.
+#
+#   launch/local.sh [--dry_run] --config=configs/demo.py --workdir=runs/demo [more arguments]
+set -euo pipefail
+
+dry_run=false
+if [[ "${1:-}" == "--dry_run" ]]; then
+  dry_run=true
+  shift
+fi
+if (($# == 0)); then
+  echo "usage: launch/local.sh [--dry_run] --config=... [more arguments]" >&2
+  exit 2
+fi
+root=$(cd "$(dirname "$0")/.." && pwd)
+python=$root/.venv/bin/python
+[[ -x $python ]] || python=python3
+command=("$root/launch/until_done.sh" "$python" -m cipo_jax.main "$@")
+if $dry_run; then
+  printf '%q ' "${command[@]}"
+  printf '\n'
+else
+  exec "${command[@]}"
+fi

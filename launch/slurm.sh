@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Runs the usual command as a Slurm job, one process per node with all its GPUs.
+#
+#   launch/slurm.sh [--dry_run] NODES [SBATCH OPTIONS ...] -- --config=... --workdir=... [...]
+#   launch/slurm.sh 4 --partition=gpu --gpus-per-node=8 --time=24:00:00 -- --config=configs/math.py \
+#       --workdir=/shared/run1
+#
+# Before its time is over, Slurm sends SIGTERM: the run saves, exits with 75, and the job queues
+# itself again. --workdir must be on a file system that all nodes share. --dry_run prints the job.
+set -euo pipefail
+
+dry_run=false
+if [[ "${1:-}" == "--dry_run" ]]; then
+  dry_run=true
+  shift
+fi
+nodes=${1:-}
+options=()
+if [[ "$nodes" =~ ^[0-9]+$ ]]; then
+  shift
+  while (($#)) && [[ "$1" != "--" ]]; do
+    options+=("$1")
+    shift
+  done
+fi
+if [[ "${1:-}" != "--" ]] || (($# < 2)); then
+  echo "usage: launch/slurm.sh [--dry_run] NODES [SBATCH OPTIONS ...] -- --config=... [...]" >&2
+  exit 2
+fi
+shift
+root=$(cd "$(dirname "$0")/.." && pwd)
+together=()
+((nodes > 1)) && together=(--coordinator=auto)
+command=$(printf '%q ' "$root/.venv/bin/python" -m cipo_jax.main "${together[@]}" "$@")
+# JAX gives each task one GPU under Slurm unless it is told which are visible.
+job="#!/usr/bin/env bash
+srun --kill-on-bad-exit=0 bash -c 'JAX_LOCAL_DEVICE_IDS=\$(seq -s, 0 \$((\${SLURM_GPUS_ON_NODE:-1} - 1))) exec \"\$@\"' run $command
+status=\$?
+if ((status == 75)); then scontrol requeue \"\$SLURM_JOB_ID\"; fi
+exit \$status"
+submit=(sbatch --nodes="$nodes" --ntasks-per-node=1 --signal=TERM@120 --requeue "${options[@]}")
+if $dry_run; then
+  printf '%q ' "${submit[@]}"
+  printf '<<END\n%s\nEND\n' "$job"
+else
+  "${submit[@]}" <<<"$job"
+fi

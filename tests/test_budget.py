@@ -1,0 +1,99 @@
+"""Where a run ends and where it is evaluated, by steps and by tokens."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from cipo_jax.archive import read_attempts
+from cipo_jax.budget import evaluation_is_due, is_over, steps_left
+from cipo_jax.config import Config, Eval
+from cipo_jax.main import run
+from cipo_jax.metrics import read_metrics
+
+TINY = Path(__file__).parent / "tiny_run.py"
+# Rows for the suite's eight virtual devices.
+FAST = ["--config.eval.every=0", "--config.batch.microbatch_rows=8"]
+
+
+def config(steps: int = 10, tokens: int = 0, every: int = 0, every_tokens: int = 0) -> Config:
+    e = dataclasses.replace(Eval(), every=every, every_tokens=every_tokens)
+    return dataclasses.replace(Config(), num_steps=steps, max_sampled_tokens=tokens, eval=e)
+
+
+def test_a_run_ends_by_whichever_comes_first() -> None:
+    assert not is_over(config(), 9, 10**9)
+    assert is_over(config(), 10, 0)
+    assert not is_over(config(tokens=100), 3, 99)
+    assert is_over(config(tokens=100), 3, 100)
+    assert is_over(config(steps=0), 0, 0)
+
+
+def due_steps(c: Config, tokens_by_step: list[int]) -> list[int]:
+    due, total = [0], 0
+    for step, tokens in enumerate(tokens_by_step, 1):
+        total += tokens
+        if evaluation_is_due(c, step, total, tokens):
+            due.append(step)
+    return due
+
+
+def test_evaluations_by_steps_and_by_tokens() -> None:
+    tokens = [40, 40, 40, 40, 250, 10, 10]
+    assert due_steps(config(every=3), tokens) == [0, 3, 6]
+    # 120 passes 100; 410 passes 200 to 400 at once; 430 passes nothing.
+    assert due_steps(config(every_tokens=100), tokens) == [0, 3, 5]
+    assert due_steps(config(every=2, every_tokens=100), tokens) == [0, 2, 3, 4, 5, 6]
+    assert due_steps(config(), tokens) == [0]
+    assert due_steps(config(steps=7), tokens) == [0, 7]
+    assert evaluation_is_due(config(tokens=100), 3, 120, 40)  # the end
+    # A mark that is reached exactly is passed, once.
+    assert due_steps(config(every_tokens=80), [40, 40, 40]) == [0, 2]
+
+
+def test_steps_left_follow_the_nearer_end() -> None:
+    assert steps_left(config(), 4, 1000) == 6
+    assert steps_left(config(steps=1000, tokens=500), 4, 200) == 6
+    assert steps_left(config(steps=5, tokens=500), 4, 200) == 1
+    assert steps_left(config(tokens=500), 0, 0) == 10
+
+
+# Whole runs.
+
+
+def train(workdir: Path, *overrides: str) -> dict[str, list[dict]]:
+    """The run's lines of metrics by phase."""
+    run(["cipo_jax", f"--config={TINY}", f"--workdir={workdir}", *FAST, *overrides])
+    phases: dict[str, list[dict]] = {"train": [], "eval": []}
+    for line in read_metrics(workdir):
+        phases[line["phase"]].append(line)
+    return phases
+
+
+@pytest.mark.slow
+def test_a_run_ends_with_its_tokens_and_goes_on_with_more(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = train(tmp_path / "whole")
+    tokens = [line["tokens/sampled"] for line in whole["train"]]
+    assert len(tokens) == 3
+
+    budget = int(tokens[0] + tokens[1])
+    half = f"--config.max_sampled_tokens={budget}"
+    cut = train(tmp_path / "cut", half, f"--config.eval.every_tokens={int(tokens[0])}")
+    assert [line["tokens/sampled"] for line in cut["train"]] == tokens[:2]
+    assert [line["step"] for line in cut["eval"]] == [0, 1, 2]
+    # The same command has nothing left to do; a larger budget goes on, counting what was sampled.
+    assert train(tmp_path / "cut", half)["train"] == cut["train"]
+    assert "has sampled its tokens" in capsys.readouterr().out
+    more = train(tmp_path / "cut", f"--config.max_sampled_tokens={budget + 1}")
+    assert [line["tokens/sampled"] for line in more["train"]] == tokens
+    assert more["eval"][-1]["step"] == 3
+
+
+def test_no_steps_are_an_evaluation_alone_with_given_attempts(tmp_path: Path) -> None:
+    phases = train(tmp_path, "--config.num_steps=0", "--config.eval.given_attempts=2")
+    assert not phases["train"] and [line["step"] for line in phases["eval"]] == [0]
+    assert phases["eval"][0]["eval/given/accuracy_before"] == pytest.approx(1 / 3)
+    given = [r for r in read_attempts(tmp_path) if r["anchor"] and r["anchor"]["index"] is None]
+    assert [r["anchor"]["outcome"] for r in given] == ["wrong", "wrong", "correct"] * 4

@@ -1,0 +1,126 @@
+"""A look at a checkpoint: what is printed, in which pieces, and which mistakes are named."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from cipo_jax import generate as module
+from cipo_jax.build import fresh_params, open_parts
+from cipo_jax.checkpoint import Checkpoints
+from cipo_jax.config import Config, default_config, provenance, resolve
+from cipo_jax.generate import generate, settled_text
+from cipo_jax.main import run as command
+from cipo_jax.run_directory import claim_workdir
+from cipo_jax.sampling.engine import Engine
+from cipo_jax.types import CipoError
+
+QUESTIONS = ["Compute (7+2).", "Compute ((3*4)-5)."]
+
+
+def tiny_config() -> Config:
+    c = default_config()
+    c.model.num_layers, c.model.d_model, c.model.head_dim, c.model.mlp_dim = 1, 16, 8, 24
+    c.mesh.fsdp, c.mesh.data = 1, -1
+    c.sampling.chunk = 4
+    return resolve(c)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run directory with the parameters of step 0."""
+    workdir = tmp_path_factory.mktemp("runs") / "tiny"
+    config = tiny_config()
+    claim_workdir(workdir, config, provenance(config, config, set()))
+    with open_parts(config) as parts, Checkpoints(workdir / "checkpoints", keep=1) as saved:
+        saved.save_params(fresh_params(config, parts))
+    return workdir
+
+
+def test_a_single_completion_is_shown_as_it_grows(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pieces: list[str] = []
+    step = Engine.step
+
+    def watched(engine: Engine):
+        pieces.append(capsys.readouterr().out)
+        return step(engine)
+
+    monkeypatch.setattr(Engine, "step", watched)
+    (text,) = generate(tiny_config(), run, QUESTIONS[:1])
+    rest = capsys.readouterr().out
+    assert pieces[0] == "parameters: checkpoints, step 0\n"
+    streamed = "".join(pieces[1:])
+    assert len(list(filter(None, pieces[1:]))) >= 3  # 44 tokens in chunks of four
+    shown, _, summary = (streamed + rest).rpartition("\n(")
+    assert shown == text and text.startswith(streamed)
+    assert summary.endswith(("ended by a stop token)\n", "ended by the token limit)\n"))
+    assert "tokens, mean log-prob -" in summary
+
+
+def test_prompts_and_samples_are_numbered(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = generate(tiny_config(), run, QUESTIONS, samples=2)
+    printed = capsys.readouterr().out
+    assert len(texts) == 4 and len(set(texts)) == 4
+    for i, text in enumerate(texts):
+        assert f"[prompt {i // 2}, sample {i % 2}]\n{text}\n(" in printed
+    assert printed.count("mean log-prob") == 4
+    assert generate(tiny_config(), run, QUESTIONS, samples=2) == texts
+    # Greedy samples are all the same.
+    c = tiny_config()
+    c = dataclasses.replace(c, sampling=dataclasses.replace(c.sampling, temperature=0.0))
+    first, second = generate(c, run, QUESTIONS[:1], samples=2)
+    assert first == second
+
+
+def test_it_is_the_runs_policy_that_speaks(run: Path) -> None:
+    """The same as its engine says to the prompt of training."""
+    c = tiny_config()
+    with open_parts(c) as parts:
+        prompt = parts.base_prompt(module.Problem("p", QUESTIONS[0])).tokens
+        engine = module.open_engine(c, parts.model, parts.mesh, parts.tokenizer, 24)
+        params = fresh_params(c, parts)
+        ((_, completion),) = engine.sample(params, [prompt], 1, jax.random.key(c.seed))
+        wanted = parts.tokenizer.decode(completion.tokens.tolist())
+    assert generate(c, run, QUESTIONS[:1]) == [wanted]
+
+
+def test_the_command(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = [f"--workdir={run}", "--mode=generate", "--prompt=Compute (7+2).", "--samples=2"]
+    command(["cipo_jax", *flags, "--config.sampling.temperature=0.5"])
+    assert capsys.readouterr().out.count("ended by") == 2
+    with pytest.raises(CipoError, match="--prompt is missing"):
+        command(["cipo_jax", *flags[:2]])
+    with pytest.raises(CipoError, match="--samples: got 0"):
+        command(["cipo_jax", *flags[:3], "--samples=0"])
+    with pytest.raises(CipoError, match=r"--step: got '7', .*\[0\]"):
+        command(["cipo_jax", *flags, "--step=7"])
+    with pytest.raises(CipoError, match=r"problem '--prompt 0': .*max_prompt_tokens"):
+        command(["cipo_jax", *flags[:2], f"--prompt={'1+' * 30}1"])
+
+
+@pytest.mark.parametrize(
+    ("text", "stops", "settled"),
+    [
+        ("abc", (), "abc"),
+        ("abc\ufffd", (), "abc"),  # half a character
+        ("abc\n", ("\n\n",), "abc"),
+        ("ab<e", ("<end>", "e>"), "ab"),
+        ("<end", ("<end>",), ""),
+        ("", ("x",), ""),
+    ],
+)
+def test_only_what_is_settled_is_shown(text: str, stops: tuple[str, ...], settled: str) -> None:
+    assert settled_text(text, stops) == settled
+
+
+def test_stop_strings_end_what_is_shown(run: Path) -> None:
+    (text,) = generate(tiny_config(), run, QUESTIONS[:1])
+    stop = text[9:11]
+    c = tiny_config()
+    c = dataclasses.replace(c, sampling=dataclasses.replace(c.sampling, stop_strings=(stop,)))
+    (cut,) = generate(c, run, QUESTIONS[:1])
+    assert cut == text[: text.index(stop)] and np.isin(list(stop), list(text)).all()

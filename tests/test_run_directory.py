@@ -1,0 +1,76 @@
+"""A run directory belongs to one config and one set of problems."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cipo_jax.config import Config, provenance
+from cipo_jax.run_directory import claim_workdir
+from cipo_jax.types import CipoError
+
+VALUES = provenance(Config(), Config(), set())
+DATA = {
+    "data.train": {"a.jsonl": {"problems": 7, "fingerprint": "11"}},
+    "data.eval": {"arithmetic": {"problems": None, "fingerprint": "22"}},
+}
+
+
+def claim(workdir: Path, data: dict | None) -> None:
+    claim_workdir(workdir, Config(), VALUES, data)
+
+
+def test_the_same_problems_may_continue(tmp_path: Path) -> None:
+    claim(tmp_path / "run", DATA)
+    claim(tmp_path / "run", DATA)
+    assert json.loads((tmp_path / "run" / "data.json").read_text()) == DATA
+
+
+def test_a_run_without_a_record_of_its_data_gets_one(tmp_path: Path) -> None:
+    claim(tmp_path, None)
+    assert not (tmp_path / "data.json").exists()
+    claim(tmp_path, DATA)
+    assert (tmp_path / "data.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "source", "now", "message"),
+    [
+        (
+            "data.train",
+            "a.jsonl",
+            (6, "33"),
+            "a.jsonl: 7 problems .*11. then, 6 problems .*33. now",
+        ),
+        (
+            "data.train",
+            "a.jsonl",
+            (7, "33"),
+            "a.jsonl: 7 problems .*11. then, 7 problems .*33. now",
+        ),
+        (
+            "data.eval",
+            "arithmetic",
+            (None, "3"),
+            "config.data.eval: arithmetic: no end of problems",
+        ),
+    ],
+)
+def test_other_problems_may_not(
+    tmp_path: Path, key: str, source: str, now: tuple[int | None, str], message: str
+) -> None:
+    claim(tmp_path, DATA)
+    before = (tmp_path / "config.json").stat().st_mtime_ns
+    changed = DATA | {key: {source: {"problems": now[0], "fingerprint": now[1]}}}
+    with pytest.raises(CipoError, match=f"began with other data:\n.*{message}") as caught:
+        claim(tmp_path, changed)
+    assert f"--config.init_from={tmp_path}" in str(caught.value)
+    assert (tmp_path / "config.json").stat().st_mtime_ns == before
+    assert json.loads((tmp_path / "data.json").read_text()) == DATA
+
+
+def test_a_broken_record_is_named(tmp_path: Path) -> None:
+    claim(tmp_path, DATA)
+    (tmp_path / "data.json").write_text("[]")
+    with pytest.raises(CipoError, match="data.json: is not a run's data.json"):
+        claim(tmp_path, DATA)

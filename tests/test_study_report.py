@@ -1,0 +1,170 @@
+"""Measures and tables of a study, from run directories whose numbers are known."""
+
+import dataclasses
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cipo_jax.archive import AttemptArchive
+from cipo_jax.config import Config, Data, default_config, provenance, resolve, write_resolved
+from cipo_jax.metrics import MetricWriter
+from cipo_jax.problem_sets import given_attempts, open_evaluation
+from cipo_jax.study_measures import FINAL, by_method, measure_run, measures
+from cipo_jax.study_report import format_study, write_study_report
+from cipo_jax.types import Attempt, CipoError, Completion, Outcome, Problem, Prompt, Verdict
+
+PROBLEMS = 4
+SAMPLES = 4
+LENGTH, LOGPROB = 5, -0.25  # of every completion: its tokens, and the log-prob of each
+
+
+def attempt(problem: Problem, right: bool, anchor: Attempt | None = None) -> Attempt:
+    completion = Completion(
+        np.zeros(LENGTH, np.int32), np.full(LENGTH, LOGPROB, np.float32), finished=True
+    )
+    outcome = Outcome.CORRECT if right else Outcome.WRONG
+    return Attempt(Prompt(problem, np.zeros(3, np.int32), anchor), completion, "", Verdict(outcome))
+
+
+def make_run(
+    directory: Path, seed: int, rights: list[int], keeps: bool, fixes: bool, budget: int = 0
+) -> Path:
+    """A run of two steps: of problem i's samples the first `rights[i]` are right; a correction of a
+    right attempt is right if it `keeps`, of a wrong one if it `fixes`."""
+    config = dataclasses.replace(
+        Config(),
+        seed=seed,
+        max_sampled_tokens=budget,
+        data=dataclasses.replace(Data(), eval_problems=PROBLEMS),
+        eval=dataclasses.replace(Config().eval, given_attempts=2),
+    )
+    directory.mkdir(parents=True)
+    values = provenance(config, resolve(default_config()), set())
+    write_resolved(directory / "config.json", values)
+    (directory / "study.json").write_text(json.dumps({"command": "python", "seconds": 90.0}))
+    writer = MetricWriter(directory, tensorboard=False)
+    for step, accuracy in ((0, 0.25), (1, None), (2, 0.5)):
+        if step:
+            scalars = {"tokens/sampled": 100.0, "tokens/trained": 40.0, "base/entropy": 0.1 * step}
+            writer.write(step, scalars, "train")
+        if accuracy is not None:
+            writer.write(step, {"eval/pass@1": accuracy, "eval/pass@1_stderr": 0.1}, "eval")
+    writer.close()
+    problems = open_evaluation(config).source.first(PROBLEMS)
+    prompts = [Prompt(p, np.zeros(3, np.int32)) for p in problems]
+    own = [
+        attempt(p, j < right)
+        for p, right in zip(problems, rights, strict=True)
+        for j in range(SAMPLES)
+    ]
+    anchors = [*own[::SAMPLES], *given_attempts(config, prompts)]
+    corrections = [attempt(a.problem, keeps if a.correct else fixes, a) for a in anchors]
+    AttemptArchive(directory / FINAL).write("eval", 2, [*own, *corrections])
+    (directory / FINAL / "results.json").write_text(json.dumps({"step": 2}))
+    return directory
+
+
+def test_the_measures_of_a_run(tmp_path: Path) -> None:
+    record = measure_run(make_run(tmp_path / "run", 0, [0, 1, 2, 4], keeps=False, fixes=True))
+    assert (record["steps"], record["sampled_tokens"], record["trained_tokens"]) == (2, 200, 80)
+    assert record["curve"] == {
+        "step": [0, 2],
+        "tokens": [0.0, 200.0],
+        "entropy": [None, pytest.approx(0.15)],
+        "pass@1": [0.25, 0.5],
+    }
+    values = {name: float(a.sum() / b.sum()) for name, (a, b) in measures([record]).items()}
+    assert values == {
+        "pass@1": pytest.approx(7 / 16),
+        "pass@4": pytest.approx(3 / 4),
+        # The first samples: one wrong, three right; corrections turn all of them around.
+        "before": pytest.approx(3 / 4),
+        "two-turn": pytest.approx(1 / 4),
+        "w2r": 1.0,
+        "r2w": 1.0,
+        "given w2r": 1.0,
+        "given r2w": 1.0,
+        "length": LENGTH,
+        "entropy": pytest.approx(-LOGPROB),
+    }
+    problems = record["problems"]
+    assert problems["given_wrong"] == [2] * PROBLEMS and problems["given_right"] == [1] * PROBLEMS
+    assert all(2 <= n <= 5 for n in problems["operations"])
+
+
+def test_measures_without_a_case_are_left_out(tmp_path: Path) -> None:
+    record = measure_run(make_run(tmp_path / "run", 0, [0, 0, 0, 0], keeps=True, fixes=False))
+    assert "r2w" not in measures([record])
+    assert "w2r" in measures([record])
+
+
+def test_a_record_is_made_again_after_another_evaluation(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", 0, [4, 4, 4, 4], keeps=True, fixes=True)
+    assert measure_run(run)["problems"]["right"] == [4] * PROBLEMS
+    again = make_run(tmp_path / "other", 0, [1, 1, 1, 1], keeps=True, fixes=True)
+    (again / FINAL / "attempts").rename(tmp_path / "attempts")
+    (run / FINAL / "attempts").rename(tmp_path / "before")
+    (tmp_path / "attempts").rename(run / FINAL / "attempts")
+    (run / FINAL / "results.json").write_text(json.dumps({"step": 2}))
+    assert measure_run(run)["problems"]["right"] == [1] * PROBLEMS
+
+
+def test_an_evaluation_without_attempts_is_an_error(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", 0, [1, 1, 1, 1], keeps=True, fixes=True)
+    (run / FINAL / "results.json").write_text(json.dumps({"step": 3}))
+    with pytest.raises(CipoError, match="holds no attempts of step 3"):
+        measure_run(run)
+
+
+def make_study(root: Path) -> list[tuple[str, str, int, Path]]:
+    """CIPO solves one sample more of each problem than GRPO, in every seed; seeds differ more."""
+    places = []
+    for method, seed in itertools.product(("cipo", "grpo"), (0, 1, 2)):
+        rights = [seed + (method == "cipo")] * PROBLEMS
+        run = root / "arithmetic" / f"{method}-{seed}"
+        make_run(run, seed, rights, keeps=True, fixes=method == "cipo", budget=160)
+        places.append(("arithmetic", method, seed, run))
+    return places
+
+
+def test_the_report_of_a_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    places = make_study(tmp_path)
+    unfinished = ("arithmetic", "dapo", 0, tmp_path / "nowhere")
+    results = write_study_report([*places, unfinished], "cipo", tmp_path / "out")
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert table in capsys.readouterr().out
+    # pass@1 of seeds 0, 1, 2: CIPO 1/4, 2/4, 3/4; GRPO 0, 1/4, 2/4.
+    (cipo, grpo) = (
+        line for line in table.splitlines() if line.startswith(("| cipo | 3", "| grpo | 3"))
+    )
+    assert cipo.startswith("| cipo | 3 | 0.500 [0.250, 0.750] |")
+    assert grpo.startswith("| grpo | 3 | 0.250 [0.000, 0.500] |")
+    # Paired, the seeds' spread cancels.
+    assert (
+        "| grpo | pass@1 | -0.250 | -0.250 to -0.250 | 0.0005 | -0.250 to -0.250 | 0/3 |" in table
+    )
+    assert "| grpo | given w2r | -1.000 |" in table
+    assert "dapo" not in table
+    assert "| cipo | 2 | 8 | 200 | 1.250 | 80 | 1.5 |" in table
+    # Everything that is shown can be shown again from the file alone.
+    stored = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert stored == json.loads(json.dumps(results))
+    assert format_study(stored) == table
+    assert [r["seed"] for r in by_method(stored, "arithmetic")["grpo"]] == [0, 1, 2]
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    for figure in ("curves", "pass_at_k", "differences"):
+        assert {f"arithmetic_{figure}.png", f"arithmetic_{figure}.svg"} <= names
+
+
+def test_only_seeds_of_both_are_paired(tmp_path: Path) -> None:
+    places = [p for p in make_study(tmp_path) if p[1:3] != ("grpo", 1)]
+    table = format_study(write_study_report(places, "cipo", tmp_path / "out"))
+    assert "-0.250 to -0.250 | 0/2 |" in table
+
+
+def test_a_study_without_finished_runs_has_no_report(tmp_path: Path) -> None:
+    with pytest.raises(CipoError, match="no run of the study has been finished"):
+        write_study_report([("a", "cipo", 0, tmp_path)], "cipo", tmp_path)
