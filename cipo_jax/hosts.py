@@ -50,7 +50,7 @@ from cipo_jax.types import CipoError
 WATCH_SECONDS = 0.5  # between two looks of the watcher
 SILENCE_SECONDS = 60.0  # without a sign of life, a host counts as dead
 GRACE_SECONDS = 10.0  # for a host to end by itself once another has failed
-_STORE = "cipo_jax/"  # keys: alive/INDEX, preempted/INDEX, failed/INDEX, seen/INDEX
+_STORE = "cipo_jax/"  # keys: KIND/INDEX of the host that says so
 
 
 class HostFailure(CipoError):
@@ -204,6 +204,7 @@ def _end_all(hosts: Hosts, watcher: "_Watcher", error: BaseException) -> None:
         cause = f"{error}" if isinstance(error, CipoError) else f"{type(error).__name__}: {error}"
         print(f"error: host {hosts.index}: {cause}", file=sys.stderr)
         watcher.announce(cause)
+    watcher.leave()
     # 2: a mistake of the user's, which another start would only repeat.
     user_error = isinstance(error, CipoError) and not isinstance(error, HostFailure)
     _exit(2 if user_error and hosts.failure is None else 1)
@@ -235,21 +236,30 @@ class _Watcher:
         self._thread.join()
 
     def announce(self, cause: str) -> None:
-        """Tells the others of a failure, and waits until they know."""
-        self._put("failed", cause)
-        give_up = time.monotonic() + GRACE_SECONDS
-        while time.monotonic() < give_up:
-            if len(self._read().get("seen", {})) == self._hosts.count - 1:
-                return
-            time.sleep(WATCH_SECONDS / 2)
+        """Tells the others of a failure of this host."""
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            self._put("failed", cause)
+
+    def leave(self) -> None:
+        """Before this process ends for a failure. The first host, which has the store, lets the
+        others end before it, so that they can read the cause."""
+        give_up = time.monotonic() + GRACE_SECONDS + 8 * WATCH_SECONDS
+        # The store may have gone with the first host; JAX then ends this process.
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            self._put("gone", "")
+            while self._hosts.first and time.monotonic() < give_up:
+                if len(self._read()["gone"]) == self._hosts.count:
+                    return
+                time.sleep(WATCH_SECONDS / 2)
 
     def wait_for_cause(self) -> None:
         """Waits a moment for another host's failure to be known, or for its silence to show."""
         began = time.monotonic()
-        while self._hosts.failure is None and time.monotonic() < began + 8 * WATCH_SECONDS:
+        while self._hosts.failure is None and time.monotonic() < began + 16 * WATCH_SECONDS:
             time.sleep(WATCH_SECONDS / 2)
         if self._hosts.failure is None:
-            silent = self._silent_since(began)
+            # The last sign of a host that has just died may be read a moment after that.
+            silent = self._silent_since(began + 4 * WATCH_SECONDS)
             if silent:
                 self._hosts.failure = self._describe_silent(silent)
 
@@ -276,10 +286,10 @@ class _Watcher:
             elif silent:
                 self._hosts.failure = self._describe_silent(silent)
             if self._hosts.failure is not None:
-                self._put("seen", "")
                 if self._hosts.index in failures or self._ended.wait(GRACE_SECONDS):
                     return
                 print(f"error: {self._hosts.failure}", file=sys.stderr)
+                self.leave()
                 _exit(1)
 
     def _note_beats(self, entries: dict[str, dict[int, str]]) -> None:

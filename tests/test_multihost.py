@@ -18,6 +18,8 @@ from cipo_jax.preemption import EXIT_CODE, Preempted
 from cipo_jax.types import CipoError, Completion, Outcome, Verdict
 from cipo_jax.verify_resume import differences
 
+pytestmark = pytest.mark.slow  # every test starts processes
+
 HERE = Path(__file__).parent
 MAIN = ["-m", "cipo_jax.main"]
 RUN = f"--config={HERE / 'tiny_run.py'}"

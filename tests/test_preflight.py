@@ -13,6 +13,8 @@ from cipo_jax.main import run
 from cipo_jax.preflight import Plan, Program
 from cipo_jax.types import CipoError
 
+pytestmark = pytest.mark.slow  # every test compiles all programs
+
 CONFIG = f"--config={Path(__file__).with_name('tiny_run.py')}"
 MESH = ["--config.mesh.fsdp=4", "--config.mesh.data=2"]
 ROWS = "--config.batch.microbatch_rows=8"

@@ -264,7 +264,7 @@ def test_long_texts_lose_their_middle_and_the_page_stays_small(tmp_path):
 def test_run_that_just_started_says_what_is_missing(tmp_path):
     page = Page(write_report(tmp_path, max_pairs=10))
     assert "No evaluation yet" in page.sections["before-and-after"]
-    assert "No data: Reward (pass rate)" in page.sections["learning"]
+    assert "No data: Pass rate" in page.sections["learning"]
     assert "No attempts are archived" in page.sections["attempts-and-corrections"]
     assert "No config.json" in page.sections["config"]
     assert "figure" not in page.tags

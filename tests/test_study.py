@@ -16,6 +16,9 @@ import pytest
 
 from cipo_jax import study
 from cipo_jax.config import resolve
+from cipo_jax.data.datasets import open_demonstrations
+from cipo_jax.data.prompts import demonstration_tokens
+from cipo_jax.data.tokenizer import load_tokenizer
 from cipo_jax.main import run as run_command
 from cipo_jax.metrics import MetricWriter, read_metrics
 from cipo_jax.preemption import EXIT_CODE, Preempted
@@ -40,6 +43,34 @@ def test_the_study_files_are_valid(file: Path) -> None:
         for name, method in loaded.methods.items()
     }
     assert len(kinds) == len(loaded.methods)
+
+
+@pytest.mark.parametrize("file", sorted(STUDIES.glob("*.py")), ids=lambda f: f.stem)
+def test_the_tasks_fit_their_budgets(file: Path) -> None:
+    loaded = load_study(file)
+    for task in loaded.tasks:
+        c = resolve(loaded.config(f"{task}/cold"))
+        tokenizer = load_tokenizer(c.data.tokenizer)
+        name, operations = c.cold_start.demonstrations, c.data.max_operations
+        for demonstration in open_demonstrations(
+            name,
+            0,
+            correction_share=0.5,
+            right_share=0.5,
+            min_operations=operations,
+            max_operations=operations,
+        ).batch(0, 100):
+            prompt, completion = demonstration_tokens(
+                demonstration,
+                tokenizer,
+                prompt_template=c.data.prompt_template,
+                correction_template=c.data.correction_template,
+                chat=False,
+                max_prompt_tokens=c.data.max_prompt_tokens,
+                max_attempt_tokens=c.data.max_attempt_tokens,
+                max_completion_tokens=c.data.max_completion_tokens,
+            )
+            assert len(prompt) + len(completion) <= c.batch.row_tokens
 
 
 def _first_task(loaded: Study) -> str:

@@ -132,10 +132,11 @@ def test_lowering_allocates_nothing_and_takes_a_reference() -> None:
     config = dataclasses.replace(
         CONFIG, algorithm=dataclasses.replace(CONFIG.algorithm, kl_coef=0.1)
     )
-    before = len(jax.live_arrays())
+    before = {id(x) for x in jax.live_arrays()}
     update = update_on(mesh, config)
     lowered = update.lower(with_reference=True)
-    assert len(jax.live_arrays()) == before
+    # Others' arrays may be freed meanwhile.
+    assert {id(x) for x in jax.live_arrays()} <= before
     count = len(jax.tree.leaves((update.abstract, update.abstract_batch)))
     assert len(jax.tree.leaves(lowered.in_avals)) == count + 1
     assert update.abstract_batch.tokens.shape == batch(update).tokens.shape

@@ -51,6 +51,7 @@ def saved(workdir: Path) -> list[int]:
         return checkpoints.all_steps()
 
 
+@pytest.mark.slow
 def test_stopped_in_every_way_and_continued(whole: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "run"
     # Step 1 is done and its checkpoint is being written.

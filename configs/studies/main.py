@@ -41,8 +41,8 @@ def lists(c):
     c.data.train = c.data.eval = c.cold_start.demonstrations = "lists"
     c.data.tokenizer = "char_lists"
     c.data.min_operations = 3
-    c.data.max_operations = 6
-    c.data.max_completion_tokens = c.data.max_attempt_tokens = 50
+    c.data.max_operations = 5
+    c.data.max_completion_tokens = c.data.max_attempt_tokens = 48
 
 
 STUDY = Study(

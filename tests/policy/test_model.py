@@ -71,10 +71,11 @@ PATTERN = dataclasses.replace(
 
 
 @pytest.mark.parametrize("config", [CONFIG, PATTERN], ids=["plain", "gemma"])
-@pytest.mark.parametrize("chunks", [[24], [7, 16, 1]], ids=lambda c: "+".join(map(str, c)))
+@pytest.mark.parametrize("chunks", [[24], [8, 16], [4, 4, 12, 4]], ids=lambda c: "+".join(map(str, c)))
 def test_cache_equals_teacher_forcing(chunks: list[int], config: model.ModelConfig) -> None:
-    """Left-padded rows of 24, 17 and 3 tokens, fed in chunks to a cache with room to spare."""
-    batch = rows([24], [-7, 17], [-21, 3], length=24)
+    """Right-padded rows of 24, 17 and 3 tokens, fed in chunks of whole pages to a cache with room
+    to spare."""
+    batch = rows([24], [17, -7], [3, -21], length=24)
     batch[2][batch[2] > 0] = 1  # the cache's only segment number
     params = tiny_models.tiny_params(config)
     wanted = np.asarray(logits(config, params, *batch))
@@ -90,7 +91,7 @@ def test_cache_equals_teacher_forcing(chunks: list[int], config: model.ModelConf
     table = jnp.arange(3 * width, dtype=jnp.int32).reshape(3, width)
     parts, start = [], 0
     for size in chunks:
-        before = -(-start // page_size)
+        before = start // page_size
         cache = paged.PagedCache(pages=pages, table=table, context_pages=before)
         part, cache = extend(config, params, cache, *(x[:, start : start + size] for x in batch))
         parts.append(part)
