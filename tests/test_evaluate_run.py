@@ -59,7 +59,6 @@ def run(tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.long
 def test_every_suite_end_to_end(run: Path, tokenizer: Path) -> None:
     open_or_skip()
     config = tiny_config(tokenizer, suites=tuple(SUITES), suite_samples=2, name="all")
