@@ -136,7 +136,7 @@ class Sampling:
     # Tokens that the key/value cache holds, over all devices that split rows. 0: every slot at full
     # length. With fewer, the youngest sequences are put off and computed again when it is full.
     cache_tokens: int = 0
-    cache_dtype: str = ""  # float32 | bfloat16; "": model.compute_dtype
+    cache_dtype: str = ""  # float32 | bfloat16; "": model.compute_dtype, on CPU float32
     # Prompts are prefilled in stretches padded to one of these widths; each costs compilations. The
     # largest bounds a stretch. () makes powers of two from 16 to 512.
     prefill_widths: tuple[int, ...] = ()

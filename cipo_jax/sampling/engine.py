@@ -36,6 +36,7 @@ from cipo_jax.sampling.requests import Prompt, Request, Row, stop_text_end
 from cipo_jax.sampling.settings import (
     EngineSettings,
     EngineStats,
+    cache_dtype,
     pages_per_shard,
     prefill_widths,
     row_bucket,
@@ -86,7 +87,7 @@ class Engine:
                 s.page_size,
                 config.num_kv_heads,
                 config.head_dim,
-                s.cache_dtype or config.compute_dtype,
+                cache_dtype(s, config.compute_dtype, mesh),
                 rules,
             )
         )

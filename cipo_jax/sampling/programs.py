@@ -14,7 +14,13 @@ from cipo_jax.policy import model, paged, sharding
 from cipo_jax.policy.model import ModelConfig, cast_weights
 from cipo_jax.sampling.decode import decode_chunk, empty_slots, prefill
 from cipo_jax.sampling.plan import chunk_plan, plan_shardings, prefill_arrays
-from cipo_jax.sampling.settings import EngineSettings, pages_per_shard, prefill_widths, table_width
+from cipo_jax.sampling.settings import (
+    EngineSettings,
+    cache_dtype,
+    pages_per_shard,
+    prefill_widths,
+    table_width,
+)
 
 
 def abstract_cache(config: ModelConfig, mesh: Mesh, settings: EngineSettings) -> Any:
@@ -28,7 +34,7 @@ def abstract_cache(config: ModelConfig, mesh: Mesh, settings: EngineSettings) ->
             s.page_size,
             config.num_kv_heads,
             config.head_dim,
-            s.cache_dtype or config.compute_dtype,
+            cache_dtype(s, config.compute_dtype, mesh),
         )
     )
     return _abstract(pages, NamedSharding(mesh, sharding.spec(rules, paged.PAGES_AXES)))

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from jax.sharding import Mesh
+
 from cipo_jax.sampling.choose import Choice
 from cipo_jax.types import CipoError
 
@@ -21,7 +23,7 @@ class EngineSettings:
       chunk: decode steps between two looks at what has finished.
       page_size: tokens of a page of the cache.
       cache_tokens: tokens that the cache holds, over all row shards; 0: every slot at full length.
-      cache_dtype: of keys and values in the cache; "": the model's compute dtype.
+      cache_dtype: of keys and values in the cache; "": see `cache_dtype`.
       prefill_widths: prompts are prefilled in stretches, padded to one of these; the largest is
         the longest stretch. (): powers of two from 16 to 512.
       prefill_tokens: padded tokens of one prefill call; bounds what delays the next decode chunk.
@@ -66,6 +68,15 @@ class EngineStats:
     sampled_tokens: int = 0
     preemptions: int = 0
     peak_pages: int = 0
+
+
+def cache_dtype(settings: EngineSettings, compute_dtype: str, mesh: Mesh) -> str:
+    """Of keys and values in the cache: the settings', or else the model's compute dtype. But float32
+    on CPU, where XLA updates no narrower array in place: it would convert the whole cache to float32
+    and back at every write.
+    """
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    return settings.cache_dtype or ("float32" if on_cpu else compute_dtype)
 
 
 def table_width(settings: EngineSettings) -> int:

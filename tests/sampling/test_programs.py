@@ -1,0 +1,33 @@
+"""The engine's programs, compiled from shapes alone."""
+
+import dataclasses
+
+import jax
+import pytest
+from tiny_models import TINY_CONFIG
+
+from cipo_jax.policy import sharding
+from cipo_jax.sampling.choose import Choice
+from cipo_jax.sampling.programs import abstract_cache, lower_programs
+from cipo_jax.sampling.settings import EngineSettings
+
+SETTINGS = EngineSettings(
+    max_prompt_tokens=24,
+    max_new_tokens=16,
+    choice=Choice(stop_ids=(1,)),
+    slots=4,
+    cache_tokens=1 << 16,
+    prefill_tokens=32,
+)
+
+
+@pytest.mark.parametrize("compute_dtype", ["float32", "bfloat16"])
+def test_the_cache_is_updated_in_place(compute_dtype: str) -> None:
+    """A copy of it, or a conversion to another dtype and back, would show as temporary memory."""
+    config = dataclasses.replace(TINY_CONFIG, compute_dtype=compute_dtype)
+    mesh = sharding.make_mesh(1, 1, 1, devices=jax.devices()[:1])
+    cache = abstract_cache(config, mesh, SETTINGS)
+    for name, lowered in lower_programs(config, mesh, SETTINGS).items():
+        memory = lowered.compile().memory_analysis()
+        assert memory is not None
+        assert memory.temp_size_in_bytes < 0.5 * cache.size * cache.dtype.itemsize, name
