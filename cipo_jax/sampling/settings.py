@@ -71,9 +71,9 @@ class EngineStats:
 
 
 def cache_dtype(settings: EngineSettings, compute_dtype: str, mesh: Mesh) -> str:
-    """Of keys and values in the cache: the settings', or else the model's compute dtype. But float32
-    on CPU, where XLA updates no narrower array in place: it would convert the whole cache to float32
-    and back at every write.
+    """Of keys and values in the cache: the settings', or the model's compute dtype. But float32 on
+    CPU, where XLA updates no bfloat16 array in place: it would convert the whole cache and back
+    at every write.
     """
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     return settings.cache_dtype or ("float32" if on_cpu else compute_dtype)
