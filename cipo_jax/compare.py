@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 
 from cipo_jax.archive import ATTEMPTS_DIR, read_attempts
-from cipo_jax.config import Config, flatten, read_resolved
+from cipo_jax.config import Config, flatten
+from cipo_jax.config_resolve import read_resolved
 from cipo_jax.metrics import read_metrics
 from cipo_jax.statistics import Difference, mcnemar, paired_difference
 from cipo_jax.types import CipoError

@@ -52,7 +52,8 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from cipo_jax.config import Config, flatten, provenance, read_resolved, resolve
+from cipo_jax.config import Config, flatten
+from cipo_jax.config_resolve import provenance, read_resolved, resolve
 from cipo_jax.preemption import EXIT_CODE, Preempted
 from cipo_jax.types import CipoError
 

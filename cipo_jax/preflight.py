@@ -19,7 +19,8 @@ import jax
 import numpy as np
 
 from cipo_jax.build import correction_prompt_limit, make_model_config, open_engine, open_tokenizer
-from cipo_jax.config import Config, check_training
+from cipo_jax.config import Config
+from cipo_jax.config_checks import check_training
 from cipo_jax.policy import sharding
 from cipo_jax.problem_sets import open_evaluation, open_training
 from cipo_jax.sampling.programs import abstract_cache, abstract_weights, lower_programs

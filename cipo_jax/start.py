@@ -12,7 +12,8 @@ from cipo_jax.budget import is_over
 from cipo_jax.build import Parts, fresh_params
 from cipo_jax.checkpoint import Checkpoints, checkpoint_root
 from cipo_jax.cold_start import Material, cold_start
-from cipo_jax.config import Config, read_resolved
+from cipo_jax.config import Config
+from cipo_jax.config_resolve import read_resolved
 from cipo_jax.policy.model import Params
 from cipo_jax.record import Record
 from cipo_jax.rl.difficulty import Difficulty

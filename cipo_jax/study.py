@@ -29,7 +29,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from cipo_jax.config import Config, flatten, read_resolved, resolve
+from cipo_jax.config import Config, flatten
+from cipo_jax.config_resolve import read_resolved, resolve
 from cipo_jax.metrics import format_duration
 from cipo_jax.preemption import EXIT_CODE, Notice, Preempted, notice_of_sigterm
 from cipo_jax.study_measures import FINAL

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from cipo_jax.archive import read_attempts
-from cipo_jax.config import read_resolved, resolve
+from cipo_jax.config_resolve import read_resolved, resolve
 from cipo_jax.metrics import read_metrics
 from cipo_jax.problem_sets import open_evaluation
 from cipo_jax.statistics import pass_at_k

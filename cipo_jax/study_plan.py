@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from cipo_jax.config import read_resolved, resolve
+from cipo_jax.config_resolve import read_resolved, resolve
 from cipo_jax.metrics import read_metrics
 from cipo_jax.types import CipoError
 

@@ -30,7 +30,8 @@ from cipo_jax.budget import evaluation_is_due, is_over, steps_left
 from cipo_jax.build import Parts, open_parts
 from cipo_jax.checkpoint import Checkpoints, checkpoint_root, origin
 from cipo_jax.cold_start import open_material
-from cipo_jax.config import Config, Rollout, check_training
+from cipo_jax.config import Config, Rollout
+from cipo_jax.config_checks import check_training
 from cipo_jax.data.batching import pad_share
 from cipo_jax.data.datasets import ProblemSource
 from cipo_jax.evaluate import evaluate, plain_values

@@ -27,7 +27,7 @@ from etils import epath
 
 from cipo_jax.archive import read_attempts
 from cipo_jax.checkpoint import Checkpoints, checkpoint_root
-from cipo_jax.config import read_resolved
+from cipo_jax.config_resolve import read_resolved
 from cipo_jax.metrics import read_metrics
 from cipo_jax.preemption import EXIT_CODE
 from cipo_jax.types import CipoError

@@ -8,7 +8,8 @@ import pytest
 
 from cipo_jax.attempts import VerifyTimes
 from cipo_jax.build import _end_sampling, fresh_params, open_parts
-from cipo_jax.config import default_config, resolve
+from cipo_jax.config import default_config
+from cipo_jax.config_resolve import resolve
 from cipo_jax.sampling.settings import EngineStats
 from cipo_jax.types import Problem
 

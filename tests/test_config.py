@@ -12,15 +12,9 @@ import pytest
 from ml_collections import ConfigDict
 
 import cipo_jax
-from cipo_jax.config import (
-    Config,
-    check_training,
-    default_config,
-    flatten,
-    provenance,
-    resolve,
-    write_resolved,
-)
+from cipo_jax.config import Config, default_config, flatten
+from cipo_jax.config_checks import check_training
+from cipo_jax.config_resolve import provenance, resolve, write_resolved
 from cipo_jax.types import CipoError
 
 PACKAGE = Path(cipo_jax.__file__).parent

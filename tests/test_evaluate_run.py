@@ -14,7 +14,8 @@ from cipo_jax import evaluate_run as module
 from cipo_jax.archive import read_attempts
 from cipo_jax.build import fresh_params, open_parts
 from cipo_jax.checkpoint import Checkpoints
-from cipo_jax.config import Config, default_config, provenance, resolve
+from cipo_jax.config import Config, default_config
+from cipo_jax.config_resolve import provenance, resolve
 from cipo_jax.data.suites import CORRECT, CRITIQUE, SUITES
 from cipo_jax.evaluate_run import _choose_step, evaluate_run
 from cipo_jax.main import run as command

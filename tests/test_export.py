@@ -12,7 +12,8 @@ import tiny_hf
 import tiny_models
 
 from cipo_jax.checkpoint import Checkpoints
-from cipo_jax.config import Config, Data, Mesh, Model, provenance
+from cipo_jax.config import Config, Data, Mesh, Model
+from cipo_jax.config_resolve import provenance
 from cipo_jax.data.tokenizer import load_tokenizer
 from cipo_jax.export import export, save_char_tokenizer
 from cipo_jax.policy import model, sharding

@@ -10,7 +10,8 @@ import pytest
 from cipo_jax import generate as module
 from cipo_jax.build import fresh_params, open_parts
 from cipo_jax.checkpoint import Checkpoints
-from cipo_jax.config import Config, default_config, provenance, resolve
+from cipo_jax.config import Config, default_config
+from cipo_jax.config_resolve import provenance, resolve
 from cipo_jax.generate import generate, settled_text
 from cipo_jax.main import run as command
 from cipo_jax.run_directory import claim_workdir

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from cipo_jax import parity as module
-from cipo_jax.config import Config, Sampling, default_config, resolve
+from cipo_jax.config import Config, Sampling, default_config
+from cipo_jax.config_resolve import resolve
 from cipo_jax.main import run
 from cipo_jax.parity import AGREE, Mismatch, Setting, explain, parity
 from cipo_jax.types import CipoError

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from cipo_jax import problem_sets
-from cipo_jax.config import Config, default_config, resolve
+from cipo_jax.config import Config, default_config
+from cipo_jax.config_resolve import resolve
 from cipo_jax.data.generated import split_of
 from cipo_jax.data.tokenizer import load_tokenizer
 from cipo_jax.types import CipoError, Prompt

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from cipo_jax.archive import AttemptArchive
-from cipo_jax.config import Config, provenance, write_resolved
+from cipo_jax.config import Config
+from cipo_jax.config_resolve import provenance, write_resolved
 from cipo_jax.metrics import MetricWriter, reduce_attempts, transitions
 from cipo_jax.report import choose_pairs, write_report
 from cipo_jax.report_figures import Plot, figure

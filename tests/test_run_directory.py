@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from cipo_jax.config import Config, provenance
+from cipo_jax.config import Config
+from cipo_jax.config_resolve import provenance
 from cipo_jax.run_directory import claim_workdir
 from cipo_jax.types import CipoError
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from cipo_jax import study
-from cipo_jax.config import resolve
+from cipo_jax.config_resolve import resolve
 from cipo_jax.data.datasets import open_demonstrations
 from cipo_jax.data.prompts import demonstration_tokens
 from cipo_jax.data.tokenizer import load_tokenizer

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from cipo_jax.archive import AttemptArchive
-from cipo_jax.config import Config, Data, default_config, provenance, resolve, write_resolved
+from cipo_jax.config import Config, Data, default_config
+from cipo_jax.config_resolve import provenance, resolve, write_resolved
 from cipo_jax.metrics import MetricWriter
 from cipo_jax.problem_sets import given_attempts, open_evaluation
 from cipo_jax.study_measures import FINAL, by_method, measure_run, measures
