@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cipo_jax.policy import model
+from cipo_jax.policy import logprobs, model
 
 PLANNED = {"V": 151_936, "T": 4096, "D": 2560}
 TIMED = {"V": 32_768, "T": 2048, "D": 256}
@@ -28,7 +28,7 @@ REPETITIONS = 3
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--block", type=int, default=model.LOGPROB_BLOCK)
+    parser.add_argument("--block", type=int, default=logprobs.BLOCK)
     parser.add_argument("--json", action="store_true", help="print one json object")
     options = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")
@@ -110,14 +110,14 @@ def _config(size: dict[str, int]) -> model.ModelConfig:
 
 def _compiled(make: Callable[..., Any], block: int, size: dict[str, int]) -> Any:
     config = _config(size)
-    usual, model.LOGPROB_BLOCK = model.LOGPROB_BLOCK, block
+    usual, logprobs.BLOCK = logprobs.BLOCK, block
     try:
         # A new function each time: traces of another block length must not be found again.
         program = jax.jit(lambda params, tokens: make(params, config, tokens))
         tokens = jax.ShapeDtypeStruct((1, size["T"]), jnp.int32)
         return program.lower(model.abstract_params(config), tokens).compile()
     finally:
-        model.LOGPROB_BLOCK = usual
+        logprobs.BLOCK = usual
 
 
 def _gib(count: float) -> str:

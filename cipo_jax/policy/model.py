@@ -23,14 +23,11 @@ from cipo_jax.policy import attention, rope
 from cipo_jax.policy.attention_kernels import attend_rows
 from cipo_jax.policy.config import ModelConfig, RopeScaling  # noqa: F401
 from cipo_jax.policy.layers import ACTIVATIONS, RMSNorm, kernel_init, project
+from cipo_jax.policy.logprobs import Head, score_tokens
 from cipo_jax.policy.paged import PagedCache, attend_paged
 from cipo_jax.policy.sharding import Rules, constrain, logical_rules, spec
 
 Params = dict[str, Any]
-
-# Tokens per step of the scan that turns hidden states into log-probs: bounds the logits held at
-# once to [B, LOGPROB_BLOCK, V].
-LOGPROB_BLOCK = 512
 
 # What the backward pass finds saved of each layer, besides its input; the rest is computed again.
 # "none" saves everything.
@@ -121,7 +118,7 @@ def token_logprobs(
 
     `logprobs[b, t]` belongs to `tokens[b, t]`, given the tokens of its segment before it; this is
     the one place that shifts. Column 0 and the first token of each segment have no context: 0.
-    Logits exist for LOGPROB_BLOCK tokens at a time, in the backward pass too.
+    Logits exist for a block of tokens at a time, see `logprobs`.
 
     Args:
       tokens, positions, segments: [B, T] int32.
@@ -133,20 +130,9 @@ def token_logprobs(
     hidden, _ = hidden_states(config, params, tokens, positions, segments, rules=rules)
     targets = jnp.roll(tokens, -1, axis=1)  # what the hidden state at t predicts
 
-    def block(hidden: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
-        logits = unembed(config, params, hidden, rules) / temperature
-        log_z = jax.nn.logsumexp(logits, axis=-1)
-        chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-        mean_logit = jnp.sum(jnp.exp(logits - log_z[..., None]) * logits, axis=-1)
-        return chosen - log_z, log_z - mean_logit
-
-    T = tokens.shape[1]
-    if T <= LOGPROB_BLOCK:
-        logprobs, entropy = block(hidden, targets)
-    else:
-        blocks = tuple(attention.split_tokens(x, LOGPROB_BLOCK) for x in (hidden, targets))
-        parts = jax.lax.map(jax.checkpoint(lambda args: block(*args)), blocks)
-        logprobs, entropy = (attention.join_tokens(p, T) for p in parts)
+    head = Head(config.tie_embeddings, temperature, config.logit_soft_cap)
+    weights = params["embedding" if config.tie_embeddings else "head"]
+    logprobs, entropy = score_tokens(head, weights, hidden, targets, rules)
 
     has_context = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tiny_models
 
-from cipo_jax.policy import model, paged
+from cipo_jax.policy import logprobs, model, paged
 
 CONFIG = dataclasses.replace(tiny_models.TINY_CONFIG, num_layers=2)
 PARAMS = functools.cache(lambda: tiny_models.tiny_params(CONFIG))
@@ -43,7 +43,7 @@ def logits(config, params, tokens, positions, segments) -> jax.Array:
 
 
 def token_logprobs(config, params, batch: Rows, temperature=1.0) -> tuple[np.ndarray, np.ndarray]:
-    """Compiled afresh, because tests change LOGPROB_BLOCK."""
+    """Compiled afresh, because tests change the block."""
     compiled = jax.jit(lambda p, *rows: model.token_logprobs(config, p, *rows, temperature))
     return jax.device_get(compiled(params, *batch))
 
@@ -160,7 +160,7 @@ BATCH = rows([12], [5, 6], [-4, 8], [3, 3, 3, -1], length=12)
 def test_logprobs_and_entropy_equal_numpy(
     block: int, temperature: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model, "LOGPROB_BLOCK", block)
+    monkeypatch.setattr(logprobs, "BLOCK", block)
     got = token_logprobs(CONFIG, PARAMS(), BATCH, temperature)
     for ours, wanted in zip(got, reference_logprobs(BATCH, temperature), strict=True):
         assert ours.dtype == jnp.float32
@@ -198,7 +198,7 @@ def assert_trees_close(got, wanted, tolerance: float) -> None:
 @pytest.mark.slow
 def test_logprob_blocks_have_the_same_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = baseline()
-    monkeypatch.setattr(model, "LOGPROB_BLOCK", 4)
+    monkeypatch.setattr(logprobs, "BLOCK", 4)
     blocked = value_and_grads(CONFIG, PARAMS(), BATCH)
     assert_trees_close(blocked, whole, 1e-5)
     assert all(np.abs(g).max() > 1e-3 for g in jax.tree.leaves(whole[1]))
@@ -213,7 +213,7 @@ def largest_buffer(compiled) -> int:
 @pytest.mark.parametrize("block", [8, 512])
 def test_all_logits_never_exist_at_once(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Forward and backward hold [B, block, V], not [B, T, V]."""
-    monkeypatch.setattr(model, "LOGPROB_BLOCK", block)
+    monkeypatch.setattr(logprobs, "BLOCK", block)
     config = dataclasses.replace(CONFIG, vocab_size=5000, num_layers=1)
     B, T, V = 2, 64, config.vocab_size
     batch = jax.ShapeDtypeStruct((B, T), jnp.int32)
