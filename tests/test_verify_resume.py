@@ -102,6 +102,7 @@ def test_the_mode(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
         run(["cipo_jax", "--mode=verify_resume", *ARGUMENTS, f"--workdir={tmp_path / 'check'}"])
 
 
+@pytest.mark.slow
 def test_differences_are_found(whole: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(whole, other)

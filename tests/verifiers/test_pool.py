@@ -356,5 +356,5 @@ def test_no_worker_outlives_the_process(ending, signal_number, status):
     assert len(pids) == 2
     if signal_number is not None:
         parent.send_signal(signal_number)
-    assert parent.wait(timeout=10) == status
+    assert parent.wait(timeout=60) == status
     assert all(_wait_until_gone(pid) for pid in pids)
