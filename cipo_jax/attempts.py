@@ -10,11 +10,13 @@ from tqdm import tqdm
 
 from cipo_jax.data.tokenizer import Tokenizer
 from cipo_jax.exchange import Judged, exchange
+from cipo_jax.heartbeat import Heartbeat
 from cipo_jax.hosts import Hosts
 from cipo_jax.policy.model import Params
 from cipo_jax.preemption import Preempted
 from cipo_jax.sampling.engine import Sample
 from cipo_jax.types import Attempt, Completion, Prompt, Verdict
+from cipo_jax.verification import verifier_works
 from cipo_jax.verifiers.pool import VerifierPool
 
 # (params, prompts, samples per prompt, key, what for) -> attempts, prompt-major
@@ -43,31 +45,42 @@ def make_attempter(
     stop_strings: Sequence[str] = (),
     times: VerifyTimes | None = None,
     hosts: Hosts | None = None,
+    beat: Heartbeat | None = None,
 ) -> MakeAttempts:
     """Ties sampler, verifier pool and tokenizer together.
 
     The result samples `samples` completions of each prompt and has each verified while the others
-    are still being decoded. `attempts[i * samples + j]` is sample j of prompt i.
+    are still being decoded. `attempts[i * samples + j]` is sample j of prompt i. CipoError is
+    raised where the verifier fails on all that it is given from the start.
 
     Args:
       stop_strings: texts end before the first of these.
       times: added to.
       hosts: the sampler yields this host's share of the completions; what the others made of theirs
         is then gathered. None: this host alone.
+      beat: told how many completions and verdicts are still to come.
     """
-    hosts = hosts or Hosts()
+    hosts, beat = hosts or Hosts(), beat or Heartbeat()
     times = VerifyTimes() if times is None else times
+    works = False
 
     def judge(
         params: Params, prompts: Sequence[Prompt], samples: int, key: jax.Array, purpose: str
     ) -> list[Judged]:
         pending: dict[int, tuple[Completion, str, Future[Verdict]]] = {}
         mine = hosts.share(len(prompts))
-        first = None
+        first, total = None, len(mine) * samples
+
+        def to_come() -> str:
+            verdicts = sum(not future.done() for _, _, future in list(pending.values()))
+            left = f"{total - len(pending)} of {total} completions left"
+            return f"{left}, {verdicts} verdicts outstanding"
+
         # A bar for whoever watches a terminal; silent in a pipe.
-        with tqdm(
-            total=len(mine) * samples, desc=purpose, unit="seq", leave=False, disable=None
-        ) as bar:
+        with (
+            beat.waiting(to_come),
+            tqdm(total=total, desc=purpose, unit="seq", leave=False, disable=None) as bar,
+        ):
             for request, completion in sample(params, [p.tokens for p in prompts], samples, key):
                 text = before_stop(tokenizer.decode(completion.tokens.tolist()), stop_strings)
                 verdict = pool.submit(prompts[request // samples].problem, text)
@@ -93,8 +106,13 @@ def make_attempter(
             own = judge(params, prompts, samples, key, purpose)
         except Preempted:
             own = None
-        everyones = exchange(hosts, own)
-        return [Attempt(prompts[i // samples], *judged) for i, judged in enumerate(everyones)]
+        with beat.waiting(lambda: "the attempts of the other hosts"):
+            everyones = exchange(hosts, own)
+        attempts = [Attempt(prompts[i // samples], *judged) for i, judged in enumerate(everyones)]
+        # Once it has worked, failures are data; a judge that is out of order for a while included.
+        nonlocal works
+        works = works or verifier_works(attempts)
+        return attempts
 
     return attempt
 

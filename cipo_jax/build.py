@@ -17,6 +17,7 @@ from cipo_jax.attempts import MakeAttempts, VerifyTimes, make_attempter
 from cipo_jax.config import Config
 from cipo_jax.data import prompts
 from cipo_jax.data.tokenizer import Tokenizer, load_tokenizer
+from cipo_jax.heartbeat import Heartbeat
 from cipo_jax.hosts import Hosts
 from cipo_jax.hub import model_directory
 from cipo_jax.policy import hf_config, hf_load, model, sharding
@@ -43,6 +44,7 @@ class Parts(Policy):
     attempt: MakeAttempts
     end_sampling: Callable[[], dict[str, float]]  # see `_end_sampling`
     hosts: Hosts
+    beat: Heartbeat
     isolation: str  # how generated programs are kept from the machine; "" if none are run
 
 
@@ -67,6 +69,7 @@ def open_parts(config: Config, hosts: Hosts | None = None) -> Iterator[Parts]:
     with (
         jax.set_mesh(mesh),
         open_pool(c.verifier) as pool,
+        Heartbeat(c.log.heartbeat_seconds, prints=hosts.first) as beat,
     ):
         yield Parts(
             mesh=mesh,
@@ -101,10 +104,11 @@ def open_parts(config: Config, hosts: Hosts | None = None) -> Iterator[Parts]:
             longest_correction_prompt=longest_correction,
             score=make_score(c, model_config, mesh),
             attempt=make_attempter(
-                sampler.sample, pool, tokenizer, c.sampling.stop_strings, times, hosts
+                sampler.sample, pool, tokenizer, c.sampling.stop_strings, times, hosts, beat
             ),
             end_sampling=functools.partial(_end_sampling, sampler, pool, times),
             hosts=hosts,
+            beat=beat,
             isolation=pool.about,
         )
 
@@ -204,8 +208,9 @@ def _end_sampling(sampler: HostSampler, pool: VerifierPool, times: VerifyTimes) 
     "sampler/useful_rows": sampled tokens over rows computed; "sampler/reused_prompt": share of
     prompt tokens found in the cache; "sampler/preemptions"; "sampler/cache_used": share of the
     cache's pages held at the fullest; "time/verify_hidden": share of the time with outstanding
-    verdicts that sampling went on meanwhile; "time/verify_p50", "time/verify_p99": seconds of the
-    most recent items; "verify/lost_workers": killed or crashed. Shares of nothing are left out.
+    verdicts that sampling went on meanwhile; "time/verify_wait": seconds it did not;
+    "time/verify_p50", "time/verify_p99": seconds of the most recent items; "verify/lost_workers":
+    killed or crashed. Shares of nothing are left out.
     """
     sampler.close()
     engine = sampler.engine
@@ -221,6 +226,7 @@ def _end_sampling(sampler: HostSampler, pool: VerifierPool, times: VerifyTimes) 
     if times.pending:
         stats["time/verify_hidden"] = 1 - times.waited / times.pending
     judged = pool.stats()
+    stats["time/verify_wait"] = times.waited
     stats["time/verify_p50"] = judged["latency_p50_seconds"]
     stats["time/verify_p99"] = judged["latency_p99_seconds"]
     stats["verify/lost_workers"] = judged["restarts"] - times.lost_workers

@@ -26,15 +26,15 @@ class Model:
     # Directory of a Hugging Face checkpoint, or a hub id such as "Qwen/Qwen3-4B" (with "@revision"
     # behind it to fix one); "" builds the model below from seed.
     source: str = ""
-    num_layers: int = 3
-    d_model: int = 64
-    num_heads: int = 4
-    num_kv_heads: int = 2
-    head_dim: int = 16
-    mlp_dim: int = 192
-    rope_theta: float = 10_000.0
-    qk_norm: bool = True
-    tie_embeddings: bool = True
+    num_layers: int = 3  # transformer blocks
+    d_model: int = 64  # width of the residual stream
+    num_heads: int = 4  # query heads
+    num_kv_heads: int = 2  # key/value heads, a divisor of num_heads
+    head_dim: int = 16  # width of a head, even
+    mlp_dim: int = 192  # hidden width of the gated MLP
+    rope_theta: float = 10_000.0  # base of the rotary wavelengths
+    qk_norm: bool = True  # RMSNorm on queries and keys, as in Qwen3
+    tie_embeddings: bool = True  # the head is the embedding, transposed
     param_dtype: str = "float32"  # float32 | bfloat16: weights and optimiser state
     compute_dtype: str = "float32"  # float32 | bfloat16: activations; bfloat16 on accelerators
     # What the backward pass computes again instead of keeping, from little memory to much: full
@@ -67,9 +67,9 @@ class Data:
     # Columns of the sources. "": question, problem or prompt; answer, final_answer or
     # expected_answer, else the end of a solution; tests; id or the like, else the line.
     question_column: str = ""
-    answer_column: str = ""
-    tests_column: str = ""
-    id_column: str = ""
+    answer_column: str = ""  # of the reference answer, likewise
+    tests_column: str = ""  # of the tests of programs, likewise
+    id_column: str = ""  # of what names a problem, likewise
     # What to leave out of training: "overlap" (questions that `eval` or eval.suites also have),
     # "duplicates" (repeated questions), "too_long" (prompts over max_prompt_tokens).
     drop: tuple[str, ...] = ()
@@ -90,7 +90,7 @@ class Data:
     max_completion_tokens: int = 44  # of a completion, stop token included
     # The embedded generator's problems have between these numbers of operations.
     min_operations: int = 2
-    max_operations: int = 5
+    max_operations: int = 5  # at least min_operations
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +143,7 @@ class Sampling:
 class Rollout:
     """The base stream."""
 
-    problems_per_step: int = 32
+    problems_per_step: int = 32  # groups of the base stream (ours)
     group_size: int = 8  # completions per problem (paper: 8)
     # Dynamic sampling (DAPO): how many times groups that are all right or all wrong are replaced by
     # groups of further problems. Their tokens count as sampled. 0: never.
@@ -151,7 +151,7 @@ class Rollout:
     # "uniform" takes problems in order; "learnability" draws them from `curriculum_candidates`
     # times as many, in proportion to p (1 - p) of their running pass rate (ours).
     curriculum: str = "uniform"
-    curriculum_candidates: int = 4
+    curriculum_candidates: int = 4  # times problems_per_step, with "learnability"
     pass_rate_decay: float = 0.7  # weight of the past in a problem's running pass rate
 
 
@@ -163,8 +163,8 @@ class Correction:
     replay_fraction: float = 1.0  # anchors per step = replay_fraction * problems_per_step (ours)
     group_size: int = 8  # corrections per anchor (ours: as in the base stream)
     # Problems with pass rate in [band_low, band_high] are preferred, then the nearest (paper).
-    band_low: float = 0.375
-    band_high: float = 0.75
+    band_low: float = 0.375  # pass rate (paper)
+    band_high: float = 0.75  # pass rate (paper)
     max_per_problem: int = 2  # anchors of one problem at most (ours)
     # If right or wrong attempts run short: "other" takes from the other class, "empty" leaves the
     # slot unused (ours).
@@ -181,10 +181,10 @@ class Replay:
     reimplementation reads the paper."""
 
     adaptive: bool = True  # False keeps rho at `initial`
-    initial: float = 0.3
-    minimum: float = 0.2
-    maximum: float = 0.8
-    target_retention: float = 0.8  # tau
+    initial: float = 0.3  # rho of the first step
+    minimum: float = 0.2  # bounds of rho
+    maximum: float = 0.8  # likewise
+    target_retention: float = 0.8  # tau, a share of corrections of right attempts
     gap_weight: float = 0.8  # w1, on tau - retention
     drop_weight: float = 0.3  # w2, on the fall of retention since the last step
     streak_weight: float = 0.05  # w3, on min(steps below tau, 3)
@@ -207,7 +207,7 @@ class Algorithm:
     surrogate: str = "clip"  # "clip" (PPO) or "cispo" (clipped importance weight)
     ratio: str = "token"  # importance ratio per "token", or per "sequence" (GSPO)
     clip_low: float = 0.2  # the ratio is clipped to [1 - clip_low, 1 + clip_high]
-    clip_high: float = 0.2
+    clip_high: float = 0.2  # likewise, above
     dual_clip: float = 0.0  # bound c > 1 on the loss of negative advantages; 0: none
     # How tokens add up: "token_mean" (DAPO), "sequence_mean" (GRPO), "constant" (Dr. GRPO).
     aggregation: str = "token_mean"
@@ -231,9 +231,9 @@ class Optimizer:
     decay_steps: int = 0  # the update at which linear and cosine arrive at their floor
     final_share: float = 0.0  # that floor, as a share of the peak
     mu_dtype: str = ""  # dtype of first moments: "" (the parameters'), float32, bfloat16
-    b1: float = 0.9
-    b2: float = 0.95
-    weight_decay: float = 0.0
+    b1: float = 0.9  # decay per update of the first moment
+    b2: float = 0.95  # and of the second
+    weight_decay: float = 0.0  # decoupled, times the learning rate
     grad_clip: float = 1.0  # global norm
 
 
@@ -258,7 +258,7 @@ class Verifier:
     # math), or an own function: "package.module:function" or "path/to/file.py:function", see
     # verifiers/worker.py.
     kind: str = "math"
-    workers: int = 2
+    workers: int = 2  # processes on each host
     # Workers beyond these that may run while as many others have been on one item for long.
     stand_ins: int = 2
     timeout_seconds: float = 10.0  # wall time per item; the worker is killed past it
@@ -268,11 +268,11 @@ class Verifier:
     # boxed | hashes ("####") | final_answer | answer | last_number, see verifiers/math_answer.py.
     extraction: tuple[str, ...] = ("boxed", "hashes", "final_answer", "answer")
     # What each outcome earns, in [-1, 1]. Pass rates, anchors and transitions go by the outcomes.
-    reward_correct: float = 1.0
-    reward_wrong: float = 0.0
-    reward_no_answer: float = 0.0
-    reward_timeout: float = 0.0
-    reward_error: float = 0.0
+    reward_correct: float = 1.0  # the highest of them
+    reward_wrong: float = 0.0  # an answer was read, and is not right
+    reward_no_answer: float = 0.0  # none could be read
+    reward_timeout: float = 0.0  # the verifier was killed at its deadline
+    reward_error: float = 0.0  # the verifier failed
     # Run all tests of a program even after a failure, and move the reward from that of the outcome
     # towards reward_correct by the share of tests passed. Scores of an own function count likewise.
     partial_credit: bool = False
@@ -302,7 +302,7 @@ class Eval:
     suite_temperature: float = -1.0  # 0: greedy; -1: as the benchmark's protocol has it
     # LiveCodeBench's problems between these dates, both included, as 2024-08-01; "": open.
     released_from: str = ""
-    released_until: str = ""
+    released_until: str = ""  # likewise, the last date
     check_gold: bool = False  # verify the benchmarks' own answers and solutions, and end there
     name: str = ""  # of the directory under evaluations/; "": after the checkpoint
 
@@ -324,10 +324,16 @@ class Log:
     tensorboard: bool = True  # event files through clu (imports TensorFlow)
     show_samples_every: int = 10  # steps between attempt/correction pairs on screen; 0: never
     archive: bool = True  # write every attempt to attempts/*.jsonl.gz
-    # Steps between measurements of each stream's gradient norm and their cosine; 0: never. One
-    # costs about an update.
+    # Steps between measurements of the streams' gradients (one costs about an update); 0: never.
     gradient_stats_every: int = 0
     report_pairs: int = 200  # attempt/correction pairs shown in report.html, spread over the run
+    # For compiled programs: "auto" (.compiled in the run directory), a directory, or "" (none).
+    compilation_cache: str = "auto"  # JAX_COMPILATION_CACHE_DIR goes before it
+    max_compiles_after_warmup: int = -1  # programs compiled after `compile_warmup_steps`; -1: any
+    compile_warmup_steps: int = 2  # steps, from each start of the process
+    on_recompile: str = "warn"  # warn | stop, when there are more
+    heartbeat_seconds: float = 30.0  # a phase that lasts longer says what it waits for; 0: never
+    profile_steps: tuple[int, ...] = ()  # (first, last) are traced into profile/; (): none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -345,7 +351,7 @@ class Health:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    seed: int = 0
+    seed: int = 0  # of weights, order of problems, sampling and draws of anchors
     num_steps: int = 60  # RL steps; 0: the cold start and its evaluation alone
     # RL also ends after the step with which it has sampled this many tokens (see budget.py); 0: by
     # num_steps alone.

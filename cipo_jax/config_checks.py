@@ -25,6 +25,7 @@ def check_values(config: Config) -> None:
         _check_streams,
         _check_update,
         _check_evaluation,
+        _check_log,
     ):
         check(config)
 
@@ -84,6 +85,7 @@ def _check_ranges(c: Config) -> None:
         "optimizer.name": ("adamw", "adafactor", "muon"),
         "optimizer.schedule": ("constant", "linear", "cosine"),
         "optimizer.mu_dtype": ("", "float32", "bfloat16"),
+        "log.on_recompile": ("warn", "stop"),
     }
     flat = flatten(c)
     for key, allowed in choices.items():
@@ -114,7 +116,8 @@ def _check_ranges(c: Config) -> None:
         "optimizer.warmup_steps optimizer.weight_decay eval.every eval.corrected_attempts "
         "eval.suite_problems eval.suite_samples sampling.temperature sampling.top_k "
         "sampling.min_new_tokens sampling.cache_tokens sampling.tensor "
-        "log.show_samples_every log.report_pairs replay.gap_weight replay.drop_weight "
+        "log.show_samples_every log.report_pairs log.compile_warmup_steps log.heartbeat_seconds "
+        "replay.gap_weight replay.drop_weight "
         "verifier.stand_ins checkpoint.keep_best "
         "replay.streak_weight"
     )
@@ -340,4 +343,16 @@ def _check_evaluation(c: Config) -> None:
         "eval.corrected_attempts",
         c.eval.corrected_attempts,
         f"<= eval.samples = {c.eval.samples}",
+    )
+
+
+def _check_log(c: Config) -> None:
+    """What is watched."""
+    most, steps = c.log.max_compiles_after_warmup, c.log.profile_steps
+    _require(most >= -1, "log.max_compiles_after_warmup", most, "a number >= 0, or -1 for any")
+    _require(
+        not steps or (len(steps) == 2 and 1 <= steps[0] <= steps[1]),
+        "log.profile_steps",
+        steps,
+        "(first, last) with 1 <= first <= last, or ()",
     )

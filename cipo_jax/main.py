@@ -21,6 +21,8 @@ continues where it was stopped, and writes a table and figures to --workdir (by 
 `studies/<name>`); `--only='lists/*-0'` does a part of it, `--report_only` runs nothing. See
 study.py.
 
+`--mode=explain` prints every value of the config with its source, what follows from them, and what
+differs from the paper's settings, see explain.py.
 `--mode=preflight [--topology=v5e:4x4] [--device_memory=16]` says what training will need (memory
 per device, disk, data, verifier) without training, see preflight.py.
 `--mode=verify_resume --workdir=new/directory` checks that the config's runs continue exactly where
@@ -38,7 +40,7 @@ for `--config.verifier.kind`; verifiers/worker.py says what such a function is.
 The run directory is `--workdir`, by default `runs/<name of the config file>`; the same command
 again continues the run there. Mistakes in flags, config or input end with one message and exit
 status 2; `--traceback` shows where they were found. On SIGTERM a training run saves and exits with
-status 75 (see preemption.py): whoever started it may start it again.
+status 75 (see preemption.py): whoever started it may start it again. `--help` shows this text.
 """
 
 import dataclasses
@@ -53,6 +55,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from cipo_jax.config import Config, flatten
+from cipo_jax.config_file import check_file, worded
 from cipo_jax.config_resolve import provenance, read_resolved, resolve
 from cipo_jax.preemption import EXIT_CODE, Preempted
 from cipo_jax.types import CipoError
@@ -69,6 +72,7 @@ _MODES = [
     "parity",
     "verify_resume",
     "preflight",
+    "explain",
     "study",
 ]
 _ON_RUNS = ("evaluate", "regrade", "generate", "parity")  # --config may be left out
@@ -77,12 +81,23 @@ _ON_RUNS = ("evaluate", "regrade", "generate", "parity")  # --config may be left
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line `argv` (default: the process's); ends the process on user errors."""
     argv = list(sys.argv if argv is None else argv)
+    if {"--help", "-help", "-h"} & set(argv):
+        print(__doc__)
+        return
     try:
         run(argv)
     except CipoError as e:
         if "--traceback" in argv:
             raise
         print(f"error: {e}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues from the newest checkpoint", file=sys.stderr)
+        sys.exit(130)
+    except RuntimeError as e:
+        if "out of memory" not in str(e).lower() or "--traceback" in argv:
+            raise
+        print(f"error: {_out_of_memory(e)}", file=sys.stderr)
         sys.exit(2)
     except Preempted:
         print("asked to end; the same command continues the run", file=sys.stderr)
@@ -171,6 +186,11 @@ def run(argv: Sequence[str]) -> None:
     workdir = _workdir(flag_values)
 
     # Imported late, so that a wrong flag need not wait for JAX.
+    if flag_values["mode"].value == "explain":
+        from cipo_jax.explain import explain
+
+        explain(config, values)
+        return
     if flag_values["mode"].value == "export":
         from cipo_jax.export import export
 
@@ -204,6 +224,17 @@ def grade(config: Config, input_file: str | None) -> None:
     audit(Path(input_file), lambda: open_pool(config.verifier))
 
 
+def _out_of_memory(error: RuntimeError) -> str:
+    """What to do when XLA finds no room for an array or a program."""
+    line = str(error).splitlines()[0][:200].rstrip(".")
+    return (
+        f"out of device memory ({line}). --mode=preflight with the same arguments says what the "
+        "update and what sampling need. For the update, lower config.batch.microbatch_rows or "
+        "config.batch.row_tokens, or shard over more devices (config.mesh.fsdp); for sampling, "
+        "lower config.sampling.cache_tokens or config.sampling.slots"
+    )
+
+
 def _in_full(argument: str) -> str:
     """`--config.verifier=x` as `--config.verifier.kind=x`: the section goes by its first key."""
     name, equals, value = argument.partition("=")
@@ -232,9 +263,14 @@ def _required(flag_values: Any, name: str) -> str:
     return value
 
 
+def _given(argv: Sequence[str]) -> dict[str, str]:
+    """{name: value} of the arguments written --name=value."""
+    return dict(a.lstrip("-").partition("=")[::2] for a in argv[1:] if a.startswith("-"))
+
+
 def _run_config(argv: Sequence[str]) -> ConfigDict | None:
     """The config of the run in --workdir, for the modes that work on a run without --config."""
-    given = dict(a.lstrip("-").partition("=")[::2] for a in argv[1:] if a.startswith("-"))
+    given = _given(argv)
     file = Path(given.get("workdir", "")) / "config.json"
     if "config" in given or given.get("mode") not in _ON_RUNS:
         return None
@@ -249,6 +285,8 @@ def _parse(argv: Sequence[str]) -> tuple[Any, ConfigDict, list[str]]:
       CipoError: anything wrong with the flags or inside the config file.
     """
     _check_overrides(argv)
+    config_file = _given(argv).get("config", "")
+    check_file(config_file)
     values: Any = flags.FlagValues()
     flags.DEFINE_string("workdir", None, "Run directory; default runs/<config>.", values)
     flags.DEFINE_enum("mode", "train", _MODES, "What to do.", values)
@@ -284,15 +322,19 @@ def _parse(argv: Sequence[str]) -> tuple[Any, ConfigDict, list[str]]:
                 f"--config={values['config'].config_filename}: is not a config file; wanted a "
                 "Python file whose get_config() returns an ml_collections.ConfigDict"
             )
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as e:
-        if isinstance(e, CipoError):
-            raise
-        # ml_collections raises these from the config file's body and from overrides alike.
-        raise CipoError(f"command line or config file: {e}") from e
+    except CipoError:
+        raise
+    except Exception as e:  # of the flags, or whatever the config file's body raises
+        raise CipoError(worded(e, config_file)) from e
     comparing = values["mode"].value == "compare"
     if rest[1:] and not comparing:
         raise CipoError(f"unexpected arguments {rest[1:]}; set keys by --config.section.key=value")
     if raw is None and not comparing:
+        if values["mode"].value in _ON_RUNS and values["workdir"].value:
+            raise CipoError(
+                f"--workdir={values['workdir'].value}: holds no run (no config.json), and --config "
+                "is not given; wanted a run directory such as runs/demo, or a config file"
+            )
         raise CipoError("--config is missing; try --config=configs/demo.py")
     return values, raw, rest[1:]
 
@@ -305,6 +347,9 @@ def _check_overrides(argv: Sequence[str]) -> None:
         if not argument.startswith("-") or not name.startswith("config."):
             continue
         key = name.removeprefix("config.")
+        inside = next((k for k in known if k.startswith(f"{key}.")), None)
+        if inside is not None:
+            raise CipoError(f"config.{key}: is a section; set its keys, as --config.{inside}=...")
         if key not in known:
             close = difflib.get_close_matches(key, known, n=1)
             hint = f"; did you mean config.{close[0]}?" if close else ""

@@ -55,9 +55,9 @@ def open_training(config: Config, tokenizer: Tokenizer, split: str = "train") ->
         left = sum(len(part.placed or ()) for part in kept)
         print(f"data     {left} problems to train on; left out: {shown_counts(dropped)}")
     generator = _generator(config, split)
-    return ProblemSet(
-        open_mixture(kept, config.seed, generator), dropped, fingerprints(kept, generator)
-    )
+    source = open_mixture(kept, config.seed, generator)
+    _check_judged(config, kept, source, "data.train")
+    return ProblemSet(source, dropped, fingerprints(kept, generator))
 
 
 def open_evaluation(config: Config) -> ProblemSet:
@@ -68,6 +68,7 @@ def open_evaluation(config: Config) -> ProblemSet:
     """
     parts, generator = load_evaluation(config), _generator(config, "test")
     source = open_mixture(parts, config.seed, generator)
+    _check_judged(config, parts, source, "data.eval")
     return ProblemSet(source, {}, fingerprints(parts, generator))
 
 
@@ -203,6 +204,21 @@ def measurer(config: Config, tokenizer: Tokenizer) -> Callable[[Problem], tuple[
         d.chat_template,
         d.max_attempt_tokens,
     )
+
+
+def _check_judged(config: Config, parts: Sequence[Part], source: ProblemSource, key: str) -> None:
+    """Refuses problems that hold nothing for the verifier to go by."""
+    by_kind = {"math": ("answer",), "code": ("tests",), "auto": ("answer", "tests")}
+    fields = by_kind.get(config.verifier.kind, ())  # an own function's wants are its own
+    found = [(p.where, p.problem) for p in all_placed(parts)]
+    for where, problem in found or [("its first problem", source.first(1)[0])]:
+        if fields and all(getattr(problem, field) is None for field in fields):
+            raise CipoError(
+                f"config.verifier.kind: got {config.verifier.kind!r}, but in config.{key} {where} "
+                f"has no {' and no '.join(fields)}; wanted a verifier for such problems ('math' "
+                "goes by answers, 'code' by tests, 'auto' by what there is), or the column's name "
+                "in config.data.answer_column or config.data.tests_column"
+            )
 
 
 def _columns(config: Config) -> Columns:

@@ -61,10 +61,16 @@ def claim_workdir(
         _check_data(workdir / "data.json", data)
     if not writes:
         return
-    workdir.mkdir(parents=True, exist_ok=True)
-    _replace(file, values)
-    if data is not None:
-        _replace(workdir / "data.json", data)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        _replace(file, values)
+        if data is not None:
+            _replace(workdir / "data.json", data)
+    except OSError as e:
+        raise CipoError(
+            f"--workdir={workdir}: cannot be written ({e}); wanted a directory, new or of a run, "
+            "on a disk with room for it"
+        ) from e
 
 
 def _check_data(file: Path, data: Mapping[str, Mapping[str, Any]]) -> None:

@@ -109,7 +109,10 @@ def frozen_reference(root: Path, update: Update, params: Params, step: int) -> P
 def check_run(run: Path, config: Config) -> None:
     """Raises `CipoError` unless `run` is a run directory whose parameters fit `config`."""
     if not (run / "config.json").is_file():
-        raise CipoError(f"config.init_from: {run} is not a run directory (no config.json)")
+        raise CipoError(
+            f"config.init_from: {run} is not a run directory (no config.json); wanted the "
+            "--workdir of another run, such as runs/demo"
+        )
     for prefix in ("model.", "data.tokenizer"):
         for name, (theirs, ours) in config_differences(
             run / "config.json", config, only=prefix

@@ -30,6 +30,7 @@ from cipo_jax.budget import evaluation_is_due, is_over, steps_left
 from cipo_jax.build import Parts, open_parts
 from cipo_jax.checkpoint import Checkpoints, checkpoint_root, origin
 from cipo_jax.cold_start import open_material
+from cipo_jax.compiles import LEDGER_FILE, Ledger, open_compilation_cache
 from cipo_jax.config import Config, Rollout
 from cipo_jax.config_checks import check_training
 from cipo_jax.data.batching import pad_share
@@ -48,6 +49,7 @@ from cipo_jax.metrics import (
 from cipo_jax.policy.overview import parameter_table
 from cipo_jax.preemption import Preempted
 from cipo_jax.problem_sets import given_attempts, open_evaluation, open_training
+from cipo_jax.profiling import Profile
 from cipo_jax.record import Record
 from cipo_jax.rl.anchors import select_anchors
 from cipo_jax.rl.corrections import retention
@@ -55,6 +57,7 @@ from cipo_jax.rl.difficulty import choose_learnable, remember, write_difficulty
 from cipo_jax.rl.optimizer import make_schedule
 from cipo_jax.rl.replay import update_replay
 from cipo_jax.run_directory import claim_workdir
+from cipo_jax.speed import PEAK_FLOPS, speeds, step_times, update_flops
 from cipo_jax.start import HostState, check_run, frozen_reference, restore_or_begin
 from cipo_jax.streams import (
     BaseStream,
@@ -117,10 +120,17 @@ def train(config: Config, workdir: Path, provenance: dict[str, dict[str, Any]]) 
         )
         checkpoints = stack.enter_context(saved)
         record = stack.enter_context(Record(workdir, c.log, writes=hosts.first))
+        beat = parts.beat
+        stack.enter_context(open_compilation_cache(c.log.compilation_cache, workdir))
+        ledger = Ledger(workdir / LEDGER_FILE if hosts.first else None, c.log, beat)
+        stack.enter_context(ledger)
+        profile = Profile(workdir / "profile" if hosts.first else None, c.log.profile_steps)
+        stack.enter_context(profile)
         record.text("parameters.txt", parameter_table(update.abstract.params))
         print_header(c, parts, workdir, update.abstract)
         print(f"saving   {checkpoints.describe(update.abstract)}", flush=True)
 
+        beat.begin("start", "checkpoint, cold start or weights")
         state, host = restore_or_begin(c, parts, material, workdir, update, checkpoints, record)
         start = int(state.step)
         reference = None
@@ -133,11 +143,16 @@ def train(config: Config, workdir: Path, provenance: dict[str, dict[str, Any]]) 
         eval_key = jax.random.fold_in(run_key, EVAL_KEY)
         train_key = jax.random.fold_in(run_key, TRAIN_KEY)
         rules = health_rules(c.health)
+        parameters = sum(x.size for x in jax.tree.leaves(update.abstract.params))
+        peak = PEAK_FLOPS.get(parts.mesh.devices.flat[0].device_kind)
 
         def save_now(score: float | None = None) -> None:
+            beat.begin("checkpoint", "the disk")
             checkpoints.save(int(state.step), state, host.to_json(), score)
+            beat.end()
 
         def evaluate_now(step: int) -> dict[str, float]:
+            beat.begin("eval")
             estimates, attempts = evaluate(
                 parts.attempt,
                 state.params,
@@ -150,12 +165,14 @@ def train(config: Config, workdir: Path, provenance: dict[str, dict[str, Any]]) 
                 key=eval_key,
             )
             parts.end_sampling()
+            beat.end()
             results = plain_values(estimates)
+            named = {f"eval/{k}": v for k, v in results.items()}
             record.keep("eval", step, attempts)
-            record.write(step, {f"eval/{k}": v for k, v in results.items()}, "eval")
+            record.write(step, named | {"time/eval": beat.take_times()["eval"]}, "eval")
             print_evaluation(step, results)
             record.report()
-            return {f"eval/{k}": v for k, v in results.items()}
+            return named
 
         stack.push(_saving_if_preempted(save_now))
         # A run that was asked to end during an evaluation has saved the state, and makes up for it.
@@ -165,16 +182,18 @@ def train(config: Config, workdir: Path, provenance: dict[str, dict[str, Any]]) 
         recent_seconds: list[float] = []
         end = start if is_over(c, start, host.sampled_tokens) else c.num_steps
         for step in range(start, end):
-            clock = [time.monotonic()]
+            ledger.step = step + 1
+            profile.before(step + 1)
             key = jax.random.fold_in(train_key, step)
 
             # 1. rollout
+            beat.begin("rollout")
             prompts, spares = _choose_prompts(c.rollout, parts, problems, host, c.seed, step)
             base = sample_base(parts.attempt, state.params, prompts, spares, G, key, c.verifier)
             attempts, correct = base.attempts, correct_array(base.attempts, G)
-            clock.append(time.monotonic())
 
             # 2. anchors
+            beat.begin("correct")
             anchors = select_anchors(
                 correct,
                 verified_array(attempts, G),
@@ -195,9 +214,9 @@ def train(config: Config, workdir: Path, provenance: dict[str, dict[str, Any]]) 
             )
             corrected = correct_array(corrections, G_c)
             sampling = parts.end_sampling()  # the update needs the cache's memory
-            clock.append(time.monotonic())
 
             # 4. advantages
+            beat.begin("update", "the device")
             limit, risk = c.data.max_completion_tokens, c.correction.lambda_risk
             rewards = reward_array(attempts, G, c.verifier)
             corr_rewards = reward_array(corrections, G_c, c.verifier)
@@ -209,14 +228,18 @@ def train(config: Config, workdir: Path, provenance: dict[str, dict[str, Any]]) 
             # 5. update
             batch = update.pack(sequences, np.random.default_rng([c.seed, step, MINIBATCH_STREAM]))
             if reference is not None:
-                batch = batch._replace(ref_logprobs=update.reference_logprobs(reference, batch))
+                beat.begin("score", "the device")
+                scored = update.reference_logprobs(reference, batch)
+                batch = batch._replace(ref_logprobs=jax.block_until_ready(scored))
+                beat.begin("update", "the device")
             gradient_stats = {}
             every = c.log.gradient_stats_every
             if every and (step + 1) % every == 0:
                 gradient_stats = update.gradient_stats(state.params, batch)
             state, device_metrics = update.step(state, batch)
             device_metrics, gradient_stats = jax.device_get((device_metrics, gradient_stats))
-            clock.append(time.monotonic())
+            beat.end()
+            profile.after(step + 1)
             if not math.isfinite(device_metrics["loss/total"]):
                 raise CipoError(
                     f"step {step + 1}: the loss is not finite; the last checkpoint is that of step "
@@ -249,11 +272,11 @@ def train(config: Config, workdir: Path, provenance: dict[str, dict[str, Any]]) 
                 "tokens/sampled": float(host.step_tokens),
                 "tokens/trained": float(sum(device_metrics[f"{s}/tokens"] for s in STREAMS)),
                 "tokens/pad_share": pad_share(batch),
-                "time/rollout": clock[1] - clock[0],
-                "time/correct": clock[2] - clock[1],
-                "time/update": clock[3] - clock[2],
-                "time/step": clock[3] - clock[0],
+                **step_times(beat.take_times()),
+                **ledger.measures(),
             }
+            flops = update_flops(parts.model, parameters, batch, c.batch.epochs)
+            scalars |= speeds(scalars, parts.mesh.size, flops, peak)
             record.keep("train", taken, [*attempts, *corrections])
             record.write(taken, scalars, "train")
             recent_seconds = [*recent_seconds, scalars["time/step"]][-20:]
@@ -263,6 +286,7 @@ def train(config: Config, workdir: Path, provenance: dict[str, dict[str, Any]]) 
             if c.log.show_samples_every and taken % c.log.show_samples_every == 0:
                 print_pair(corrections or attempts)
 
+            ledger.check(start)
             streaks, firings = check_health(rules, host.streaks, scalars, c.health.patience)
             host = dataclasses.replace(host, streaks=streaks)
             for firing in firings:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cipo_jax.config import Verifier
-from cipo_jax.types import Attempt, Outcome, Verdict
+from cipo_jax.types import Attempt, CipoError, Outcome, Verdict
 from cipo_jax.verifiers.pool import VerifierPool
 
 
@@ -51,3 +51,21 @@ def reward_array(attempts: Sequence[Attempt], group_size: int, verifier: Verifie
     """[N, G] float64, the reward of each attempt ([N * G], group-major)."""
     rewards = [reward_of(a.verdict, verifier) for a in attempts]
     return np.array(rewards, np.float64).reshape(-1, group_size)
+
+
+def verifier_works(attempts: Sequence[Attempt]) -> bool:
+    """Whether any attempt was judged; False if there are none.
+
+    Raises:
+      CipoError: there are some, and the verifier has failed on each: nothing can be learnt so.
+    """
+    if any(a.verdict.outcome is not Outcome.ERROR for a in attempts):
+        return True
+    if not attempts:
+        return False
+    first = attempts[0]
+    raise CipoError(
+        f"config.verifier.kind: the verifier has failed on all {len(attempts)} completions it was "
+        f"given, on the first (of problem {first.problem.id!r}) with {first.verdict.detail!r}. "
+        "Mend it, and try it on a file of answers by --mode=verify --input=answers.jsonl"
+    )

@@ -3,8 +3,8 @@
 The run is done twice under --workdir: in whole/ without interruption; in stopped/ it is killed
 (SIGKILL) and asked to end (SIGTERM) at random moments, and started again each time. Then metrics,
 attempts, the last checkpoint's parameters and optimiser state, and the controller must be equal to
-the bit; times are left out. A long run is made short by `--config.num_steps=4`, with
-`--config.checkpoint.every=1`.
+the bit; times, speeds and compilations are left out. A long run is made short by
+`--config.num_steps=4`, with `--config.checkpoint.every=1`.
 
 Decided here: when runs are interrupted and what must be equal.
 """
@@ -30,6 +30,7 @@ from cipo_jax.checkpoint import Checkpoints, checkpoint_root
 from cipo_jax.config_resolve import read_resolved
 from cipo_jax.metrics import read_metrics
 from cipo_jax.preemption import EXIT_CODE
+from cipo_jax.speed import MEASURED
 from cipo_jax.types import CipoError
 
 _AT_WORK = "saving "  # how the line begins that a run prints before it starts to work
@@ -125,7 +126,7 @@ def _metrics(workdir: Path) -> dict[Any, Any]:
         (line["phase"], line["step"], name): repr(value)
         for line in lines
         for name, value in line.items()
-        if not name.startswith("time/")
+        if not name.startswith(MEASURED)
     }
     return numbers | {"lines": [(line["phase"], line["step"]) for line in lines]}
 

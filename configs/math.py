@@ -7,8 +7,9 @@
 
 Data: one json object a line with "question" (or "problem") and "answer".
 
-Hardware: sized for 16 to 64 TPU v4/v5 chips on one host's mesh; nothing here was run on a TPU yet.
-Any machine runs it with a small checkpoint and smaller numbers of problems and tokens.
+Hardware: sized for 16 TPU v5e chips or more (docs/scaling.md says what to set on others); compiled
+for them, not run on a TPU yet. Any machine runs it with a small checkpoint and smaller numbers of
+problems and tokens.
 
 Values marked "paper" are known from arXiv 2605.14539 or summaries of it; the others are ours.
 """

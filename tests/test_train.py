@@ -13,6 +13,7 @@ from cipo_jax import metrics, train
 from cipo_jax.archive import read_attempts
 from cipo_jax.main import run
 from cipo_jax.metrics import read_metrics
+from cipo_jax.speed import MEASURED
 from cipo_jax.types import CipoError
 
 CONFIG = Path(__file__).parents[1] / "configs" / "smoke.py"
@@ -34,9 +35,9 @@ def smoke(workdir: Path, *overrides: str) -> Path:
 
 
 def of_phase(workdir: Path, phase: str) -> list[dict]:
-    """The phase's metrics, without the wall times."""
+    """The phase's metrics, without what depends on the machine and the hour."""
     return [
-        {k: v for k, v in record.items() if not k.startswith("time/")}
+        {k: v for k, v in record.items() if not k.startswith(MEASURED)}
         for record in read_metrics(workdir)
         if record["phase"] == phase
     ]
@@ -89,6 +90,27 @@ def test_cold_start_loss_falls_and_corrections_are_made(finished: Path) -> None:
         assert np.isfinite(record["loss/total"])
         # Sampler and trainer agree on what they sampled.
         assert record.get("base/sampler_gap", 0.0) < 1e-4
+
+
+def test_what_is_measured(finished: Path) -> None:
+    lines = {(r["phase"], r["step"]): r for r in read_metrics(finished)}
+    ledger = [json.loads(line) for line in (finished / "compiles.jsonl").read_text().splitlines()]
+    assert {"jit(step)", "jit(prefill)", "jit(decode_chunk)"} <= {c["program"] for c in ledger}
+    for step in range(1, 5):
+        record = lines["train", step]
+        phases = [record[f"time/{phase}"] for phase in ("rollout", "correct", "update")]
+        assert record["time/step"] == pytest.approx(sum(phases)) and min(phases) > 0
+        sampling = record["time/rollout"] + record["time/correct"]
+        speed = record["tokens/per_second_per_device"]
+        assert speed * sampling * 8 == pytest.approx(record["tokens/sampled"])
+        assert 0 <= record["time/verify_wait"] <= sampling
+        assert "update/mfu" not in record  # the peak of a CPU is not known
+        noted = [c for c in ledger if c["step"] == step]
+        if step > 1:
+            assert record["compile/count"] + record["compile/cached"] == len(noted)
+    # Saved every second step, so the third has waited for it.
+    assert [s for s in range(1, 5) if "time/checkpoint" in lines["train", s]] == [3]
+    assert all(lines["eval", step]["time/eval"] > 0 for step in (0, 2, 4))
 
 
 def test_evaluations_and_report(finished: Path) -> None:

@@ -191,6 +191,8 @@ def _lines(path: epath.Path) -> Iterator[tuple[int, bytes]]:
                 yield number, line
     except FileNotFoundError as error:
         raise CipoError(f"{path}: cannot be read: there is no such file") from error
+    except IsADirectoryError as error:
+        raise CipoError(f"{path}: cannot be read: is a directory; wanted a jsonl file") from error
     except Exception as error:  # OSError, EOFError, zlib.error, or what a remote store raises
         place = f"{path}:{number + 1}" if number else str(path)
         cut = " (the file may have been cut)" if isinstance(error, EOFError) else ""
@@ -205,7 +207,7 @@ def _json(raw: bytes, where: str, cut: bool) -> Any:
     except UnicodeDecodeError as error:
         raise CipoError(f"{where}: not UTF-8 (byte {error.start}){hint}") from error
     except (ValueError, RecursionError) as error:
-        raise CipoError(f"{where}: not JSON: {error}{hint}") from error
+        raise CipoError(f"{where}: not JSON: {error}{hint}; wanted one object a line") from error
 
 
 def _row(where: str, columns: Any) -> Row:

@@ -94,8 +94,8 @@ def load_tokenizer(name: str, thinking: str = "") -> Tokenizer:
     if path.suffix == ".model":
         return SentencePieceTokenizer(path)
     raise CipoError(
-        f"tokenizer: got {name!r}, wanted 'char', 'char_code', 'char_lists', 'bytes', an existing "
-        "directory with Hugging Face tokenizer files, or a sentencepiece *.model file"
+        f"config.data.tokenizer: got {name!r}, wanted 'char', 'char_code', 'char_lists', 'bytes', "
+        "an existing directory with Hugging Face tokenizer files, or a sentencepiece *.model file"
     )
 
 
@@ -143,7 +143,7 @@ class CharTokenizer:
 
     def frame(self, chat: bool) -> tuple[list[int], list[int]]:
         if chat:
-            raise CipoError("data.chat_template: tokenizer 'char' has none; set it to False")
+            raise CipoError("config.data.chat_template: 'char' has no template; set it to False")
         return [], []
 
 
@@ -166,7 +166,7 @@ class ByteTokenizer:
 
     def frame(self, chat: bool) -> tuple[list[int], list[int]]:
         if chat:
-            raise CipoError("data.chat_template: tokenizer 'bytes' has none; set it to False")
+            raise CipoError("config.data.chat_template: 'bytes' has no template; set it to False")
         return [], []
 
 
@@ -189,19 +189,20 @@ class HFTokenizer:
 
         self._directory, self._thinking = Path(directory), thinking
         if not self._directory.is_dir():
-            raise CipoError(f"tokenizer: {self._directory} is not a directory")
+            raise CipoError(f"config.data.tokenizer: {self._directory} is not a directory")
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(
                 str(self._directory), local_files_only=True, split_special_tokens=True
             )
         except Exception as error:  # transformers raises many kinds for broken directories
             raise CipoError(
-                f"tokenizer: cannot load one from {self._directory}, wanted a directory with "
-                f"tokenizer.json or another tokenizer file of transformers: {error}"
+                f"config.data.tokenizer: cannot load one from {self._directory}, wanted a "
+                "directory with tokenizer.json or another tokenizer file of transformers: "
+                + str(error).strip().partition("\n")[0]
             ) from error
         if self._tokenizer.eos_token_id is None:
             raise CipoError(
-                f"tokenizer: {self._directory} names no end-of-sequence token; "
+                f"config.data.tokenizer: {self._directory} names no end-of-sequence token; "
                 "set eos_token in its tokenizer_config.json"
             )
         self.vocab_size = max(self._tokenizer.get_vocab().values()) + 1
@@ -303,15 +304,15 @@ class SentencePieceTokenizer:
         import sentencepiece  # not needed for the embedded task
 
         if not Path(model_file).is_file():
-            raise CipoError(f"tokenizer: there is no sentencepiece file {model_file}")
+            raise CipoError(f"config.data.tokenizer: there is no sentencepiece file {model_file}")
         try:
             model = sentencepiece.SentencePieceProcessor(model_file=str(model_file))
         except Exception as error:  # RuntimeError or OSError, depending on what is broken
             raise CipoError(
-                f"tokenizer: {model_file} is not a sentencepiece model: {error}"
+                f"config.data.tokenizer: {model_file} is not a sentencepiece model: {error}"
             ) from error
         if model.eos_id() < 0:
-            raise CipoError(f"tokenizer: {model_file} has no end-of-sequence piece")
+            raise CipoError(f"config.data.tokenizer: {model_file} has no end-of-sequence piece")
         self._model: Any = model
         self._file = Path(model_file)
         self.vocab_size = int(model.vocab_size())
@@ -367,7 +368,7 @@ def _encode_without_control(
     pieces = _cut_inside(text, control)
     if len(pieces) == 1:  # the tokenizer's normalisation made the control token: halve the text
         if len(text) == 1:
-            raise CipoError(f"tokenizer: {text!r} can only be written as a control token")
+            raise CipoError(f"config.data.tokenizer: writes {text!r} only as a control token")
         pieces = [text[: len(text) // 2], text[len(text) // 2 :]]
     return [i for piece in pieces for i in _encode_without_control(encode, piece, control)]
 

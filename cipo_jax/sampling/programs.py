@@ -1,6 +1,6 @@
 """The engine's device programs from shapes alone, for planning memory before anything is allocated.
 
-The widest of each kind: the engine compiles smaller ones as well, which need less.
+The largest of each kind: the engine compiles some with fewer rows as well, which need less.
 """
 
 import functools
@@ -47,35 +47,61 @@ def abstract_weights(config: ModelConfig, mesh: Mesh) -> Any:
     return jax.tree.map(_abstract, weights, model.param_shardings(config, mesh))
 
 
-def lower_programs(
-    config: ModelConfig, mesh: Mesh, settings: EngineSettings
-) -> dict[str, jax.stages.Lowered]:
-    """{"decode chunk": all slots live, "prefill": of the widest stretches}."""
+def lower_decode(config: ModelConfig, mesh: Mesh, settings: EngineSettings) -> jax.stages.Lowered:
+    """The decode chunk with all slots live."""
     s, shards = settings, sharding.row_count(mesh)
     rules = sharding.logical_rules(mesh, config.axis_sizes)
     whole, by_row = sharding.replicated(mesh), NamedSharding(mesh, P(sharding.ROWS))
-    per_shard, width = -(-s.slots // shards), table_width(s)
-    weights, cache = abstract_weights(config, mesh), abstract_cache(config, mesh, s)
+    per_shard = -(-s.slots // shards)
     nothing: list[list] = [[] for _ in range(shards)]
-
     chunk = chunk_plan(
-        nothing, per_shard, [], nothing, slots=per_shard, width=width, page_size=s.page_size
+        nothing,
+        per_shard,
+        [],
+        nothing,
+        slots=per_shard,
+        width=table_width(s),
+        page_size=s.page_size,
     )
     chunk = jax.tree.map(_abstract, chunk, plan_shardings(whole, by_row))
     slots = jax.tree.map(lambda x: _abstract(x, whole), empty_slots(per_shard * shards))
-    widest = prefill_widths(s)[-1]
-    rows = max(1, max(s.prefill_tokens // shards, prefill_widths(s)[0]) // widest)
-    stretch = [_abstract(x, by_row) for x in prefill_arrays(nothing, rows, widest, width)]
-
+    weights, cache = abstract_weights(config, mesh), abstract_cache(config, mesh, s)
     decoding = functools.partial(decode_chunk, config, rules, s.choice, s.chunk)
-    filling = functools.partial(prefill, config, rules, 0)
     with jax.set_mesh(mesh):
-        return {
-            "decode chunk": jax.jit(decoding, donate_argnums=(1, 2)).lower(
-                weights, cache, slots, chunk
-            ),
-            "prefill": jax.jit(filling, donate_argnums=1).lower(weights, cache, *stretch),
-        }
+        return jax.jit(decoding, donate_argnums=(1, 2)).lower(weights, cache, slots, chunk)
+
+
+def lower_prefill(
+    config: ModelConfig, mesh: Mesh, settings: EngineSettings, width: int, context_pages: int
+) -> jax.stages.Lowered:
+    """A prefill of as many stretches of `width` tokens as one call may hold.
+
+    Args:
+      width: one of `settings.prefill_widths`.
+      context_pages: see `decode.prefill`. The TPU kernel's program does not depend on it.
+    """
+    s, shards = settings, sharding.row_count(mesh)
+    rules = sharding.logical_rules(mesh, config.axis_sizes)
+    by_row = NamedSharding(mesh, P(sharding.ROWS))
+    rows = max(1, max(s.prefill_tokens // shards, prefill_widths(s)[0]) // width)
+    arrays = prefill_arrays([[] for _ in range(shards)], rows, width, table_width(s))
+    stretch = [_abstract(x, by_row) for x in arrays]
+    weights, cache = abstract_weights(config, mesh), abstract_cache(config, mesh, s)
+    filling = functools.partial(prefill, config, rules, context_pages)
+    with jax.set_mesh(mesh):
+        return jax.jit(filling, donate_argnums=1).lower(weights, cache, *stretch)
+
+
+def lower_programs(
+    config: ModelConfig, mesh: Mesh, settings: EngineSettings
+) -> dict[str, jax.stages.Lowered]:
+    """{"decode chunk", "prefill 16", ... by width}. Prefills are those with the longest context,
+    as of a request that was preempted shortly before its end."""
+    context = table_width(settings)
+    return {"decode chunk": lower_decode(config, mesh, settings)} | {
+        f"prefill {width}": lower_prefill(config, mesh, settings, width, context)
+        for width in prefill_widths(settings)
+    }
 
 
 def _abstract(x: Any, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:

@@ -149,7 +149,7 @@ def _items(path: Path) -> Iterator[tuple[Problem, str, bool | None]]:
     try:
         file = path.open(encoding="utf-8")
     except OSError as error:
-        raise CipoError(f"input: {path} cannot be read: {error.strerror}") from error
+        raise CipoError(f"--input={path}: cannot be read: {error.strerror}") from error
     with file:
         number = 0
         try:
@@ -163,7 +163,7 @@ def _items(path: Path) -> Iterator[tuple[Problem, str, bool | None]]:
         except (ValueError, RecursionError) as error:
             raise CipoError(f"{path}:{number}: {error}") from error
     if number == 0:
-        raise CipoError(f"input: {path} is empty, wanted one json object a line")
+        raise CipoError(f"--input={path}: is empty, wanted one json object a line")
 
 
 def _item(row: Any, stem: str, number: int) -> tuple[Problem, str, bool | None]:

@@ -225,6 +225,18 @@ def _redirect_standard_streams() -> None:
     os.dup2(2, 1)
 
 
+def _reason(error: BaseException) -> str:
+    """Why a verifier cannot be used, with the line of its own code where that failed."""
+    machinery = (__file__, importlib.__file__)
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename not in machinery and not frame.filename.startswith("<frozen")
+    ]
+    place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {error}{place}"[:_MAX_REASON_CHARS]
+
+
 def main(
     socket_number: int, parent_pid: int, kind: str, memory_limit_bytes: int, options: Options
 ) -> None:
@@ -237,9 +249,8 @@ def main(
         resource.setrlimit(resource.RLIMIT_AS, (memory_limit_bytes, memory_limit_bytes))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         verify, about = load_verifier(kind, options)
-    except BaseException:
-        reason = traceback.format_exc(limit=-3)[-_MAX_REASON_CHARS:]
-        send(channel, json.dumps({"failed": reason}).encode())
+    except BaseException as error:
+        send(channel, json.dumps({"failed": _reason(error)}).encode())
         return
     send(channel, json.dumps({"ready": True, "about": about}).encode())
     while (message := receive(channel)) is not None:

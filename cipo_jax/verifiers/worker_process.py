@@ -79,7 +79,7 @@ class WorkerProcess:
         self.close()
         limit = f"with a memory limit of {self._setup.memory_limit_bytes >> 20:,} MiB"
         reason = answer.get("failed", f"its worker {self._ending()} while starting, {limit}")
-        raise CipoError(f"verifier.kind: {self._setup.kind!r} cannot be used: {reason}")
+        raise CipoError(f"config.verifier.kind: {self._setup.kind!r} cannot be used: {reason}")
 
     def ask(
         self,

@@ -1,0 +1,293 @@
+"""A full-size run's programs, compiled for TPU slices that are not here, and their rooflines.
+
+    export TPU_SKIP_MDS_QUERY=1 JAX_PLATFORMS=cpu
+    python benchmarks/tpu_programs.py --slice=v5e-16
+    python benchmarks/tpu_programs.py --slice=v5p-8 --model=llama-8b
+
+Needs libtpu, which serves one process at a time; an update takes some minutes to compile. The sizes
+are those of configs/math.py, a row of 18,432 tokens per chip. Nothing is run. What is printed:
+
+    memory       of a chip, as the compiler plans it: it refuses a program that does not fit
+    collectives  counts and bytes of the results in the optimised program, by how deep in loops
+                 they are: 0 once a call, 1 in the loop over microbatches (or decode steps), 2 over
+                 layers, 3 within a product that gathers its weights piece by piece
+    update       FLOPs counted from the shapes. "executed" adds to the model's own (forward and
+                 backward, causal attention over whole rows) the second forward pass of `remat`.
+                 Compute time is executed FLOPs at the chip's peak; communication is three passes of
+                 the weights in bfloat16 over the chip's links: gathered forward and backward,
+                 gradients scattered back. MFU is model FLOPs over the longer of both times peak, so
+                 it is a bound that kernels at their peak and perfect overlap would reach.
+    decode       bytes a step has to read (its share of the weights, and the keys and values of the
+                 live tokens, at 2,048 a sequence or what the cache holds) at the chip's bandwidth
+"""
+
+import argparse
+import collections
+import dataclasses
+import json
+import re
+import runpy
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from plan_memory import SHAPES
+
+from cipo_jax.config import Config
+from cipo_jax.config_resolve import resolve
+from cipo_jax.policy import model, sharding
+from cipo_jax.policy.model import ModelConfig
+from cipo_jax.preflight import topology_devices
+from cipo_jax.sampling.choose import Choice
+from cipo_jax.sampling.programs import lower_decode, lower_prefill
+from cipo_jax.sampling.settings import EngineSettings, prefill_widths
+from cipo_jax.update import Policy, make_policy_update, make_score
+
+GIB = 2**30
+LIVE_TOKENS = 2048  # of a sequence, on average
+
+
+@dataclasses.dataclass(frozen=True)
+class Slice:
+    """A TPU slice, and how the run sees it.
+
+    Attributes:
+      mesh: data, fsdp, tensor of the update.
+      tensor: tensor shards while sampling.
+      flops: bfloat16 FLOP/s of a chip; hbm, links: bytes/s of a chip's memory, and of all its links
+        in one direction. As published in Google Cloud's system architecture pages.
+    """
+
+    topology: str
+    mesh: tuple[int, int, int]
+    tensor: int
+    flops: float
+    hbm: float
+    links: float
+
+
+V4 = {"flops": 275e12, "hbm": 1.2e12, "links": 150e9}
+V5E = {"flops": 197e12, "hbm": 0.82e12, "links": 100e9}
+V5P = {"flops": 459e12, "hbm": 2.77e12, "links": 300e9}
+SLICES = {
+    "v4-8": Slice("v4:2x2x1", (1, 4, 1), 4, **V4),
+    "v5e-16": Slice("v5e:4x4", (1, 16, 1), 8, **V5E),
+    "v5p-8": Slice("v5p:2x2x1", (1, 4, 1), 4, **V5P),
+    "v5p-128": Slice("v5p:4x4x4", (4, 16, 1), 8, **V5P),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--slice", choices=SLICES, default="v5e-16")
+    parser.add_argument("--model", choices=SHAPES, default="qwen3-4b")
+    parser.add_argument("--programs", default="update,decode chunk,prefill", help="comma-separated")
+    parser.add_argument("--mu-dtype", default="", help="config.optimizer.mu_dtype")
+    parser.add_argument("--json", action="store_true", help="print one json object")
+    options = parser.parse_args(argv)
+    chosen = SLICES[options.slice]
+    config = full_size(chosen, options.mu_dtype)
+    shape = ModelConfig(
+        **SHAPES[options.model],
+        param_dtype=config.model.param_dtype,
+        compute_dtype=config.model.compute_dtype,
+        remat=config.model.remat,
+    )
+    report: dict[str, Any] = {"slice": options.slice, "model": options.model, "programs": {}}
+    for name, lowered in programs(config, shape, chosen, options.programs.split(",")).items():
+        report["programs"][name] = examine(lowered)
+        if not options.json:
+            print_program(name, report["programs"][name])
+    report["update"] = update_roofline(config, shape, chosen)
+    report["decode"] = decode_roofline(config, shape, chosen)
+    if options.json:
+        print(json.dumps(report))
+        return
+    u, d = report["update"], report["decode"]
+    print(
+        f"update  {u['tokens']:,} tokens a microbatch: {u['executed_flops'] / 1e12:.0f} TFLOP a "
+        f"chip in {u['compute_seconds']:.2f} s, weights over the links in "
+        f"{u['links_seconds']:.2f} s; MFU at most {u['mfu_bound']:.0%}"
+    )
+    print(
+        f"decode  {d['rows']:.0f} rows a group of chips: {d['bytes'] / GIB:.2f} GiB a chip and "
+        f"step, {1e3 * d['seconds']:.1f} ms; {d['tokens_per_second']:,.0f} tokens/s at most"
+    )
+
+
+def full_size(chosen: Slice, mu_dtype: str) -> Config:
+    """configs/math.py on a slice, a row a chip."""
+    file = Path(__file__).parents[1] / "configs" / "math.py"
+    raw = runpy.run_path(str(file))["get_config"]()
+    raw.mesh.data, raw.mesh.fsdp, raw.mesh.tensor = chosen.mesh
+    raw.batch.microbatch_rows = chosen.mesh[0] * chosen.mesh[1]
+    raw.sampling.tensor = chosen.tensor
+    raw.optimizer.mu_dtype = mu_dtype
+    return resolve(raw)
+
+
+def programs(
+    config: Config, shape: ModelConfig, chosen: Slice, names: Sequence[str]
+) -> dict[str, jax.stages.Lowered]:
+    """{name: program} of the update and the sampler."""
+    devices = topology_devices(chosen.topology)
+    mesh = sharding.make_mesh(*chosen.mesh, devices=devices)
+    prompt, most = config.data.max_prompt_tokens, config.data.max_completion_tokens
+    correction_prompt = prompt + config.data.max_attempt_tokens
+    lowered: dict[str, jax.stages.Lowered] = {}
+    if "update" in names:
+        policy = Policy(mesh, shape, make_score(config, shape, mesh), prompt, correction_prompt)
+        anchors = round(config.correction.replay_fraction * config.rollout.problems_per_step)
+        update = make_policy_update(config, policy, lambda _: 1e-6, anchors)
+        lowered["update"] = update.lower()
+    s = config.sampling
+    settings = EngineSettings(
+        max_prompt_tokens=correction_prompt,
+        max_new_tokens=most,
+        choice=Choice(stop_ids=(0,)),
+        slots=s.slots,
+        chunk=s.chunk,
+        page_size=s.page_size,
+        cache_tokens=s.cache_tokens,
+    )
+    sampling_mesh = sharding.make_mesh(-1, 1, s.tensor, devices=devices)
+    if "decode chunk" in names:
+        lowered["decode chunk"] = lower_decode(shape, sampling_mesh, settings)
+    if "prefill" in names:
+        widest = prefill_widths(settings)[-1]
+        lowered["prefill"] = lower_prefill(shape, sampling_mesh, settings, widest, 0)
+    return lowered
+
+
+def examine(lowered: jax.stages.Lowered) -> dict[str, Any]:
+    """Compiles a program: bytes of a chip, collectives, seconds."""
+    began = time.monotonic()
+    compiled = lowered.compile()
+    memory = compiled.memory_analysis()
+    assert memory is not None
+    return {
+        "argument_bytes": memory.argument_size_in_bytes,
+        "peak_bytes": memory.peak_memory_in_bytes,
+        "collectives": collectives(compiled.as_text() or ""),
+        "seconds": time.monotonic() - began,
+    }
+
+
+_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "f32": 4, "s32": 4, "u32": 4}
+_KINDS = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute"
+_CALLS = re.compile(r"(?:body|calls|to_apply|branch_computations)=\{?((?:%[\w.\-]+(?:, )?)+)\}?")
+
+
+def collectives(hlo: str) -> dict[str, list[dict[str, Any]]]:
+    """{kind: [{"depth", "count", "bytes"}]} of an optimised program; bytes of the results once."""
+    lines_of: dict[str, list[str]] = {}
+    entry, current = "", ""
+    for line in hlo.splitlines():
+        if begins := re.match(r"(ENTRY )?(%[\w.\-]+) \(.*\{$", line):
+            current = begins[2]
+            lines_of[current] = []
+            entry = current if begins[1] else entry
+        elif current:
+            lines_of[current].append(line)
+    found: collections.Counter[tuple[str, int]] = collections.Counter()
+    sizes: collections.Counter[tuple[str, int]] = collections.Counter()
+
+    def visit(name: str, depth: int) -> None:
+        for line in lines_of[name]:
+            if operation := re.search(rf"= (.*?) ({_KINDS})(-start)?\(", line):
+                arrays = re.findall(r"(\w+)\[([\d,]*)\]", operation[1])
+                if operation[3]:  # (operands, results, ...)
+                    arrays = arrays[: len(arrays) // 2][-1:]
+                key = operation[2], depth
+                found[key] += 1
+                sizes[key] += sum(_array_bytes(*array) for array in arrays)
+            inner = depth + (" while(" in line)
+            for group in _CALLS.findall(line):
+                for callee in re.findall(r"%[\w.\-]+", group):
+                    visit(callee, inner)
+
+    visit(entry, 0)
+    report: dict[str, list[dict[str, Any]]] = {}
+    for (kind, depth), count in sorted(found.items()):
+        row = {"depth": depth, "count": count, "bytes": sizes[kind, depth]}
+        report.setdefault(kind, []).append(row)
+    return report
+
+
+def _array_bytes(dtype: str, sizes: str) -> int:
+    count = 1
+    for size in filter(None, sizes.split(",")):
+        count *= int(size)
+    return count * _BYTES.get(dtype, 4)
+
+
+def print_program(name: str, program: dict[str, Any]) -> None:
+    """A program's lines."""
+    print(
+        f"{name}: peak {program['peak_bytes'] / GIB:.2f} GiB a chip, of them arguments "
+        f"{program['argument_bytes'] / GIB:.2f}; compiled in {program['seconds']:.0f} s"
+    )
+    for kind, rows in program["collectives"].items():
+        for row in rows:
+            print(
+                f"    {kind:18} depth {row['depth']}: {row['count']:3d} of "
+                f"{row['bytes'] / 2**20:,.1f} MiB together",
+                flush=True,
+            )
+
+
+def update_roofline(config: Config, shape: ModelConfig, chosen: Slice) -> dict[str, float]:
+    """Of one microbatch, on one chip."""
+    rows, T = config.batch.microbatch_rows, config.batch.row_tokens
+    chips = chosen.mesh[0] * chosen.mesh[1] * chosen.mesh[2]
+    tokens = rows * T
+    layers, head = forward_flops(shape, T)
+    model_flops = 3 * tokens * (layers + head) / chips
+    executed = tokens * (4 * layers + 3 * head) / chips
+    parameters = sum(x.size for x in jax.tree.leaves(model.abstract_params(shape)))
+    fsdp = chosen.mesh[1]
+    moved = 3 * 2 * parameters * (fsdp - 1) / fsdp
+    compute, links = executed / chosen.flops, moved / chosen.links
+    return {
+        "tokens": tokens,
+        "executed_flops": executed,
+        "compute_seconds": compute,
+        "links_seconds": links,
+        "mfu_bound": model_flops / (max(compute, links) * chosen.flops),
+    }
+
+
+def forward_flops(shape: ModelConfig, row_tokens: int) -> tuple[float, float]:
+    """(of all layers, of the head) per token; causal attention over a whole row."""
+    c = shape
+    heads = c.num_heads * c.head_dim
+    projections = c.d_model * (2 * heads + 2 * c.num_kv_heads * c.head_dim)
+    attention = 4 * heads * row_tokens / 2
+    layer = 2 * (projections + 3 * c.d_model * c.mlp_dim) + attention
+    return c.num_layers * layer, 2.0 * c.d_model * c.vocab_size
+
+
+def decode_roofline(config: Config, shape: ModelConfig, chosen: Slice) -> dict[str, float]:
+    """Of one decode step, on one chip."""
+    chips = chosen.mesh[0] * chosen.mesh[1] * chosen.mesh[2]
+    groups = chips // chosen.tensor
+    rows = config.sampling.slots / groups
+    parameters = sum(x.size for x in jax.tree.leaves(model.abstract_params(shape)))
+    if not shape.tie_embeddings:
+        parameters -= shape.vocab_size * shape.d_model  # of the input table only rows are read
+    token_bytes = 2 * 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim
+    live = min(rows * LIVE_TOKENS, config.sampling.cache_tokens / groups)
+    read = (2 * parameters + live * token_bytes) / chosen.tensor
+    seconds = read / chosen.hbm
+    return {
+        "rows": rows,
+        "bytes": read,
+        "seconds": seconds,
+        "tokens_per_second": config.sampling.slots / seconds,
+    }
+
+
+if __name__ == "__main__":
+    main()

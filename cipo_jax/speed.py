@@ -1,0 +1,96 @@
+"""How fast a step was, per device, and how much of the device's arithmetic the update has used.
+
+Decides what is counted. Seconds come from the caller.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from cipo_jax.policy.config import ModelConfig
+from cipo_jax.types import TrainBatch
+
+# Metrics that depend on the machine and the hour, by how their names begin: two runs that are
+# otherwise equal to the bit differ in them.
+MEASURED = ("time/", "compile/", "tokens/per_second", "tokens/trained_per_second", "update/mfu")
+
+# Dense bfloat16 FLOPs per second of one device, by `jax.Device.device_kind`. TPUs: the pages on v4
+# (whose two cores are one device), v5e, v5p and v6e under cloud.google.com/tpu/docs. GPUs: NVIDIA's
+# data sheets of A100, H100 and H200, without sparsity.
+PEAK_FLOPS = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5": 459e12,
+    "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12,
+    "NVIDIA A100-SXM4-40GB": 312e12,
+    "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA A100-PCIE-40GB": 312e12,
+    "NVIDIA A100 80GB PCIe": 312e12,
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H100 80GB HBM3": 989e12,
+    "NVIDIA H200": 989e12,
+}
+
+
+def step_times(times: Mapping[str, float]) -> dict[str, float]:
+    """Seconds of a step's phases as "time/<phase>", their sum as "time/step", and "time/checkpoint"
+    if one was saved after the step before.
+
+    Args:
+      times: {phase: seconds}; others are left out.
+    """
+    measures = {
+        f"time/{p}": times[p] for p in ("rollout", "correct", "score", "update") if p in times
+    }
+    measures["time/step"] = sum(measures.values())
+    if "checkpoint" in times:
+        measures["time/checkpoint"] = times["checkpoint"]
+    return measures
+
+
+def update_flops(config: ModelConfig, parameters: int, batch: TrainBatch, epochs: int) -> float:
+    """What an update has to compute, forward and backward, over all devices: 6 for each parameter
+    and token, and 12 for each element of a head and each pair of tokens of which one sees the
+    other. Padding and what remat computes again do not count.
+
+    Args:
+      parameters: of the model. The input embedding, from which rows are only read, is left out.
+      batch: NumPy arrays.
+      epochs: passes over the batch.
+    """
+    if not config.tie_embeddings:
+        parameters -= config.vocab_size * config.d_model
+    seen = (np.asarray(batch.positions) + 1)[np.asarray(batch.segments) > 0].astype(np.float64)
+    pairs = sum(
+        (seen if window is None else np.minimum(seen, window)).sum()
+        for window in config.windows or (None,) * config.num_layers
+    )
+    heads = config.num_heads * config.head_dim
+    return float(epochs * (6 * parameters * seen.size + 12 * heads * pairs))
+
+
+def speeds(
+    scalars: Mapping[str, float], devices: int, flops: float, peak: float | None
+) -> dict[str, float]:
+    """Of a step: "tokens/per_second_per_device", sampled tokens while both streams were sampled;
+    "tokens/trained_per_second_per_device", completion tokens while the update ran; "update/mfu",
+    share of the devices' peak that the update has used, absent where that is not known.
+
+    Args:
+      scalars: the step's, with "time/rollout", "time/correct" and "time/update".
+      devices: of the mesh, over all hosts.
+      flops: of `update_flops`.
+      peak: FLOPs per second of a device, see `PEAK_FLOPS`; None: not known.
+    """
+    sampling = scalars["time/rollout"] + scalars["time/correct"]
+    update = scalars["time/update"]
+    measures = {
+        "tokens/per_second_per_device": scalars["tokens/sampled"] / (sampling * devices),
+        "tokens/trained_per_second_per_device": scalars["tokens/trained"] / (update * devices),
+    }
+    if peak is not None:
+        measures["update/mfu"] = flops / (update * devices * peak)
+    return measures

@@ -1,0 +1,392 @@
+"""What users get wrong most: one paragraph that names the place and the fix, exit status 2.
+
+Each case is a command line as it would be typed, run through `main`. Files it names are those of
+`FILES`, in the working directory.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from cipo_jax.config_resolve import provenance, resolve, write_resolved
+from cipo_jax.main import main
+from cipo_jax.types import CipoError
+
+ROOT = Path(__file__).parents[1]
+TINY = "--config=tiny.py"
+DEMO = f"--config={ROOT / 'configs' / 'demo.py'}"
+GOOD = ("--config.data.train=good.jsonl", "--config.data.eval=good.jsonl")
+
+QWEN3 = {
+    "architectures": ["Qwen3ForCausalLM"],
+    "model_type": "qwen3",
+    "head_dim": 8,
+    "hidden_act": "silu",
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "max_position_embeddings": 64,
+    "num_attention_heads": 2,
+    "num_hidden_layers": 1,
+    "num_key_value_heads": 1,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": True,
+    "vocab_size": 400,
+}
+TWO_LINES = '{"question": "1+1=", "answer": "2"}\n{"question": "1+2=", "answer": "3"}\n'
+FILES = {
+    # A row for each of the suite's eight devices.
+    "tiny.py": (
+        "from cipo_jax.config import load_file\n"
+        "def get_config():\n"
+        f"    c = load_file('tiny_run.py', beside={__file__!r}).get_config()\n"
+        "    c.batch.microbatch_rows = 8\n"
+        "    return c\n"
+    ),
+    "good.jsonl": TWO_LINES * 4,
+    "broken.jsonl": TWO_LINES + '{"question": "1+3=", "answer"\n',
+    "empty.jsonl": "",
+    "no_answer.jsonl": '{"question": "1+1="}\n',
+    "no_question.jsonl": '{"text": "1+1=", "answer": "2"}\n',
+    "long.jsonl": json.dumps({"question": "1+" * 40 + "1=", "answer": "41"}) + "\n",
+    "foreign.jsonl": json.dumps({"question": "Wie groß?", "answer": "2"}) + "\n",
+    "table.csv": "question,answer\n1+1=,2\n",
+    "syntax.py": "def get_config(:\n",
+    "no_function.py": "config = 3\n",
+    "no_config.py": "def get_config():\n    return 3\n",
+    "bad_import.py": "import no_such_module\n",
+    "config.yaml": "seed: 1\n",
+    "bad.model": "not a sentencepiece model",
+    "verifier_syntax.py": "def verify(:\n",
+    "verifier_arguments.py": "def verify(text): return True\n",
+    "neox/config.json": json.dumps({"model_type": "gpt_neox", "architectures": ["GPTNeoX"]}),
+    "short/config.json": json.dumps(QWEN3),
+    "small/config.json": json.dumps(QWEN3 | {"vocab_size": 20}),
+    "no_files/README.md": "",
+    "a_file": "",
+    "bad_run/config.json": "{",
+}
+
+# (command line, what is wrong, what would be right): all of it is found in the message.
+MISTAKES: dict[str, tuple[list[str], str, str]] = {
+    # The command itself.
+    "no config": ([], "--config is missing", "--config=configs/demo.py"),
+    "unknown mode": ([TINY, "--mode=trian"], "trian", "train"),
+    "unknown flag": ([TINY, "--workdr=x"], "workdr", "workdir"),
+    "stray argument": ([TINY, "seed=3"], "seed=3", "--config.section.key=value"),
+    "number as text": ([TINY, "--samples=many"], "samples", "many"),
+    "missing config file": (["--config=nowhere.py"], "nowhere.py: there is no such", "configs/"),
+    "config is a directory": (["--config=no_files"], "no_files", "Python file"),
+    "config is yaml": (["--config=config.yaml"], "config.yaml", "get_config()"),
+    "config has a syntax error": (["--config=syntax.py"], "syntax.py", "line 1"),
+    "config without get_config": (["--config=no_function.py"], "no_function.py", "get_config"),
+    "config returns something else": (["--config=no_config.py"], "no_config.py", "ConfigDict"),
+    "config imports what is missing": (["--config=bad_import.py"], "bad_import.py", "no_such"),
+    "unknown variant": ([f"{DEMO}:grpoo"], "'grpoo'", "grpo, "),
+    "variant of a config without": (["--config=tiny.py:grpo"], "no variants", "leave out ':grpo'"),
+    # Keys and values.
+    "misspelt key": ([TINY, "--config.rollout.grup_size=4"], "grup_size", "rollout.group_size"),
+    "misspelt section": ([TINY, "--config.rolout.group_size=4"], "rolout", "rollout.group_size"),
+    "section as a value": (
+        [TINY, "--config.rollout=3"],
+        "is a section",
+        "rollout.problems_per_step",
+    ),
+    "word for a number": ([TINY, "--config.seed=one"], "seed: got 'one'", "wanted int"),
+    "word for a switch": ([TINY, "--config.replay.adaptive=maybe"], "'maybe'", "wanted bool"),
+    "half a tuple": ([TINY, "--config.eval.pass_at=(1,"], "pass_at: got '(1,'", "tuple"),
+    "negative number": ([TINY, "--config.num_steps=-1"], "config.num_steps: got -1", ">= 0"),
+    "unknown choice": ([TINY, "--config.optimizer.name=adam"], "'adam'", "'adamw'"),
+    "key without its section": (
+        [TINY, "--config.group_size=4"],
+        "config.group_size",
+        "group_size?",
+    ),
+    "misspelt rule": ([TINY, "--config.verifier.extraction=('box',)"], "'box'", "'boxed'"),
+    "no rule": ([TINY, "--config.verifier.extraction=()"], "extraction", "at least one"),
+    "reward for wrong answers": (
+        [TINY, "--config.verifier.reward_wrong=1.0"],
+        "reward_correct: got 1.0",
+        "more than any other",
+    ),
+    "group of one": ([TINY, "--config.rollout.group_size=1"], "group_size: got 1", ">= 2"),
+    "risk without effect": (
+        [TINY, "--config.algorithm.correction_advantage_norm=group"],
+        "lambda_risk",
+        "'group_unshaped_std'",
+    ),
+    "greedy training": ([TINY, "--config.sampling.temperature=0"], "temperature", "> 0"),
+    "truncated sampling in training": ([TINY, "--config.sampling.top_k=5"], "top_k", "wanted 0"),
+    # Tokenizer and model.
+    "no such tokenizer": ([TINY, "--config.data.tokenizer=nowhere"], "nowhere", "directory"),
+    "no tokenizer": (
+        [TINY, "--config.data.tokenizer="],
+        "data.tokenizer: got ''",
+        "Hugging Face tokenizer files",
+    ),
+    "tokenizer is no model": ([TINY, "--config.data.tokenizer=bad.model"], "bad.model", "sentence"),
+    "tokenizer without files": (
+        [TINY, "--config.data.tokenizer=no_files"],
+        "no_files",
+        "tokenizer",
+    ),
+    "no chat template": ([TINY, "--config.data.chat_template=True"], "chat_template", "False"),
+    "no such model": ([TINY, "--config.model.source=nowhere"], "nowhere", "Qwen/Qwen3-4B"),
+    "model not on the hub": ([TINY, "--config.model.source=a/b"], "'a/b'", "HF_HUB_OFFLINE"),
+    "model without files": (
+        [TINY, "--config.model.source=no_files"],
+        "no_files",
+        "config.json",
+    ),
+    "unknown architecture": ([TINY, "--config.model.source=neox"], "GPTNeoX", "Qwen3For"),
+    "tokenizer of another model": ([TINY, "--config.model.source=small"], "20", "belongs"),
+    "longer than the model": ([TINY, "--config.model.source=short"], "64 positions", "max_"),
+    # Data.
+    "missing data": ([TINY, "--config.data.train=nowhere.jsonl"], "nowhere.jsonl", "data.train"),
+    "broken line": ([TINY, "--config.data.train=broken.jsonl"], "broken.jsonl:3", "json"),
+    "empty data": (
+        [TINY, "--config.data.train=empty.jsonl"],
+        "empty.jsonl: the file is empty",
+        "one json object",
+    ),
+    "no answer": ([TINY, "--config.data.train=no_answer.jsonl"], "no_answer.jsonl:1", "answer"),
+    "no question": ([TINY, "--config.data.train=no_question.jsonl"], ":1", "question_column"),
+    "column that is not there": (
+        [TINY, *GOOD, "--config.data.question_column=query"],
+        "query",
+        "question",
+    ),
+    "data is a directory": ([TINY, "--config.data.train=no_files"], "no_files", "jsonl"),
+    "data is csv": ([TINY, "--config.data.train=table.csv"], "table.csv:1", "JSON"),
+    "misspelt generator": (
+        [TINY, "--config.data.train=arithmetics"],
+        "arithmetics",
+        "'arithmetic'",
+    ),
+    "hub data without split": ([TINY, "--config.data.train=hf:a/b"], "hf:a/b", "split"),
+    "unknown tfds data": ([TINY, "--config.data.train=tfds:nothing:train"], "nothing", "tfds"),
+    "weight that is none": (
+        [TINY, "--config.data.train=good.jsonl=0.7,good.jsonl=x"],
+        "good.jsonl=x",
+        "weight",
+    ),
+    "prompt over budget": ([TINY, "--config.data.train=long.jsonl"], "long.jsonl", "max_prompt"),
+    "letters it has no tokens for": (
+        [TINY, "--config.data.train=foreign.jsonl"],
+        "ß",
+        "tokenizer",
+    ),
+    "no tests for a code verifier": (
+        [TINY, *GOOD, "--config.verifier=code"],
+        "good.jsonl:1 has no tests",
+        "'math'",
+    ),
+    # Shapes and devices (eight of them here).
+    "mesh of other devices": ([TINY, "--config.mesh.data=3"], "config.mesh", "8 devices"),
+    "rows not divisible": ([TINY, "--config.batch.microbatch_rows=3"], "got 3", "multiple of 8"),
+    "rows too short": ([TINY, "--config.batch.row_tokens=64"], "row_tokens: got 64", "at least"),
+    "heads not divisible": (
+        [TINY, "--config.mesh.fsdp=1", "--config.mesh.tensor=8"],
+        "tensor",
+        "2",
+    ),
+    "sampling mesh": ([TINY, "--config.sampling.tensor=3"], "sampling.tensor: got 3", "divisor"),
+    "unknown topology": ([TINY, "--mode=preflight", "--topology=v9:1x1"], "v9:1x1", "v5e:4x4"),
+    "coordinator without port": ([TINY, "--coordinator=here"], "'here'", "address:port"),
+    "coordinator without ids": ([TINY, "--coordinator=here:1"], "--process_id", "ids from 0"),
+    # Verifiers.
+    "verifier module": ([TINY, "--config.verifier=no.such:thing"], "no.such", "module"),
+    "verifier function": ([TINY, "--config.verifier=json:nothing"], "nothing", "json"),
+    "verifier file": ([TINY, "--config.verifier=nowhere.py:verify"], "nowhere.py", "No such file"),
+    "verifier syntax": (
+        [TINY, "--config.verifier=verifier_syntax.py:verify"],
+        "verifier_syntax.py",
+        "SyntaxError",
+    ),
+    "verifier arguments": (
+        [TINY, "--config.verifier=verifier_arguments.py:verify"],
+        "verify",
+        "(problem, text)",
+    ),
+    "nothing to grade": ([TINY, "--mode=verify"], "--input is missing", "jsonl"),
+    "no file to grade": ([TINY, "--mode=verify", "--input=nowhere.jsonl"], "nowhere.jsonl", ""),
+    "file to grade without answers": (
+        [TINY, "--mode=verify", "--input=good.jsonl"],
+        ":1",
+        "response",
+    ),
+    # Runs and directories.
+    "run of another config": ([TINY, "--workdir=other_run"], "seed: 7 there, 0", "--workdir"),
+    "not a run's config": ([TINY, "--workdir=bad_run"], "bad_run", "choose another"),
+    "workdir is a file": ([TINY, "--workdir=a_file"], "a_file", "--workdir"),
+    "checkpoints into a file": (
+        [TINY, "--config.checkpoint.directory=a_file"],
+        "a_file",
+        "checkpoint.directory",
+    ),
+    "init from nothing": ([TINY, "--config.init_from=nowhere"], "init_from", "run directory"),
+    "init from another model": (
+        [TINY, "--config.init_from=other_model"],
+        "model.num_layers",
+        "other_model",
+    ),
+    "evaluate nothing": (["--mode=evaluate", "--workdir=nowhere"], "nowhere", "a run directory"),
+    "evaluate without checkpoint": (
+        ["--mode=evaluate", "--workdir=other_run"],
+        "other_run",
+        "checkpoint",
+    ),
+    "unknown benchmark": (
+        [TINY, "--mode=evaluate", "--config.eval.suites=('math5000',)"],
+        "math5000",
+        "math500",
+    ),
+    "compare nothing": (["--mode=compare"], "--mode=compare", "run"),
+    "compare what is no run": (["--mode=compare", "a_file", "b"], "a_file", "run"),
+    "generate without prompt": ([TINY, "--mode=generate"], "--prompt", ""),
+    "export without checkpoint": ([TINY, "--mode=export", "--workdir=nowhere"], "nowhere", ""),
+    "export of a word": ([TINY, "--mode=export", "--step=best"], "--step", "number"),
+    "regrade nothing": ([TINY, "--mode=regrade", "--workdir=nowhere"], "nowhere", ""),
+    "regrade without workdir": ([TINY, "--mode=regrade"], "--workdir is missing", "regrade"),
+    "study of a plain config": ([TINY, "--mode=study"], "defines no STUDY", "configs/studies/"),
+}
+
+
+@pytest.fixture(autouse=True)
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """`FILES` and two runs, in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    # ml_collections loads config files over one another: a function of the last would be found.
+    monkeypatch.delitem(sys.modules, "config_config", raising=False)
+    for name, content in FILES.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    for name, changes in (
+        ("other_run", {"seed": 7}),
+        ("other_model", {"model": {"num_layers": 2}}),
+    ):
+        other = resolve(changes)
+        (tmp_path / name).mkdir()
+        write_resolved(tmp_path / name / "config.json", provenance(other, other, set()))
+    return tmp_path
+
+
+def message_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as ended:
+        main(["cipo_jax", *arguments])
+    assert ended.value.code == 2
+    return capsys.readouterr().err
+
+
+IMPORT_MUCH = ("tokenizer without files", "unknown tfds data")  # transformers, TFDS
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow if n in IMPORT_MUCH else ()) for n in MISTAKES],
+)
+def test_mistakes_are_explained(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments, wrong, right = MISTAKES[name]
+    message = message_of(arguments, capsys)
+    assert message.startswith("error: ") and message.count("error: ") == 1
+    assert wrong in message and right in message, message
+    assert "Traceback" not in message and "\n\n" not in message and len(message) < 1200, message
+
+
+def test_there_are_many_of_them() -> None:
+    commands = [tuple(arguments) for arguments, _, _ in MISTAKES.values()]
+    assert len(set(commands)) == len(commands) >= 60
+
+
+def test_an_optional_package_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)  # as if it were not installed
+    message = message_of([TINY, "--config.data.train=hf:owner/name:train"], capsys)
+    assert "owner/name" in message and "pip install" in message
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "RESOURCE_EXHAUSTED: Out of memory allocating 96000000000000 bytes.",
+        "INTERNAL: Error dispatching computation: Out of memory allocating 12000000000000 bytes.",
+    ],
+)
+def test_running_out_of_memory_is_told_from_a_bug(
+    words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the words that XLA was seen to use."""
+
+    def allocate(*_: object) -> None:
+        raise jax.errors.JaxRuntimeError(words)
+
+    monkeypatch.setattr("cipo_jax.train.train", allocate)
+    message = message_of([TINY], capsys)
+    assert "out of device memory" in message and "bytes). --mode=preflight" in message
+
+
+@pytest.mark.slow
+def test_a_device_that_is_too_small(capsys: pytest.CaptureFixture[str]) -> None:
+    """A key/value cache of some hundred TiB, on the CPU."""
+    cache = ("page_size=100000000", "cache_tokens=1000000000000")
+    arguments = [TINY, "--workdir=large", *(f"--config.sampling.{key}" for key in cache)]
+    message = message_of(arguments, capsys)
+    assert "out of device memory" in message and "config.sampling.cache_tokens" in message
+    assert "--mode=preflight" in message and "Traceback" not in message
+
+
+def test_other_failures_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("cipo_jax.train.train", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        main(["cipo_jax", TINY])
+
+
+def test_an_interrupt_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cipo_jax.train.train", interrupt)
+    with pytest.raises(SystemExit) as ended:
+        main(["cipo_jax", TINY])
+    assert ended.value.code == 130
+    assert "the same command continues" in capsys.readouterr().err
+
+
+def test_the_traceback_is_shown_when_asked_for() -> None:
+    with pytest.raises(CipoError, match="group_size"):
+        main(["cipo_jax", TINY, "--config.rollout.group_size=1", "--traceback"])
+
+
+def test_a_line_of_a_config_file_is_named(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (files / "tiny.py").read_text().replace("c.batch.microbatch_rows", "c.batch.rows")
+    (files / "tiny.py").write_text(text)
+    message = message_of([TINY], capsys)
+    assert message.startswith("error: --config=tiny.py: line 4: ")
+    assert "rows" in message and "Traceback" not in message
+
+
+def test_help_is_the_commands_documentation(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["cipo_jax", "--help"])
+    printed = capsys.readouterr().out
+    for word in ("--mode=train", "--workdir", "--traceback", "--mode=explain", "--config="):
+        assert word in printed
+
+
+def test_the_real_command_says_it_once_and_without_jax() -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "cipo_jax.main", TINY, "--config.sede=1"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 2
+    errors = [n for n in result.stderr.splitlines() if not n.startswith("import time:")]
+    assert errors == ["error: config.sede: unknown key; did you mean config.seed?"]
+    imported = {n.rpartition("|")[2].strip() for n in result.stderr.splitlines()}
+    assert "cipo_jax.config" in imported and not {"jax", "tensorflow", "transformers"} & imported
