@@ -118,7 +118,31 @@ def test_moments_stay_sharded_through_an_update() -> None:
     assert moment.addressable_shards[0].data.size * 8 == moment.size
 
 
-# Rules.
+# Meshes and rules.
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What JAX asks of a TPU device to place it."""
+
+    id: int
+    coords: tuple[int, int, int]
+    core_on_chip: int = 0
+    platform: str = "tpu"
+    device_kind: str = "TPU v5"
+    process_index: int = 0
+    slice_index: int = 0
+
+
+def test_an_axis_of_a_torus_may_be_split() -> None:
+    """Eight devices along an axis of 4 x 4 x 4: two of one physical axis and all of another."""
+    places = np.ndindex(4, 4, 4)
+    chips = [Chip(i, place) for i, place in enumerate(places)]
+    mesh = sharding.make_mesh(-1, 1, 8, devices=chips)  # type: ignore[arg-type]
+    assert mesh.devices.shape == (8, 1, 8) and len(set(mesh.devices.flat)) == 64
+    for group in mesh.devices[:, 0]:
+        spans = np.ptp([chip.coords for chip in group], axis=0)
+        assert sorted(spans) == [0, 1, 3]  # neighbours, and not scattered over the torus
 
 
 def test_key_value_heads_and_vocabulary_that_do_not_divide_are_kept_whole() -> None:
