@@ -83,11 +83,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--slice", choices=SLICES, default="v5e-16")
     parser.add_argument("--model", choices=SHAPES, default="qwen3-4b")
+    parser.add_argument("--mesh", help="data,fsdp,tensor of the update; default: the slice's")
     parser.add_argument("--programs", default="update,decode chunk,prefill", help="comma-separated")
     parser.add_argument("--mu-dtype", default="", help="config.optimizer.mu_dtype")
     parser.add_argument("--json", action="store_true", help="print one json object")
     options = parser.parse_args(argv)
     chosen = SLICES[options.slice]
+    if options.mesh:
+        data, fsdp, tensor = map(int, options.mesh.split(","))
+        chosen = dataclasses.replace(chosen, mesh=(data, fsdp, tensor))
     config = full_size(chosen, options.mu_dtype)
     shape = ModelConfig(
         **SHAPES[options.model],
@@ -162,9 +166,14 @@ def programs(
 
 
 def examine(lowered: jax.stages.Lowered) -> dict[str, Any]:
-    """Compiles a program: bytes of a chip, collectives, seconds."""
+    """Compiles a program: bytes of a chip, collectives, seconds; or why it does not fit."""
     began = time.monotonic()
-    compiled = lowered.compile()
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return {"refused": str(error).splitlines()[0]}
     memory = compiled.memory_analysis()
     assert memory is not None
     return {
@@ -225,6 +234,9 @@ def _array_bytes(dtype: str, sizes: str) -> int:
 
 def print_program(name: str, program: dict[str, Any]) -> None:
     """A program's lines."""
+    if "refused" in program:
+        print(f"{name}: {program['refused']}")
+        return
     print(
         f"{name}: peak {program['peak_bytes'] / GIB:.2f} GiB a chip, of them arguments "
         f"{program['argument_bytes'] / GIB:.2f}; compiled in {program['seconds']:.0f} s"
@@ -248,7 +260,7 @@ def update_roofline(config: Config, shape: ModelConfig, chosen: Slice) -> dict[s
     executed = tokens * (4 * layers + 3 * head) / chips
     parameters = sum(x.size for x in jax.tree.leaves(model.abstract_params(shape)))
     fsdp = chosen.mesh[1]
-    moved = 3 * 2 * parameters * (fsdp - 1) / fsdp
+    moved = 3 * 2 * parameters * (fsdp - 1) / fsdp / chosen.mesh[2]
     compute, links = executed / chosen.flops, moved / chosen.links
     return {
         "tokens": tokens,

@@ -326,7 +326,7 @@ class Log:
     archive: bool = True  # write every attempt to attempts/*.jsonl.gz
     # Steps between measurements of the streams' gradients (one costs about an update); 0: never.
     gradient_stats_every: int = 0
-    report_pairs: int = 200  # attempt/correction pairs shown in report.html, spread over the run
+    report_pairs: int = 2000  # attempt/correction pairs shown in report.html, spread over the run
     # For compiled programs: "auto" (.compiled in the run directory), a directory, or "" (none).
     compilation_cache: str = "auto"  # JAX_COMPILATION_CACHE_DIR goes before it
     max_compiles_after_warmup: int = -1  # programs compiled after `compile_warmup_steps`; -1: any

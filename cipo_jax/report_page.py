@@ -27,7 +27,7 @@ PAGE = """<!doctype html>
 <main id="main">
 {sections}</main>
 <footer class="note">{footer}</footer>
-<script type="application/json" id="pairs">{pairs}</script>
+<script type="application/gzip" id="pairs">{pairs}</script>
 <script>{script}</script>
 </body>
 </html>
@@ -40,7 +40,7 @@ BROWSER = """<p class="note">{about}</p>
 <label>Change <select id="kind"><option value="">all</option>{kinds}</select></label>
 <label>Problem <input type="search" id="words" placeholder="id or text of the question"></label>
 </form>
-<div class="pager"><p id="count" role="status"></p>
+<div class="pager"><p id="count" role="status">Unpacking …</p>
 <button type="button" id="back">Previous</button>
 <button type="button" id="next">Next</button></div>
 <div id="list"></div>
@@ -73,7 +73,7 @@ a { color: var(--link) }
 .kind { margin: 0; color: var(--soft); font-size: .875rem }
 h1 { margin: 0 0 1rem; font-size: 1.75rem; line-height: 1.2; overflow-wrap: anywhere }
 h2 { margin: 2.75rem 0 .75rem; font-size: 1.25rem; line-height: 1.3 }
-h3 { margin: 0; font-size: .9375rem }
+h3, h4 { margin: 0; font-size: .9375rem }
 dl { display: flex; flex-wrap: wrap; gap: .75rem 2.25rem; margin: 0 0 1rem }
 dt { color: var(--soft); font-size: .8125rem }
 dd { margin: 0; font-size: 1.125rem; font-variant-numeric: tabular-nums }
@@ -97,7 +97,13 @@ figure svg * { stroke-linejoin: round }
 .legend .s2 { border-color: var(--s2) }
 .legend .s3 { border-color: var(--s3); border-top-style: dashed }
 .legend .s4 { border-color: var(--s4); border-top-style: dotted }
-.areas i { border-top-style: solid !important; border-top-width: .75rem; opacity: .75 }
+.areas i, .ramp i { border-top-style: solid !important; border-top-width: .75rem }
+.areas i { opacity: .75 }
+.ramp { gap: 0 .625rem }
+.legend .fired { width: 0; border: .375rem solid transparent; border-top-color: var(--bad);
+  border-bottom: 0 }
+.spark { width: 6.5rem; height: 1.25rem; vertical-align: middle }
+.spark polyline { fill: none; stroke: var(--s1); stroke-width: 1.5 }
 .scroll { overflow-x: auto }
 table { border-collapse: collapse; font-size: .9375rem }
 th, td { text-align: left; vertical-align: top; padding: .3rem 1.25rem .3rem 0;
@@ -121,7 +127,7 @@ select, input, button { font: inherit; font-size: .9375rem; color: var(--ink);
   padding: .375rem .625rem; min-height: 2.5rem; min-width: 0 }
 input { flex: 1 }
 button { cursor: pointer }
-button:disabled { opacity: .45; cursor: default }
+button[aria-disabled="true"] { opacity: .45; cursor: default }
 article { border-top: 1px solid var(--line); padding: 1rem 0 1.25rem }
 .top { display: flex; flex-wrap: wrap; gap: .125rem 1rem; align-items: baseline;
   font-size: .9375rem }
@@ -151,12 +157,19 @@ SCRIPT = """
 (() => {
   const PER_PAGE = 10;
   const WORDS = {r: "right", w: "wrong"};
-  const pairs = JSON.parse(document.getElementById("pairs").textContent);
   const list = document.getElementById("list");
   if (!list) return;
   const [step, kind, words, count, back, next] =
     ["step", "kind", "words", "count", "back", "next"].map((id) => document.getElementById(id));
+  let pairs = [];
   let first = 0;
+
+  async function unpack() {
+    const packed = atob(document.getElementById("pairs").textContent);
+    const bytes = Uint8Array.from(packed, (character) => character.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    return JSON.parse(await new Response(stream).text());
+  }
 
   function element(tag, className, ...children) {
     const made = document.createElement(tag);
@@ -175,7 +188,7 @@ SCRIPT = """
   function side(title, [outcome, extracted, text], note) {
     const answer = extracted === null ? "" : ", answer " + extracted;
     const verdict = element("b", outcome, outcome.replace("_", " "));
-    return element("div", "", element("h3", "", title),
+    return element("div", "", element("h4", "", title),
       element("p", "", verdict, answer + note), box(text, "", title));
   }
 
@@ -201,15 +214,17 @@ SCRIPT = """
     count.textContent = page.length
       ? "Pairs " + (first + 1) + "–" + (first + page.length) + " of " + found.length
       : "No pair matches.";
-    back.disabled = first === 0;
-    next.disabled = first + PER_PAGE >= found.length;
+    // Not `disabled`, which would take the focus away from who just pressed the key.
+    back.ariaDisabled = first === 0;
+    next.ariaDisabled = first + PER_PAGE >= found.length;
     list.replaceChildren(...page.map(article));
     for (const made of list.querySelectorAll("pre")) {  // tab stops only where there is a scroll
       if (made.scrollHeight > made.clientHeight) made.tabIndex = 0;
     }
   }
 
-  function turn(by) {
+  function turn(button, by) {
+    if (button.ariaDisabled === "true") return;
     first += by;
     show();
     count.scrollIntoView({block: "nearest"});
@@ -219,8 +234,10 @@ SCRIPT = """
     control.addEventListener("input", () => { first = 0; show(); });
   }
   document.getElementById("filters").addEventListener("submit", (event) => event.preventDefault());
-  back.addEventListener("click", () => turn(-PER_PAGE));
-  next.addEventListener("click", () => turn(PER_PAGE));
-  show();
+  back.addEventListener("click", () => turn(back, -PER_PAGE));
+  next.addEventListener("click", () => turn(next, PER_PAGE));
+  unpack().then((unpacked) => { pairs = unpacked; show(); }, (error) => {
+    count.textContent = "This browser cannot unpack the pairs (" + error + "); one of 2023 can.";
+  });
 })();
 """

@@ -5,156 +5,22 @@ import math
 import re
 import shutil
 import subprocess
-from html.parser import HTMLParser
 from pathlib import Path
 
-import numpy as np
 import pytest
+from invented_run import Page, make_attempt, make_run
 
 from cipo_jax.archive import AttemptArchive
-from cipo_jax.config import Config
-from cipo_jax.config_resolve import provenance, write_resolved
-from cipo_jax.metrics import MetricWriter, reduce_attempts, transitions
-from cipo_jax.report import choose_pairs, write_report
-from cipo_jax.report_figures import Plot, figure
-from cipo_jax.types import Attempt, CipoError, Completion, Outcome, Problem, Prompt, Verdict
+from cipo_jax.metrics import MetricWriter
+from cipo_jax.report import write_report
+from cipo_jax.report_figures import Breach, figure
+from cipo_jax.report_plots import Plot, histogram_names, plots
+from cipo_jax.types import CipoError, Problem
 
 HOSTILE = (
     "</script><script>window.pwned = 1</script><!-- <script> --><img src=x onerror='pwned=1'>"
     "</pre>\u2028&lt;b&gt;\ud800 {style} %s"
 )
-
-
-def make_attempt(
-    problem: Problem, text: str, right: bool, anchor: Attempt | None = None, tokens: int = 12
-) -> Attempt:
-    return Attempt(
-        Prompt(problem, np.arange(9, dtype=np.int32), anchor=anchor),
-        Completion(
-            np.zeros(tokens, np.int32), np.full(tokens, -0.1, np.float32), finished=tokens < 48
-        ),
-        text,
-        Verdict(Outcome.CORRECT if right else Outcome.WRONG, extracted="26" if right else "23"),
-    )
-
-
-def make_step(
-    rng: np.random.Generator, step: int, accuracy: float, problems: int = 4, text: str = ""
-) -> tuple[list[Attempt], list[Attempt]]:
-    """A base stream of `problems` groups of 4 and a correction of each group's first two."""
-    base, corrections = [], []
-    for i in range(problems):
-        a, b = (int(x) for x in rng.integers(1, 10, 2))
-        problem = Problem(f"chain-{step}-{i}", f"Compute ((({a}+{b})*3)-4).", str((a + b) * 3 - 4))
-        for j in range(4):
-            right = bool(rng.random() < accuracy)
-            trace = f"{a}+{b}={a + b}\n{a + b}*3={3 * (a + b) - (0 if right else 3)}\n"
-            base.append(make_attempt(problem, trace + text, right, tokens=20 + int(step) % 31 + j))
-        for anchor in base[-4:-2]:
-            kept = bool(rng.random() < (0.8 if anchor.correct else accuracy))
-            corrections.append(make_attempt(problem, f"Checked.\n{anchor.text}", kept, anchor))
-    return base, corrections
-
-
-def make_run(workdir: Path, steps: int = 60, *, corrections: bool = True) -> Path:
-    """A run directory as training leaves it, with invented numbers."""
-    rng = np.random.default_rng(0)
-    workdir.mkdir(parents=True, exist_ok=True)
-    changed = Config(num_steps=steps, init_from="runs/cold <1>")
-    write_resolved(workdir / "config.json", provenance(changed, changed, {"num_steps"}))
-    writer, archive = MetricWriter(workdir, tensorboard=False), AttemptArchive(workdir)
-    for step in range(0, 200, 10):
-        cold = {"loss/demonstration": 3 * math.exp(-step / 60), "learning_rate": 3e-3}
-        writer.write(
-            step, cold | ({"pass_rate": step / 500} if step % 50 == 0 else {}), "cold_start"
-        )
-    for step in range(steps + 1):
-        progress = step / max(1, steps)
-        if step % 20 == 0 or step == steps:
-            scalars = {
-                "eval/pass@1": 0.388 + 0.25 * progress,
-                "eval/pass@1_stderr": 0.021,
-                "eval/pass@8": 0.79 + 0.12 * progress,
-                "eval/length/mean": 31.0 + progress,
-                "eval/no_answer": 0.08 - 0.06 * progress,
-            }
-            if corrections:
-                scalars["eval/correction/accuracy_before"] = 0.39 + 0.25 * progress
-                scalars["eval/correction/accuracy_after"] = 0.26 + 0.43 * progress
-                scalars["eval/correction/w2r"] = 0.23 + 0.2 * progress
-                scalars["eval/correction/r2r"] = 0.33 + 0.5 * progress
-            writer.write(step, scalars, "eval")
-        if step == 0:
-            continue
-        base, corrected = make_step(rng, step, 0.35 + 0.4 * progress)
-        noise = rng.normal(0, 0.01, 8)
-        scalars = reduce_attempts(base, 4, "base") | {
-            "base/entropy": 0.5 - 0.2 * progress + noise[0],
-            "base/clip_frac": 0.002 + abs(noise[1]) / 10,
-            "base/ratio_max": 1 + abs(noise[2]),
-            "base/sampler_gap": 1e-5,
-            "loss/total": noise[3],
-            "loss/base": noise[4],
-            "grad_norm": 0.5 + noise[5],
-            "learning_rate": 4e-4,
-            "time/rollout": 0.6 + noise[6],
-            "time/update": 0.4 + noise[7],
-            "time/step": 1.3,
-            "tokens/sampled": 16000.0,
-            "tokens/trained": 21000.0,
-            "tokens/pad_share": 0.03,
-        }
-        if corrections:
-            scalars |= reduce_attempts(corrected, 2, "correction") | transitions(corrected)
-            scalars |= {
-                "replay/rho": 0.3 + 0.5 * min(1, 3 * progress),
-                "anchor/realised_success_share": 0.3 + 0.4 * min(1, 3 * progress) + noise[0],
-                "anchor/fallback_frac": 0.2,
-                "anchor/trimmed_frac": 0.0,
-                "correction/entropy": 0.45 - 0.2 * progress,
-                "loss/correction": noise[1],
-                "time/correct": 0.3,
-            }
-        writer.write(step, scalars, "train")
-        archive.write("train", step, base + (corrected if corrections else []))
-    writer.close()
-    return workdir
-
-
-class Page(HTMLParser):
-    """The parsed report: elements, ids, scripts, text by section."""
-
-    def __init__(self, path: Path):
-        super().__init__()
-        self.source = path.read_text(encoding="utf-8")
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str, str | None]] = []
-        self.scripts: list[str] = []
-        self.sections: dict[str, str] = {}
-        self._section = ""
-        self.feed(self.source)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += [(tag, name, value) for name, value in attrs]
-        if tag == "td":
-            self.sections[self._section] += " "
-        if tag == "section":
-            self._section = dict(attrs)["id"]
-            self.sections[self._section] = ""
-
-    def handle_data(self, data):
-        if self.tags[-1:] == ["script"] and self.get_starttag_text().startswith("<script"):
-            self.scripts.append(data)
-        elif self._section:
-            self.sections[self._section] += data
-
-    def handle_endtag(self, tag):
-        self._section = "" if tag == "section" else self._section
-
-    @property
-    def pairs(self) -> list[dict]:
-        return json.loads(self.scripts[0])
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +38,8 @@ def test_before_and_after_come_from_the_first_and_last_evaluation(page):
 
 
 def test_all_figures_of_a_whole_run_are_drawn(page):
-    assert page.tags.count("figure") == 22
+    wanted = [p for group in plots(["pass@1"], ["pass_rate/0_of_4"]).values() for p in group]
+    assert page.tags.count("figure") == len(wanted) == 34
     assert "No data" not in page.source
 
 
@@ -206,19 +73,47 @@ def test_config_shows_what_differs_first(page):
     assert '"runs/cold <1>"' in text
 
 
-def test_chosen_pairs_cover_steps_and_transitions(tmp_path):
-    run = make_run(tmp_path / "run", steps=30)
-    pairs, attempts = choose_pairs(run, max_pairs=24)
-    assert attempts == 30 * (16 + 8)
-    assert len(pairs) == 24
-    steps = sorted({p["step"] for p in pairs})
-    assert steps[0] == 1 and steps[-1] == 30 and max(np.diff(steps)) <= 3
-    assert {p["transition"] for p in pairs} == {"r2r", "r2w", "w2r", "w2w"}
-    for pair in pairs:
-        before, after = (p["outcome"] == "correct" for p in (pair["anchor"], pair))
-        assert pair["transition"] == f"{'wr'[before]}2{'wr'[after]}"
-    assert len(choose_pairs(run, max_pairs=1)[0]) == 1
-    assert choose_pairs(run, max_pairs=0)[0] == []
+def test_health_says_which_rule_fired_and_where(page):
+    text = page.sections["health"]
+    assert re.search(r"retention_floor *correction/retention < 0.3 2 17, 34 0.25", text)
+    assert re.search(r"entropy_floor *base/entropy < 0.003 0 –", text)
+    assert "break_rate_ceiling" not in text  # off by default
+    assert "fired 2 times" in page.source
+    marked = re.findall(r"aria-label=\"([^\"]*a health rule fired 2 times)", page.source)
+    assert [label.partition(",")[0] for label in marked] == ["Fixing"]
+
+
+def test_a_metric_nobody_draws_is_still_on_the_page(tmp_path):
+    writer = MetricWriter(tmp_path, tensorboard=False)
+    for step in (1, 2, 3):
+        writer.write(step, {"new/<thing>": step / 4, "gone/bad": math.nan}, "train")
+    writer.close()
+    page = Page(write_report(tmp_path, 5))
+    assert re.search(r"new/<thing> * 0.25 0.75 0.25 0.75", page.sections["all-metrics"])
+    assert re.search(r"gone/bad * nan nan nan nan", page.sections["all-metrics"])
+    assert 'class="spark"' in page.source
+
+
+def test_histogram_is_that_of_the_largest_group():
+    records = [{"pass_rate/0_of_2": 1.0}, {f"pass_rate/{k}_of_10": 0.1 for k in range(11)}]
+    assert histogram_names(records) == [f"pass_rate/{k}_of_10" for k in range(11)]
+    assert histogram_names([{"base/pass_rate": 0.5}]) == []
+
+
+def test_breach_marks_the_figure_and_shows_the_limit():
+    plot, records = Plot("t", (("m", "m"),)), [{"step": i, "m": 0.5} for i in range(9)]
+    plain, marked = figure(plot, records), figure(plot, records, {"m": Breach(0.4, (3, 7))})
+    assert "var(--bad)" not in plain and "health rule fired" not in plain
+    assert marked.count("var(--bad)") >= 2 and "a health rule fired 2 times" in marked
+    assert figure(plot, records, {"other": Breach(0.4, (3,))}) == plain
+
+
+def test_rare_shares_are_not_drawn_flat():
+    plot = Plot("t", (("m", "m"),), share=True)
+    for highest, top in ((0.03, "4%"), (0.3, "40%"), (0.41, "100%")):
+        svg = figure(plot, [{"step": i, "m": highest * (i % 2)} for i in range(9)])
+        ticks = re.findall(r">([\d.]+%)<", svg)
+        assert ticks[-1] == top, ticks
 
 
 def write_hostile_run(workdir: Path) -> Path:
@@ -231,7 +126,8 @@ def write_hostile_run(workdir: Path) -> Path:
         json.dumps({HOSTILE: {"value": [HOSTILE], "source": HOSTILE}})
     )
     writer = MetricWriter(workdir, tensorboard=False)
-    writer.write(1, {HOSTILE: math.nan, "base/reward/mean": 0.5}, "train")
+    writer.write(1, {HOSTILE: math.nan, "transition/w2r": 1.0}, "train")
+    writer.write(1, {f"health/{HOSTILE}": 0.5}, "health")
     writer.close()
     return write_report(workdir, max_pairs=5)
 
@@ -243,23 +139,6 @@ def test_model_text_cannot_leave_its_place(tmp_path):
     (pair,) = page.pairs
     for text in (pair["id"], pair["question"], pair["answer"], pair["before"][2], pair["after"][2]):
         assert text == HOSTILE.replace("\ud800", "\ufffd")
-
-
-def test_long_texts_lose_their_middle_and_the_page_stays_small(tmp_path):
-    problem = Problem("p", "<" * 5_000)
-    attempts = []
-    for i in range(100):
-        attempts.append(make_attempt(problem, f"{i} head " + "<é" * 30_000 + " tail", False))
-        attempts.append(make_attempt(problem, attempts[-1].text, True, attempts[-1]))
-    AttemptArchive(tmp_path).write("train", 1, attempts)
-    path = write_report(tmp_path, max_pairs=200)
-    assert path.stat().st_size < 10_000_000
-    page = Page(path)
-    assert len(page.pairs) == 100
-    text = page.pairs[0]["after"][2]
-    assert text.startswith("0 head <é") and text.endswith("<é tail")
-    left_out = int(re.search(r"\[… (\d+) characters left out …\]", text).group(1))
-    assert left_out + len(text) - len(f"\n[… {left_out} characters left out …]\n") == 60_012
 
 
 def test_run_that_just_started_says_what_is_missing(tmp_path):
@@ -277,7 +156,7 @@ def test_run_without_corrections(tmp_path):
     assert "no corrections to show" in page.sections["attempts-and-corrections"]
     assert "pass@1" in page.sections["before-and-after"]
     assert "accuracy after" not in page.sections["before-and-after"]
-    assert page.pairs == []
+    assert page.scripts[0] and page.pairs == []
 
 
 def test_one_evaluation_is_no_comparison(tmp_path):
@@ -316,19 +195,6 @@ def test_missing_workdir_and_damaged_config(tmp_path):
     (tmp_path / "config.json").write_text('{"seed": {"value": 1}}')
     with pytest.raises(CipoError, match="source"):
         write_report(tmp_path, 5)
-
-
-@pytest.mark.slow
-def test_hundred_thousand_attempts_fit_in_ten_megabytes(tmp_path):
-    rng, archive = np.random.default_rng(0), AttemptArchive(tmp_path)
-    for step in range(260):
-        base, corrections = make_step(rng, step, 0.5, problems=65, text="and so on " * 60)
-        archive.write("train", step, base + corrections)
-    path = write_report(tmp_path, max_pairs=200)
-    page = Page(path)
-    assert "101,400 attempts are archived" in page.source
-    assert len(page.pairs) == 200
-    assert path.stat().st_size < 10_000_000
 
 
 @pytest.mark.slow
