@@ -16,11 +16,8 @@ usage() {
   sed -n '4s/^# *//p' "$0" >&2
   exit 2
 }
-dry_run=false
-if [[ "${1:-}" == "--dry_run" ]]; then
-  dry_run=true
-  shift
-fi
+# shellcheck source=launch/common.sh
+source "$(dirname "$0")/common.sh"
 (($# >= 7)) || usage
 name=$1 image=$2 accelerator=$3 topology=$4 chips=$5
 shift 5

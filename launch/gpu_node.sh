@@ -11,35 +11,15 @@
 # the commands.
 set -euo pipefail
 
-dry_run=false
-if [[ "${1:-}" == "--dry_run" ]]; then
-  dry_run=true
-  shift
-fi
+# shellcheck source=launch/common.sh
+source "$(dirname "$0")/common.sh"
 if (($# < 2)); then
   echo "usage: launch/gpu_node.sh [--dry_run] USER@HOST --config=... [more arguments]" >&2
   exit 2
 fi
 host=$1
 shift
-root=$(cd "$(dirname "$0")/.." && pwd)
 
-execute() {
-  if $dry_run; then
-    printf '%q ' "$@"
-    printf '\n'
-  else
-    "$@"
-  fi
-}
-
-archive=${TMPDIR:-/tmp}/cipo_jax-$$.tar.gz
-execute git -C "$root" archive --format=tar.gz --output="$archive" HEAD
+pack_checkout
 execute scp "$archive" "$host:cipo_jax.tar.gz"
-arguments=$(printf '%q ' "$@")
-execute ssh "$host" "
-set -e
-mkdir -p cipo_jax && tar -xzf cipo_jax.tar.gz -C cipo_jax && cd cipo_jax
-python3 -m venv .venv && .venv/bin/pip install -q -c constraints.txt -e '.[cuda]'
-nohup launch/until_done.sh .venv/bin/python -m cipo_jax.main ${arguments}>> run.log 2>&1 &
-echo started; tail -n 20 run.log"
+execute ssh "$host" "$(install_and_start cuda "$@")"

@@ -5,22 +5,14 @@
 #   launch/local.sh [--dry_run] --config=configs/demo.py --workdir=runs/demo [more arguments]
 set -euo pipefail
 
-dry_run=false
-if [[ "${1:-}" == "--dry_run" ]]; then
-  dry_run=true
-  shift
-fi
+# shellcheck source=launch/common.sh
+source "$(dirname "$0")/common.sh"
 if (($# == 0)); then
   echo "usage: launch/local.sh [--dry_run] --config=... [more arguments]" >&2
   exit 2
 fi
-root=$(cd "$(dirname "$0")/.." && pwd)
 python=$root/.venv/bin/python
 [[ -x $python ]] || python=python3
 command=("$root/launch/until_done.sh" "$python" -m cipo_jax.main "$@")
-if $dry_run; then
-  printf '%q ' "${command[@]}"
-  printf '\n'
-else
-  exec "${command[@]}"
-fi
+$dry_run || exec "${command[@]}"
+execute "${command[@]}"

@@ -9,11 +9,8 @@
 # itself again. --workdir must be on a file system that all nodes share. --dry_run prints the job.
 set -euo pipefail
 
-dry_run=false
-if [[ "${1:-}" == "--dry_run" ]]; then
-  dry_run=true
-  shift
-fi
+# shellcheck source=launch/common.sh
+source "$(dirname "$0")/common.sh"
 nodes=${1:-}
 options=()
 if [[ "$nodes" =~ ^[0-9]+$ ]]; then
@@ -28,7 +25,6 @@ if [[ "${1:-}" != "--" ]] || (($# < 2)); then
   exit 2
 fi
 shift
-root=$(cd "$(dirname "$0")/.." && pwd)
 together=()
 ((nodes > 1)) && together=(--coordinator=auto)
 command=$(printf '%q ' "$root/.venv/bin/python" -m cipo_jax.main "${together[@]}" "$@")

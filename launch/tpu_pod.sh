@@ -18,25 +18,13 @@ usage() {
   sed -n '4,6s/^# *//p' "$0" >&2
   exit 2
 }
-dry_run=false
-if [[ "${1:-}" == "--dry_run" ]]; then
-  dry_run=true
-  shift
-fi
-execute() {
-  if $dry_run; then
-    printf '%q ' "$@"
-    printf '\n'
-  else
-    "$@"
-  fi
-}
+# shellcheck source=launch/common.sh
+source "$(dirname "$0")/common.sh"
 (($# >= 3)) || usage
 verb=$1
 name=$2
 zone=$3
 shift 3
-root=$(cd "$(dirname "$0")/.." && pwd)
 
 case $verb in
   create)
@@ -53,17 +41,11 @@ case $verb in
       echo "the hosts share no disk: add --config.checkpoint.directory=gs://bucket/run" >&2
       exit 2
     fi
-    archive=${TMPDIR:-/tmp}/cipo_jax-$$.tar.gz
-    execute git -C "$root" archive --format=tar.gz --output="$archive" HEAD
+    pack_checkout
     execute gcloud compute tpus tpu-vm scp "$archive" "$name:cipo_jax.tar.gz" \
       --zone="$zone" --worker=all
-    arguments=$(printf '%q ' --coordinator=auto "$@")
-    execute gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker=all --command="
-set -e
-mkdir -p cipo_jax && tar -xzf cipo_jax.tar.gz -C cipo_jax && cd cipo_jax
-python3 -m venv .venv && .venv/bin/pip install -q -c constraints.txt -e '.[tpu]'
-nohup launch/until_done.sh .venv/bin/python -m cipo_jax.main ${arguments}>> run.log 2>&1 &
-echo started"
+    execute gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker=all \
+      --command="$(install_and_start tpu --coordinator=auto "$@")"
     ;;
   delete)
     execute gcloud compute tpus queued-resources delete "$name" --zone="$zone" --force --quiet

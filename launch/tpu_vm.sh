@@ -9,11 +9,8 @@
 # checkpoint. No hyperparameters here: they are in configs/. --dry_run prints the commands.
 set -euo pipefail
 
-dry_run=false
-if [[ "${1:-}" == "--dry_run" ]]; then
-  dry_run=true
-  shift
-fi
+# shellcheck source=launch/common.sh
+source "$(dirname "$0")/common.sh"
 if (($# < 3)); then
   echo "usage: launch/tpu_vm.sh [--dry_run] NAME ZONE --config=... [more arguments]" >&2
   exit 2
@@ -21,24 +18,8 @@ fi
 name=$1
 zone=$2
 shift 2
-root=$(cd "$(dirname "$0")/.." && pwd)
 
-execute() {
-  if $dry_run; then
-    printf '%q ' "$@"
-    printf '\n'
-  else
-    "$@"
-  fi
-}
-
-archive=${TMPDIR:-/tmp}/cipo_jax-$$.tar.gz
-execute git -C "$root" archive --format=tar.gz --output="$archive" HEAD
+pack_checkout
 execute gcloud compute tpus tpu-vm scp "$archive" "$name:cipo_jax.tar.gz" --zone="$zone"
-arguments=$(printf '%q ' "$@")
-execute gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --command="
-set -e
-mkdir -p cipo_jax && tar -xzf cipo_jax.tar.gz -C cipo_jax && cd cipo_jax
-python3 -m venv .venv && .venv/bin/pip install -q -c constraints.txt -e '.[tpu]'
-nohup launch/until_done.sh .venv/bin/python -m cipo_jax.main ${arguments}>> run.log 2>&1 &
-echo started; tail -n 20 run.log"
+execute gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" \
+  --command="$(install_and_start tpu "$@")"

@@ -228,7 +228,8 @@ SHELLCHECK = shutil.which(
 def test_shellcheck() -> None:
     scripts = sorted(LAUNCH.glob("*.sh"))
     assert all(os.access(script, os.X_OK) for script in scripts)
-    result = subprocess.run([str(SHELLCHECK), *scripts], capture_output=True, text=True)
+    command = [str(SHELLCHECK), "--external-sources", *scripts]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=LAUNCH.parent)
     assert result.returncode == 0, result.stdout
 
 

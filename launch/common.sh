@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# What the scripts beside this one share. They source it before they look at their arguments.
+# shellcheck disable=SC2034  # who sources it uses these
+
+dry_run=false
+if [[ "${1:-}" == "--dry_run" ]]; then
+  dry_run=true
+  shift
+fi
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+archive=${TMPDIR:-/tmp}/cipo_jax-$$.tar.gz
+
+# Runs a command; with --dry_run, prints it.
+execute() {
+  if $dry_run; then
+    printf '%q ' "$@"
+    printf '\n'
+  else
+    "$@"
+  fi
+}
+
+# Packs the checkout's last commit into $archive.
+pack_checkout() {
+  execute git -C "$root" archive --format=tar.gz --output="$archive" HEAD
+}
+
+# Prints what a machine does with that archive in its home directory: installs it with the extra $1,
+# and starts the usual command with the other arguments, so that it survives the connection.
+install_and_start() {
+  local extra=$1
+  shift
+  cat <<END
+set -e
+mkdir -p cipo_jax && tar -xzf cipo_jax.tar.gz -C cipo_jax && cd cipo_jax
+python3 -m venv .venv && .venv/bin/pip install -q -c constraints.txt -e '.[$extra]'
+nohup launch/until_done.sh .venv/bin/python -m cipo_jax.main $(printf '%q ' "$@")>> run.log 2>&1 &
+echo started; tail -n 20 run.log
+END
+}
