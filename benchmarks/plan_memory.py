@@ -152,7 +152,7 @@ def plan(
         longest_correction_prompt=row_tokens // 2,
     )
     began = time.monotonic()
-    update = make_policy_update(config, policy, optax.constant_schedule(1e-6), num_anchors=4)
+    update = make_policy_update(config, policy, optax.constant_schedule(1e-6))
     memory = update.lower().compile().memory_analysis()
     assert memory is not None, "this backend does not plan memory"
     alias, output = memory.alias_size_in_bytes, memory.output_size_in_bytes

@@ -143,8 +143,7 @@ def programs(
     lowered: dict[str, jax.stages.Lowered] = {}
     if "update" in names:
         policy = Policy(mesh, shape, make_score(config, shape, mesh), prompt, correction_prompt)
-        anchors = round(config.correction.replay_fraction * config.rollout.problems_per_step)
-        update = make_policy_update(config, policy, lambda _: 1e-6, anchors)
+        update = make_policy_update(config, policy, lambda _: 1e-6)
         lowered["update"] = update.lower()
     s = config.sampling
     settings = EngineSettings(

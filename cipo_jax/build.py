@@ -62,9 +62,9 @@ def open_parts(config: Config, hosts: Hosts | None = None) -> Iterator[Parts]:
     hosts = hosts or Hosts()
     mesh = sharding.make_mesh(c.mesh.data, c.mesh.fsdp, c.mesh.tensor)
     tokenizer = open_tokenizer(c)
-    model_config = make_model_config(c, tokenizer)
-    longest_correction = correction_prompt_limit(c, tokenizer, model_config)
-    sampler = open_sampler(c, model_config, mesh, tokenizer, longest_correction, hosts)
+    policy = open_policy(c, tokenizer, mesh)
+    longest = policy.longest_correction_prompt
+    sampler = open_sampler(c, policy.model, mesh, tokenizer, longest, hosts)
     times = VerifyTimes()
     with (
         jax.set_mesh(mesh),
@@ -72,8 +72,7 @@ def open_parts(config: Config, hosts: Hosts | None = None) -> Iterator[Parts]:
         Heartbeat(c.log.heartbeat_seconds, prints=hosts.first) as beat,
     ):
         yield Parts(
-            mesh=mesh,
-            model=model_config,
+            **{field.name: getattr(policy, field.name) for field in dataclasses.fields(policy)},
             tokenizer=tokenizer,
             base_prompt=lambda problem: prompts.base_prompt(
                 problem,
@@ -100,9 +99,6 @@ def open_parts(config: Config, hosts: Hosts | None = None) -> Iterator[Parts]:
                 max_attempt_tokens=c.data.max_attempt_tokens,
                 max_completion_tokens=c.data.max_completion_tokens,
             ),
-            longest_prompt=c.data.max_prompt_tokens,
-            longest_correction_prompt=longest_correction,
-            score=make_score(c, model_config, mesh),
             attempt=make_attempter(
                 sampler.sample, pool, tokenizer, c.sampling.stop_strings, times, hosts, beat
             ),
@@ -111,6 +107,22 @@ def open_parts(config: Config, hosts: Hosts | None = None) -> Iterator[Parts]:
             beat=beat,
             isolation=pool.about,
         )
+
+
+def open_policy(config: Config, tokenizer: Tokenizer, mesh: Mesh) -> Policy:
+    """What an update on `mesh` is built from.
+
+    Raises:
+      CipoError: the longest prompt and completion do not fit into the model.
+    """
+    model_config = make_model_config(config, tokenizer)
+    return Policy(
+        mesh=mesh,
+        model=model_config,
+        score=make_score(config, model_config, mesh),
+        longest_prompt=config.data.max_prompt_tokens,
+        longest_correction_prompt=correction_prompt_limit(config, tokenizer, model_config),
+    )
 
 
 def correction_prompt_limit(config: Config, tokenizer: Tokenizer, model_config: ModelConfig) -> int:

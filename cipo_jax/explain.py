@@ -15,11 +15,16 @@ from typing import Any
 
 import jax
 
-from cipo_jax.build import correction_prompt_limit, make_model_config, open_tokenizer
+from cipo_jax.build import (
+    correction_prompt_limit,
+    make_model_config,
+    open_policy,
+    open_tokenizer,
+)
 from cipo_jax.config import Config, flatten
 from cipo_jax.policy import sharding
 from cipo_jax.types import CipoError
-from cipo_jax.update import Policy, make_policy_update, make_score
+from cipo_jax.update import make_policy_update, num_anchors
 
 # Settings known from arXiv 2605.14539 or summaries of it, and how they are known. Everything else
 # is ours; docs/cipo_step_by_step.md lists it.
@@ -140,14 +145,8 @@ def _parts(config: Config) -> Iterator[Row]:
     mesh = sharding.make_mesh(c.mesh.data, c.mesh.fsdp, c.mesh.tensor)
     axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
     yield "mesh", f"{axes} on {mesh.size} x {mesh.devices.flat[0].device_kind}"
-    policy = Policy(
-        mesh=mesh,
-        model=model,
-        score=make_score(c, model, mesh),
-        longest_prompt=c.data.max_prompt_tokens,
-        longest_correction_prompt=longest,
-    )
-    update = make_policy_update(c, policy, lambda _: c.optimizer.learning_rate, num_anchors(c))
+    policy = open_policy(c, tokenizer, mesh)
+    update = make_policy_update(c, policy, lambda _: c.optimizer.learning_rate)
     leaves = jax.tree.leaves(update.abstract.params)
     size = sum(x.size * x.dtype.itemsize for x in leaves)
     yield (
@@ -166,12 +165,6 @@ def _parts(config: Config) -> Iterator[Row]:
         f"{microbatches} microbatches x {rows} rows x {tokens:,} tokens: room for "
         f"{microbatches * rows * tokens:,}",
     )
-
-
-def num_anchors(config: Config) -> int:
-    """Anchors of a step."""
-    k = config.correction
-    return round(k.replay_fraction * config.rollout.problems_per_step) if k.weight else 0
 
 
 def _short(text: str, limit: int = 60) -> str:

@@ -26,12 +26,12 @@ from cipo_jax.preflight_plan import (
     fit_microbatch,
     fit_slots,
     make_plan,
-    num_anchors,
     open_shapes,
     topology_devices,
 )
 from cipo_jax.problem_sets import open_evaluation, open_training
 from cipo_jax.types import CipoError
+from cipo_jax.update import num_anchors
 from cipo_jax.verification import open_pool
 
 

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from cipo_jax.build import correction_prompt_limit, make_model_config, open_engine, open_tokenizer
+from cipo_jax.build import open_engine, open_policy, open_tokenizer
 from cipo_jax.config import Config
 from cipo_jax.policy import sharding
 from cipo_jax.policy.model import ModelConfig
@@ -28,7 +28,7 @@ from cipo_jax.sampling.programs import (
 )
 from cipo_jax.sampling.settings import EngineSettings
 from cipo_jax.types import CipoError
-from cipo_jax.update import Policy, Update, make_policy_update, make_score
+from cipo_jax.update import Policy, Update, make_policy_update, num_anchors
 
 GIB = 2**30
 MOST_COMPILATIONS = 3  # of other sizes, to find the largest that fits
@@ -105,7 +105,7 @@ class Shapes:
             batch = dataclasses.replace(c.batch, microbatch_rows=microbatch_rows)
             c = dataclasses.replace(c, batch=batch)
         rate = c.optimizer.learning_rate
-        return make_policy_update(c, self.policy, lambda _: rate, num_anchors(c))
+        return make_policy_update(c, self.policy, lambda _: rate)
 
     def with_slots(self, slots: int) -> tuple[ModelConfig, Mesh, EngineSettings]:
         """The sampler with another number of slots, and a cache in proportion."""
@@ -130,12 +130,6 @@ class Fit:
         how = "compiled" if self.size in self.compiled else "interpolated"
         known = ", ".join(f"{k}: {v / GIB:.3f} GiB" for k, v in sorted(self.compiled.items()))
         return f"{self.size} ({how}; compiled were {known})"
-
-
-def num_anchors(config: Config) -> int:
-    """Anchors of a step."""
-    k = config.correction
-    return round(k.replay_fraction * config.rollout.problems_per_step) if k.weight else 0
 
 
 def topology_devices(topology: str) -> list[Any]:
@@ -165,23 +159,16 @@ def open_shapes(config: Config, devices: list[Any]) -> Shapes:
       CipoError: whatever in the config cannot work with the devices.
     """
     c, tokenizer = config, open_tokenizer(config)
-    model = make_model_config(c, tokenizer)
     mesh = sharding.make_mesh(c.mesh.data, c.mesh.fsdp, c.mesh.tensor, devices=devices)
-    longest = correction_prompt_limit(c, tokenizer, model)
-    policy = Policy(
-        mesh=mesh,
-        model=model,
-        score=make_score(c, model, mesh),
-        longest_prompt=c.data.max_prompt_tokens,
-        longest_correction_prompt=longest,
-    )
+    policy = open_policy(c, tokenizer, mesh)
     sampling_mesh = mesh
     hosts = len({device.process_index for device in devices})
     if hosts > 1:
         tensor = c.sampling.tensor or c.mesh.tensor
         sampling_mesh = sharding.make_mesh(hosts, -1, tensor, devices=devices)
         c = dataclasses.replace(c, sampling=dataclasses.replace(c.sampling, tensor=0))
-    engine = open_engine(c, model, sampling_mesh, tokenizer, longest)
+    longest = policy.longest_correction_prompt
+    engine = open_engine(c, policy.model, sampling_mesh, tokenizer, longest)
     return Shapes(config, policy, (engine.config, engine.mesh, engine.settings))
 
 

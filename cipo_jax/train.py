@@ -70,7 +70,7 @@ from cipo_jax.streams import (
 )
 from cipo_jax.terminal import print_evaluation, print_header, print_pair, print_summary
 from cipo_jax.types import STREAMS, CipoError, Prompt
-from cipo_jax.update import make_policy_update
+from cipo_jax.update import make_policy_update, num_anchors
 from cipo_jax.verification import reward_array
 
 EVAL_KEY, TRAIN_KEY = 2, 3  # folded into the run's key, like the cold start's
@@ -94,14 +94,11 @@ def train(config: Config, workdir: Path, provenance: dict[str, dict[str, Any]]) 
         problems = train_set.source
         eval_prompts = [parts.base_prompt(p) for p in eval_set.source.first(c.data.eval_problems)]
         given = given_attempts(c, eval_prompts)
-        num_anchors = 0
-        if c.correction.weight > 0:
-            num_anchors = round(c.correction.replay_fraction * c.rollout.problems_per_step)
         o = c.optimizer
         schedule = make_schedule(
             o.schedule, o.learning_rate, o.warmup_steps, o.decay_steps, o.final_share
         )
-        update = make_policy_update(c, parts, schedule, num_anchors)
+        update = make_policy_update(c, parts, schedule)
 
         material = None
         if c.init_from:
@@ -197,7 +194,7 @@ def train(config: Config, workdir: Path, provenance: dict[str, dict[str, Any]]) 
             anchors = select_anchors(
                 correct,
                 verified_array(attempts, G),
-                num_anchors,
+                num_anchors(c),
                 host.replay.rho,
                 (c.correction.band_low, c.correction.band_high),
                 c.correction.max_per_problem,

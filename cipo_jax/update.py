@@ -85,9 +85,13 @@ def make_score(config: Config, model_config: ModelConfig, mesh: Mesh) -> Score:
     return score
 
 
-def make_policy_update(
-    config: Config, policy: Policy, schedule: optax.Schedule, num_anchors: int
-) -> Update:
+def num_anchors(config: Config) -> int:
+    """Anchors of a step."""
+    k = config.correction
+    return round(k.replay_fraction * config.rollout.problems_per_step) if k.weight else 0
+
+
+def make_policy_update(config: Config, policy: Policy, schedule: optax.Schedule) -> Update:
     """The RL update: the joint objective of both streams."""
     o, loss = config.optimizer, policy_loss(config)
     group_sizes = (config.rollout.group_size, config.correction.group_size)
@@ -101,7 +105,7 @@ def make_policy_update(
         stream_weights=(1.0, config.correction.weight),
         sequences=(
             config.rollout.problems_per_step * group_sizes[0],
-            num_anchors * group_sizes[1],
+            num_anchors(config) * group_sizes[1],
         ),
         group_sizes=group_sizes,
         minibatches=config.batch.minibatches,

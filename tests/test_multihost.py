@@ -140,7 +140,7 @@ def test_a_checkpoint_of_two_hosts_is_continued_on_one(two: Path, tmp_path: Path
     assert [t for t in texts(workdir) if t[:2] != ("eval", 1)] == texts(two)
 
 
-@pytest.mark.parametrize("host", [1, pytest.param(0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("host", [1, pytest.param(0, marks=pytest.mark.long)])
 def test_an_exception_on_one_host_ends_both_with_its_cause(tmp_path: Path, host: int) -> None:
     programs = [MAIN, MAIN]
     programs[host] = stopping("RAISE", "verifier", 12)

@@ -54,6 +54,7 @@ def test_the_verifier_of_the_page_judges_as_labelled(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_every_command_of_the_page_runs(
     mirror: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

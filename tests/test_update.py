@@ -34,7 +34,7 @@ CONFIG = Config(
 
 def update_on(mesh: jax.sharding.Mesh, config: Config = CONFIG) -> Update:
     policy = Policy(mesh, SHAPE, make_score(config, SHAPE, mesh), 8, 16)
-    return make_policy_update(config, policy, optax.constant_schedule(1e-3), num_anchors=4)
+    return make_policy_update(config, policy, optax.constant_schedule(1e-3))
 
 
 def batch(update: Update) -> TrainBatch:

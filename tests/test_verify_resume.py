@@ -95,6 +95,7 @@ def test_twenty_random_interruptions(whole: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_mode(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     run(["cipo_jax", "--mode=verify_resume", *ARGUMENTS, f"--workdir={tmp_path / 'check'}"])
     assert "equal to the bit" in capsys.readouterr().out
