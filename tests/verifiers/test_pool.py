@@ -311,7 +311,8 @@ def test_workers_that_cannot_be_started_any_more_fail_what_waits(tmp_path, monke
 
 PARENT = textwrap.dedent(
     """
-    import sys, time
+    import signal, sys, time
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background has none
     sys.path.insert(0, {here!r})
     from cipo_jax.types import Problem
     from cipo_jax.verifiers.pool import VerifierPool
