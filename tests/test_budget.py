@@ -91,6 +91,7 @@ def test_a_run_ends_with_its_tokens_and_goes_on_with_more(
     assert more["eval"][-1]["step"] == 3
 
 
+@pytest.mark.slow
 def test_no_steps_are_an_evaluation_alone_with_given_attempts(tmp_path: Path) -> None:
     phases = train(tmp_path, "--config.num_steps=0", "--config.eval.given_attempts=2")
     assert not phases["train"] and [line["step"] for line in phases["eval"]] == [0]

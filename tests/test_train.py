@@ -123,6 +123,7 @@ def test_evaluations_and_report(finished: Path) -> None:
     assert config["optimizer.b1"]["source"] == "default"
 
 
+@pytest.mark.slow
 def test_a_stopped_run_continues_as_if_it_had_not_stopped(finished: Path, tmp_path: Path) -> None:
     stopped = smoke(tmp_path / "run", "--config.num_steps=2")
     smoke(stopped)
