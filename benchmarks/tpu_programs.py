@@ -39,10 +39,11 @@ from cipo_jax.config import Config
 from cipo_jax.config_resolve import resolve
 from cipo_jax.policy import model, sharding
 from cipo_jax.policy.model import ModelConfig
-from cipo_jax.preflight import topology_devices
+from cipo_jax.preflight_plan import topology_devices
 from cipo_jax.sampling.choose import Choice
 from cipo_jax.sampling.programs import lower_decode, lower_prefill
 from cipo_jax.sampling.settings import EngineSettings, prefill_widths
+from cipo_jax.speed import PEAK_FLOPS
 from cipo_jax.update import Policy, make_policy_update, make_score
 
 GIB = 2**30
@@ -68,9 +69,9 @@ class Slice:
     links: float
 
 
-V4 = {"flops": 275e12, "hbm": 1.2e12, "links": 150e9}
-V5E = {"flops": 197e12, "hbm": 0.82e12, "links": 100e9}
-V5P = {"flops": 459e12, "hbm": 2.77e12, "links": 300e9}
+V4 = {"flops": PEAK_FLOPS["TPU v4"], "hbm": 1.2e12, "links": 150e9}
+V5E = {"flops": PEAK_FLOPS["TPU v5e"], "hbm": 0.82e12, "links": 100e9}
+V5P = {"flops": PEAK_FLOPS["TPU v5p"], "hbm": 2.77e12, "links": 300e9}
 SLICES = {
     "v4-8": Slice("v4:2x2x1", (1, 4, 1), 4, **V4),
     "v5e-16": Slice("v5e:4x4", (1, 16, 1), 8, **V5E),

@@ -256,7 +256,7 @@ class Verifier:
 
     # "math", "code" (runs programs in a sandbox), "auto" (code where a problem has tests, else
     # math), or an own function: "package.module:function" or "path/to/file.py:function", see
-    # verifiers/worker.py.
+    # docs/own_task.md.
     kind: str = "math"
     workers: int = 2  # processes on each host
     # Workers beyond these that may run while as many others have been on one item for long.

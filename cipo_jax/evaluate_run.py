@@ -31,7 +31,7 @@ from cipo_jax.gold_check import check_gold, print_gold, read_answers
 from cipo_jax.metrics import read_metrics
 from cipo_jax.policy.model import Params, abstract_params, param_shardings
 from cipo_jax.problem_sets import given_attempt, given_attempts, open_evaluation
-from cipo_jax.run_directory import config_differences
+from cipo_jax.run_directory import model_differences
 from cipo_jax.statistics import Estimate
 from cipo_jax.types import Attempt, CipoError, Problem, Prompt
 from cipo_jax.update import Policy
@@ -255,12 +255,8 @@ def find_checkpoint(config: Config, workdir: Path, step: str) -> tuple[Path, int
             f"--workdir={workdir}: is not a run directory (no config.json); give one, or set "
             "--config.model.source to a Hugging Face model"
         )
-    for prefix in ("model.", "data.tokenizer"):
-        for key, (theirs, ours) in config_differences(
-            workdir / "config.json", config, only=prefix
-        ).items():
-            if key not in ("model.remat", "model.compute_dtype", "model.param_dtype"):
-                raise CipoError(f"config.{key}: got {ours!r}, the run in {workdir} has {theirs!r}")
+    for key, (theirs, ours) in model_differences(workdir / "config.json", config).items():
+        raise CipoError(f"config.{key}: got {ours!r}, the run in {workdir} has {theirs!r}")
     steps: list[int] = []
     root = checkpoint_root(workdir, config.checkpoint.directory)
     for phase in ("checkpoints", "cold_start"):

@@ -35,7 +35,7 @@ directory and checkpoints must be on a file system that all of them see, or the 
 (`--config.checkpoint.directory=gs://...`); process 0 alone writes the former.
 
 An own verifier is `--config.verifier=package.module:function` or `=path/to/file.py:function`, short
-for `--config.verifier.kind`; verifiers/worker.py says what such a function is.
+for `--config.verifier.kind`; docs/own_task.md says what such a function is.
 
 The run directory is `--workdir`, by default `runs/<name of the config file>`; the same command
 again continues the run there. Mistakes in flags, config or input end with one message and exit

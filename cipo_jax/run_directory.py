@@ -130,3 +130,14 @@ def config_differences(
         and not key.startswith(MAY_CHANGE_ON_RESUME)
         and saved.get(key) != value
     }
+
+
+def model_differences(file: Path, config: Config) -> dict[str, tuple[object, object]]:
+    """Those of `config_differences` that keep parameters from fitting: of the model and the
+    tokenizer, but not of dtypes and remat."""
+    return {
+        key: values
+        for prefix in ("model.", "data.tokenizer")
+        for key, values in config_differences(file, config, only=prefix).items()
+        if key not in ("model.remat", "model.compute_dtype", "model.param_dtype")
+    }

@@ -19,7 +19,7 @@ from cipo_jax.record import Record
 from cipo_jax.rl.difficulty import Difficulty
 from cipo_jax.rl.replay import ReplayState
 from cipo_jax.rl.train_step import TrainState
-from cipo_jax.run_directory import config_differences
+from cipo_jax.run_directory import model_differences
 from cipo_jax.types import CipoError
 from cipo_jax.update import Update
 
@@ -113,16 +113,11 @@ def check_run(run: Path, config: Config) -> None:
             f"config.init_from: {run} is not a run directory (no config.json); wanted the "
             "--workdir of another run, such as runs/demo"
         )
-    for prefix in ("model.", "data.tokenizer"):
-        for name, (theirs, ours) in config_differences(
-            run / "config.json", config, only=prefix
-        ).items():
-            if name.startswith(("model.remat", "model.compute_dtype", "model.param_dtype")):
-                continue
-            raise CipoError(
-                f"config.init_from: the run in {run} has {name} = {theirs!r}, this one {ours!r}; "
-                "they must be equal to share parameters"
-            )
+    for name, (theirs, ours) in model_differences(run / "config.json", config).items():
+        raise CipoError(
+            f"config.init_from: the run in {run} has {name} = {theirs!r}, this one {ours!r}; "
+            "they must be equal to share parameters"
+        )
 
 
 def _params_of_run(run: Path, like: Params) -> Params:
