@@ -16,7 +16,7 @@ evaluate, regrade, generate and parity take the run's own config where --config 
 `--config.section.key` changes it. With a config file, evaluate and generate with
 `--config.model.source=...` and parity need no run.
 
-`--mode=study --config=configs/studies/main.py` runs methods x tasks x seeds, one after the other,
+`--mode=study --config=configs/studies/main.py` runs methods x tasks x seeds, `--jobs` at a time,
 continues where it was stopped, and writes a table and figures to --workdir (by default
 `studies/<name>`); `--only='lists/*-0'` does a part of it, `--report_only` runs nothing. See
 study.py.
@@ -177,6 +177,7 @@ def run(argv: Sequence[str]) -> None:
             lambda arguments: resolve(_parse([argv[0], *arguments])[1]),
             flag_values["only"].value,
             flag_values["report_only"].value,
+            flag_values["jobs"].value,
         )
         return
     path = flag_values["config"].config_filename
@@ -297,6 +298,7 @@ def _parse(argv: Sequence[str]) -> tuple[Any, ConfigDict, list[str]]:
     flags.DEFINE_integer("samples", 1, "Completions a prompt, generate.", flag_values=values)
     flags.DEFINE_string("only", "*", "Runs of a study, as lists/grpo*-0.", values)
     flags.DEFINE_bool("report_only", False, "Only report a study.", values)
+    flags.DEFINE_integer("jobs", 1, "Runs of a study at a time, on CPU.", flag_values=values)
     flags.DEFINE_string("coordinator", None, "address:port of process 0, or auto.", values)
     flags.DEFINE_integer("num_processes", None, "Processes in all.", flag_values=values)
     flags.DEFINE_integer("process_id", None, "Which this is, from 0.", flag_values=values)

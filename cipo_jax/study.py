@@ -1,7 +1,7 @@
 """`--mode=study`: methods x tasks x seeds, one ordinary run after the other, then a report.
 
     python -m cipo_jax.main --mode=study --config=configs/studies/quick.py
-    python -m cipo_jax.main --mode=study --config=configs/studies/main.py --only='lists/*-0'
+    python -m cipo_jax.main --mode=study --config=configs/studies/main.py --only='*-0' --jobs=2
 
     1. cold start    once per task and seed; every method starts from its parameters
     2. reference     the method whose sampled tokens the compute-matched ones are given
@@ -10,13 +10,15 @@
 
 A run is finished when its last evaluation is written; the same command skips what is finished and
 continues the rest, with all methods of one seed before the next seed, so that a study which is
-stopped early is still paired. A run that fails is named at the end and holds up no other.
+stopped early is still paired. A run that fails is named at the end and holds up no other. Small
+models leave cores idle: `--jobs=N` does N runs at a time, each on its share of the cores.
 
 This file carries runs out. What is run is decided in `study_plan.py`, what is measured and shown in
 `study_measures.py` and `study_report.py`. It never imports the accelerator runtime: runs have the
 machine.
 """
 
+import concurrent.futures
 import contextlib
 import fcntl
 import json
@@ -24,6 +26,7 @@ import os
 import shlex
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -34,7 +37,8 @@ from cipo_jax.config_resolve import read_resolved, resolve
 from cipo_jax.metrics import format_duration
 from cipo_jax.preemption import EXIT_CODE, Notice, Preempted, notice_of_sigterm
 from cipo_jax.study_measures import FINAL
-from cipo_jax.study_plan import COLD, Run, Study, builds_on, load_study, plan, run_arguments
+from cipo_jax.study_plan import Run, Study, load_study, plan, run_arguments
+from cipo_jax.study_queue import Queue, shares_of_cores
 from cipo_jax.study_report import write_study_report
 from cipo_jax.types import CipoError
 
@@ -49,6 +53,7 @@ def run_study(
     load: LoadConfig,
     only: str = "*",
     report_only: bool = False,
+    jobs: int = 1,
 ) -> None:
     """Runs what is left of the study in `file`, then writes its report to `workdir`.
 
@@ -57,18 +62,21 @@ def run_study(
       only: a pattern of run names such as "lists/grpo*-0"; what a chosen run builds on (cold start,
         reference) is run as well.
       report_only: run nothing.
+      jobs: how many runs at a time.
 
     Raises:
-      CipoError: the file defines no study, `only` matches nothing, another process works on
-        `workdir`, or runs have failed (the others are finished first).
-      Preempted: asked to end; the run under way has been asked likewise.
+      CipoError: the file defines no study, `only` matches nothing, there are not as many cores as
+        `jobs`, another process works on `workdir`, or runs have failed (the others are finished
+        first).
+      Preempted: asked to end; the runs under way have been asked likewise.
     """
+    shares = shares_of_cores(jobs)
     study = load_study(file)
     runs = plan(study, workdir, only)
     failed: list[Run] = []
     if not report_only:
         with _alone_in(workdir), notice_of_sigterm() as notice:
-            failed = _run_all(study, file, runs, overrides, load, workdir, notice)
+            failed = _run_all(study, file, runs, overrides, load, workdir, notice, shares)
     # All runs, not only those chosen now: an earlier command may have finished others.
     places = [(run.task, run.method, run.seed, run.directory) for run in plan(study, workdir)]
     write_study_report(places, study.reference, workdir)
@@ -87,34 +95,59 @@ def _run_all(
     load: LoadConfig,
     workdir: Path,
     notice: Notice,
+    shares: Sequence[set[int]],
 ) -> list[Run]:
-    """Does the runs in turn and returns those that failed or that built on one that did."""
-    failed: list[Run] = []
-    done: set[str] = set()
-    for number, run in enumerate(runs):
-        needs = [r for r in (COLD, study.reference) if builds_on(study, run, r)]
-        missing = [n for n in needs if f"{run.task}/{n}-{run.seed}" not in done]
-        if missing:
-            print(f"study  {run.name}: not run, it builds on {missing[0]}, which failed")
-            failed.append(run)
-            continue
-        arguments = run_arguments(study, file, run, overrides)
-        if is_finished(run, study, load(arguments)):
-            done.add(run.name)
-            continue
-        left = _seconds_left(runs[number:], runs)
-        print(
-            f"study  {number - len(failed)} of {len(runs)} runs done, {len(failed)} failed, about "
-            f"{format_duration(left)} left; now {run.name}",
-            flush=True,
-        )
-        if _run_one(study, run, arguments, workdir, notice):
-            done.add(run.name)
-        else:
-            print(f"study  {run.name} failed; see {_log_of(run)}", flush=True)
-            failed.append(run)
-    print(f"study  {len(done)} of {len(runs)} runs done, {len(failed)} failed", flush=True)
-    return failed
+    """Does the runs, one at a time on each share of the cores (see `shares_of_cores`), and returns
+    those that failed or that built on one that did.
+
+    Raises:
+      Preempted: we, or a run, were asked to end.
+    """
+    queue = Queue(study, runs)
+    one_at_a_time = threading.Lock()
+
+    def work(cores: set[int]) -> None:
+        if cores:
+            os.sched_setaffinity(0, cores)  # of this thread alone, and of the processes it starts
+        while (run := queue.take()) is not None:
+            arguments = run_arguments(study, file, run, overrides)
+            with one_at_a_time:
+                finished = is_finished(run, study, load(arguments))
+            if not finished:
+                left = _seconds_left([run, *queue.waiting], runs) / len(shares)
+                print(
+                    f"study  {len(queue.done)} of {len(runs)} runs done, {len(queue.failed)} "
+                    f"failed, about {format_duration(left)} left; now {run.name}",
+                    flush=True,
+                )
+            good = finished or _run_one(study, run, arguments, workdir, notice)
+            if not good:
+                print(f"study  {run.name} failed; see {_log_of(run)}", flush=True)
+            queue.finish(run, good)
+
+    def end_with_others(cores: set[int]) -> None:
+        try:
+            work(cores)
+        except BaseException:
+            notice.give()
+            queue.close()
+            raise
+
+    with concurrent.futures.ThreadPoolExecutor(len(shares)) as pool:
+        workers = [pool.submit(end_with_others, cores) for cores in shares]
+        try:
+            concurrent.futures.wait(workers)
+        except BaseException:  # Ctrl-C; leaving the pool waits for its threads
+            notice.give()
+            queue.close()
+            raise
+    errors = [error for worker in workers if (error := worker.exception())]
+    if errors:
+        raise next((e for e in errors if not isinstance(e, Preempted)), errors[0])
+    print(
+        f"study  {len(queue.done)} of {len(runs)} runs done, {len(queue.failed)} failed", flush=True
+    )
+    return [run for run in runs if run in queue.failed]
 
 
 def is_finished(run: Run, study: Study, wanted: Config) -> bool:

@@ -15,6 +15,7 @@ import numpy as np
 
 from cipo_jax.archive import read_attempts
 from cipo_jax.config_resolve import read_resolved, resolve
+from cipo_jax.data.sources import GENERATED
 from cipo_jax.metrics import read_metrics
 from cipo_jax.problem_sets import open_evaluation
 from cipo_jax.statistics import pass_at_k
@@ -25,11 +26,28 @@ _RECORD = f"{FINAL}/measures.json"
 # What the curve keeps of the run's evaluations.
 _CURVE = ("pass@", "correction/", "given/", "length/mean")
 
+# What it keeps of the training steps, by the name it has here. Streams' gradients are measured at
+# every `log.gradient_stats_every`-th step alone.
+_TRAINING = {
+    "reward": "base/reward/mean",
+    "all_wrong": "base/group/all_wrong",
+    "anchors": "anchor/count",
+    "rho": "replay/rho",
+    "retention": "correction/retention",
+    "cosine": "grad/cosine",
+    "base_norm": "grad/base_norm",
+    "correction_norm": "grad/correction_norm",
+}
+# The third of the worked solution in which an attempt leaves it.
+STAGES = ("early", "middle", "late")
+
 _SUMS = (
     *("samples", "right", "tokens", "surprise"),
     *("own_wrong", "own_w2r", "own_right", "own_r2w"),
     *("given_wrong", "given_w2r", "given_right", "given_r2w"),
+    *(f"own_{kind}_{stage}" for stage in STAGES for kind in ("wrong", "w2r")),
 )
+_FORMAT = 2  # of a record; one of another format is made again
 
 Record = dict[str, Any]
 Ratio = tuple[np.ndarray, np.ndarray]  # [seeds, problems] each
@@ -42,24 +60,32 @@ def measure_run(directory: Path) -> Record:
       "steps", "sampled_tokens", "trained_tokens", "group_size", "max_sampled_tokens" (of the
       config), "seconds", "command" (null without a study.json);
       "curve": {"step", "tokens", "entropy", and the evaluations' metrics: a list each};
+      "training": {"step", and what `_TRAINING` names: a list each, null where not measured};
       "problems": {name: a number per test problem}: "operations"; "samples", "right" (attempts);
       "tokens", "surprise" (sums over attempts: completion tokens, minus their log-prob in nats);
       "own_wrong", "own_w2r", "own_right", "own_r2w" (corrected own attempts, by what they were and
-      became), "given_..." likewise of given ones.
+      became), "given_..." likewise of given ones, "own_wrong_early" and so on by the third of the
+      worked solution in which they leave it (0 where the task has no worked solutions).
 
     Raises:
       CipoError: there is no evaluation, or its archive is damaged.
     """
     kept, made_from = directory / _RECORD, directory / FINAL / "results.json"
     if kept.is_file() and kept.stat().st_mtime_ns > made_from.stat().st_mtime_ns:
-        return json.loads(kept.read_text())
+        record = json.loads(kept.read_text())
+        if record.get("format") == _FORMAT:
+            return record
     config = resolve(read_resolved(directory / "config.json"))
     step = json.loads(made_from.read_text())["step"]
     lines = read_metrics(directory)
     train = [line for line in lines if line["phase"] == "train"]
     times_file = directory / "study.json"
     times = json.loads(times_file.read_text()) if times_file.is_file() else {}
+    problems = open_evaluation(config).source.first(config.data.eval_problems)
+    task = GENERATED.get(config.data.eval)
+    solutions = {p.id: task.solution(p).splitlines() for p in problems} if task else {}
     record = {
+        "format": _FORMAT,
         "steps": max((line["step"] for line in train), default=0),
         "sampled_tokens": sum(line["tokens/sampled"] for line in train),
         "trained_tokens": sum(line["tokens/trained"] for line in train),
@@ -68,14 +94,24 @@ def measure_run(directory: Path) -> Record:
         "seconds": times.get("seconds"),
         "command": times.get("command"),
         "curve": _curve(lines),
-        "problems": _problem_sums(directory, step),
+        "training": {
+            "step": [line["step"] for line in train],
+            **{
+                name: [_finite(line.get(metric)) for line in train]
+                for name, metric in _TRAINING.items()
+            },
+        },
+        "problems": _problem_sums(directory, step, solutions),
     }
-    problems = open_evaluation(config).source.first(config.data.eval_problems)
     operations = {p.id: p.meta.get("operations", 0) for p in problems}
     ids = record["problems"].pop("id")
     record["problems"]["operations"] = [operations[i] for i in ids]
     kept.write_text(json.dumps(record) + "\n")
     return record
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else value
 
 
 def _curve(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[float | None]]:
@@ -105,7 +141,10 @@ def _curve(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[float | None]]:
     return {name: [row.get(name) for row in rows] for name in names}
 
 
-def _problem_sums(directory: Path, step: int) -> dict[str, list]:
+def _problem_sums(
+    directory: Path, step: int, solutions: Mapping[str, Sequence[str]]
+) -> dict[str, list]:
+    """The sums of `measure_run`; `solutions` has the lines of worked ones."""
     sums: dict[str, dict[str, float]] = {}
     for attempt in read_attempts(directory / FINAL, "eval", {step}):
         of = sums.setdefault(attempt["problem_id"], dict.fromkeys(_SUMS, 0))
@@ -121,10 +160,23 @@ def _problem_sums(directory: Path, step: int) -> dict[str, list]:
         was_right = anchor["outcome"] == "correct"
         of[f"{whose}_{'right' if was_right else 'wrong'}"] += 1
         of[f"{whose}_{'r2w' if was_right else 'w2r'}"] += right != was_right
+        if whose == "own" and not was_right and attempt["problem_id"] in solutions:
+            stage = _stage(anchor["text"].splitlines(), solutions[attempt["problem_id"]])
+            of[f"own_wrong_{stage}"] += 1
+            of[f"own_w2r_{stage}"] += right
     if not sums:
         raise CipoError(f"{directory / FINAL}: holds no attempts of step {step}; evaluate it again")
     names = sorted(sums)
     return {"id": names} | {key: [sums[name][key] for name in names] for key in _SUMS}
+
+
+def _stage(attempt: Sequence[str], solution: Sequence[str]) -> str:
+    """In which third of the solution's lines the attempt first differs from it."""
+    same = 0
+    while same < min(len(attempt), len(solution)) and attempt[same] == solution[same]:
+        same += 1
+    # All lines the same and yet wrong: whatever came after them.
+    return STAGES[min(same * len(STAGES) // len(solution), len(STAGES) - 1)]
 
 
 def measures(records: Sequence[Record]) -> dict[str, Ratio]:
@@ -133,6 +185,8 @@ def measures(records: Sequence[Record]) -> dict[str, Ratio]:
     pass@k             unbiased, the mean over problems
     before, two-turn   accuracy of own attempts, and of what the correction of each made of it
     w2r, r2w           of own attempts: share of wrong ones corrected, of right ones spoilt
+    resampled w2r      of the same wrong attempts: share that another attempt in their place gets
+                       right, from the other samples of their problems
     given w2r, r2w     the same for the attempts that all runs are given
     length             completion tokens of an attempt
     entropy            nats per token: minus the log-prob of what was sampled, so an estimate
@@ -153,12 +207,29 @@ def measures(records: Sequence[Record]) -> dict[str, Ratio]:
         "two-turn": (p["own_right"] - p["own_r2w"] + p["own_w2r"], own),
         "w2r": (p["own_w2r"], p["own_wrong"]),
         "r2w": (p["own_r2w"], p["own_right"]),
+        "resampled w2r": (
+            p["own_wrong"] * p["right"] / np.maximum(p["samples"] - 1, 1),
+            p["own_wrong"],
+        ),
         "given w2r": (p["given_w2r"], p["given_wrong"]),
         "given r2w": (p["given_r2w"], p["given_right"]),
         "length": (p["tokens"], p["samples"]),
         "entropy": (p["surprise"], p["tokens"]),
     }
     return {name: (a, b) for name, (a, b) in named.items() if (b.sum(axis=1) > 0).all()}
+
+
+def by_first_error(records: Sequence[Record]) -> dict[str, Ratio]:
+    """{stage: (corrected, all)} of wrong own attempts, by the third of the worked solution in which
+    they leave it: "late" ones are near misses. Stages that a seed has no case of are left out."""
+    found = {
+        stage: (
+            np.array([r["problems"][f"own_w2r_{stage}"] for r in records], np.float64),
+            np.array([r["problems"][f"own_wrong_{stage}"] for r in records], np.float64),
+        )
+        for stage in STAGES
+    }
+    return {stage: (a, b) for stage, (a, b) in found.items() if (b.sum(axis=1) > 0).all()}
 
 
 def pass_ks(records: Sequence[Record]) -> list[int]:

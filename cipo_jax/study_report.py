@@ -18,7 +18,9 @@ import numpy as np
 from cipo_jax.statistics import difference_by_seed, over_seeds, t_interval
 from cipo_jax.study_measures import (
     FINAL,
+    STAGES,
     Record,
+    by_first_error,
     by_method,
     measure_run,
     measures,
@@ -76,7 +78,8 @@ def format_study(results: Mapping[str, Any]) -> str:
         lines += ["", f"## {task}", "", *_value_table(methods)]
         if results["reference"] in methods:
             lines += ["", *_difference_table(methods, results["reference"])]
-        lines += ["", *_difficulty_table(methods), "", *_compute_table(methods)]
+        lines += ["", *_difficulty_table(methods), *_mechanism_table(methods)]
+        lines += ["", *_compute_table(methods)]
     return "\n".join(lines) + "\n"
 
 
@@ -152,6 +155,48 @@ def _difficulty_table(methods: Mapping[str, list[Record]]) -> list[str]:
         cells = [f"{one[of == n].mean():.3f} / {many[of == n].mean():.3f}" for n in values]
         lines.append(f"| {method} | {' | '.join(cells)} |")
     return lines
+
+
+def _mechanism_table(methods: Mapping[str, list[Record]]) -> list[str]:
+    """What may explain the differences; nothing where no run has any of it."""
+    lines = []
+    for method, records in methods.items():
+        stages = by_first_error(records)
+        cells = [
+            "" if stage not in stages else f"{over_seeds(*stages[stage]).value:.3f}"
+            for stage in STAGES
+        ]
+        for name, digits in (("cosine", 3), ("ratio", 2), ("rho", 2), ("retention", 2)):
+            values = [v for r in records if (v := _training_mean(r, name)) is not None]
+            cells.append(f"{np.mean(values):.{digits}f}" if len(values) == len(records) else "")
+        if any(cells):
+            lines.append(f"| {method} | {' | '.join(cells)} |")
+    if not lines:
+        return []
+    heads = [f"w2r, {stage} error" for stage in STAGES]
+    return [
+        "",
+        "Wrong own attempts corrected, by the third of the worked solution in which they leave it. "
+        "Over the training steps: the cosine between the gradients of the two streams, the norm of "
+        "the correction stream's over the base stream's, rho, and retention.",
+        "",
+        f"| method | {' | '.join(heads)} | cosine | norms | rho | retention |",
+        "|---|" + "---|" * (len(heads) + 4),
+        *lines,
+    ]
+
+
+def _training_mean(record: Record, name: str) -> float | None:
+    """The mean over the steps that measured it; "ratio": of the gradients' norms."""
+    training = record["training"]
+    if name == "rho" and not any(training["anchors"]):
+        return None  # no correction stream that it would steer
+    if name == "ratio":
+        pairs = zip(training["correction_norm"], training["base_norm"], strict=True)
+        values = [a / b for a, b in pairs if a is not None and b]
+    else:
+        values = [v for v in training[name] if v is not None]
+    return float(np.mean(values)) if values else None
 
 
 def _compute_table(methods: Mapping[str, list[Record]]) -> list[str]:

@@ -8,6 +8,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -228,8 +229,15 @@ class Commands:
 def go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Runs the quick study in tmp_path; returns the calls that it made and the runs reported."""
 
-    def run(only: str = "*", overrides: Sequence[str] = (), report_only: bool = False, **fail):
-        commands = Commands(
+    def run(
+        only: str = "*",
+        overrides: Sequence[str] = (),
+        report_only: bool = False,
+        jobs: int = 1,
+        kind: type[Commands] = Commands,
+        **fail,
+    ):
+        commands = kind(
             {
                 (f"arithmetic/{name.replace('__', '-')}", mode): how
                 for name, (mode, how) in fail.items()
@@ -244,8 +252,8 @@ def go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         )
         error: BaseException | None = None
         try:
-            study.run_study(QUICK, tmp_path, overrides, load, only, report_only)
-        except (CipoError, Preempted) as e:
+            study.run_study(QUICK, tmp_path, overrides, load, only, report_only, jobs)
+        except (CipoError, Preempted, OSError) as e:
             error = e
         return commands.calls, reported, error
 
@@ -310,6 +318,58 @@ def test_two_studies_do_not_work_in_one_directory(go, tmp_path: Path) -> None:
         calls, _, error = go()
     assert calls == [] and "is at work there" in str(error)
     assert go("*/cold-0")[0] == both("cold-0")
+
+
+class Overlapping(Commands):
+    """Commands that wait until two of them are under way."""
+
+    def __init__(self, fail) -> None:
+        super().__init__(fail)
+        self.cores: dict[str, set[int]] = {}
+        self._pair = threading.Barrier(2)
+
+    def __call__(self, command: Sequence[str], run: Run, *rest: object) -> int:
+        self.cores[run.name] = os.sched_getaffinity(0)
+        self._pair.wait(timeout=60)
+        return super().__call__(command, run, *rest)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system cannot pin processes")
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores")
+def test_two_jobs_overlap_on_cores_of_their_own(go) -> None:
+    seen: list[Overlapping] = []
+
+    class Kept(Overlapping):
+        def __init__(self, fail) -> None:
+            super().__init__(fail)
+            seen.append(self)
+
+    ours = os.sched_getaffinity(0)
+    calls, reported, error = go("*/[cg][ir]po-*", jobs=2, kind=Kept)
+    assert error is None and sorted(calls) == sorted(
+        both("cold-0", "cipo-0", "grpo-0", "cold-1", "cipo-1", "grpo-1")
+    )
+    (commands,) = seen
+    assert len(set(map(frozenset, commands.cores.values()))) == 2
+    assert set.union(*commands.cores.values()) == ours == os.sched_getaffinity(0)
+    for seed in (0, 1):
+        trained = [name for name, mode in calls if mode == "train" and name.endswith(f"-{seed}")]
+        assert trained[0] == f"arithmetic/cold-{seed}", "others start from its parameters"
+    assert len(reported) == 8
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores")
+def test_of_two_jobs_both_end_when_one_is_asked_to(go) -> None:
+    _, reported, error = go(jobs=2, cold__0=("train", EXIT_CODE))
+    assert isinstance(error, Preempted) and not reported
+    _, _, error = go(jobs=2, cold__0=("train", OSError))
+    assert isinstance(error, OSError), "what went wrong, not that the other job was ended"
+
+
+@pytest.mark.parametrize("jobs", [0, 1000])
+def test_jobs_without_a_core_each_are_refused(go, jobs: int) -> None:
+    calls, _, error = go(jobs=jobs)
+    assert calls == [] and f"--jobs: got {jobs}, wanted 1 to " in str(error)
 
 
 def test_the_time_left_follows_the_same_method_first(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cipo_jax import study_measures
 from cipo_jax.archive import AttemptArchive
 from cipo_jax.config import Config, Data, default_config
 from cipo_jax.config_resolve import provenance, resolve, write_resolved
@@ -50,6 +51,9 @@ def make_run(
     for step, accuracy in ((0, 0.25), (1, None), (2, 0.5)):
         if step:
             scalars = {"tokens/sampled": 100.0, "tokens/trained": 40.0, "base/entropy": 0.1 * step}
+            scalars |= {"base/reward/mean": 0.5, "replay/rho": 0.2 * step, "anchor/count": 2.0}
+            if step == 2:
+                scalars |= {"grad/cosine": 0.25, "grad/base_norm": 2.0, "grad/correction_norm": 1.0}
             writer.write(step, scalars, "train")
         if accuracy is not None:
             writer.write(step, {"eval/pass@1": accuracy, "eval/pass@1_stderr": 0.1}, "eval")
@@ -86,14 +90,66 @@ def test_the_measures_of_a_run(tmp_path: Path) -> None:
         "two-turn": pytest.approx(1 / 4),
         "w2r": 1.0,
         "r2w": 1.0,
+        # The wrong one is of the problem without a right sample.
+        "resampled w2r": 0.0,
         "given w2r": 1.0,
         "given r2w": 1.0,
         "length": LENGTH,
         "entropy": pytest.approx(-LOGPROB),
     }
+    assert record["training"] == {
+        "step": [1, 2],
+        "reward": [0.5, 0.5],
+        "all_wrong": [None, None],
+        "anchors": [2.0, 2.0],
+        "rho": [0.2, 0.4],
+        "retention": [None, None],
+        "cosine": [None, 0.25],
+        "base_norm": [None, 2.0],
+        "correction_norm": [None, 1.0],
+    }
     problems = record["problems"]
+    # The one wrong attempt that was corrected has no text, so it leaves the solution at once.
+    assert sum(problems["own_wrong_early"]) == sum(problems["own_w2r_early"]) == 1
     assert problems["given_wrong"] == [2] * PROBLEMS and problems["given_right"] == [1] * PROBLEMS
     assert all(2 <= n <= 5 for n in problems["operations"])
+
+
+@pytest.mark.parametrize(
+    ("text", "stage"),
+    [
+        ("", "early"),
+        ("1+1=3\n3+2=5\n\\boxed{5}", "early"),
+        ("1+1=2\n2+2=5\n\\boxed{5}", "middle"),
+        ("1+1=2", "middle"),
+        ("1+1=2\n2+2=4\n\\boxed{5}", "late"),
+        ("1+1=2\n2+2=4\n\\boxed{4}\n4", "late"),
+    ],
+)
+def test_the_stage_of_an_error_is_the_third_in_which_it_leaves_the_solution(text, stage) -> None:
+    solution = ["1+1=2", "2+2=4", "\\boxed{4}"]
+    assert study_measures._stage(text.splitlines(), solution) == stage
+
+
+def test_resampling_is_measured_on_the_other_samples_of_the_wrong_attempts(tmp_path: Path) -> None:
+    record = measure_run(make_run(tmp_path / "run", 0, [0, 1, 2, 4], keeps=True, fixes=True))
+    # Of the second problem three attempts are corrected, of the third one; four samples each.
+    record["problems"] |= {"right": [0, 1, 2, 4], "own_wrong": [0, 3, 1, 0]}
+    above, below = measures([record])["resampled w2r"]
+    assert float(above.sum() / below.sum()) == pytest.approx((3 * 1 / 3 + 1 * 2 / 3) / 4)
+
+
+def test_what_may_explain_a_difference_is_in_the_table(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", 0, [0, 1, 2, 4], keeps=True, fixes=True)
+    table = format_study(write_study_report([("a", "cipo", 0, run)], "cipo", tmp_path / "out"))
+    assert "| cipo | 1.000 |  |  | 0.250 | 0.50 | 0.30 |  |" in table
+
+
+def test_a_record_of_an_older_format_is_made_again(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", 0, [4, 4, 4, 4], keeps=True, fixes=True)
+    record = measure_run(run)
+    (run / FINAL / "measures.json").write_text(json.dumps({"format": 1}))
+    assert measure_run(run) == record
 
 
 def test_measures_without_a_case_are_left_out(tmp_path: Path) -> None:
