@@ -207,10 +207,7 @@ def measures(records: Sequence[Record]) -> dict[str, Ratio]:
         "two-turn": (p["own_right"] - p["own_r2w"] + p["own_w2r"], own),
         "w2r": (p["own_w2r"], p["own_wrong"]),
         "r2w": (p["own_r2w"], p["own_right"]),
-        "resampled w2r": (
-            p["own_wrong"] * p["right"] / np.maximum(p["samples"] - 1, 1),
-            p["own_wrong"],
-        ),
+        "resampled w2r": (p["own_wrong"] * _others_right(records), p["own_wrong"]),
         "given w2r": (p["given_w2r"], p["given_wrong"]),
         "given r2w": (p["given_r2w"], p["given_right"]),
         "length": (p["tokens"], p["samples"]),
@@ -219,17 +216,28 @@ def measures(records: Sequence[Record]) -> dict[str, Ratio]:
     return {name: (a, b) for name, (a, b) in named.items() if (b.sum(axis=1) > 0).all()}
 
 
-def by_first_error(records: Sequence[Record]) -> dict[str, Ratio]:
-    """{stage: (corrected, all)} of wrong own attempts, by the third of the worked solution in which
-    they leave it: "late" ones are near misses. Stages that a seed has no case of are left out."""
-    found = {
-        stage: (
-            np.array([r["problems"][f"own_w2r_{stage}"] for r in records], np.float64),
-            np.array([r["problems"][f"own_wrong_{stage}"] for r in records], np.float64),
+def by_first_error(records: Sequence[Record]) -> dict[str, tuple[Ratio, Ratio]]:
+    """{stage: (w2r, resampled w2r)} of wrong own attempts, by the third of the worked solution in
+    which they leave it: "late" ones are near misses. Stages that a seed has no case of are left
+    out."""
+    found = {}
+    for stage in STAGES:
+        wrong, fixed = (
+            np.array([r["problems"][f"own_{kind}_{stage}"] for r in records], np.float64)
+            for kind in ("wrong", "w2r")
         )
-        for stage in STAGES
-    }
-    return {stage: (a, b) for stage, (a, b) in found.items() if (b.sum(axis=1) > 0).all()}
+        if (wrong.sum(axis=1) > 0).all():
+            found[stage] = (fixed, wrong), (wrong * _others_right(records), wrong)
+    return found
+
+
+def _others_right(records: Sequence[Record]) -> np.ndarray:
+    """[seeds, problems] share of right samples among those beside a wrong one."""
+    samples, right = (
+        np.array([r["problems"][name] for r in records], np.float64)
+        for name in ("samples", "right")
+    )
+    return right / np.maximum(samples - 1, 1)
 
 
 def pass_ks(records: Sequence[Record]) -> list[int]:

@@ -57,7 +57,7 @@ def write_study_report(
         raise CipoError(f"{out}: no run of the study has been finished; there is nothing to report")
     results = {"reference": reference, "runs": records}
     out.mkdir(parents=True, exist_ok=True)
-    (out / "results.json").write_text(json.dumps(results) + "\n")
+    (out / "results.json").write_text(json.dumps(results, separators=(",", ":")) + "\n")
     table = format_study(results)
     (out / "table.md").write_text(table)
     figures = draw_study(results, out)
@@ -75,7 +75,8 @@ def format_study(results: Mapping[str, Any]) -> str:
     ]
     for task in tasks_of(results):
         methods = by_method(results, task)
-        lines += ["", f"## {task}", "", *_value_table(methods)]
+        lines += ["", f"## {task}", "", "Attempts:", "", *_value_table(methods, of_attempts=True)]
+        lines += ["", "Corrections:", "", *_value_table(methods, of_attempts=False)]
         if results["reference"] in methods:
             lines += ["", *_difference_table(methods, results["reference"])]
         lines += ["", *_difficulty_table(methods), *_mechanism_table(methods)]
@@ -83,9 +84,14 @@ def format_study(results: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _value_table(methods: Mapping[str, list[Record]]) -> list[str]:
+def _value_table(methods: Mapping[str, list[Record]], of_attempts: bool) -> list[str]:
+    """The measures of attempts, or those of corrections."""
     found = {name: measures(records) for name, records in methods.items()}
-    names = list(dict.fromkeys(m for values in found.values() for m in values))
+    names = [
+        name
+        for name in dict.fromkeys(m for values in found.values() for m in values)
+        if (name.startswith("pass@") or name in ("length", "entropy")) == of_attempts
+    ]
     lines = [f"| method | seeds | {' | '.join(names)} |", "|---|---|" + "---|" * len(names)]
     for method, values in found.items():
         cells = []
@@ -163,7 +169,7 @@ def _mechanism_table(methods: Mapping[str, list[Record]]) -> list[str]:
     for method, records in methods.items():
         stages = by_first_error(records)
         cells = [
-            "" if stage not in stages else f"{over_seeds(*stages[stage]).value:.3f}"
+            " / ".join(f"{over_seeds(*ratio).value:.3f}" for ratio in stages.get(stage, ()))
             for stage in STAGES
         ]
         for name, digits in (("cosine", 3), ("ratio", 2), ("rho", 2), ("retention", 2)):
@@ -173,10 +179,10 @@ def _mechanism_table(methods: Mapping[str, list[Record]]) -> list[str]:
             lines.append(f"| {method} | {' | '.join(cells)} |")
     if not lines:
         return []
-    heads = [f"w2r, {stage} error" for stage in STAGES]
+    heads = [f"{stage} error" for stage in STAGES]
     return [
         "",
-        "Wrong own attempts corrected, by the third of the worked solution in which they leave it. "
+        "w2r / resampled w2r by the third of the worked solution in which the attempt leaves it. "
         "Over the training steps: the cosine between the gradients of the two streams, the norm of "
         "the correction stream's over the base stream's, rho, and retention.",
         "",

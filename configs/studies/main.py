@@ -3,8 +3,8 @@
     python -m cipo_jax.main --mode=study --config=configs/studies/main.py
     python -m cipo_jax.main --mode=study --config=configs/studies/main.py --only='arithmetic/*-0'
 
-Hardware: two CPU cores. A part at a time with --only, in any order; the same command continues a
-study that was stopped. A single run of it is an ordinary one:
+Hardware: two CPU cores, about three hours with --jobs=2. A part at a time with --only, in any order;
+the same command continues a study that was stopped. A single run of it is an ordinary one:
 
     python -m cipo_jax.main --config=configs/studies/main.py:lists/grpo --config.seed=3
 """
@@ -18,15 +18,18 @@ VARIANTS = load_file("../variants.py", beside=__file__).VARIANTS
 def base():
     c = load_file("../demo.py", beside=__file__).get_config()
     c.num_steps = 60
-    c.cold_start.stop_at_pass_rate = 0.3
+    c.cold_start.stop_at_pass_rate = 0.5
     c.cold_start.check_every = 25
+    c.cold_start.correction_share = 0.6
+    c.cold_start.right_share = 0.5
     c.eval.every = 0
-    c.eval.every_tokens = 200_000
+    c.eval.every_tokens = 250_000
     c.eval.samples = 4
     c.eval.pass_at = (1, 4)
     c.eval.given_attempts = 1
     c.checkpoint.keep = 1
     c.checkpoint.keep_best = 0
+    c.log.gradient_stats_every = 10
     c.log.tensorboard = False
     c.log.show_samples_every = 0
     return c
@@ -40,9 +43,12 @@ def lists(c):
     """Digits moved and changed step by step."""
     c.data.train = c.data.eval = c.cold_start.demonstrations = "lists"
     c.data.tokenizer = "char_lists"
-    c.data.min_operations = 3
-    c.data.max_operations = 5
-    c.data.max_completion_tokens = c.data.max_attempt_tokens = 48
+    c.data.min_operations = 4
+    c.data.max_operations = 7
+    c.data.max_prompt_tokens = 32
+    c.data.max_completion_tokens = c.data.max_attempt_tokens = 64
+    c.batch.row_tokens = 176
+    c.cold_start.stop_at_pass_rate = 0.35
 
 
 STUDY = Study(

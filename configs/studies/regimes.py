@@ -1,0 +1,53 @@
+"""Where does the correction stream help? CIPO and GRPO at equal sampled tokens in three regimes.
+
+    python -m cipo_jax.main --mode=study --config=configs/studies/regimes.py --jobs=2
+
+Hardware: two CPU cores.
+"""
+
+from cipo_jax.config import load_file
+from cipo_jax.study_plan import Method, Study
+
+VARIANTS = load_file("../variants.py", beside=__file__).VARIANTS
+MAIN = load_file("main.py", beside=__file__)
+
+
+def weak(c):
+    """Few demonstrations of correction and an early end of the cold start: retention stays below
+    its target, so that rho rises to its bound."""
+    c.cold_start.stop_at_pass_rate = 0.3
+    c.cold_start.correction_share = 0.4
+    c.cold_start.right_share = 0.3
+
+
+def strong(c):
+    """A late end of the cold start: most attempts are right, and what is wrong is a near miss."""
+    c.cold_start.stop_at_pass_rate = 0.7
+
+
+def hard(c):
+    """Chains of 6 to 8 operations after a cold start on them that ends early: groups in which all
+    are wrong, which teach the base stream nothing, are common."""
+    c.cold_start.stop_at_pass_rate = 0.1
+    c.data.min_operations = 6
+    c.data.max_operations = 8
+    c.data.max_prompt_tokens = 40
+    c.data.max_completion_tokens = c.data.max_attempt_tokens = 72
+    c.batch.row_tokens = 192
+
+
+STUDY = Study(
+    base=MAIN.base,
+    tasks={"weak": weak, "strong": strong, "hard": hard},
+    methods={
+        "cipo": Method(VARIANTS["cipo"]),
+        "grpo": Method(VARIANTS["grpo"]),
+        "grpo_steps": Method(VARIANTS["grpo"], matched="steps"),
+        "no_difficulty": Method(VARIANTS["no_difficulty"]),
+    },
+    seeds=(0, 1, 2, 3, 4),
+)
+
+
+def get_config(run="weak/cold"):
+    return STUDY.config(run)
