@@ -75,6 +75,8 @@ class Data:
     drop: tuple[str, ...] = ()
     # Words in a row that two questions must share to overlap; 0: only equal questions do.
     overlap_words: int = 13
+    # Of a generator in `train`: so many problems, again and again; 0: new ones at each step.
+    train_problems: int = 0
     eval_problems: int = 256  # how many of `eval` are used; 0: all (a generator needs a number)
     # "char" (embedded; "char_code" for "programs", "char_lists" for "lists"), "bytes", "" (that of
     # model.source), a directory of a Hugging Face tokenizer, or a sentencepiece *.model file.

@@ -109,7 +109,7 @@ def _check_ranges(c: Config) -> None:
     not_negative = (
         "num_steps max_sampled_tokens eval.every_tokens eval.given_attempts "
         "rollout.max_refills seed data.eval_problems cold_start.max_steps correction.weight "
-        "data.overlap_words "
+        "data.overlap_words data.train_problems "
         "correction.replay_fraction correction.lambda_risk algorithm.kl_coef "
         "algorithm.entropy_coef algorithm.dual_clip algorithm.tis_cap algorithm.overlong_buffer "
         "optimizer.decay_steps log.gradient_stats_every "

@@ -16,7 +16,7 @@ import numpy as np
 from cipo_jax.config import Config
 from cipo_jax.data.datasets import Columns, Placed, ProblemSource
 from cipo_jax.data.decontaminate import Match, find_duplicates, find_overlap
-from cipo_jax.data.generated import given_solutions
+from cipo_jax.data.generated import GeneratedProblems, given_solutions
 from cipo_jax.data.mixture import Generator, Part, fingerprints, load_parts, open_mixture
 from cipo_jax.data.prompts import prompt_lengths
 from cipo_jax.data.sources import GENERATED
@@ -48,7 +48,7 @@ def open_training(config: Config, tokenizer: Tokenizer, split: str = "train") ->
       CipoError: anything wrong with the data, a prompt that is too long or cannot be written and
         is not to be dropped, or nothing left.
     """
-    parts = load_training(config)
+    parts = load_training(config, split)
     reasons = find_reasons(config, parts, tokenizer)
     kept, dropped = drop(parts, reasons)
     if dropped and split == "train":
@@ -101,9 +101,32 @@ def given_attempt(prompt: Prompt, text: str, right: bool) -> Attempt:
     return Attempt(prompt, nothing, text, Verdict(outcome, detail="given by the data"))
 
 
-def load_training(config: Config) -> list[Part]:
-    """The sources of `config.data.train`, before anything is left out."""
-    return load_parts(config.data.train, _columns(config), "data.train")
+def load_training(config: Config, split: str = "train") -> list[Part]:
+    """The sources of `config.data.train`, before anything is left out. To train on, a generator is
+    a list of its first `data.train_problems`, unless that is 0.
+
+    Raises:
+      CipoError: anything wrong with a source, or there is no generator to limit.
+    """
+    d = config.data
+    parts = load_parts(d.train, _columns(config), "data.train")
+    if not d.train_problems or split != "train":
+        return parts
+    if all(part.placed is not None for part in parts):
+        raise CipoError(
+            f"config.data.train_problems: got {d.train_problems}, wanted 0 with config.data.train="
+            f"{d.train!r}: only {', '.join(GENERATED)} have problems without end"
+        )
+    return [part if part.placed is not None else _listed(part, config) for part in parts]
+
+
+def _listed(part: Part, config: Config) -> Part:
+    """A generator's first training problems, the same for every seed."""
+    d = config.data
+    bounds = d.min_operations, d.max_operations
+    problems = GeneratedProblems(GENERATED[part.name], config.seed, "train", *bounds)
+    placed = [Placed(f"{part.name}:{p.id}", p) for p in problems.first(d.train_problems)]
+    return dataclasses.replace(part, placed=tuple(placed))
 
 
 def load_evaluation(config: Config) -> list[Part]:

@@ -30,6 +30,8 @@ from cipo_jax.study_measures import (
 )
 from cipo_jax.types import CipoError
 
+_LAST_STEPS = 10
+
 
 def write_study_report(
     places: Sequence[tuple[str, str, int, Path]], reference: str, out: Path
@@ -207,10 +209,12 @@ def _training_mean(record: Record, name: str) -> float | None:
 
 def _compute_table(methods: Mapping[str, list[Record]]) -> list[str]:
     lines = [
-        "What it took, means over seeds. Budget: sampled tokens over those the run was to sample.",
+        "What it took, means over seeds. Budget: sampled tokens over those the run was to sample. "
+        f"Reward: of attempts at training problems in the last {_LAST_STEPS} steps.",
         "",
-        "| method | steps | group size | sampled tokens | budget | trained tokens | minutes |",
-        "|---|---|---|---|---|---|---|",
+        "| method | steps | group size | sampled tokens | budget | trained tokens | minutes "
+        "| reward |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for method, records in methods.items():
 
@@ -221,9 +225,11 @@ def _compute_table(methods: Mapping[str, list[Record]]) -> list[str]:
         budget = mean("sampled_tokens") / float(np.mean(wanted)) if all(wanted) else None
         timed = all(r["seconds"] is not None for r in records)
         minutes = f"{mean('seconds') / 60:.1f}" if timed else ""
+        last = [v for r in records for v in r["training"]["reward"][-_LAST_STEPS:] if v is not None]
+        reward = f"{np.mean(last):.3f}" if last else ""
         lines.append(
             f"| {method} | {mean('steps'):.0f} | {mean('group_size'):g} "
             f"| {mean('sampled_tokens'):,.0f} | {'' if budget is None else f'{budget:.3f}'} "
-            f"| {mean('trained_tokens'):,.0f} | {minutes} |"
+            f"| {mean('trained_tokens'):,.0f} | {minutes} | {reward} |"
         )
     return lines

@@ -143,3 +143,26 @@ def test_given_attempts_need_an_embedded_task(files: tuple[Path, Path]) -> None:
     c = dataclasses.replace(c, eval=dataclasses.replace(c.eval, given_attempts=1))
     with pytest.raises(CipoError, match="config.eval.given_attempts: got 1, wanted 0 with"):
         problem_sets.given_attempts(c, [])
+
+
+def test_a_generator_may_be_limited_to_some_problems() -> None:
+    raw = default_config()
+    raw.data.train_problems = 20
+    c = resolve(raw)
+    pool = problem_sets.open_training(c, load_tokenizer("char")).source
+    ids = [problem.id for problem in pool.first(0)]
+    assert len(set(ids)) == 20 and all(split_of(i) == "train" for i in ids)
+    # An epoch has each once; the next goes on with the same.
+    drawn = [problem.id for step in range(4) for problem in pool.batch(step, 10)]
+    assert sorted(drawn[:20]) == sorted(drawn[20:]) == sorted(ids) and drawn[:20] != drawn[20:]
+    # Seeds differ in the order alone, and what the cold start is watched with has no limit.
+    raw.seed = 1
+    other = problem_sets.open_training(resolve(raw), load_tokenizer("char")).source
+    assert [p.id for p in other.first(0)] == ids
+    dev = problem_sets.open_training(c, load_tokenizer("char"), "dev").source
+    assert all(split_of(problem.id) == "dev" for problem in dev.first(100))
+
+
+def test_a_limit_without_a_generator_is_refused(files: tuple[Path, Path]) -> None:
+    with pytest.raises(CipoError, match="data.train_problems: got 5, wanted 0 with"):
+        problem_sets.open_training(config(files, train_problems=5), TOKENIZER)

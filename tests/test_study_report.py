@@ -204,7 +204,7 @@ def test_the_report_of_a_study(tmp_path: Path, capsys: pytest.CaptureFixture[str
     )
     assert "| grpo | given w2r | -1.000 |" in table
     assert "dapo" not in table
-    assert "| cipo | 2 | 8 | 200 | 1.250 | 80 | 1.5 |" in table
+    assert "| cipo | 2 | 8 | 200 | 1.250 | 80 | 1.5 | 0.500 |" in table
     # Everything that is shown can be shown again from the file alone.
     stored = json.loads((tmp_path / "out" / "results.json").read_text())
     assert stored == json.loads(json.dumps(results))

@@ -1,4 +1,4 @@
-"""Where does the correction stream help? CIPO and GRPO at equal sampled tokens in three regimes.
+"""Where does the correction stream help? CIPO and GRPO at equal sampled tokens in four regimes.
 
     python -m cipo_jax.main --mode=study --config=configs/studies/regimes.py --jobs=2
 
@@ -36,9 +36,15 @@ def hard(c):
     c.batch.row_tokens = 192
 
 
+def few(c):
+    """144 training problems, so that each comes back every third step: further steps of GRPO bring no
+    new problems, while each attempt makes a new correction prompt."""
+    c.data.train_problems = 144
+
+
 STUDY = Study(
     base=MAIN.base,
-    tasks={"weak": weak, "strong": strong, "hard": hard},
+    tasks={"weak": weak, "strong": strong, "hard": hard, "few": few},
     methods={
         "cipo": Method(VARIANTS["cipo"]),
         "grpo": Method(VARIANTS["grpo"]),
