@@ -3,8 +3,8 @@
     python -m cipo_jax.main --mode=study --config=configs/studies/main.py
     python -m cipo_jax.main --mode=study --config=configs/studies/main.py --only='arithmetic/*-0'
 
-Hardware: two CPU cores, about three hours with --jobs=2. A part at a time with --only, in any order;
-the same command continues a study that was stopped. A single run of it is an ordinary one:
+Hardware: two CPU cores, about three hours with --jobs=2. A part at a time with --only, in any
+order; the same command continues a study that was stopped. A single run of it is an ordinary one:
 
     python -m cipo_jax.main --config=configs/studies/main.py:lists/grpo --config.seed=3
 """

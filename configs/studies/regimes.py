@@ -37,8 +37,8 @@ def hard(c):
 
 
 def few(c):
-    """144 training problems, so that each comes back every third step: further steps of GRPO bring no
-    new problems, while each attempt makes a new correction prompt."""
+    """144 training problems, so that each comes back every third step: further steps of GRPO bring
+    no new problems, while each attempt makes a new correction prompt."""
     c.data.train_problems = 144
 
 
