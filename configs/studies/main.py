@@ -44,11 +44,15 @@ def lists(c):
     c.data.train = c.data.eval = c.cold_start.demonstrations = "lists"
     c.data.tokenizer = "char_lists"
     c.data.min_operations = 4
-    c.data.max_operations = 7
-    c.data.max_prompt_tokens = 32
-    c.data.max_completion_tokens = c.data.max_attempt_tokens = 64
-    c.batch.row_tokens = 176
-    c.cold_start.stop_at_pass_rate = 0.35
+    c.data.max_operations = 6
+    c.data.max_prompt_tokens = 28
+    c.data.max_completion_tokens = c.data.max_attempt_tokens = 56
+    c.batch.row_tokens = 144
+
+
+def part_quoted(c):
+    """CIPO whose prompts quote the head and the tail of an attempt, a little over half of it."""
+    c.data.max_attempt_tokens = 24
 
 
 STUDY = Study(
@@ -65,6 +69,7 @@ STUDY = Study(
         "failures_only": Method(VARIANTS["failures_only"]),
         "constant_rho": Method(VARIANTS["constant_rho"]),
         "no_difficulty": Method(VARIANTS["no_difficulty"]),
+        "part_quoted": Method(part_quoted),
         "risk_group_mean": Method(VARIANTS["risk_group_mean"]),
         "risk_rloo": Method(VARIANTS["risk_rloo"]),
         "risk_stream": Method(VARIANTS["risk_stream"]),
