@@ -37,6 +37,8 @@ setup(
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12",
         "transformers>=5",
+        # transformers imports it for chat templates and does not ask for it.
+        "jinja2>=3.1",
         "tensorflow-datasets>=4.9.10",
         # clu's TensorBoard writer needs TensorFlow; nothing else here does.
         "tensorflow-cpu>=2.21; platform_system != 'Darwin'",

@@ -59,8 +59,8 @@ def run_study(
 
     Args:
       overrides: `--config.section.key=value` for every run.
-      only: a pattern of run names such as "lists/grpo*-0"; what a chosen run builds on (cold start,
-        reference) is run as well.
+      only: patterns of run names such as "lists/grpo*-0,*/dapo-*"; what a chosen run builds on
+        (cold start, reference) is run as well.
       report_only: run nothing.
       jobs: how many runs at a time.
 

@@ -33,10 +33,12 @@ class Method:
       matched: "" takes the base's steps. "steps" goes on until it has sampled as many tokens as the
         reference's run of the same task and seed. "samples" does so too, with groups larger by the
         ratio of that run's tokens to its base stream's, so that its steps cost as much as well.
+      tasks: those that it is run on; () means all.
     """
 
     change: Callable[[ConfigDict], None]
     matched: str = ""
+    tasks: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,6 +130,9 @@ def plan(study: Study, workdir: Path, only: str = "*") -> list[Run]:
     """The runs in the order in which they are done: by seed, then by task, the cold start and the
     reference first.
 
+    Args:
+      only: patterns of names with commas between; what the chosen runs build on is added.
+
     Raises:
       CipoError: `only` matches no run.
     """
@@ -136,8 +141,16 @@ def plan(study: Study, workdir: Path, only: str = "*") -> list[Run]:
     runs = []
     for seed in study.seeds:
         for task in study.tasks:
-            of_task = [Run(task, m, seed, workdir / task / f"{m}-{seed}") for m in order]
-            chosen = {run.method for run in of_task if fnmatch.fnmatchcase(run.name, only)}
+            of_task = [
+                Run(task, m, seed, workdir / task / f"{m}-{seed}")
+                for m in order
+                if m == COLD or task in (study.methods[m].tasks or study.tasks)
+            ]
+            chosen = {
+                run.method
+                for run in of_task
+                if any(fnmatch.fnmatchcase(run.name, pattern) for pattern in only.split(","))
+            }
             if any(study.methods[m].matched for m in chosen - {COLD}):
                 chosen.add(study.reference)
             if chosen:

@@ -93,11 +93,25 @@ def test_all_methods_of_a_seed_come_before_the_next_seed(tmp_path: Path) -> None
         ("*/grpo-1", ["cold-1", "grpo-1"]),
         ("*/grpo_samples-0", ["cold-0", "cipo-0", "grpo_samples-0"]),  # matched to CIPO
         ("arithmetic/cold-*", ["cold-0", "cold-1"]),
+        ("*/cold-1,*/grpo-0", ["cold-0", "grpo-0", "cold-1"]),
     ],
 )
 def test_a_part_brings_what_it_builds_on(only: str, methods: list[str], tmp_path: Path) -> None:
     runs = plan(load_study(QUICK), tmp_path, only)
     assert [run.name for run in runs] == [f"arithmetic/{m}" for m in methods]
+
+
+def test_a_method_may_be_run_on_some_tasks_alone(tmp_path: Path) -> None:
+    loaded = load_study(QUICK)
+    two = dataclasses.replace(
+        loaded,
+        tasks={"one": loaded.tasks["arithmetic"], "two": loaded.tasks["arithmetic"]},
+        methods=loaded.methods
+        | {"grpo": dataclasses.replace(loaded.methods["grpo"], tasks=("two",))},
+        seeds=(0,),
+    )
+    names = [run.name for run in plan(two, tmp_path)]
+    assert "one/grpo-0" not in names and "two/grpo-0" in names and "one/cold-0" in names
 
 
 def test_a_pattern_without_a_run_is_refused(tmp_path: Path) -> None:
@@ -112,6 +126,10 @@ def test_a_pattern_without_a_run_is_refused(tmp_path: Path) -> None:
         ("STUDY = replace(STUDY, reference='grpo_samples')", "a method that is not matched"),
         ("STUDY = replace(STUDY, reference='ppo')", "STUDY.reference: got 'ppo'"),
         ("STUDY = replace(STUDY, methods=STUDY.methods | {'x': Method(print, 'tokens')})", "'x'"),
+        (
+            "STUDY = replace(STUDY, methods=STUDY.methods | {'x': Method(print, tasks=('b',))})",
+            "wanted some of arithmetic",
+        ),
         ("STUDY = replace(STUDY, tasks={'a': lambda c: c.update(num_steps=-1)})", "num_steps"),
     ],
 )

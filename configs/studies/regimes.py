@@ -42,14 +42,20 @@ def few(c):
     c.data.train_problems = 144
 
 
+def no_difficulty(c):
+    """CIPO that also takes anchors of problems that are never, or nearly always, solved."""
+    MAIN.cipo(c)
+    VARIANTS["no_difficulty"](c)
+
+
 STUDY = Study(
     base=MAIN.base,
     tasks={"weak": weak, "strong": strong, "hard": hard, "few": few},
     methods={
-        "cipo": Method(VARIANTS["cipo"]),
+        "cipo": Method(MAIN.cipo),
         "grpo": Method(VARIANTS["grpo"]),
         "grpo_steps": Method(VARIANTS["grpo"], matched="steps"),
-        "no_difficulty": Method(VARIANTS["no_difficulty"]),
+        "no_difficulty": Method(no_difficulty),
     },
     seeds=(0, 1, 2, 3, 4),
 )
