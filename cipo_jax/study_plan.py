@@ -120,6 +120,11 @@ def load_study(file: Path) -> Study:
                 f"{file}: STUDY.methods: {name!r} with matched={method.matched!r}; wanted '', "
                 f"'steps' or 'samples', and a name other than {COLD!r} without '/'"
             )
+        if set(method.tasks) - set(study.tasks) or (method.tasks and name == study.reference):
+            raise CipoError(
+                f"{file}: STUDY.methods: {name!r} with tasks={method.tasks!r}; wanted some of "
+                f"{', '.join(study.tasks)}, and () for the reference"
+            )
     for task in study.tasks:
         for name in (COLD, *study.methods):
             resolve(study.config(f"{task}/{name}"))
