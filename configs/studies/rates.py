@@ -1,0 +1,57 @@
+"""How the studies' hyperparameters were chosen: learning rates of CIPO and of GRPO, and lambda.
+
+    python -m cipo_jax.main --mode=study --config=configs/studies/rates.py --jobs=2
+
+Hardware: two CPU cores. Its seed is none of the main study's, and it is read by the last column of
+its tables, the reward on training problems, which are new ones at each step.
+"""
+
+from cipo_jax.config import load_file
+from cipo_jax.study_plan import Method, Study
+
+VARIANTS = load_file("../variants.py", beside=__file__).VARIANTS
+MAIN = load_file("main.py", beside=__file__)
+
+
+def at(rate, variant):
+    """The variant with this learning rate."""
+
+    def change(c):
+        variant(c)
+        c.optimizer.learning_rate = rate
+
+    return change
+
+
+def weighed(weight):
+    """CIPO with this lambda."""
+
+    def change(c):
+        c.correction.weight = weight
+
+    return Method(change, tasks=("arithmetic",))
+
+
+STUDY = Study(
+    base=MAIN.base,
+    tasks=MAIN.STUDY.tasks,
+    methods={
+        "cipo": Method(MAIN.cipo),
+        "cipo_2e-4": Method(at(2e-4, MAIN.cipo)),
+        "cipo_8e-4": Method(at(8e-4, MAIN.cipo)),
+        "grpo_2e-4": Method(at(2e-4, VARIANTS["grpo"]), matched="steps"),
+        "grpo_4e-4": Method(at(4e-4, VARIANTS["grpo"]), matched="steps"),
+        "grpo_8e-4": Method(at(8e-4, VARIANTS["grpo"]), matched="steps"),
+        "lambda_0.1": weighed(0.1),
+        "lambda_0.5": weighed(0.5),
+        "lambda_1": weighed(1.0),
+    },
+    seeds=(100,),
+    samples=4,
+    pass_at=(1, 4),
+    corrected_attempts=1,
+)
+
+
+def get_config(run="arithmetic/cold"):
+    return STUDY.config(run)
