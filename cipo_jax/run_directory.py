@@ -117,18 +117,23 @@ def config_differences(
     file: Path, config: Config, only: str = ""
 ) -> dict[str, tuple[object, object]]:
     """{key: (value in `file`, value in `config`)} of keys that must agree to share parameters and
-    history; `only` restricts the comparison to keys with that prefix."""
+    history; `only` restricts the comparison to keys with that prefix. A key that `file` does not
+    have is newer than it and counts as at its default, which leaves things as they were."""
     try:
         saved = {key: entry["value"] for key, entry in json.loads(file.read_text()).items()}
     except (ValueError, TypeError, KeyError, AttributeError) as e:
         raise CipoError(f"{file}: is not a run's config ({e}); remove it or choose another") from e
-    current = {k: list(v) if isinstance(v, tuple) else v for k, v in flatten(config).items()}
+    default, current = (
+        {k: list(v) if isinstance(v, tuple) else v for k, v in flatten(c).items()}
+        for c in (Config(), config)
+    )
+    saved = default | saved
     return {
-        key: (saved.get(key), value)
+        key: (saved[key], value)
         for key, value in current.items()
         if key.startswith(only)
         and not key.startswith(MAY_CHANGE_ON_RESUME)
-        and saved.get(key) != value
+        and saved[key] != value
     }
 
 

@@ -1,13 +1,14 @@
 """A run directory belongs to one config and one set of problems."""
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 
-from cipo_jax.config import Config
+from cipo_jax.config import Config, Data
 from cipo_jax.config_resolve import provenance
-from cipo_jax.run_directory import claim_workdir
+from cipo_jax.run_directory import claim_workdir, config_differences
 from cipo_jax.types import CipoError
 
 VALUES = provenance(Config(), Config(), set())
@@ -75,3 +76,14 @@ def test_a_broken_record_is_named(tmp_path: Path) -> None:
     (tmp_path / "data.json").write_text("[]")
     with pytest.raises(CipoError, match="data.json: is not a run's data.json"):
         claim(tmp_path, DATA)
+
+
+def test_a_run_that_is_older_than_a_key_continues_at_its_default(tmp_path: Path) -> None:
+    claim(tmp_path, None)
+    file = tmp_path / "config.json"
+    saved = json.loads(file.read_text())
+    del saved["data.train_problems"], saved["data.max_operations"]
+    file.write_text(json.dumps(saved))
+    assert not config_differences(file, Config())
+    more = dataclasses.replace(Config(), data=dataclasses.replace(Data(), train_problems=9))
+    assert config_differences(file, more) == {"data.train_problems": (0, 9)}
