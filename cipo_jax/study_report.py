@@ -197,8 +197,8 @@ def _mechanism_table(methods: Mapping[str, list[Record]]) -> list[str]:
 def _training_mean(record: Record, name: str) -> float | None:
     """The mean over the steps that measured it; "ratio": of the gradients' norms."""
     training = record["training"]
-    if name == "rho" and not any(training["anchors"]):
-        return None  # no correction stream that it would steer
+    if not any(training["anchors"]):
+        return None  # no correction stream
     if name == "ratio":
         pairs = zip(training["correction_norm"], training["base_norm"], strict=True)
         values = [a / b for a, b in pairs if a is not None and b]

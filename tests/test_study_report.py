@@ -145,6 +145,14 @@ def test_what_may_explain_a_difference_is_in_the_table(tmp_path: Path) -> None:
     assert "| cipo | 1.000 / 0.000 |  |  | 0.250 | 0.50 | 0.30 |  |" in table
 
 
+def test_without_a_correction_stream_nothing_is_said_of_it(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", 0, [0, 1, 2, 4], keeps=True, fixes=True)
+    record = {"task": "a", "method": "grpo", "seed": 0} | measure_run(run)
+    record["training"] |= {"anchors": [0.0, 0.0], "correction_norm": [None, 0.0]}
+    table = format_study({"reference": "cipo", "runs": [record]})
+    assert "| grpo | 1.000 / 0.000 |  |  |  |  |  |  |" in table
+
+
 def test_a_record_of_an_older_format_is_made_again(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", 0, [4, 4, 4, 4], keeps=True, fixes=True)
     record = measure_run(run)
