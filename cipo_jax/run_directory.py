@@ -131,9 +131,7 @@ def config_differences(
     return {
         key: (saved[key], value)
         for key, value in current.items()
-        if key.startswith(only)
-        and not key.startswith(MAY_CHANGE_ON_RESUME)
-        and saved[key] != value
+        if key.startswith(only) and not key.startswith(MAY_CHANGE_ON_RESUME) and saved[key] != value
     }
 
 

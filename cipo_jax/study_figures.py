@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from cipo_jax.statistics import difference_by_seed, over_seeds
 from cipo_jax.study_measures import Record, by_method, measures, pass_ks, tasks_of
+from cipo_jax.study_plan import COLD
 
 # Metrics of the curves, as far as the runs have them, with their labels.
 _CURVES = {
@@ -128,8 +129,9 @@ def _pass_at_k(
 
 
 def _differences(methods: Mapping[str, list[Record]], reference: str) -> Figure | None:
-    """Each method minus the reference with its bootstrap interval, a panel for each measure."""
-    others = [name for name in methods if name != reference]
+    """Each method minus the reference with its bootstrap interval, a panel for each measure. The
+    cold start is left out: its distance would hide the others'."""
+    others = [name for name in methods if name not in (reference, COLD)]
     if reference not in methods or not others:
         return None
     panels: dict[str, list[tuple[str, float, float, float]]] = {}
@@ -147,17 +149,22 @@ def _differences(methods: Mapping[str, list[Record]], reference: str) -> Figure 
                 panels.setdefault(measure, []).append((method, d.value, d.low, d.high))
     if not panels:
         return None
-    size = (3.2 * len(panels), 1 + 0.3 * len(others))
-    figure = Figure(figsize=size, layout="constrained")
-    for axis, (measure, rows) in zip(
-        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
-    ):
+    columns = min(3, len(panels))
+    lines = -(-len(panels) // columns)
+    figure = Figure(
+        figsize=(3.4 * columns, lines * (0.9 + 0.25 * len(others))), layout="constrained"
+    )
+    axes = figure.subplots(lines, columns, squeeze=False).ravel()
+    for axis in axes[len(panels) :]:
+        axis.set_visible(False)
+    for axis, (measure, rows) in zip(axes, panels.items(), strict=False):
         names, values, lows, highs = zip(*reversed(rows), strict=True)
         mean = np.array(values)
         errors = np.maximum([mean - lows, highs - mean], 0)
         axis.errorbar(mean, range(len(names)), xerr=errors, fmt="o", markersize=3, color="C0")
         axis.axvline(0, color="black", linewidth=0.8)
         axis.set_yticks(range(len(names)), names, fontsize="small")
+        axis.set_ylim(-0.5, len(names) - 0.5)
         axis.set_title(f"{measure} − {reference}", fontsize="small")
         axis.grid(alpha=0.3, axis="x")
     return figure
