@@ -1,20 +1,25 @@
 """One layer of decode attention on the CPU: what the layout of keys and values costs.
 
     taskset -c 0 python benchmarks/attention_layouts.py
-    taskset -c 0 python benchmarks/attention_layouts.py --shape=M --page=32
+    taskset -c 0 python benchmarks/attention_layouts.py --shape=M --page=32 --lengths=tailed
 
-One token for each of 64 rows of 144 tokens. The first line is what the sampler does
+One token for each of 64 rows: of 144 tokens ("equal"), of 36 ("quarter"), or of 64 and a lognormal
+number more, median 120, sigma 0.9, 1024 at most ("tailed"). The first line is what the sampler does
 (`policy/paged.py`); the others do the same sums over other layouts, and are checked against it.
 
-    gather      only the copy of the live pages that the walk begins with
-    dense       rows' keys and values lie together, in the cache's layout [T, 2K, H]
-    dense KT    likewise, keys as [K, H, T], values as [K, T, H]
-    pages KT    the walk over all pages at once, keys as [K, H, page], values as [K, page, H]
+    dense          rows' keys and values lie together up to the longest row, in the cache's layout
+    dense KT       likewise, keys as [K, H, T], values as [K, T, H]
+    slots KT       such rows with room for the longest, read by 8 rows and 128 tokens at a time
+    pages KT       pages with keys as [K, H, page], values as [K, page, H]; 8 rows, a page at a time
+    pages KT of 16 likewise, 16 rows
 
+The last three leave out what lies behind the longest of their rows, which are ordered by length.
+Layers follow one another in one program: a result in fresh memory would cost more than the layer.
 CPU-milliseconds, median and least over the repeats, and the ratio to the walk.
 """
 
 import argparse
+import functools
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -27,62 +32,93 @@ import numpy as np
 from cipo_jax.policy import paged
 
 SHAPES = {"S": (4, 2, 32), "M": (6, 2, 64)}  # heads, kv heads, head_dim
-ROWS, LENGTH = 64, 144
-LAST = LENGTH - 3  # position of the token that is fed
+ROWS, LONGEST, LAYERS = 64, 1088, 40
+SLOT_BLOCK = 128
+MASKED = -1e30
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--shape", choices=SHAPES, default="S")
     parser.add_argument("--page", type=int, default=16, help="tokens of a page")
+    parser.add_argument("--lengths", choices=("equal", "quarter", "tailed"), default="equal")
     parser.add_argument("--repeats", type=int, default=9)
     options = parser.parse_args(argv)
-    programs = contenders(options.shape, options.page)
-    compiled = {name: jax.jit(f) for name, (f, _) in programs.items()}
-    wanted = None
-    for name, (_, arguments) in programs.items():
-        result = jax.block_until_ready(compiled[name](*arguments))
-        if name == "walk":
-            wanted = result
-        elif name != "gather":
-            np.testing.assert_allclose(result, wanted, atol=1e-5)
+    programs = contenders(options.shape, options.page, row_lengths(options.lengths))
+    compiled, wanted = {}, None
+    for name, (layer, arguments) in programs.items():
+        result = jax.jit(layer)(*arguments)
+        wanted = result if wanted is None else wanted
+        np.testing.assert_allclose(result, wanted, atol=2e-5, err_msg=name)
+        compiled[name] = jax.jit(functools.partial(many_layers, layer)).lower(*arguments).compile()
+        jax.block_until_ready(compiled[name](*arguments))
     spent: dict[str, list[float]] = {name: [] for name in programs}
     for _ in range(options.repeats):
         for name, (_, arguments) in programs.items():
             began = time.process_time()
-            for _ in range(20):
-                result = compiled[name](*arguments)
-            jax.block_until_ready(result)
-            spent[name].append((time.process_time() - began) / 20)
+            jax.block_until_ready(compiled[name](*arguments))
+            spent[name].append((time.process_time() - began) / LAYERS)
     walk = statistics.median(spent["walk"])
-    print(f"{options.shape}, pages of {options.page}: {'CPU ms':>10} {'least':>8} {'walk is':>8}")
+    print(f"{options.shape}, {options.lengths}, pages of {options.page}:")
+    print(f"  {'':16} {'CPU ms':>8} {'least':>8} {'walk is':>8}")
     for name, seconds in spent.items():
         middle = statistics.median(seconds)
-        print(f"  {name:16} {1e3 * middle:14.2f} {1e3 * min(seconds):8.2f} {walk / middle:7.2f}x")
+        print(f"  {name:16} {1e3 * middle:8.2f} {1e3 * min(seconds):8.2f} {walk / middle:7.2f}x")
 
 
-def contenders(shape: str, page: int) -> dict[str, tuple[Callable[..., jax.Array], Any]]:
-    """{name: (function, arguments)}."""
+def row_lengths(kind: str) -> np.ndarray:
+    """[ROWS] tokens of each row, descending."""
+    if kind != "tailed":
+        return np.full(ROWS, 144 if kind == "equal" else 36)
+    tail = np.random.default_rng(3).lognormal(np.log(120), 0.9, ROWS)
+    return np.sort(64 + np.clip(tail, 1, LONGEST - 64).astype(int))[::-1]
+
+
+def many_layers(layer: Callable[..., jax.Array], q: jax.Array, *rest: Any) -> jax.Array:
+    """Each layer's queries depend on the result before."""
+    return jax.lax.fori_loop(0, LAYERS, lambda _, q: q + 1e-6 * layer(q, *rest), q)
+
+
+def contenders(
+    shape: str, page: int, lengths: np.ndarray
+) -> dict[str, tuple[Callable[..., jax.Array], Any]]:
+    """{name: (layer, arguments)}."""
     N, K, H = SHAPES[shape]
-    scale, W = H**-0.5, -(-LENGTH // page)
+    scale, W = H**-0.5, -(-LONGEST // page)
     rng = np.random.default_rng(0)
-    pages = 2 * ROWS * W
-    flat = jnp.asarray(rng.normal(size=(pages, page, 2 * K, H)), jnp.float32)
     q = jnp.asarray(rng.normal(size=(ROWS, N, H)), jnp.float32)
-    place = jnp.asarray(rng.permutation(pages)[: ROWS * W], jnp.int32)
-    row = jnp.asarray(np.repeat(np.arange(ROWS), W), jnp.int32)
-    first = jnp.asarray(np.tile(np.arange(W), ROWS) * page, jnp.int32)
-    work = paged.WorkList(row, place, first, jnp.asarray([ROWS * W], jnp.int32))
-    positions = jnp.full((ROWS,), LAST, jnp.int32)
-    together = flat[place].reshape(ROWS, W * page, 2 * K, H)
+    positions = jnp.asarray(lengths - 1, jnp.int32)
+
+    # Pages of the rows, scattered over a pool of twice as many.
+    counts = -(-lengths // page)
+    pages = 2 * int(counts.sum())
+    flat = rng.normal(size=(pages, page, 2 * K, H)).astype(np.float32)
+    place = rng.permutation(pages)[: counts.sum()].astype(np.int32)
+    row = np.repeat(np.arange(ROWS), counts).astype(np.int32)
+    column = np.concatenate([np.arange(n) for n in counts]).astype(np.int32)
+    table = np.zeros((ROWS, W), np.int32)
+    table[row, column] = place
+    size = -(-len(row) // paged.WORK_BLOCK) * paged.WORK_BLOCK
+    padded = [jnp.asarray(np.pad(x, (0, size - len(x)))) for x in (row, place, column * page)]
+    work = paged.WorkList(*padded, jnp.asarray([len(row)], jnp.int32))
+
+    def together(tokens: int) -> np.ndarray:
+        """[ROWS, tokens, 2K, H] of the same."""
+        kv = flat[table].reshape(ROWS, W * page, 2 * K, H)
+        return np.pad(kv[:, :tokens], ((0, 0), (0, max(0, tokens - W * page)), (0, 0), (0, 0)))
+
+    def split(kv: np.ndarray) -> tuple[jax.Array, jax.Array]:
+        """[..., T, 2K, H] -> [..., K, H, T], [..., K, T, H]."""
+        k, v = kv[..., 0::2, :], kv[..., 1::2, :]
+        return jnp.asarray(np.moveaxis(k, -3, -1)), jnp.asarray(np.moveaxis(v, -3, -2))
 
     def walk(q: jax.Array, flat: jax.Array, work: paged.WorkList) -> jax.Array:
         options: Any = {"scale": scale, "window": None, "soft_cap": None}
         return paged._walk(q, flat, jnp.int32(0), work, positions, **options)
 
     def softmax_over_tokens(scores: jax.Array) -> jax.Array:
-        seen = jnp.arange(scores.shape[-1]) <= LAST
-        return jax.nn.softmax(jnp.where(seen, scores * scale, -1e30), axis=-1)
+        seen = jnp.arange(scores.shape[-1]) <= positions[:, None, None, None]
+        return jax.nn.softmax(jnp.where(seen, scores * scale, MASKED), axis=-1)
 
     def dense(q: jax.Array, kv: jax.Array) -> jax.Array:
         scores = jnp.einsum("bkgh,btkh->bkgt", q.reshape(ROWS, K, -1, H), kv[:, :, 0::2])
@@ -93,29 +129,61 @@ def contenders(shape: str, page: int) -> dict[str, tuple[Callable[..., jax.Array
         scores = jnp.einsum("bkgh,bkht->bkgt", q.reshape(ROWS, K, -1, H), k)
         return jnp.einsum("bkgt,bkth->bkgh", softmax_over_tokens(scores), v).reshape(q.shape)
 
-    def pages_transposed(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        grouped = q.reshape(ROWS, K, -1, H)
-        scores = jnp.einsum("nkgh,nkhp->nkgp", grouped[row], k[place]) * scale
-        seen = (first[:, None] + jnp.arange(page) <= LAST)[:, None, None]
-        scores = jnp.where(seen, scores, -1e30)
-        top = jnp.full(grouped.shape[:3], -1e30).at[row].max(scores.max(axis=-1))
-        weights = jnp.exp(scores - top[row][..., None]) * seen
-        total = jnp.zeros_like(top).at[row].add(weights.sum(axis=-1))
-        values = jnp.einsum("nkgp,nkph->nkgh", weights, v[place])
-        mixed = jnp.zeros_like(grouped).at[row].add(values)
-        return (mixed / total[..., None]).reshape(q.shape)
+    def by_groups(
+        read: Callable[..., tuple[jax.Array, jax.Array]], block: int, group: int
+    ) -> Callable[..., jax.Array]:
+        """Groups of rows take `block` tokens at a time, to the group's longest row; `read(group,
+        step, rows of the table, k, v)` gives the keys and values."""
 
-    def split(kv: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """[..., T, 2K, H] -> [..., K, H, T], [..., K, T, H]."""
-        k, v = kv[..., 0::2, :], kv[..., 1::2, :]
-        return jnp.moveaxis(k, -3, -1).copy(), jnp.moveaxis(v, -3, -2).copy()
+        def attend_group(xs: Any, k: jax.Array, v: jax.Array) -> jax.Array:
+            index, q, last, table = xs
 
+            def step(i: jax.Array, carry: Any) -> Any:
+                top, total, mixed = carry
+                keys, values = read(index, i, table, k, v)
+                scores = jnp.einsum("nkgh,nkhp->nkgp", q, keys) * scale
+                seen = i * block + jnp.arange(block) <= last[:, None]
+                scores = jnp.where(seen[:, None, None], scores, MASKED)
+                new_top = jnp.maximum(top, scores.max(axis=-1))
+                weights = jnp.exp(scores - new_top[..., None])
+                mix = jnp.einsum("nkgp,nkph->nkgh", weights, values)
+                shrink = jnp.exp(top - new_top)
+                total = total * shrink + weights.sum(axis=-1)
+                return new_top, total, mixed * shrink[..., None] + mix
+
+            top = jnp.full(q.shape[:3], MASKED)
+            start = (top, jnp.zeros_like(top), jnp.zeros_like(q))
+            _, total, mixed = jax.lax.fori_loop(0, last.max() // block + 1, step, start)
+            return mixed / total[..., None]
+
+        def attend(q: jax.Array, table: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+            parts = (q.reshape(ROWS, K, -1, H), positions, table)
+            groups = [x.reshape(-1, group, *x.shape[1:]) for x in parts]
+            xs = (jnp.arange(ROWS // group), *groups)
+            return jax.lax.map(lambda xs: attend_group(xs, k, v), xs).reshape(q.shape)
+
+        return attend
+
+    def slices(index: Any, i: Any, _: Any, k: jax.Array, v: jax.Array) -> Any:
+        at, n = i * SLOT_BLOCK, SLOT_BLOCK
+        keys = jax.lax.dynamic_slice(k, (index * 8, 0, 0, at), (8, K, H, n))
+        return keys, jax.lax.dynamic_slice(v, (index * 8, 0, at, 0), (8, K, n, H))
+
+    def gathered(_: Any, i: Any, table: jax.Array, k: jax.Array, v: jax.Array) -> Any:
+        pages = jax.lax.dynamic_index_in_dim(table, i, axis=1, keepdims=False)
+        get = [x.at[pages].get(mode="promise_in_bounds") for x in (k, v)]
+        return tuple(get)
+
+    close = jnp.asarray(together(int(lengths.max())))
+    roomy = together(-(-LONGEST // SLOT_BLOCK) * SLOT_BLOCK)
+    table = jnp.asarray(table)
     return {
-        "walk": (walk, (q, flat, work)),
-        "gather": (lambda flat, place: flat[place], (flat, place)),
-        "dense": (dense, (q, together)),
-        "dense KT": (dense_transposed, (q, *split(together))),
-        "pages KT": (pages_transposed, (q, *split(flat))),
+        "walk": (walk, (q, jnp.asarray(flat), work)),
+        "dense": (dense, (q, close)),
+        "dense KT": (dense_transposed, (q, *split(np.asarray(close)))),
+        "slots KT": (by_groups(slices, SLOT_BLOCK, 8), (q, table, *split(roomy))),
+        "pages KT": (by_groups(gathered, page, 8), (q, table, *split(flat))),
+        "pages KT of 16": (by_groups(gathered, page, 16), (q, table, *split(flat))),
     }
 
 

@@ -39,7 +39,7 @@ def main() -> None:
             num_key_value_heads=shape["num_kv_heads"],
             head_dim=shape["head_dim"],
             tie_word_embeddings=shape["tie_embeddings"],
-            max_position_embeddings=tokens,
+            max_position_embeddings=2 * tokens,
             bos_token_id=STOP,
             eos_token_id=STOP,
             pad_token_id=STOP,

@@ -71,7 +71,7 @@ class Contender:
     """
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str] | None = None):
-        self._errors = tempfile.TemporaryFile("w+", errors="replace")
+        self._errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

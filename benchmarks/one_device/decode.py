@@ -1,0 +1,125 @@
+"""Decoding by the engine, against what reading the weights and live keys and values takes."""
+
+import dataclasses
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from one_device.work import Work, by_size, count_parameters, one_device
+from peers.turns import Measured, spread
+
+from cipo_jax.policy import model
+from cipo_jax.policy.config import ModelConfig
+from cipo_jax.sampling.choose import Choice
+from cipo_jax.sampling.engine import Engine
+from cipo_jax.sampling.settings import EngineSettings, cache_dtype
+
+# Bytes per second of a device's memory, by `jax.Device.device_kind`. TPUs: the pages on v4, v5e,
+# v5p and v6e under cloud.google.com/tpu/docs. GPUs: NVIDIA's data sheets of A100, H100 and H200.
+HBM_BANDWIDTH = {
+    "TPU v4": 1.2e12,
+    "TPU v5 lite": 0.819e12,
+    "TPU v5e": 0.819e12,
+    "TPU v5": 2.765e12,
+    "TPU v5p": 2.765e12,
+    "TPU v6 lite": 1.6e12,
+    "TPU v6e": 1.6e12,
+    "NVIDIA A100-SXM4-40GB": 1.555e12,
+    "NVIDIA A100-SXM4-80GB": 2.039e12,
+    "NVIDIA A100-PCIE-40GB": 1.555e12,
+    "NVIDIA A100 80GB PCIe": 1.935e12,
+    "NVIDIA H100 PCIe": 2.0e12,
+    "NVIDIA H100 80GB HBM3": 3.35e12,
+    "NVIDIA H200": 4.8e12,
+}
+
+
+def measure_decode(work: Work) -> list[dict[str, Any]]:
+    """Of each number of rows."""
+    shape = dataclasses.replace(work.shape, param_dtype=work.compute_dtype)
+    mesh = one_device()
+    params = model.init_params(shape, jax.random.key(0), mesh)
+    return by_size("rows", work.rows, lambda rows: _decode_at(work, shape, mesh, params, rows))
+
+
+def _decode_at(
+    work: Work, shape: ModelConfig, mesh: jax.sharding.Mesh, params: model.Params, rows: int
+) -> dict[str, Any]:
+    settings = EngineSettings(
+        max_prompt_tokens=work.prompt,
+        max_new_tokens=work.new,
+        choice=Choice(stop_ids=()),
+        slots=rows,
+        chunk=work.chunk,
+        page_size=work.page_size,
+        prefill_tokens=work.prefill_tokens,
+        dispatch_ahead=True,
+    )
+    engine = Engine(shape, mesh, settings)
+    try:
+        taken = [_generate(engine, params, rows) for _ in range(1 + work.repeats)][1:]
+    finally:
+        engine.close()
+    step = spread([t["step_seconds"] for t in taken])
+    live = taken[0]["live_tokens"]  # by the schedule, hence the same each time
+    read = step_bytes(shape, cache_dtype(settings, shape.compute_dtype, mesh), live)
+    bandwidth = HBM_BANDWIDTH.get(mesh.devices.flat[0].device_kind)
+    roofline = None if bandwidth is None else read / bandwidth
+    return {
+        "tokens_per_second": spread([rows * work.new / t["seconds"] for t in taken]),
+        "step_seconds": step,
+        "live_tokens": live,
+        "step_bytes": read,
+        "roofline_seconds": roofline,
+        "share": None if roofline is None else roofline / step["median"],
+    }
+
+
+def _generate(engine: Engine, params: model.Params, rows: int) -> Measured:
+    """Seconds of sampling `rows` completions; of a decode step with all of them live, and how many
+    tokens' keys and values such a step reads."""
+    s, stats = engine.settings, engine.stats
+    rng = np.random.default_rng(0)
+    prompts = rng.integers(0, engine.config.vocab_size, (rows, s.max_prompt_tokens))
+    key = np.asarray(jax.random.key_data(jax.random.key(1)))
+    engine.close()  # what the cache holds of these prompts
+    engine.open(params)
+    jax.block_until_ready(params)
+    seconds, steps, reads = 0.0, 0, 0.0
+    prefilled = quiet = 0
+    began = time.perf_counter()
+    for i, prompt in enumerate(prompts.astype(np.int32)):
+        engine.submit(i, prompt, key)
+    while engine.busy:
+        sampled = [len(tokens) for tokens in engine.progress().values()]
+        stepped, turn = stats.decode_steps, time.perf_counter()
+        engine.step()
+        turn = time.perf_counter() - turn
+        # What is waited for is the chunk before the one just dispatched, and any prefill between.
+        quiet = quiet + 1 if stats.prefill_positions == prefilled else 0
+        prefilled = stats.prefill_positions
+        whole = stats.decode_steps - stepped == s.chunk
+        if whole and len(sampled) == rows and quiet > 1:
+            seconds, steps = seconds + turn, steps + s.chunk
+            # A step feeds a token and reads it, too; `sampled` is of the chunk's first step.
+            reads += s.chunk * (sum(sampled) + rows * (s.max_prompt_tokens + (s.chunk - 1) / 2))
+    if not steps:
+        raise ValueError(f"{rows} rows are never all decoded together: raise prefill_tokens or new")
+    return {
+        "seconds": time.perf_counter() - began,
+        "step_seconds": seconds / steps,
+        "live_tokens": reads / steps,
+    }
+
+
+def step_bytes(shape: ModelConfig, cached_as: str, live_tokens: float) -> float:
+    """What a decode step has to read: the weights, in the compute dtype, and the keys and values of
+    `live_tokens` tokens."""
+    parameters = count_parameters(shape)
+    if not shape.tie_embeddings:
+        parameters -= shape.vocab_size * shape.d_model  # of the input table only rows are read
+    token = 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim
+    weight_bytes = parameters * jnp.dtype(shape.compute_dtype).itemsize
+    return weight_bytes + live_tokens * token * jnp.dtype(cached_as).itemsize

@@ -1,0 +1,94 @@
+"""What is measured on one device, at which sizes."""
+
+import dataclasses
+import gc
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from plan_memory import SHAPES
+
+from cipo_jax.policy import model, sharding
+from cipo_jax.policy.config import ModelConfig
+
+QWEN3 = {"head_dim": 128, "rope_theta": 1e6, "qk_norm": True, "tie_embeddings": True}
+MODELS: dict[str, dict[str, Any]] = {
+    "qwen3-4b": SHAPES["qwen3-4b"],
+    "qwen3-0.6b": QWEN3
+    | {"vocab_size": 151_936, "num_layers": 28, "d_model": 1024, "mlp_dim": 3072}
+    | {"num_heads": 16, "num_kv_heads": 8},
+    "tiny": QWEN3
+    | {"vocab_size": 512, "num_layers": 2, "d_model": 64, "mlp_dim": 128}
+    | {"num_heads": 4, "num_kv_heads": 2, "head_dim": 16},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What is measured.
+
+    Attributes:
+      platform, compute_dtype: of the device, and on it.
+      prompt, new: tokens of prompts and completions; attempts that corrections quote have `new`.
+      rows: numbers of rows decoded together.
+      prefill_tokens: of a prefill call.
+      problems, group: of the RL step; there are half as many anchors as problems.
+      update_problems: of the update alone; there as many anchors.
+      microbatches: rows of a gradient accumulation step, for the update; the RL step takes the
+        first.
+      peer_rows: rows of the peer; one of `rows`.
+    """
+
+    model: str
+    platform: str = "cpu"
+    compute_dtype: str = "float32"
+    repeats: int = 3
+    prompt: int = 512
+    new: int = 512
+    rows: Sequence[int] = (16, 64, 128, 256)
+    chunk: int = 32
+    page_size: int = 64
+    prefill_tokens: int = 32_768
+    slots: int = 128
+    problems: int = 32
+    group: int = 8
+    update_problems: int = 8
+    row_tokens: int = 4096
+    microbatches: Sequence[int] = (4,)
+    remat: str = "full"
+    peer_rows: int = 64
+
+    @property
+    def shape(self) -> ModelConfig:
+        dtypes = {"compute_dtype": self.compute_dtype, "remat": self.remat}
+        return ModelConfig(**MODELS[self.model], **dtypes)
+
+
+TINY = {"prompt": 16, "new": 16, "rows": (4, 8), "chunk": 4, "page_size": 16, "slots": 8}
+TINY |= {"problems": 4, "group": 4, "update_problems": 2, "row_tokens": 96, "microbatches": (2,)}
+TINY |= {"peer_rows": 8}
+
+
+def one_device() -> jax.sharding.Mesh:
+    return sharding.make_mesh(1, 1, 1, devices=jax.devices()[:1])
+
+
+def count_parameters(shape: ModelConfig) -> int:
+    return sum(x.size for x in jax.tree.leaves(model.abstract_params(shape)))
+
+
+def by_size(
+    name: str, sizes: Sequence[int], measure: Callable[[int], dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Measures each size; {name: size, "out_of_memory": why} where the device has no room."""
+    found = []
+    for size in sizes:
+        try:
+            found.append({name: size, **measure(size)})
+        except jax.errors.JaxRuntimeError as error:
+            text = str(error)
+            if "RESOURCE_EXHAUSTED" not in text and "out of memory" not in text.lower():
+                raise
+            found.append({name: size, "out_of_memory": text.splitlines()[0][:200]})
+        gc.collect()  # whatever the failed size has held
+    return found
