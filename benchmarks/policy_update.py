@@ -1,0 +1,189 @@
+"""The policy update: trained tokens a second and peak memory, against the peer's.
+
+    python benchmarks/policy_update.py
+    python benchmarks/policy_update.py --peer --peer-python=PATH/bin/python --json=update.json
+
+An update learns from 64 sequences of 64 prompt and 128 completion tokens: models S and M of
+`generation.py` in float32, clip loss, AdamW, nothing computed twice (`remat` none). Ours is what a
+run calls, packing into rows included. The peer (`--peer`) is TRL's GRPOTrainer in torch on CPU,
+given the sequences instead of sampling them; PATH is a virtual environment into which
+`pip install torch trl` has gone (torch's CPU build will do).
+
+Contenders are processes of their own, started together, and take turns. A rate counts completion
+tokens; a number is the median over the turns (and the lowest and highest). Peak memory is of the
+whole process, its libraries included; "before" is what it had when it was ready. Where other work
+runs on the machine, CPU-seconds say more than the clock, and `--peer-threads=1` may serve torch
+better: its threads spin while they wait for a core.
+
+`--microbatch` and `--peer-microbatch` are the sequences of a gradient accumulation step. More take
+more memory, and on CPU not less time.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from generation import MODELS
+from peers.turns import Measured, Turns, spread, spread_text, take_turns, write_json
+
+from cipo_jax.config import Batch, Config, Correction, Data, Rollout
+from cipo_jax.data.batching import TrainSequence
+from cipo_jax.policy import model, sharding
+from cipo_jax.types import BASE
+from cipo_jax.update import Policy, make_policy_update, make_score
+
+OURS, PEER = "cipo_jax", "TRL"
+PEER_SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "peers", "trl_grpo.py")
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """An update: a model, sequences by group, their tokens, sequences of a microbatch."""
+
+    model: str
+    problems: int = 8
+    group: int = 8
+    prompt: int = 64
+    response: int = 128
+    microbatch: int = 8
+
+
+def contend(work: Work) -> None:
+    """Takes turns at our update."""
+    turns = Turns()
+    shape, sequences = MODELS[work.model], work.problems * work.group
+    mesh = sharding.make_mesh(1, 1, 1, devices=jax.devices()[:1])
+    config = Config(
+        data=Data(max_prompt_tokens=work.prompt, max_completion_tokens=work.response),
+        rollout=Rollout(problems_per_step=work.problems, group_size=work.group),
+        correction=Correction(weight=0.0),
+        batch=Batch(row_tokens=work.prompt + work.response, microbatch_rows=work.microbatch),
+    )
+    policy = Policy(mesh, shape, make_score(config, shape, mesh), work.prompt, work.prompt)
+    update = make_policy_update(config, policy, optax.constant_schedule(1e-4))
+    rng = np.random.default_rng(0)
+
+    def sequence(i: int) -> TrainSequence:
+        tokens = rng.integers(0, shape.vocab_size, work.prompt + work.response).astype(np.int32)
+        old = np.full(work.response, -np.log(shape.vocab_size), np.float32)
+        prompt, completion = tokens[: work.prompt], tokens[work.prompt :]
+        return TrainSequence(prompt, completion, old, rng.normal(), BASE, i // work.group)
+
+    members = [sequence(i) for i in range(sequences)]
+    with jax.set_mesh(mesh):
+        state = update.init(model.init_params(shape, jax.random.key(0), mesh))
+
+        def step() -> Measured:
+            nonlocal state
+            state, metrics = update.step(state, update.pack(members))
+            return {
+                "trained_tokens": float(jax.block_until_ready((state, metrics))[1]["base/tokens"])
+            }
+
+        turns.serve(step)
+
+
+def our_command(script: str, work: Any) -> list[str]:
+    """Starts `script` as a contender."""
+    return [sys.executable, script, f"--contender={json.dumps(dataclasses.asdict(work))}"]
+
+
+def peer_command(python: str, work: Any, shape: model.ModelConfig, **more: Any) -> list[str]:
+    """Starts the peer on the same work; `more` is told to it besides."""
+    told = {**dataclasses.asdict(work), "shape": dataclasses.asdict(shape), **more}
+    return [python, PEER_SCRIPT, json.dumps(told)]
+
+
+def add_peer_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--peer", action="store_true", help="TRL as well, see --peer-python")
+    parser.add_argument("--peer-python", default=sys.executable, help="a Python that has trl")
+    cores = len(os.sched_getaffinity(0))
+    parser.add_argument("--peer-threads", type=int, default=cores, help="of torch")
+    parser.add_argument("--json", metavar="FILE", help="also write the results there")
+
+
+def compare(turns: dict[str, list[Measured]], tokens: str) -> dict[str, dict[str, Any]]:
+    """{contender: numbers}: spreads of "seconds", "cpu_seconds", "tokens_per_second" and
+    "tokens_per_cpu_second" (of what the field `tokens` counts), "peak_bytes", "idle_bytes", and by
+    what factor medians of seconds and CPU-seconds are over ours, "over_ours", "over_ours_by_cpu".
+    """
+    compared: dict[str, dict[str, Any]] = {}
+    for name, taken in turns.items():
+        wall, cpu = ([t[key] for t in taken] for key in ("seconds", "cpu_seconds"))
+        counts = [t[tokens] for t in taken]
+        compared[name] = {
+            "seconds": spread(wall),
+            "cpu_seconds": spread(cpu),
+            "tokens_per_second": spread([n / s for n, s in zip(counts, wall, strict=True)]),
+            "tokens_per_cpu_second": spread([n / s for n, s in zip(counts, cpu, strict=True)]),
+            tokens: spread(counts),
+            "peak_bytes": max(t["peak_bytes"] for t in taken),
+            "idle_bytes": taken[0]["idle_bytes"],
+        }
+    ours = compared[OURS]
+    for found in compared.values():
+        for key, ratio in (("seconds", "over_ours"), ("cpu_seconds", "over_ours_by_cpu")):
+            found[ratio] = found[key]["median"] / ours[key]["median"]
+    return compared
+
+
+def print_comparison(compared: dict[str, dict[str, Any]]) -> None:
+    for name, found in compared.items():
+        print(
+            f"  {name:9} {spread_text(found['seconds'])} s, "
+            f"{spread_text(found['tokens_per_second'], ',.0f')} tokens/s, "
+            f"{found['tokens_per_cpu_second']['median']:,.0f} tokens/CPU-s, "
+            f"peak {found['peak_bytes'] / 2**20:,.0f} MiB ({found['idle_bytes'] / 2**20:,.0f} "
+            f"before); takes {found['over_ours']:.2f}x our time, "
+            f"{found['over_ours_by_cpu']:.2f}x our CPU time",
+            flush=True,
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--models", default="S,M", help="comma-separated")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="4 short sequences, to try it out")
+    parser.add_argument("--microbatch", type=int, default=Work.microbatch)
+    parser.add_argument("--peer-microbatch", type=int, default=Work.microbatch)
+    parser.add_argument("--contender", type=json.loads, help=argparse.SUPPRESS)
+    add_peer_options(parser)
+    options = parser.parse_args(argv)
+    if options.contender:
+        contend(Work(**options.contender))
+        return
+    results = {}
+    for name in options.models.split(","):
+        work = Work(name, microbatch=options.microbatch)
+        if options.quick:
+            work = Work(name, problems=2, group=2, prompt=8, response=8, microbatch=4)
+        commands = {OURS: our_command(__file__, work)}
+        if options.peer:
+            sequences = work.problems * work.group
+            commands[PEER] = peer_command(
+                options.peer_python,
+                dataclasses.replace(work, microbatch=min(options.peer_microbatch, sequences)),
+                MODELS[name],
+                threads=options.peer_threads,
+                update_only=True,
+            )
+        compared = compare(take_turns(commands, options.repeats), "trained_tokens")
+        results[name] = {"work": dataclasses.asdict(work), "contenders": compared}
+        print(
+            f"{name}: update of {work.problems * work.group} sequences of {work.prompt} + "
+            f"{work.response} tokens, load {os.getloadavg()[0]:.1f}"
+        )
+        print_comparison(compared)
+    write_json(options.json, results)
+
+
+if __name__ == "__main__":
+    main()
