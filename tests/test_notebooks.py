@@ -26,7 +26,12 @@ def code_cells(path: Path) -> list[str]:
 
 
 def test_there_are_notebooks() -> None:
-    assert {path.stem for path in NOTEBOOKS} == {"own_task", "quickstart", "reading_a_run"}
+    assert {path.stem for path in NOTEBOOKS} == {
+        "evidence",
+        "own_task",
+        "quickstart",
+        "reading_a_run",
+    }
 
 
 def test_they_begin_with_the_same_installation() -> None:
