@@ -1,7 +1,7 @@
 """Throughput and resilience of the verifier pool on this machine.
 
-    python benchmarks/verifiers.py            # under three minutes
-    python benchmarks/verifiers.py --full     # with the sizes of the requirements
+    python benchmarks/verifier_pool.py            # under three minutes
+    python benchmarks/verifier_pool.py --full     # with the sizes of the requirements
 
 Every number is a median over repetitions, with the lowest and the highest. A ratio compares two
 measurements of the same machine and minute, taken in turns, so it holds on a busy machine too; the
