@@ -25,9 +25,9 @@ from typing import Any
 from peers.turns import Contender, spread, spread_text, write_json
 from policy_update import PEER, Work, add_peer_options, peer_command
 
+from cipo_jax.build import make_model_config, open_tokenizer
 from cipo_jax.config import load_file
-from cipo_jax.data.tokenizer import CharTokenizer
-from cipo_jax.policy.config import ModelConfig
+from cipo_jax.config_resolve import resolve
 
 ROOT = Path(__file__).resolve().parents[1]
 SMOKE = ROOT / "configs" / "smoke.py"
@@ -72,17 +72,8 @@ def first_step(arguments: Sequence[str], workdir: Path, cache: Path) -> float:
 
 def peer_first_step(python: str, threads: int) -> float:
     """Seconds of the peer, likewise."""
-    c = load_file(SMOKE.name, beside=str(SMOKE)).get_config()
-    shape = ModelConfig(
-        vocab_size=CharTokenizer().vocab_size,
-        num_layers=c.model.num_layers,
-        d_model=c.model.d_model,
-        num_heads=c.model.num_heads,
-        num_kv_heads=c.model.num_kv_heads,
-        head_dim=c.model.head_dim,
-        mlp_dim=c.model.mlp_dim,
-        tie_embeddings=c.model.tie_embeddings,
-    )
+    c = resolve(load_file(SMOKE.name, beside=str(SMOKE)).get_config())
+    shape = make_model_config(c, open_tokenizer(c))
     work = Work(
         "smoke",
         problems=c.rollout.problems_per_step,

@@ -33,11 +33,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from one_device.decode import step_bytes
+from one_device.work import count_parameters
 from plan_memory import SHAPES
 
 from cipo_jax.config import Config
 from cipo_jax.config_resolve import resolve
-from cipo_jax.policy import model, sharding
+from cipo_jax.policy import sharding
 from cipo_jax.policy.model import ModelConfig
 from cipo_jax.preflight_plan import topology_devices
 from cipo_jax.sampling.choose import Choice
@@ -258,9 +260,8 @@ def update_roofline(config: Config, shape: ModelConfig, chosen: Slice) -> dict[s
     layers, head = forward_flops(shape, T)
     model_flops = 3 * tokens * (layers + head) / chips
     executed = tokens * (4 * layers + 3 * head) / chips
-    parameters = sum(x.size for x in jax.tree.leaves(model.abstract_params(shape)))
     fsdp = chosen.mesh[1]
-    moved = 3 * 2 * parameters * (fsdp - 1) / fsdp / chosen.mesh[2]
+    moved = 3 * 2 * count_parameters(shape) * (fsdp - 1) / fsdp / chosen.mesh[2]
     compute, links = executed / chosen.flops, moved / chosen.links
     return {
         "tokens": tokens,
@@ -286,12 +287,8 @@ def decode_roofline(config: Config, shape: ModelConfig, chosen: Slice) -> dict[s
     chips = chosen.mesh[0] * chosen.mesh[1] * chosen.mesh[2]
     groups = chips // chosen.tensor
     rows = config.sampling.slots / groups
-    parameters = sum(x.size for x in jax.tree.leaves(model.abstract_params(shape)))
-    if not shape.tie_embeddings:
-        parameters -= shape.vocab_size * shape.d_model  # of the input table only rows are read
-    token_bytes = 2 * 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim
     live = min(rows * LIVE_TOKENS, config.sampling.cache_tokens / groups)
-    read = (2 * parameters + live * token_bytes) / chosen.tensor
+    read = step_bytes(shape, shape.compute_dtype, live) / chosen.tensor
     seconds = read / chosen.hbm
     return {
         "rows": rows,

@@ -16,7 +16,7 @@ import numpy as np
 from cipo_jax.config import Config
 from cipo_jax.data.datasets import Columns, Placed, ProblemSource
 from cipo_jax.data.decontaminate import Match, find_duplicates, find_overlap
-from cipo_jax.data.generated import GeneratedProblems, given_solutions
+from cipo_jax.data.generated import given_solutions
 from cipo_jax.data.mixture import Generator, Part, fingerprints, load_parts, open_mixture
 from cipo_jax.data.prompts import prompt_lengths
 from cipo_jax.data.sources import GENERATED
@@ -122,10 +122,10 @@ def load_training(config: Config, split: str = "train") -> list[Part]:
 
 def _listed(part: Part, config: Config) -> Part:
     """A generator's first training problems, the same for every seed."""
-    d = config.data
-    bounds = d.min_operations, d.max_operations
-    problems = GeneratedProblems(GENERATED[part.name], config.seed, "train", *bounds)
-    placed = [Placed(f"{part.name}:{p.id}", p) for p in problems.first(d.train_problems)]
+    alone = dataclasses.replace(part, weight=None)
+    source = open_mixture([alone], config.seed, _generator(config, "train"))
+    problems = source.first(config.data.train_problems)
+    placed = [Placed(f"{part.name}:{p.id}", p) for p in problems]
     return dataclasses.replace(part, placed=tuple(placed))
 
 

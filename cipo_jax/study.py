@@ -1,4 +1,4 @@
-"""`--mode=study`: methods x tasks x seeds, one ordinary run after the other, then a report.
+"""`--mode=study`: methods x tasks x seeds, an ordinary run for each, then a report.
 
     python -m cipo_jax.main --mode=study --config=configs/studies/quick.py
     python -m cipo_jax.main --mode=study --config=configs/studies/main.py --only='*-0' --jobs=2
