@@ -9,10 +9,12 @@ Work items are a model (S: 0.9M parameters, M: 15.7M, float32, random) and a kin
     tailed   192 prompts of 64 tokens, new tokens lognormal (median 120, sigma 0.9), 1024 at most;
              64 at a time
 
-"run-to-longest" is what samplers with a padded cache do: a wave of 64 rows runs until its longest
-has finished, each step reads the cache at full length, the next wave begins then. It is the same
-model code with a work list of all pages. "transformers" (`--peer`, needs torch) generates in the
-same waves. Of the tailed load, both run the first wave.
+The engine's rows are split over `--devices` that JAX makes of the CPU, by default one a core;
+"on one device" is the same engine without that, and so is what follows. "run-to-longest" is what
+samplers with a padded cache do: a wave of 64 rows runs until its longest has finished, each step
+reads the cache at full length, the next wave begins then. It is the same model code with a work
+list of all pages. "transformers" (`--peer`, needs torch) generates in the same waves. Of the tailed
+load, these two run the first wave.
 
 Rates count the tokens asked for, not those computed. Contenders take turns; a number is the median
 over the repeats. Where other work runs on the machine, CPU-seconds say more than the clock. torch
@@ -25,6 +27,7 @@ import argparse
 import dataclasses
 import functools
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -93,10 +96,10 @@ Contender = Callable[[Load], int]  # samples the load once and returns the numbe
 
 
 def engine_contender(
-    config: ModelConfig, params: model.Params, load: Load
+    config: ModelConfig, params: model.Params, load: Load, devices: int
 ) -> tuple[Contender, Any]:
-    """The engine at its default sizes, and the engine itself."""
-    mesh = sharding.make_mesh(1, 1, 1, devices=jax.devices()[:1])
+    """The engine at its default sizes, rows split over so many devices, and the engine itself."""
+    mesh = sharding.make_mesh(devices, 1, 1, devices=jax.devices()[:devices])
     settings = EngineSettings(PROMPT, load.cap, NEVER_STOP, slots=SLOTS, page_size=PAGE)
     engine = Engine(config, mesh, settings)
     key = np.asarray(jax.random.key_data(jax.random.key(1)))
@@ -185,18 +188,19 @@ def compare(item: str, repeats: int, peer_threads: int) -> dict[str, Any]:
     name, _, kind = item.partition("-")
     config, load = MODELS[name], make_load(kind)
     params = model.init_params(config, jax.random.key(0))
-    engine_run, engine = engine_contender(config, params, load)
-    contenders = {
-        "engine": engine_run,
-        "run-to-longest": longest_contender(config, params, load),
-    }
+    engine_run, engine = engine_contender(config, params, load, jax.device_count())
+    contenders = {"engine": engine_run}
+    if jax.device_count() > 1:
+        contenders["on one device"] = engine_contender(config, params, load, 1)[0]
+    contenders["run-to-longest"] = longest_contender(config, params, load)
     if peer_threads:
         contenders["transformers"] = transformers_contender(config, load, peer_threads)
     wave = dataclasses.replace(load, prompts=load.prompts[:SLOTS], limits=load.limits[:SLOTS])
-    loads = {n: load if n == "engine" else wave for n in contenders}
+    ours = ("engine", "on one device")
+    loads = {n: load if n in ours else wave for n in contenders}
     for n, run in contenders.items():  # compiles
         few = dataclasses.replace(loads[n], limits=[2] * len(loads[n].limits))
-        run(load if n == "engine" else few)
+        run(load if n in ours else few)
     per_token: dict[str, list[tuple[float, float]]] = {n: [] for n in contenders}
     for _ in range(repeats):
         for n, run in contenders.items():
@@ -270,7 +274,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--peer-threads", type=int, default=1, help="of torch")
     parser.add_argument("--slope", action="store_true", help="only the step's cost by live tokens")
     parser.add_argument("--json", action="store_true", help="print one json object")
+    parser.add_argument("--devices", type=int, default=len(os.sched_getaffinity(0)), help="of ours")
     options = parser.parse_args(argv)
+    sharding.make_cpu_devices(options.devices)
     items = [] if options.slope else options.work.split(",")
     results = [
         compare(item, options.repeats, options.peer and options.peer_threads) for item in items

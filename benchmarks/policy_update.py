@@ -5,8 +5,9 @@
 
 An update learns from 64 sequences of 64 prompt and 128 completion tokens: models S and M of
 `generation.py` in float32, clip loss, AdamW, nothing computed twice (`remat` none). Ours is what a
-run calls, packing into rows included. The peer (`--peer`) is TRL's GRPOTrainer in torch on CPU,
-given the sequences instead of sampling them; PATH is a virtual environment into which
+run calls, packing into rows included; rows are split over `--devices` that JAX makes of the CPU,
+and all layers are one turn of their loop (`unroll`). The peer (`--peer`) is TRL's GRPOTrainer in
+torch on CPU, given the sequences instead of sampling them; PATH is a virtual environment into which
 `pip install torch trl` has gone (torch's CPU build will do).
 
 Contenders are processes of their own, started together, and take turns. A rate counts completion
@@ -40,14 +41,16 @@ from cipo_jax.types import BASE
 from cipo_jax.update import Policy, make_policy_update, make_score
 
 OURS, PEER = "cipo_jax", "TRL"
+CORES = len(os.sched_getaffinity(0))
 PEER_SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "peers", "trl_grpo.py")
 
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """An update: a model, sequences by group, their tokens, sequences of a microbatch."""
+    """An update: a model, devices, sequences by group, their tokens, sequences of a microbatch."""
 
     model: str
+    devices: int = 1
     problems: int = 8
     group: int = 8
     prompt: int = 64
@@ -58,8 +61,10 @@ class Work:
 def contend(work: Work) -> None:
     """Takes turns at our update."""
     turns = Turns()
+    sharding.make_cpu_devices(work.devices)
     shape, sequences = MODELS[work.model], work.problems * work.group
-    mesh = sharding.make_mesh(1, 1, 1, devices=jax.devices()[:1])
+    shape = dataclasses.replace(shape, unroll=shape.num_layers)
+    mesh = sharding.make_mesh(data=-1, fsdp=1)
     config = Config(
         data=Data(max_prompt_tokens=work.prompt, max_completion_tokens=work.response),
         rollout=Rollout(problems_per_step=work.problems, group_size=work.group),
@@ -104,8 +109,8 @@ def peer_command(python: str, work: Any, shape: model.ModelConfig, **more: Any) 
 def add_peer_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--peer", action="store_true", help="TRL as well, see --peer-python")
     parser.add_argument("--peer-python", default=sys.executable, help="a Python that has trl")
-    cores = len(os.sched_getaffinity(0))
-    parser.add_argument("--peer-threads", type=int, default=cores, help="of torch")
+    parser.add_argument("--peer-threads", type=int, default=CORES, help="of torch")
+    parser.add_argument("--devices", type=int, default=CORES, help="that our rows are split over")
     parser.add_argument("--json", metavar="FILE", help="also write the results there")
 
 
@@ -162,9 +167,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     results = {}
     for name in options.models.split(","):
-        work = Work(name, microbatch=options.microbatch)
+        work = Work(name, options.devices, microbatch=options.microbatch)
         if options.quick:
-            work = Work(name, problems=2, group=2, prompt=8, response=8, microbatch=4)
+            small: dict[str, Any] = {"problems": 2, "group": 2, "prompt": 8, "response": 8}
+            work = dataclasses.replace(work, **small, microbatch=4)
         commands = {OURS: our_command(__file__, work)}
         if options.peer:
             sequences = work.problems * work.group

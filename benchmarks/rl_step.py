@@ -13,8 +13,9 @@ in torch on CPU with a trivial reward; about it, and what the numbers are, see `
 
 `--grow` changes one size and leaves the others, for the first of `--models`. The values' processes
 take turns. The exponent is the slope of log seconds against log size: 1 grows in proportion, 0 not
-at all. "model" is S made wider, against its parameters; "devices" are virtual ones of the CPU, so
-that they share its cores: there the exponent shows what splitting costs, not what it gains.
+at all. "model" is S made wider, against its parameters; "devices" are those that JAX makes of the
+CPU, one for each core unless `--devices` says otherwise: up to the number of cores the exponent
+shows what splitting gains, beyond it what it costs.
 """
 
 import argparse
@@ -30,6 +31,7 @@ import optax
 from generation import MODELS
 from peers.turns import Measured, Turns, spread, spread_text, take_turns, write_json
 from policy_update import (
+    CORES,
     OURS,
     PEER,
     add_peer_options,
@@ -47,6 +49,7 @@ from cipo_jax.config import (
     Correction,
     Data,
     Eval,
+    Mesh,
     Model,
     Rollout,
     Sampling,
@@ -91,7 +94,7 @@ class Work:
     response: int = 128
     microbatch: int = 8
     slots: int = 64
-    devices: int = 1
+    devices: int = CORES
     workers: int = 2
 
     @property
@@ -146,7 +149,9 @@ def make_config(work: Work) -> Config:
             qk_norm=s.qk_norm,
             tie_embeddings=s.tie_embeddings,
             remat=s.remat,
+            unroll=s.num_layers,
         ),
+        mesh=Mesh(data=-1, fsdp=1, cpu_devices=work.devices),
         data=Data(max_prompt_tokens=work.prompt, max_completion_tokens=work.response),
         sampling=Sampling(slots=work.slots),
         rollout=Rollout(problems_per_step=work.problems, group_size=work.group),
@@ -160,8 +165,9 @@ def make_config(work: Work) -> Config:
 def contend(work: Work) -> None:
     """Takes turns at our step."""
     turns, c = Turns(), make_config(work)
-    jax.config.update("jax_num_cpu_devices", work.devices)
-    tokenizer, mesh, hosts = Numbers(work.shape.vocab_size), sharding.make_mesh(), Hosts()
+    sharding.make_cpu_devices(work.devices)
+    mesh = sharding.make_mesh(c.mesh.data, c.mesh.fsdp, c.mesh.tensor)
+    tokenizer, hosts = Numbers(work.shape.vocab_size), Hosts()
     policy = open_policy(c, tokenizer, mesh)
     update = make_policy_update(c, policy, optax.constant_schedule(1e-4))
     sampler = open_sampler(c, policy.model, mesh, tokenizer, policy.longest_prompt, hosts)
@@ -258,7 +264,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.contender:
         contend(Work(**options.contender))
         return
-    works = [Work(name) for name in options.models.split(",")]
+    works = [Work(name, devices=options.devices) for name in options.models.split(",")]
     if options.quick:
         small: dict[str, Any] = {"problems": 2, "group": 4, "prompt": 8, "response": 8, "slots": 8}
         works = [dataclasses.replace(w, **small) for w in works]

@@ -263,6 +263,7 @@ def make_model_config(config: Config, tokenizer: Tokenizer) -> ModelConfig:
             param_dtype=m.param_dtype,
             compute_dtype=m.compute_dtype,
             remat=m.remat,
+            unroll=m.unroll,
         )
         if tokenizer.vocab_size > loaded.vocab_size:
             raise CipoError(
@@ -285,6 +286,7 @@ def make_model_config(config: Config, tokenizer: Tokenizer) -> ModelConfig:
         param_dtype=m.param_dtype,
         compute_dtype=m.compute_dtype,
         remat=m.remat,
+        unroll=m.unroll,
     )
 
 

@@ -41,6 +41,9 @@ class Model:
     # (whole layers) | attention (all but q, k, v and attention) | dots (all but products with
     # weights) | none.
     remat: str = "full"
+    # Layers of one turn of the update's loop over layers. On CPU, all of them make it faster; each
+    # adds to compile time.
+    unroll: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +53,9 @@ class Mesh:
     data: int = 1  # replicas
     fsdp: int = -1  # parameter and optimiser shards; rows are split over data x fsdp
     tensor: int = 1  # shards of heads, MLP and vocabulary
+    # Devices that JAX makes of the CPU, in every process; 0: one, or what JAX is told otherwise.
+    # Small models are fastest with one for each core, rows split over them (data = -1, fsdp = 1).
+    cpu_devices: int = 0
 
 
 DROP_REASONS = ("overlap", "duplicates", "too_long")

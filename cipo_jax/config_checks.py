@@ -102,12 +102,12 @@ def _check_ranges(c: Config) -> None:
         "verifier.recycle_after verifier.memory_limit_mb "
         "rollout.curriculum_candidates health.patience "
         "batch.minibatches batch.epochs "
-        "checkpoint.every checkpoint.keep algorithm.clip_low algorithm.clip_high"
+        "model.unroll checkpoint.every checkpoint.keep algorithm.clip_low algorithm.clip_high"
     )
     for key in positive.split():
         _require(flat[key] > 0, key, flat[key], "a value > 0")
     not_negative = (
-        "num_steps max_sampled_tokens eval.every_tokens eval.given_attempts "
+        "num_steps max_sampled_tokens mesh.cpu_devices eval.every_tokens eval.given_attempts "
         "rollout.max_refills seed data.eval_problems cold_start.max_steps correction.weight "
         "data.overlap_words data.train_problems "
         "correction.replay_fraction correction.lambda_risk algorithm.kl_coef "

@@ -24,7 +24,7 @@ from cipo_jax.run_directory import config_differences
 from cipo_jax.types import CipoError
 
 # Keys of the run that make no difference to what is exported.
-_FREE = ("model.remat", "model.compute_dtype")
+_FREE = ("model.remat", "model.unroll", "model.compute_dtype")
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",

@@ -75,6 +75,7 @@ _MODES = [
     "explain",
     "study",
 ]
+_ON_DEVICES = ("train", "export", "evaluate", "generate", "parity", "preflight", "explain")
 _ON_RUNS = ("evaluate", "regrade", "generate", "parity")  # --config may be left out
 
 
@@ -131,6 +132,10 @@ def run(argv: Sequence[str]) -> None:
 
         inspect_data(config, flag_values["output"].value)
         return
+    if flag_values["mode"].value in _ON_DEVICES:
+        from cipo_jax.policy.sharding import make_cpu_devices
+
+        make_cpu_devices(config.mesh.cpu_devices)
     if flag_values["mode"].value == "evaluate":
         from cipo_jax.evaluate_run import evaluate_run
 

@@ -24,6 +24,8 @@ MAY_CHANGE_ON_RESUME = (
     "sampling.slots",
     "sampling.chunk",
 )
+# Keys of the model that its parameters do not show.
+_NOT_SHAPES = ("model.remat", "model.unroll", "model.compute_dtype", "model.param_dtype")
 
 
 def claim_workdir(
@@ -137,10 +139,10 @@ def config_differences(
 
 def model_differences(file: Path, config: Config) -> dict[str, tuple[object, object]]:
     """Those of `config_differences` that keep parameters from fitting: of the model and the
-    tokenizer, but not of dtypes and remat."""
+    tokenizer, but not of dtypes and of how the update is computed."""
     return {
         key: values
         for prefix in ("model.", "data.tokenizer")
         for key, values in config_differences(file, config, only=prefix).items()
-        if key not in ("model.remat", "model.compute_dtype", "model.param_dtype")
+        if key not in _NOT_SHAPES
     }

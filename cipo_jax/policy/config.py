@@ -50,6 +50,7 @@ class ModelConfig:
       post_norms: attention and MLP outputs are normalised before they are added.
       scale_embeddings: embeddings are multiplied by sqrt(d_model).
       remat: what the backward pass recomputes, see `model.REMAT_POLICIES`.
+      unroll: layers of one turn of the layer loop, where there is no cache.
     """
 
     vocab_size: int
@@ -79,6 +80,7 @@ class ModelConfig:
     param_dtype: str = "float32"
     compute_dtype: str = "float32"
     remat: str = "none"
+    unroll: int = 1
 
     def __post_init__(self) -> None:
         if len(self.windows) not in (0, self.num_layers):

@@ -86,11 +86,12 @@ def config_from_hf(
     param_dtype: str = "float32",
     compute_dtype: str = "float32",
     remat: str = "none",
+    unroll: int = 1,
 ) -> ModelConfig:
     """The architecture described by `directory`/config.json, as transformers 4 or 5 wrote it.
 
     Args:
-      param_dtype, compute_dtype, remat: as in `ModelConfig`; the file does not decide them.
+      param_dtype, compute_dtype, remat, unroll: as in `ModelConfig`; the file does not decide them.
 
     Raises:
       CipoError: no readable config.json, or one that asks for what the model does not have.
@@ -98,7 +99,11 @@ def config_from_hf(
     file = directory / "config.json"
     config = _parse(file, read_json(file))
     return dataclasses.replace(
-        config, param_dtype=param_dtype, compute_dtype=compute_dtype, remat=remat
+        config,
+        param_dtype=param_dtype,
+        compute_dtype=compute_dtype,
+        remat=remat,
+        unroll=unroll,
     )
 
 
@@ -109,7 +114,7 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
       CipoError: no supported architecture has the features of `config`.
     """
     wanted = dataclasses.replace(config, param_dtype="float32", compute_dtype="float32")
-    wanted = dataclasses.replace(wanted, remat="none")
+    wanted = dataclasses.replace(wanted, remat="none", unroll=1)
     for name, architecture in ARCHITECTURES.items():
         values = _values(name, architecture, config)
         # An architecture fits if its file, read again, says what was meant.

@@ -89,6 +89,7 @@ def _source_config(source: Path, config: ModelConfig) -> dict[str, Any]:
         param_dtype=config.param_dtype,
         compute_dtype=config.compute_dtype,
         remat=config.remat,
+        unroll=config.unroll,
     )
     for field in dataclasses.fields(config):
         ours, theirs = getattr(config, field.name), getattr(original, field.name)

@@ -10,6 +10,7 @@ Not decided here: how tokens are chosen (`sampling/`), what is optimised (`rl/`)
 come from (`hf_weights`).
 """
 
+import dataclasses
 import functools
 from typing import Any, cast
 
@@ -95,6 +96,8 @@ def hidden_states(
     Returns:
       [B, T, D] in the compute dtype, normalised, ready for `unembed`; the new cache or None.
     """
+    if cache is not None:  # whose layers would be copied, were they not read in a loop
+        config = dataclasses.replace(config, unroll=1)
     module = Transformer(config, rules)
     return cast(Any, module.apply({"params": params}, tokens, positions, segments, cache))
 
@@ -299,6 +302,7 @@ class Transformer(nn.Module):
             split_rngs={"params": True},
             in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
             length=c.num_layers,
+            unroll=min(c.unroll, c.num_layers),
             metadata_params={nn.PARTITION_NAME: "layers"},
         )(c, self.rules)
         self.final_norm = RMSNorm(c)

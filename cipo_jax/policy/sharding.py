@@ -32,6 +32,22 @@ ROWS = ("data", "fsdp")  # the mesh axes over which rows of a batch are split
 Rules = tuple[tuple[str, str | tuple[str, ...] | None], ...]
 
 
+def make_cpu_devices(count: int) -> None:
+    """Has JAX make `count` devices of the CPU from its first use in this process on; 0: leaves it.
+    Where JAX has been used already it keeps what it has, which is said."""
+    if not count:
+        return
+    try:
+        jax.config.update("jax_num_cpu_devices", count)
+    except RuntimeError:
+        found = [d for d in jax.local_devices() if d.platform == "cpu"]
+        if found and len(found) != count:
+            print(
+                f"devices  config.mesh.cpu_devices = {count} has no effect: this process uses JAX "
+                f"with {len(found)} already"
+            )
+
+
 def make_mesh(
     data: int = 1, fsdp: int = -1, tensor: int = 1, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:

@@ -54,6 +54,7 @@ STUDY = Study(
     methods={
         "cipo": Method(MAIN.cipo),
         "grpo": Method(VARIANTS["grpo"]),
+        "grpo_samples": Method(VARIANTS["grpo"], matched="samples"),
         "grpo_steps": Method(VARIANTS["grpo"], matched="steps"),
         "no_difficulty": Method(no_difficulty),
     },

@@ -235,6 +235,17 @@ def test_remat_changes_neither_values_nor_gradients(remat: str) -> None:
     assert_trees_close(value_and_grads(config, PARAMS(), BATCH), baseline(), 1e-6)
 
 
+@pytest.mark.parametrize("unroll", [2, 100])
+def test_unrolling_changes_neither_values_nor_gradients(unroll: int) -> None:
+    config = dataclasses.replace(CONFIG, num_layers=4)
+    params = model.init_params(config, jax.random.key(0))
+    expected = value_and_grads(config, params, BATCH)
+    unrolled = dataclasses.replace(config, unroll=unroll)
+    assert_trees_close(value_and_grads(unrolled, params, BATCH), expected, 1e-6)
+    jaxpr = str(jax.make_jaxpr(lambda p: loss(unrolled, p, BATCH))(params))
+    assert f"unroll={min(unroll, 4)}" in jaxpr
+
+
 def test_remat_policies_differ_in_what_is_computed_again() -> None:
     def matmuls(remat: str) -> int:
         config = dataclasses.replace(CONFIG, remat=remat)

@@ -2,6 +2,9 @@
 
 import dataclasses
 import functools
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -186,6 +189,25 @@ def test_unknown_logical_axis_raises(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # Meshes and constraints.
+
+
+def test_devices_made_of_the_cpu(capsys: pytest.CaptureFixture[str]) -> None:
+    program = (
+        "from cipo_jax.policy.sharding import make_cpu_devices, make_mesh;"
+        "make_cpu_devices(3); make_cpu_devices(0); print(dict(make_mesh(-1, 1, 1).shape))"
+    )
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    ran = subprocess.run(
+        [sys.executable, "-c", program], env=environment, check=True, capture_output=True, text=True
+    )
+    assert ran.stdout == "{'data': 3, 'fsdp': 1, 'tensor': 1}\n"
+
+    assert len(jax.devices()) == 8
+    sharding.make_cpu_devices(8)
+    assert capsys.readouterr().out == ""
+    sharding.make_cpu_devices(3)
+    assert "cpu_devices = 3 has no effect: this process uses JAX with 8" in capsys.readouterr().out
+    assert len(jax.devices()) == 8
 
 
 def test_mesh_takes_what_is_left() -> None:
