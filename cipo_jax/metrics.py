@@ -11,10 +11,13 @@ is not finite is written as null, and the line's "non_finite" object says which 
 ({"loss/total": "nan"}), so that every line is valid json and nothing is lost.
 """
 
+import importlib.util
 import json
 import math
 import os
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +48,7 @@ class MetricWriter:
         self._path = workdir / METRICS_FILE
         _drop_cut_line(self._path)
         self._file = self._path.open("a", encoding="utf-8")
-        self._tensorboard = _tensorboard_writer(workdir / TENSORBOARD_DIR) if tensorboard else None
+        self._tensorboard = EventFiles(workdir / TENSORBOARD_DIR) if tensorboard else None
 
     def write(self, step: int, scalars: Mapping[str, float], phase: str) -> None:
         """Appends one line. `phase` is "cold_start", "train", "eval" or "final".
@@ -62,8 +65,7 @@ class MetricWriter:
         self._file.flush()
         if self._tensorboard is not None:
             tagged = {tensorboard_tag(name, phase): value for name, value in values.items()}
-            self._tensorboard.write_scalars(step, tagged)
-            self._tensorboard.flush()
+            self._tensorboard.write(step, tagged)
 
     def rewind(self, phase: str, step: int) -> None:
         """Drops the lines of `phase` beyond `step`; other phases keep theirs.
@@ -90,6 +92,52 @@ class MetricWriter:
         self._file.close()
         if self._tensorboard is not None:
             self._tensorboard.close()
+
+
+class EventFiles:
+    """TensorBoard's event files, written by a thread of their own: clu's writer imports TensorFlow,
+    which takes seconds, and those the run need not wait for. What goes wrong there is raised by the
+    next call.
+
+    Raises:
+      CipoError: the packages are not installed.
+    """
+
+    def __init__(self, logdir: Path):
+        for package in ("clu", "tensorflow", "tensorboard"):
+            if importlib.util.find_spec(package) is None:
+                raise CipoError(
+                    f"config.log.tensorboard: got True, but {package} cannot be imported; pip "
+                    "install clu, tensorboard and tensorflow-cpu, or set "
+                    "--config.log.tensorboard=False"
+                )
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="tensorboard")
+        self._pending = deque([self._thread.submit(self._open, logdir)])
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Writes scalars by tag, soon."""
+        while self._pending and self._pending[0].done():
+            self._pending.popleft().result()
+        self._pending.append(self._thread.submit(self._write, step, dict(scalars)))
+
+    def close(self) -> None:
+        """Waits for everything to be written."""
+        with self._thread:
+            for pending in self._pending:
+                pending.result()
+            self._writer.close()
+
+    def _open(self, logdir: Path) -> None:
+        # TensorFlow greets on stderr unless told not to before its import.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+        from clu.metric_writers import SummaryWriter
+
+        self._writer = SummaryWriter(str(logdir))
+
+    def _write(self, step: int, scalars: Mapping[str, float]) -> None:
+        self._writer.write_scalars(step, scalars)
+        self._writer.flush()
 
 
 def tensorboard_tag(name: str, phase: str) -> str:
@@ -319,19 +367,3 @@ def _drop_cut_line(path: Path) -> None:
     content = path.read_bytes()
     if not content.endswith(b"\n"):
         os.truncate(path, content.rfind(b"\n") + 1)
-
-
-def _tensorboard_writer(logdir: Path) -> Any:
-    # TensorFlow greets on stderr unless told not to before its import.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    try:
-        # Here and not at the top: clu's writers import TensorFlow, seconds of start-up and
-        # hundreds of megabytes that nothing else needs.
-        from clu.metric_writers import SummaryWriter
-    except ImportError as error:
-        raise CipoError(
-            f"config.log.tensorboard: got True, but {error.name} cannot be imported ({error}); "
-            "pip install tensorboard and tensorflow-cpu, or set --config.log.tensorboard=False"
-        ) from error
-    return SummaryWriter(str(logdir))

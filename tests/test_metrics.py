@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -238,9 +239,17 @@ def test_tensorflow_is_not_imported_without_tensorboard(tmp_path):
 
 
 def test_missing_tensorboard_packages_are_named(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "clu.metric_writers", None)
-    with pytest.raises(CipoError, match=r"config\.log\.tensorboard.*pip install"):
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    with pytest.raises(CipoError, match=r"config\.log\.tensorboard.*tensorflow.*pip install"):
         MetricWriter(tmp_path, tensorboard=True)
+
+
+def test_what_fails_while_event_files_are_written_is_raised(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "clu.metric_writers", None)
+    writer = MetricWriter(tmp_path, tensorboard=True)
+    with pytest.raises(ImportError, match=r"clu\.metric_writers"):
+        writer.close()
+    assert not [t for t in threading.enumerate() if t.name.startswith("tensorboard")]
 
 
 @pytest.mark.slow
