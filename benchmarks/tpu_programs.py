@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from one_device.decode import step_bytes
+from one_device.decode import HBM_BANDWIDTH, step_bytes
 from one_device.work import count_parameters
 from plan_memory import SHAPES
 
@@ -71,9 +71,10 @@ class Slice:
     links: float
 
 
-V4 = {"flops": PEAK_FLOPS["TPU v4"], "hbm": 1.2e12, "links": 150e9}
-V5E = {"flops": PEAK_FLOPS["TPU v5e"], "hbm": 0.82e12, "links": 100e9}
-V5P = {"flops": PEAK_FLOPS["TPU v5p"], "hbm": 2.77e12, "links": 300e9}
+V4, V5E, V5P = (
+    {"flops": PEAK_FLOPS[chip], "hbm": HBM_BANDWIDTH[chip], "links": links}
+    for chip, links in (("TPU v4", 150e9), ("TPU v5e", 100e9), ("TPU v5p", 300e9))
+)
 SLICES = {
     "v4-8": Slice("v4:2x2x1", (1, 4, 1), 4, **V4),
     "v5e-16": Slice("v5e:4x4", (1, 16, 1), 8, **V5E),

@@ -11,6 +11,8 @@ from cipo_jax.config import default_config, load_file
 def get_config(variant="cipo"):
     c = default_config()
     c.num_steps = 80
+    c.mesh.cpu_devices = 2
+    c.mesh.data, c.mesh.fsdp = -1, 1
     c.cold_start.max_steps = 1500
     c.cold_start.stop_at_pass_rate = 0.45
     c.rollout.problems_per_step = 48

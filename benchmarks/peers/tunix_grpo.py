@@ -7,7 +7,8 @@ Runs in an environment that has google-tunix, and needs nothing of cipo_jax. A t
 usual clipping of gradients. With "update_only" the sampling is replaced by ready-made sequences of
 random tokens; the rest is what tunix does with its own. Defaults of tunix, but temperature 1, no KL
 term, and sizes that suit it: all answers are sampled in one batch, the cache has room for just
-them. "threads" is ignored: XLA runs on the cores that the process may use.
+them. "threads" is ignored: XLA has one device here, on the cores that the process may use.
+"microbatch" has to be a multiple of "group", since tunix counts prompts.
 """
 
 import json
@@ -65,7 +66,7 @@ def main() -> None:
                 eval_every_n_steps=10**6,
                 max_steps=10**6,
                 mini_batch_size=problems,
-                train_micro_batch_size=work["microbatch"] // group,  # tunix counts prompts
+                train_micro_batch_size=work["microbatch"] // group,
                 rollout_micro_batch_size=problems,
             ),
             rollout_config=RolloutConfig(

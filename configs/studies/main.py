@@ -18,6 +18,7 @@ VARIANTS = load_file("../variants.py", beside=__file__).VARIANTS
 def base():
     c = load_file("../demo.py", beside=__file__).get_config()
     c.num_steps = 60
+    c.mesh.cpu_devices = 1  # --jobs gives each run a core
     c.cold_start.stop_at_pass_rate = 0.5
     c.cold_start.check_every = 25
     c.cold_start.correction_share = 0.6
