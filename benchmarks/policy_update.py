@@ -1,4 +1,4 @@
-"""The policy update: trained tokens a second and peak memory, against the peer's.
+"""The policy update: trained tokens a second and peak memory, against the peers'.
 
     python benchmarks/policy_update.py
     python benchmarks/policy_update.py --peer --peer-python=PATH/bin/python --json=update.json
@@ -8,7 +8,9 @@ An update learns from 64 sequences of 64 prompt and 128 completion tokens: model
 run calls, packing into rows included; rows are split over `--devices` that JAX makes of the CPU,
 and all layers are one turn of their loop (`unroll`). The peer (`--peer`) is TRL's GRPOTrainer in
 torch on CPU, given the sequences instead of sampling them; PATH is a virtual environment into which
-`pip install torch trl` has gone (torch's CPU build will do).
+`pip install torch trl` has gone (torch's CPU build will do). With
+`--tunix-python=PATH/bin/python`, where `pip install google-tunix` has gone, its GRPOLearner takes
+part as well, given sequences likewise.
 
 Contenders are processes of their own, started together, and take turns. A rate counts completion
 tokens; a number is the median over the turns (and the lowest and highest). Peak memory is of the
@@ -40,9 +42,10 @@ from cipo_jax.policy import model, sharding
 from cipo_jax.types import BASE
 from cipo_jax.update import Policy, make_policy_update, make_score
 
-OURS, PEER = "cipo_jax", "TRL"
+OURS, PEER, TUNIX = "cipo_jax", "TRL", "tunix"
 CORES = len(os.sched_getaffinity(0))
-PEER_SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "peers", "trl_grpo.py")
+PEERS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "peers")
+SCRIPTS = {PEER: "trl_grpo.py", TUNIX: "tunix_grpo.py"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,10 +103,23 @@ def our_command(script: str, work: Any) -> list[str]:
     return [sys.executable, script, f"--contender={json.dumps(dataclasses.asdict(work))}"]
 
 
-def peer_command(python: str, work: Any, shape: model.ModelConfig, **more: Any) -> list[str]:
-    """Starts the peer on the same work; `more` is told to it besides."""
+def peer_command(
+    python: str, work: Any, shape: model.ModelConfig, peer: str = PEER, **more: Any
+) -> list[str]:
+    """Starts `peer` on the same work; `more` is told to it besides."""
     told = {**dataclasses.asdict(work), "shape": dataclasses.asdict(shape), **more}
-    return [python, PEER_SCRIPT, json.dumps(told)]
+    return [python, os.path.join(PEERS, SCRIPTS[peer]), json.dumps(told)]
+
+
+def peer_commands(
+    options: argparse.Namespace, work: Any, shape: model.ModelConfig, update_only: bool
+) -> dict[str, list[str]]:
+    """Starts the peers that were asked for, by name."""
+    pythons = {PEER: options.peer and options.peer_python, TUNIX: options.tunix_python}
+    microbatch = min(options.peer_microbatch, work.problems * work.group)
+    work = dataclasses.replace(work, microbatch=microbatch)
+    told = {"threads": options.peer_threads, "update_only": update_only}
+    return {p: peer_command(at, work, shape, p, **told) for p, at in pythons.items() if at}
 
 
 def add_peer_options(parser: argparse.ArgumentParser) -> None:
@@ -159,6 +175,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="4 short sequences, to try it out")
     parser.add_argument("--microbatch", type=int, default=Work.microbatch)
     parser.add_argument("--peer-microbatch", type=int, default=Work.microbatch)
+    parser.add_argument("--tunix-python", help="tunix as well: a Python that has google-tunix")
     parser.add_argument("--contender", type=json.loads, help=argparse.SUPPRESS)
     add_peer_options(parser)
     options = parser.parse_args(argv)
@@ -172,15 +189,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             small: dict[str, Any] = {"problems": 2, "group": 2, "prompt": 8, "response": 8}
             work = dataclasses.replace(work, **small, microbatch=4)
         commands = {OURS: our_command(__file__, work)}
-        if options.peer:
-            sequences = work.problems * work.group
-            commands[PEER] = peer_command(
-                options.peer_python,
-                dataclasses.replace(work, microbatch=min(options.peer_microbatch, sequences)),
-                MODELS[name],
-                threads=options.peer_threads,
-                update_only=True,
-            )
+        commands |= peer_commands(options, work, MODELS[name], update_only=True)
         compared = compare(take_turns(commands, options.repeats), "trained_tokens")
         results[name] = {"work": dataclasses.asdict(work), "contenders": compared}
         print(

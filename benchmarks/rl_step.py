@@ -1,4 +1,4 @@
-"""A whole GRPO step: sampling, verification, update. Against the peer's, and how its time grows.
+"""A whole GRPO step: sampling, verification, update. Against the peers', and how its time grows.
 
     python benchmarks/rl_step.py
     python benchmarks/rl_step.py --peer --peer-python=PATH/bin/python --json=step.json
@@ -9,7 +9,8 @@ an update on them: models S and M of `generation.py` in float32. Ours is what tr
 step of GRPO: the engine samples, the worker pool verifies by the rules for math meanwhile, the
 sequences are packed, the compiled update learns. Answers are right or wrong by chance; a group that
 is all right or all wrong (one in 128) is not trained on. The peer (`--peer`) is TRL's GRPOTrainer
-in torch on CPU with a trivial reward; about it, and what the numbers are, see `policy_update.py`.
+in torch on CPU with a trivial reward, another (`--tunix-python`) google-tunix's GRPOLearner; about
+them, and what the numbers are, see `policy_update.py`.
 
 `--grow` changes one size and leaves the others, for the first of `--models`. The values' processes
 take turns. The exponent is the slope of log seconds against log size: 1 grows in proportion, 0 not
@@ -33,11 +34,10 @@ from peers.turns import Measured, Turns, spread, spread_text, take_turns, write_
 from policy_update import (
     CORES,
     OURS,
-    PEER,
     add_peer_options,
     compare,
     our_command,
-    peer_command,
+    peer_commands,
     print_comparison,
 )
 
@@ -258,6 +258,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--grow", default="", help=f"comma-separated, of {', '.join(GROWTH)}")
     parser.add_argument("--values", default="", help="with --grow, instead of the usual ones")
     parser.add_argument("--peer-microbatch", type=int, default=Work.microbatch)
+    parser.add_argument("--tunix-python", help="tunix as well: a Python that has google-tunix")
     parser.add_argument("--contender", type=json.loads, help=argparse.SUPPRESS)
     add_peer_options(parser)
     options = parser.parse_args(argv)
@@ -276,15 +277,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             print_growth(works[0], size, results[size])
     for work in () if options.grow else works:
         commands = {OURS: our_command(__file__, work)}
-        if options.peer:
-            batch = min(options.peer_microbatch, work.problems * work.group)
-            commands[PEER] = peer_command(
-                options.peer_python,
-                dataclasses.replace(work, microbatch=batch),
-                work.shape,
-                threads=options.peer_threads,
-                update_only=False,
-            )
+        commands |= peer_commands(options, work, work.shape, update_only=False)
         turns = take_turns(commands, options.repeats, warmups=2)
         compared = compare(turns, "sampled_tokens")
         trained = spread([t["trained_tokens"] for t in turns[OURS]])

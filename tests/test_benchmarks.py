@@ -1,6 +1,8 @@
 """The machinery of benchmarks, and three of them at their smallest size. No time is asserted."""
 
+import argparse
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,11 +10,18 @@ from typing import Any
 
 import pytest
 
+from cipo_jax.policy.config import ModelConfig
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 
 from peers.turns import take_turns  # noqa: E402
+from policy_update import Work, peer_commands  # noqa: E402
 
+SHAPE = ModelConfig(
+    vocab_size=32, num_layers=1, d_model=8, num_heads=2, num_kv_heads=1, head_dim=4, mlp_dim=8
+)
+TUNIX = os.environ.get("TUNIX_PYTHON")  # a Python that has google-tunix
 CONTENDER = """
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -66,6 +75,36 @@ def test_step(tmp_path: Path) -> None:
     found = run(tmp_path, "rl_step.py", "--quick", "--models=S", "--repeats=1")
     assert found["S"]["contenders"]["cipo_jax"]["sampled_tokens"]["median"] == 8 * 8
     assert 0 < found["S"]["our_trained_tokens"]["median"] <= 8 * 8
+
+
+def peers(**changed: Any) -> dict[str, list[str]]:
+    options = {"peer": False, "peer_python": "a", "tunix_python": None, "peer_threads": 1}
+    asked = argparse.Namespace(**{**options, "peer_microbatch": 8, **changed})
+    work = Work("S", problems=2, group=2, prompt=3, response=5)
+    return peer_commands(asked, work, SHAPE, update_only=changed.get("update_only", True))
+
+
+def test_peers_take_part_if_asked_for() -> None:
+    assert peers() == {}
+    found = peers(peer=True, tunix_python="b")
+    assert [(name, c[0], Path(c[1]).name) for name, c in found.items()] == [
+        ("TRL", "a", "trl_grpo.py"),
+        ("tunix", "b", "tunix_grpo.py"),
+    ]
+    assert all(Path(c[1]).exists() for c in found.values())
+    assert [json.loads(c[2])["microbatch"] for c in found.values()] == [4, 4]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not TUNIX, reason="TUNIX_PYTHON names no Python that has google-tunix")
+@pytest.mark.parametrize("update_only", [True, False])
+def test_tunix(update_only: bool) -> None:
+    turns = take_turns(
+        peers(tunix_python=TUNIX, peer_microbatch=2, update_only=update_only), repeats=1
+    )
+    (turn,) = turns["tunix"]
+    assert turn["trained_tokens"] == 4 * 5
+    assert turn["sampled_tokens"] == (0 if update_only else 4 * 5)
 
 
 @pytest.mark.slow
