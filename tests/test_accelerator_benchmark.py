@@ -160,7 +160,7 @@ def test_the_command_measures_all_parts(tmp_path, monkeypatch, capsys):
     assert results["device"]["count"] == 1
     steps, peer = results["step"], results["peer"]
     assert steps["steps"] == 1
-    phases = [step[f"time/{phase}"]["median"] for phase in ("rollout", "correct", "update")]
+    phases = [steps[f"time/{phase}"]["median"] for phase in ("rollout", "correct", "update")]
     assert steps["time/step"]["median"] == pytest.approx(sum(phases))
     assert 0 < steps["base/reward"]["median"] < 1
     assert steps["tokens/trained_per_second_per_device"]["median"] > 0
