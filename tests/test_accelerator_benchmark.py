@@ -162,7 +162,7 @@ def test_the_command_measures_all_parts(tmp_path, monkeypatch, capsys):
     assert steps["steps"] == 1
     phases = [steps[f"time/{phase}"]["median"] for phase in ("rollout", "correct", "update")]
     assert steps["time/step"]["median"] == pytest.approx(sum(phases))
-    assert 0 < steps["base/reward"]["median"] < 1
+    assert 0 < steps["base/reward/mean"]["median"] < 1
     assert steps["tokens/trained_per_second_per_device"]["median"] > 0
     assert 0 <= steps["time/verify_hidden"]["median"] <= 1
     assert peer["parameters"] == work.count_parameters(TINY.shape)

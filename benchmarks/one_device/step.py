@@ -26,7 +26,7 @@ STEP_METRICS = (
     "tokens/per_second_per_device",
     "tokens/trained_per_second_per_device",
     "update/mfu",  # where the device's peak is known
-    "base/reward",
+    "base/reward/mean",
 )
 
 
