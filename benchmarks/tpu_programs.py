@@ -11,6 +11,9 @@ are those of configs/math.py, a row of 18,432 tokens per chip. Nothing is run. W
     collectives  counts and bytes of the results in the optimised program, by how deep in loops
                  they are: 0 once a call, 1 in the loop over microbatches (or decode steps), 2 over
                  layers, 3 within a product that gathers its weights piece by piece
+    HBM          of a decode step: what the optimised program reads of a chip's memory besides keys
+                 and values, and writes, and the first over the chip's share of the weights. Keys
+                 and values are read by a kernel, page by live page.
     update       FLOPs counted from the shapes. "executed" adds to the model's own (forward and
                  backward, causal attention over whole rows) the second forward pass of `remat`.
                  Compute time is executed FLOPs at the chip's peak; communication is three passes of
@@ -22,10 +25,8 @@ are those of configs/math.py, a row of 18,432 tokens per chip. Nothing is run. W
 """
 
 import argparse
-import collections
 import dataclasses
 import json
-import re
 import runpy
 import time
 from collections.abc import Sequence
@@ -35,6 +36,7 @@ from typing import Any
 import jax
 from one_device.decode import HBM_BANDWIDTH, step_bytes
 from one_device.work import count_parameters
+from optimised_hlo import collectives, hbm_traffic, parse
 from plan_memory import SHAPES
 
 from cipo_jax.config import Config
@@ -110,6 +112,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             print_program(name, report["programs"][name])
     report["update"] = update_roofline(config, shape, chosen)
     report["decode"] = decode_roofline(config, shape, chosen)
+    chunk = report["programs"].get("decode chunk", {})
+    if "hbm" in chunk:
+        report["decode"] |= step_traffic(chunk["hbm"], shape, chosen.tensor)
     if options.json:
         print(json.dumps(report))
         return
@@ -123,6 +128,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"decode  {d['rows']:.0f} rows a group of chips: {d['bytes'] / GIB:.2f} GiB a chip and "
         f"step, {1e3 * d['seconds']:.1f} ms; {d['tokens_per_second']:,.0f} tokens/s at most"
     )
+    if "read" in d:
+        print(
+            f"        the program reads {d['read'] / GIB:.3f} GiB a step besides keys and values, "
+            f"{d['over_weights']:.3f} of the weights, and writes {d['written'] / 2**20:.1f} MiB"
+        )
 
 
 def full_size(chosen: Slice, mu_dtype: str) -> Config:
@@ -179,60 +189,26 @@ def examine(lowered: jax.stages.Lowered) -> dict[str, Any]:
         return {"refused": str(error).splitlines()[0]}
     memory = compiled.memory_analysis()
     assert memory is not None
+    program, entry = parse(compiled.as_text() or "")
     return {
         "argument_bytes": memory.argument_size_in_bytes,
         "peak_bytes": memory.peak_memory_in_bytes,
-        "collectives": collectives(compiled.as_text() or ""),
+        "collectives": collectives(program, entry),
+        "hbm": hbm_traffic(program, entry),
         "seconds": time.monotonic() - began,
     }
 
 
-_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "f32": 4, "s32": 4, "u32": 4}
-_KINDS = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute"
-_CALLS = re.compile(r"(?:body|calls|to_apply|branch_computations)=\{?((?:%[\w.\-]+(?:, )?)+)\}?")
-
-
-def collectives(hlo: str) -> dict[str, list[dict[str, Any]]]:
-    """{kind: [{"depth", "count", "bytes"}]} of an optimised program; bytes of the results once."""
-    lines_of: dict[str, list[str]] = {}
-    entry, current = "", ""
-    for line in hlo.splitlines():
-        if begins := re.match(r"(ENTRY )?(%[\w.\-]+) \(.*\{$", line):
-            current = begins[2]
-            lines_of[current] = []
-            entry = current if begins[1] else entry
-        elif current:
-            lines_of[current].append(line)
-    found: collections.Counter[tuple[str, int]] = collections.Counter()
-    sizes: collections.Counter[tuple[str, int]] = collections.Counter()
-
-    def visit(name: str, depth: int) -> None:
-        for line in lines_of[name]:
-            if operation := re.search(rf"= (.*?) ({_KINDS})(-start)?\(", line):
-                arrays = re.findall(r"(\w+)\[([\d,]*)\]", operation[1])
-                if operation[3]:  # (operands, results, ...)
-                    arrays = arrays[: len(arrays) // 2][-1:]
-                key = operation[2], depth
-                found[key] += 1
-                sizes[key] += sum(_array_bytes(*array) for array in arrays)
-            inner = depth + (" while(" in line)
-            for group in _CALLS.findall(line):
-                for callee in re.findall(r"%[\w.\-]+", group):
-                    visit(callee, inner)
-
-    visit(entry, 0)
-    report: dict[str, list[dict[str, Any]]] = {}
-    for (kind, depth), count in sorted(found.items()):
-        row = {"depth": depth, "count": count, "bytes": sizes[kind, depth]}
-        report.setdefault(kind, []).append(row)
-    return report
-
-
-def _array_bytes(dtype: str, sizes: str) -> int:
-    count = 1
-    for size in filter(None, sizes.split(",")):
-        count *= int(size)
-    return count * _BYTES.get(dtype, 4)
+def step_traffic(
+    hbm: dict[int, dict[str, int]], shape: ModelConfig, tensor: int
+) -> dict[str, float]:
+    """Of one decode step on one chip, from `hbm_traffic` of the chunk: the loop over layers is
+    inside the loop over steps."""
+    read, written = (
+        hbm[1].get(kind, 0) + shape.num_layers * hbm[2].get(kind, 0) for kind in ("read", "written")
+    )
+    weights = step_bytes(shape, shape.compute_dtype, 0) / tensor
+    return {"read": read, "written": written, "over_weights": read / weights}
 
 
 def print_program(name: str, program: dict[str, Any]) -> None:

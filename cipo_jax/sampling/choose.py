@@ -9,12 +9,19 @@ leaves the normaliser of the log-probs as a by-product; Gumbel noise would take 
 """
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
 
+from cipo_jax.policy.sharding import Rules, constrain
+
 MASKED = -1e30
-BLOCK = 256  # entries whose cumulative sum is taken at once; bounds its rounding error
+# Entries whose cumulative sum is taken at once, about; bounds its rounding error.
+BLOCK = 256
+# Shards of the vocabulary that blocks do not straddle where it can be had: a straddling block makes
+# the partitioner gather all probabilities of a row on every device.
+SHARDS = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +51,7 @@ def choose_tokens(
     index: jax.Array,
     temperature: jax.Array,
     choice: Choice,
+    rules: Rules = (),
 ) -> tuple[jax.Array, jax.Array]:
     """Draws a token per row, and its log-prob under the distribution it was drawn from.
 
@@ -68,33 +76,49 @@ def choose_tokens(
     scaled = _truncate(scaled, choice)
 
     uniform = jax.vmap(lambda key, i: jax.random.uniform(jax.random.fold_in(key, i)))(keys, index)
-    drawn, log_z = _invert(scaled, uniform)
+    drawn, log_z = _invert(scaled, uniform, rules)
     tokens = jnp.where(temperature > 0, drawn, jnp.argmax(scaled, axis=-1))
     chosen = jnp.take_along_axis(scaled, tokens[:, None], axis=-1)[:, 0]
     return tokens.astype(jnp.int32), chosen - log_z
 
 
-def _invert(logits: jax.Array, uniform: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _invert(
+    logits: jax.Array, uniform: jax.Array, rules: Rules = ()
+) -> tuple[jax.Array, jax.Array]:
     """Tokens [B] at the cumulative probability `uniform` [B], and logsumexp [B] of the logits.
 
     In two levels: first the block of vocabulary entries, then the entry within it.
     """
     B, V = logits.shape
+    size = block_size(V)
     top = logits.max(axis=-1)
     weights = jnp.exp(logits - top[:, None])
-    weights = jnp.pad(weights, ((0, 0), (0, -V % BLOCK))).reshape(B, -1, BLOCK)
-    until = jnp.cumsum(weights.sum(axis=-1), axis=-1)  # [B, blocks]
+    weights = jnp.pad(weights, ((0, 0), (0, -V % size))).reshape(B, -1, size)
+    # Few numbers, gathered at once: a cumulative sum over shards is several exchanges.
+    sums = constrain(weights.sum(axis=-1), rules, ("batch", None))  # [B, blocks]
+    until = jnp.cumsum(sums, axis=-1)
     total = until[:, -1]
     point = jnp.minimum(uniform * total, jnp.nextafter(total, jnp.zeros_like(total)))
     block = jnp.sum(until <= point[:, None], axis=-1)
     before = jnp.where(
         block > 0, jnp.take_along_axis(until, jnp.maximum(block - 1, 0)[:, None], axis=-1)[:, 0], 0
     )
-    inside = jnp.take_along_axis(weights, block[:, None, None], axis=1)[:, 0]  # [B, BLOCK]
+    inside = jnp.take_along_axis(weights, block[:, None, None], axis=1)[:, 0]  # [B, size]
     entry = jnp.sum(jnp.cumsum(inside, axis=-1) <= (point - before)[:, None], axis=-1)
     # The two sums round differently: a point past the block's last entry takes its likeliest one.
-    entry = jnp.where(entry < BLOCK, entry, jnp.argmax(inside, axis=-1))
-    return block * BLOCK + entry, top + jnp.log(total)
+    entry = jnp.where(entry < size, entry, jnp.argmax(inside, axis=-1))
+    return block * size + entry, top + jnp.log(total)
+
+
+def block_size(vocab_size: int) -> int:
+    """Entries of a block: the size nearest to `BLOCK` of which each of `SHARDS` shards holds whole
+    ones; `BLOCK`, the last one padded, if there is none near it. It is the same on every mesh, and
+    so are the sums."""
+    if vocab_size <= BLOCK:
+        return vocab_size
+    shard, rest = divmod(vocab_size, SHARDS)
+    sizes = [] if rest else [n for n in range(BLOCK // 8, BLOCK * 8 + 1) if shard % n == 0]
+    return min(sizes, key=lambda n: abs(math.log(n / BLOCK)), default=BLOCK)
 
 
 def _truncate(logits: jax.Array, choice: Choice) -> jax.Array:

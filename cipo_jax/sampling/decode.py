@@ -166,7 +166,7 @@ def decode_chunk(
         )
         assert filled is not None
         logits = unembed(config, params, hidden[:, 0], rules)
-        token, logprob = choose_tokens(logits, keys, rows.sampled, rows.temperature, choice)
+        token, logprob = choose_tokens(logits, keys, rows.sampled, rows.temperature, choice, rules)
         token, logprob = jnp.where(live, token, 0), jnp.where(live, logprob, 0.0)
         sampled = rows.sampled + live
         rows = dataclasses.replace(

@@ -1,5 +1,6 @@
 """Compiles the engine's two programs for a TPU topology without having one, and prints as json what
-a test wants to know of each: bytes per device, and copies as large as the cache.
+a test wants to know of each: bytes per device, copies as large as the cache, and the most entries
+that an all-gather results in.
 
     python compile_for_tpu.py v5e:2x4 1,1,8
 
@@ -71,7 +72,13 @@ def _report(lowered: jax.stages.Lowered, pool: int) -> dict[str, Any]:
         if (shape := re.search(r"= \w+\[([\d,]+)\]\S* copy(?:-start)?\(", line))
         and np.prod([int(n) for n in shape[1].split(",")]) >= pool
     ]
+    gathered = [
+        int(np.prod([int(n) for n in shape.split(",") if n]))
+        for kind in re.findall(r"= (.*?) all-gather(?:-start)?\(", text)
+        for shape in re.findall(r"\w+\[([\d,]*)\]", kind)
+    ]
     return {
+        "largest_gathered": max(gathered, default=0),
         "argument_bytes": memory.argument_size_in_bytes,
         "alias_bytes": memory.alias_size_in_bytes,
         "temp_bytes": memory.temp_size_in_bytes,

@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from cipo_jax.sampling.choose import BLOCK, Choice, _invert, choose_tokens
+from cipo_jax.sampling.choose import BLOCK, SHARDS, Choice, _invert, block_size, choose_tokens
 
 ROWS = 10_000
 FEW = np.array([1.0, 0.0, -0.5, 1.5, -1.0], np.float32)
@@ -70,10 +72,36 @@ def test_frequencies_and_logprobs_are_those_of_the_softmax(
     assert_drawn_from(softmax(logits / temperature), *draw(logits, temperature))
 
 
-@pytest.mark.parametrize("size", [1, BLOCK - 1, BLOCK, BLOCK + 1])
+@pytest.mark.parametrize("size", [1, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK, 167 * SHARDS])
 def test_vocabularies_of_odd_sizes(size: int) -> None:
-    logits = MANY[:size]
+    logits = np.resize(MANY, size)
     assert_drawn_from(softmax(logits), *draw(logits))
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "size"),
+    [
+        (48, 48),
+        (257, BLOCK),
+        (50_257, BLOCK),
+        (32_000, 250),
+        (128_256, 334),
+        (151_936, 1187),
+        (262_144, BLOCK),
+    ],
+)
+def test_blocks_of_known_vocabularies(vocabulary: int, size: int) -> None:
+    """The nearest to BLOCK that divides a sixteenth of the vocabulary, by hand."""
+    assert block_size(vocabulary) == size
+
+
+@given(st.integers(1, 300_000))
+def test_no_shard_cuts_a_block_where_that_can_be_had(vocabulary: int) -> None:
+    size = block_size(vocabulary)
+    assert 1 <= size <= 8 * BLOCK
+    if vocabulary > BLOCK and size != BLOCK:
+        for shards in (2, 4, 8, 16):
+            assert vocabulary % shards == 0 and (vocabulary // shards) % size == 0
 
 
 def test_inversion_finds_the_entry_at_every_point() -> None:

@@ -1,0 +1,231 @@
+"""What a compiled TPU program moves, read off its optimised HLO: over the links, and through HBM.
+
+    collectives    counts and bytes by kind and by depth in loops
+    hbm_traffic    bytes read from and written to a chip's memory, by depth in loops
+
+Depth 0 is once a call, 1 in the outermost loop, and so on; a loop's body is counted once. What the
+compiler keeps on the chip (a memory space, as in `S(1)`) is no traffic. Of an operand that is only
+sliced or gathered from, the slices count; of a result that is an operand changed in place, the
+change. Custom calls (kernels) read what they choose: they are counted apart, by what they are
+given.
+"""
+
+import collections
+import dataclasses
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "f32": 4, "s32": 4, "u32": 4}
+_COLLECTIVES = re.compile(
+    r"(all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(-start)?"
+)
+_CALLS = re.compile(r"(?:body|calls|to_apply|branch_computations)=\{?((?:%[\w.\-]+(?:, )?)+)\}?")
+# Without a layout, or with one that may name a memory space.
+_ARRAY = re.compile(r"(\w+)\[([\d,]*)\](?:\{([^}]*)\})?")
+# Instructions that move nothing themselves.
+_FREE = {
+    "parameter", "get-tuple-element", "tuple", "bitcast", "constant", "iota", "while",
+    "conditional", "call", "after-all", "partition-id", "copy-done", "slice-done", "async-done",
+}  # fmt: skip
+_SLICES = {"dynamic-slice", "slice", "gather"}
+_SCALAR = 4
+_IN_PLACE = {"scatter", "dynamic-update-slice"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Array:
+    """An array of a type; `in_hbm`: it has no memory space of its own."""
+
+    bytes: int
+    in_hbm: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """`%name = type opcode(%operands...), attributes`."""
+
+    name: str
+    arrays: tuple[Array, ...]
+    opcode: str
+    operands: tuple[str, ...]
+    line: str
+
+    @property
+    def is_root(self) -> bool:
+        return self.line.lstrip().startswith("ROOT")
+
+    @property
+    def called(self) -> list[str]:
+        return [c for group in _CALLS.findall(self.line) for c in re.findall(r"%[\w.\-]+", group)]
+
+    @property
+    def bytes(self) -> int:
+        return sum(a.bytes for a in self.arrays)
+
+
+Program = dict[str, list[Instruction]]  # the instructions of each computation, by its name
+
+
+def parse(hlo: str) -> tuple[Program, str]:
+    """The computations of a program, and the name of its entry."""
+    program: Program = {}
+    entry, current = "", ""
+    for line in hlo.splitlines():
+        if begins := re.match(r"(ENTRY )?(%[\w.\-]+) \(.*\{$", line):
+            current = begins[2]
+            program[current] = []
+            entry = current if begins[1] else entry
+        elif current and (found := re.match(r"\s*(?:ROOT )?(%[\w.\-]+) = (.*)$", line)):
+            kind, opcode, rest = _split_type(found[2])
+            operands = tuple(re.findall(r"%[\w.\-]+", _in_brackets(rest)))
+            instruction = Instruction(found[1], tuple(_arrays(kind)), opcode, operands, line)
+            program[current].append(instruction)
+    return program, entry
+
+
+def collectives(program: Program, entry: str) -> dict[str, list[dict[str, Any]]]:
+    """{kind: [{"depth", "count", "bytes"}]}; bytes of the results once."""
+    counts: collections.Counter[tuple[str, int]] = collections.Counter()
+    sizes: collections.Counter[tuple[str, int]] = collections.Counter()
+    for instruction, depth in _walk(program, entry, into_fusions=True):
+        if not (kind := _COLLECTIVES.fullmatch(instruction.opcode)):
+            continue
+        arrays = instruction.arrays
+        if kind[2] and kind[1] != "all-reduce":  # (operands, results, scalars)
+            arrays = tuple(a for a in arrays if a.bytes > _SCALAR)
+            arrays = arrays[len(arrays) // 2 :]
+        counts[kind[1], depth] += 1
+        sizes[kind[1], depth] += sum(a.bytes for a in arrays)
+    report: dict[str, list[dict[str, Any]]] = {}
+    for (kind_, depth), count in sorted(counts.items()):
+        row = {"depth": depth, "count": count, "bytes": sizes[kind_, depth]}
+        report.setdefault(kind_, []).append(row)
+    return report
+
+
+def hbm_traffic(program: Program, entry: str) -> dict[int, dict[str, int]]:
+    """{depth: {"read", "written", "given to kernels"}} in bytes."""
+    totals: dict[int, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+    for instruction, depth, computation in _walk_with_computation(program, entry):
+        if instruction.opcode in _FREE:
+            continue
+        of = {i.name: i for i in program[computation]}
+        operands = [of[name] for name in instruction.operands if name in of]
+        here = totals[depth]
+        if instruction.opcode == "custom-call":
+            here["given to kernels"] += sum(o.bytes for o in operands if _in_hbm(o))
+            here["written"] += _hbm_bytes(instruction)
+            continue
+        changed = 0  # of operands that are changed in place
+        for index, operand in enumerate(operands):
+            if _in_hbm(operand):
+                read, change = _use(program, instruction, index, operand)
+                here["read"] += read
+                changed += change
+        here["written"] += changed or _hbm_bytes(instruction)
+    return {depth: dict(total) for depth, total in sorted(totals.items())}
+
+
+def _use(
+    program: Program, instruction: Instruction, index: int, operand: Instruction
+) -> tuple[int, int]:
+    """Bytes that an instruction reads of operand `index`, and that it changes of it in place."""
+    if instruction.opcode == "fusion":
+        body = program[instruction.called[0]]
+        named = f"parameter({index})"
+        parameter = next(i for i in body if i.opcode == "parameter" and named in i.line)
+        read = changed = 0
+        for named_so, user, place in _users(body, parameter):
+            if user is None:  # the parameter is the result, seen otherwise
+                return operand.bytes, 0
+            more, change = _use(program, user, place, named_so)
+            read, changed = read + more, changed + change
+        return min(read, operand.bytes), changed
+    if instruction.opcode in _SLICES and index == 0:
+        return instruction.bytes, 0
+    if instruction.opcode.startswith(("slice-start", "async-start")):
+        return min(a.bytes for a in instruction.arrays if a.bytes > _SCALAR), 0
+    if instruction.opcode in _IN_PLACE and index == 0:
+        change = 1 if instruction.opcode == "dynamic-update-slice" else 2  # the operand with news
+        return 0, _operand_bytes(program, instruction, change)
+    return operand.bytes, 0
+
+
+def _operand_bytes(program: Program, instruction: Instruction, index: int) -> int:
+    for body in program.values():
+        if instruction in body:
+            return next(i.bytes for i in body if i.name == instruction.operands[index])
+    raise ValueError(f"{instruction.name} is in no computation")
+
+
+def _users(
+    body: Sequence[Instruction], array: Instruction
+) -> Iterator[tuple[Instruction, Instruction | None, int]]:
+    """(array, instruction, which of its operands that is) of what uses an array, also by another
+    name; None for the computation's caller."""
+    if array.is_root:
+        yield array, None, 0
+    for user in body:
+        for place, operand in enumerate(user.operands):
+            if operand == array.name:
+                if user.opcode in ("bitcast", "reshape"):
+                    yield from _users(body, user)
+                else:
+                    yield array, user, place
+
+
+def _walk(
+    program: Program, entry: str, into_fusions: bool = False
+) -> Iterator[tuple[Instruction, int]]:
+    for instruction, depth, _ in _walk_with_computation(program, entry, into_fusions):
+        yield instruction, depth
+
+
+def _walk_with_computation(
+    program: Program, name: str, into_fusions: bool = False, depth: int = 0
+) -> Iterator[tuple[Instruction, int, str]]:
+    """Every instruction that is run, with its depth in loops and its computation."""
+    for instruction in program[name]:
+        yield instruction, depth, name
+        if instruction.opcode in ("while", "conditional", "call") or into_fusions:
+            inner = depth + (instruction.opcode == "while")
+            for callee in instruction.called:
+                yield from _walk_with_computation(program, callee, into_fusions, inner)
+
+
+def _split_type(text: str) -> tuple[str, str, str]:
+    """ "type opcode(rest" -> type, opcode, "(rest"; a tuple's type is in brackets."""
+    if text.startswith("("):
+        end = len(_in_brackets(text)) + 2
+    else:
+        end = text.index(" ")
+    kind, rest = text[:end], text[end:].strip()
+    bracket = rest.index("(")
+    return kind, rest[:bracket], rest[bracket:]
+
+
+def _in_brackets(text: str) -> str:
+    """What is between the first bracket and the one that closes it."""
+    depth = 0
+    for at, sign in enumerate(text):
+        depth += (sign == "(") - (sign == ")")
+        if not depth:
+            return text[1:at]
+    raise ValueError(f"a bracket is not closed: {text[:80]}")
+
+
+def _arrays(kind: str) -> Iterator[Array]:
+    for dtype, sizes, layout in _ARRAY.findall(kind):
+        count = 1
+        for size in filter(None, sizes.split(",")):
+            count *= int(size)
+        yield Array(count * _BYTES.get(dtype, 4), not re.search(r"S\([1-9]", layout))
+
+
+def _in_hbm(instruction: Instruction) -> bool:
+    return len(instruction.arrays) == 1 and instruction.arrays[0].in_hbm
+
+
+def _hbm_bytes(instruction: Instruction) -> int:
+    return sum(a.bytes for a in instruction.arrays if a.in_hbm)
