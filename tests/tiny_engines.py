@@ -152,4 +152,4 @@ def assert_teacher_forced(
         for row, (request, completion) in enumerate(some):
             begin = len(prompts[request])
             wanted = logprobs[row, begin : begin + len(completion.tokens)]
-            np.testing.assert_allclose(completion.logprobs, wanted, rtol=0, atol=1e-5)
+            np.testing.assert_allclose(completion.logprobs, wanted, rtol=0, atol=2e-5)

@@ -250,8 +250,8 @@ def _write_pages(
     flat: jax.Array, kv: jax.Array, table: jax.Array, positions: jax.Array, segments: jax.Array
 ) -> jax.Array:
     """Puts each row's tokens [B, T, 2K, H] into its pages, of which the first begins with the row's
-    row's first token. One after the other: as a scatter, the TPU compiler copies the pool into
-        another layout and back. What lies behind a row's last token is overwritten by later ones.
+    first token. One page after the other: as a scatter, the TPU compiler copies the pool into
+    another layout and back. What lies behind a row's last token is overwritten by later ones.
     """
     B, T = positions.shape
     page_size = flat.shape[1]
@@ -263,13 +263,15 @@ def _write_pages(
     tokens = jnp.sum(segments > 0, axis=1, keepdims=True)
     used = (at * page_size < tokens).reshape(-1)
     kv, page = kv.reshape(B * count, page_size, *kv.shape[2:]), page.reshape(-1)
+    order = jnp.argsort(~used)
 
     def write(i: jax.Array, flat: jax.Array) -> jax.Array:
-        old = jax.lax.dynamic_slice_in_dim(flat, page[i], 1)
-        new = jnp.where(used[i], kv[i][None], old)
-        return jax.lax.dynamic_update_slice_in_dim(flat, new, page[i], axis=0)
+        which = order[i]
+        return jax.lax.dynamic_update_slice_in_dim(flat, kv[which][None], page[which], axis=0)
 
-    return jax.lax.fori_loop(0, B * count, write, flat)
+    # As many turns as there is to write: a loop known to have one would be dissolved, and the pool
+    # copied.
+    return jax.lax.fori_loop(0, jnp.sum(used), write, flat)
 
 
 # (row, page) pairs taken at once. A step's fixed cost is spread over them; on TPU the kernel is
