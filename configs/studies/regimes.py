@@ -1,4 +1,4 @@
-"""Where does the correction stream help? CIPO and GRPO at equal sampled tokens in four regimes.
+"""Where does the correction stream help? CIPO and GRPO at equal sampled tokens in five regimes.
 
     python -m cipo_jax.main --mode=study --config=configs/studies/regimes.py --jobs=2
 
@@ -36,6 +36,14 @@ def hard(c):
     c.batch.row_tokens = 192
 
 
+def corrector(c):
+    """Chains as long, after a cold start of which nine in ten demonstrations are corrections: wrong
+    solutions of the generator are corrected far more often than problems are solved."""
+    hard(c)
+    c.cold_start.correction_share = 0.9
+    c.cold_start.stop_at_pass_rate = 0.15
+
+
 def few(c):
     """144 training problems, so that each comes back every third step: further steps of GRPO bring
     no new problems, while each attempt makes a new correction prompt."""
@@ -50,7 +58,7 @@ def no_difficulty(c):
 
 STUDY = Study(
     base=MAIN.base,
-    tasks={"weak": weak, "strong": strong, "hard": hard, "few": few},
+    tasks={"weak": weak, "strong": strong, "hard": hard, "corrector": corrector, "few": few},
     methods={
         "cipo": Method(MAIN.cipo),
         "grpo": Method(VARIANTS["grpo"]),
