@@ -40,7 +40,7 @@ MASKED = -1e30
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--shape", choices=SHAPES, default="S")
-    parser.add_argument("--page", type=int, default=16, help="tokens of a page")
+    parser.add_argument("--page", type=int, default=32, help="tokens of a page")
     parser.add_argument("--lengths", choices=("equal", "quarter", "tailed"), default="equal")
     parser.add_argument("--repeats", type=int, default=9)
     options = parser.parse_args(argv)

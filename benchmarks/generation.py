@@ -67,7 +67,7 @@ MODELS = {
         mlp_dim=1024,
     ),
 }
-PROMPT, SLOTS, PAGE = 64, 64, 16
+PROMPT, SLOTS, PAGE = 64, 64, EngineSettings.page_size
 NEVER_STOP = Choice(stop_ids=())
 
 

@@ -133,7 +133,7 @@ class Sampling:
     tensor: int = 0
     slots: int = 256  # sequences decoded together
     chunk: int = 16  # decode steps between looks at which sequences have finished
-    page_size: int = 16  # tokens of a page of the key/value cache; 64 or more on TPU
+    page_size: int = 32  # tokens of a page of the key/value cache; 64 or more on TPU
     # Tokens that the key/value cache holds, over all devices that split rows. 0: every slot at full
     # length. With fewer, the youngest sequences are put off and computed again when it is full.
     cache_tokens: int = 0

@@ -38,7 +38,7 @@ class EngineSettings:
     stop_strings: tuple[str, ...] = ()
     slots: int = 256
     chunk: int = 16
-    page_size: int = 16
+    page_size: int = 32
     cache_tokens: int = 0
     cache_dtype: str = ""
     prefill_widths: tuple[int, ...] = ()
