@@ -5,6 +5,7 @@ evaluation, and its learning curve from metrics.jsonl. Everything that a study s
 of its records. This file decides what is measured; formulas of uncertainty are in `statistics.py`.
 """
 
+import collections
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -41,13 +42,16 @@ _TRAINING = {
 # The third of the worked solution in which an attempt leaves it.
 STAGES = ("early", "middle", "late")
 
+# Of wrong attempts that have an answer. Records of format 2 lack these.
+_REPEATS = ("own_answered", "own_repeated", "own_agreed", "given_answered", "given_repeated")
 _SUMS = (
     *("samples", "right", "tokens", "surprise"),
     *("own_wrong", "own_w2r", "own_right", "own_r2w"),
     *("given_wrong", "given_w2r", "given_right", "given_r2w"),
     *(f"own_{kind}_{stage}" for stage in STAGES for kind in ("wrong", "w2r")),
+    *_REPEATS,
 )
-_FORMAT = 2  # of a record; one of another format is made again
+_FORMAT = 3  # of a record; one of another format is made again
 
 Record = dict[str, Any]
 Ratio = tuple[np.ndarray, np.ndarray]  # [seeds, problems] each
@@ -65,7 +69,10 @@ def measure_run(directory: Path) -> Record:
       "tokens", "surprise" (sums over attempts: completion tokens, minus their log-prob in nats);
       "own_wrong", "own_w2r", "own_right", "own_r2w" (corrected own attempts, by what they were and
       became), "given_..." likewise of given ones, "own_wrong_early" and so on by the third of the
-      worked solution in which they leave it (0 where the task has no worked solutions).
+      worked solution in which they leave it (0 where the task has no worked solutions);
+      "own_answered" (wrong own attempts that have an answer), "own_repeated" (those whose
+      correction answers the same), "own_agreed" (the sum, over them, of the share of the problem's
+      other samples that answer the same), "given_answered", "given_repeated".
 
     Raises:
       CipoError: there is no evaluation, or its archive is damaged.
@@ -146,6 +153,8 @@ def _problem_sums(
 ) -> dict[str, list]:
     """The sums of `measure_run`; `solutions` has the lines of worked ones."""
     sums: dict[str, dict[str, float]] = {}
+    answers: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+    corrected: list[tuple[str, str]] = []  # problem and answer of own wrong attempts
     for attempt in read_attempts(directory / FINAL, "eval", {step}):
         of = sums.setdefault(attempt["problem_id"], dict.fromkeys(_SUMS, 0))
         right = attempt["outcome"] == "correct"
@@ -155,6 +164,7 @@ def _problem_sums(
             of["tokens"] += attempt["completion_tokens"]
             logprob = attempt["logprob_sum"]  # null if not finite
             of["surprise"] -= -math.inf if logprob is None else logprob
+            answers[attempt["problem_id"]][attempt["extracted"]] += 1
             continue
         whose = "given" if anchor["index"] is None else "own"
         was_right = anchor["outcome"] == "correct"
@@ -164,10 +174,26 @@ def _problem_sums(
             stage = _stage(anchor["text"].splitlines(), solutions[attempt["problem_id"]])
             of[f"own_wrong_{stage}"] += 1
             of[f"own_w2r_{stage}"] += right
+        if was_right:
+            continue
+        if whose == "given":  # never verified, so no answer was extracted: the last line is it
+            of["given_answered"] += 1
+            of["given_repeated"] += _last_line(attempt) == _last_line(anchor)
+        elif anchor["extracted"]:
+            of["own_answered"] += 1
+            of["own_repeated"] += attempt["extracted"] == anchor["extracted"]
+            corrected.append((attempt["problem_id"], anchor["extracted"]))
+    for problem, answer in corrected:
+        others = sums[problem]["samples"] - 1
+        sums[problem]["own_agreed"] += (answers[problem][answer] - 1) / max(others, 1)
     if not sums:
         raise CipoError(f"{directory / FINAL}: holds no attempts of step {step}; evaluate it again")
     names = sorted(sums)
     return {"id": names} | {key: [sums[name][key] for name in names] for key in _SUMS}
+
+
+def _last_line(attempt: Mapping[str, Any]) -> str:
+    return attempt["text"].strip().rpartition("\n")[2]
 
 
 def _stage(attempt: Sequence[str], solution: Sequence[str]) -> str:
@@ -195,7 +221,8 @@ def measures(records: Sequence[Record]) -> dict[str, Ratio]:
     """
     p = {
         name: np.array([r["problems"][name] for r in records], np.float64)
-        for name in (*_SUMS, "operations")
+        for name in _SUMS
+        if name not in _REPEATS
     }
     ones = np.ones_like(p["right"])
     named: dict[str, Ratio] = {}
@@ -229,6 +256,27 @@ def by_first_error(records: Sequence[Record]) -> dict[str, tuple[Ratio, Ratio]]:
         if (wrong.sum(axis=1) > 0).all():
             found[stage] = (fixed, wrong), (wrong * _others_right(records), wrong)
     return found
+
+
+def repeats(records: Sequence[Record]) -> dict[str, Ratio]:
+    """{measure: (above, below)} of wrong attempts that have an answer; {} for records without.
+
+    repeats            share of own ones whose correction gives the same answer
+    resampled repeats  share that another attempt at the problem gives this answer: how far errors
+                       are the policy's, rather than chance
+    given repeats      of the attempts that all runs are given
+    """
+    if not all(name in r["problems"] for r in records for name in _REPEATS):
+        return {}
+    answered, repeated, agreed, given, given_repeated = (
+        np.array([r["problems"][name] for r in records], np.float64) for name in _REPEATS
+    )
+    found = {
+        "repeats": (repeated, answered),
+        "resampled repeats": (agreed, answered),
+        "given repeats": (given_repeated, given),
+    }
+    return {name: (a, b) for name, (a, b) in found.items() if (b.sum(axis=1) > 0).all()}
 
 
 def _others_right(records: Sequence[Record]) -> np.ndarray:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from cipo_jax.statistics import difference_by_seed, over_seeds, t_interval
+from cipo_jax.statistics import Estimate, difference_by_seed, over_seeds, t_interval
 from cipo_jax.study_measures import (
     FINAL,
     STAGES,
@@ -26,6 +26,7 @@ from cipo_jax.study_measures import (
     measures,
     pass_ks,
     pass_of,
+    repeats,
     tasks_of,
 )
 from cipo_jax.types import CipoError
@@ -82,6 +83,7 @@ def format_study(results: Mapping[str, Any]) -> str:
         if results["reference"] in methods:
             lines += ["", *_difference_table(methods, results["reference"])]
         lines += ["", *_difficulty_table(methods), *_mechanism_table(methods)]
+        lines += _repeat_table(methods)
         lines += ["", *_compute_table(methods)]
     return "\n".join(lines) + "\n"
 
@@ -101,10 +103,13 @@ def _value_table(methods: Mapping[str, list[Record]], of_attempts: bool) -> list
             if name not in values:
                 cells.append("")
                 continue
-            e, digits = over_seeds(*values[name]), 1 if name == "length" else 3
-            cells.append(f"{e.value:.{digits}f} [{e.low:.{digits}f}, {e.high:.{digits}f}]")
+            cells.append(_interval(over_seeds(*values[name]), 1 if name == "length" else 3))
         lines.append(f"| {method} | {len(methods[method])} | {' | '.join(cells)} |")
     return lines
+
+
+def _interval(e: Estimate, digits: int = 3) -> str:
+    return f"{e.value:.{digits}f} [{e.low:.{digits}f}, {e.high:.{digits}f}]"
 
 
 def _difference_table(methods: Mapping[str, list[Record]], reference: str) -> list[str]:
@@ -192,6 +197,26 @@ def _mechanism_table(methods: Mapping[str, list[Record]]) -> list[str]:
         "|---|" + "---|" * (len(heads) + 4),
         *lines,
     ]
+
+
+def _repeat_table(methods: Mapping[str, list[Record]]) -> list[str]:
+    """Whether errors are repeated; nothing where no record says."""
+    rows = {name: found for name, records in methods.items() if (found := repeats(records))}
+    if not rows:
+        return []
+    names = list(dict.fromkeys(name for found in rows.values() for name in found))
+    lines = [
+        "",
+        "Of wrong attempts that have an answer, the share whose correction gives the same answer; "
+        "resampled: the share that another attempt does.",
+        "",
+        f"| method | {' | '.join(names)} |",
+        "|---|" + "---|" * len(names),
+    ]
+    for method, found in rows.items():
+        cells = [_interval(over_seeds(*found[name])) if name in found else "" for name in names]
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    return lines
 
 
 def _training_mean(record: Record, name: str) -> float | None:

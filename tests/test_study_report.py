@@ -13,8 +13,8 @@ from cipo_jax.archive import AttemptArchive
 from cipo_jax.config import Config, Data, default_config
 from cipo_jax.config_resolve import provenance, resolve, write_resolved
 from cipo_jax.metrics import MetricWriter
-from cipo_jax.problem_sets import given_attempts, open_evaluation
-from cipo_jax.study_measures import FINAL, by_method, measure_run, measures
+from cipo_jax.problem_sets import given_attempt, given_attempts, open_evaluation
+from cipo_jax.study_measures import FINAL, by_method, measure_run, measures, repeats
 from cipo_jax.study_report import format_study, write_study_report
 from cipo_jax.types import Attempt, CipoError, Completion, Outcome, Problem, Prompt, Verdict
 
@@ -137,6 +137,33 @@ def test_resampling_is_measured_on_the_other_samples_of_the_wrong_attempts(tmp_p
     record["problems"] |= {"right": [0, 1, 2, 4], "own_wrong": [0, 3, 1, 0]}
     above, below = measures([record])["resampled w2r"]
     assert float(above.sum() / below.sum()) == pytest.approx((3 * 1 / 3 + 1 * 2 / 3) / 4)
+
+
+def test_repeated_errors(tmp_path: Path) -> None:
+    """One problem, four samples that answer 7, 7, 8 and nothing, 3 being right."""
+    problem, other = open_evaluation(Config()).source.first(2)
+    texts = {"7": "a\n7", "8": "a\n8", "": "a"}
+
+    def answering(answer: str, anchor: Attempt | None = None) -> Attempt:
+        of = attempt(problem, False, anchor)
+        verdict = dataclasses.replace(of.verdict, extracted=answer or None)
+        return dataclasses.replace(of, text=texts[answer], verdict=verdict)
+
+    own = [answering(answer) for answer in ("7", "7", "8", "")]
+    given = given_attempt(Prompt(other, np.zeros(3, np.int32)), "b\n7", right=False)
+    corrections = [answering("7", own[0]), answering("8", own[1]), answering("8", own[3])]
+    corrections += [answering("7", given), answering("8", given)]
+    AttemptArchive(tmp_path / FINAL).write("eval", 2, [*own, *corrections])
+    sums = study_measures._problem_sums(tmp_path, 2, {})
+    record = {"problems": {name: sums[name] for name in study_measures._REPEATS}}
+    values = {name: float(a.sum() / b.sum()) for name, (a, b) in repeats([record]).items()}
+    # 7 is repeated, then not; one in three others also says 7. What had no answer does not count.
+    assert values == {
+        "repeats": 1 / 2,
+        "resampled repeats": pytest.approx(1 / 3),
+        "given repeats": 1 / 2,
+    }
+    assert repeats([{"problems": {"own_wrong": [1]}}]) == {}
 
 
 def test_what_may_explain_a_difference_is_in_the_table(tmp_path: Path) -> None:
