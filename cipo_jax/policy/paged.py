@@ -276,7 +276,7 @@ def _write_pages(
 
 # (row, page) pairs taken at once. A step's fixed cost is spread over them; on TPU the kernel is
 # used instead.
-WORK_BLOCK = 64
+WORK_BLOCK = 32
 
 
 def _walk(
