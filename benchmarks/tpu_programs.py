@@ -12,8 +12,9 @@ are those of configs/math.py, a row of 18,432 tokens per chip. Nothing is run. W
                  they are: 0 once a call, 1 in the loop over microbatches (or decode steps), 2 over
                  layers, 3 within a product that gathers its weights piece by piece
     HBM          of a decode step: what the optimised program reads of a chip's memory besides keys
-                 and values, and writes, and the first over the chip's share of the weights. Keys
-                 and values are read by a kernel, page by live page.
+                 and values, also over the chip's share of the weights, and writes; all of it with
+                 the keys and values, which a kernel reads page by live page, over what "decode"
+                 counts.
     update       FLOPs counted from the shapes. "executed" adds to the model's own (forward and
                  backward, causal attention over whole rows) the second forward pass of `remat`.
                  Compute time is executed FLOPs at the chip's peak; communication is three passes of
@@ -114,7 +115,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     report["decode"] = decode_roofline(config, shape, chosen)
     chunk = report["programs"].get("decode chunk", {})
     if "hbm" in chunk:
-        report["decode"] |= step_traffic(chunk["hbm"], shape, chosen.tensor)
+        roofline_bytes = report["decode"]["bytes"]
+        report["decode"] |= step_traffic(chunk["hbm"], shape, chosen.tensor, roofline_bytes)
     if options.json:
         print(json.dumps(report))
         return
@@ -131,7 +133,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if "read" in d:
         print(
             f"        the program reads {d['read'] / GIB:.3f} GiB a step besides keys and values, "
-            f"{d['over_weights']:.3f} of the weights, and writes {d['written'] / 2**20:.1f} MiB"
+            f"{d['over_weights']:.3f} of the weights, and writes {d['written'] / 2**20:.1f} MiB; "
+            f"with those, {d['over_roofline']:.3f} of the roofline's bytes"
         )
 
 
@@ -200,15 +203,21 @@ def examine(lowered: jax.stages.Lowered) -> dict[str, Any]:
 
 
 def step_traffic(
-    hbm: dict[int, dict[str, int]], shape: ModelConfig, tensor: int
+    hbm: dict[int, dict[str, int]], shape: ModelConfig, tensor: int, roofline_bytes: float
 ) -> dict[str, float]:
     """Of one decode step on one chip, from `hbm_traffic` of the chunk: the loop over layers is
-    inside the loop over steps."""
+    inside the loop over steps. The loop that copies pages counts as a step's, with one page."""
     read, written = (
         hbm[1].get(kind, 0) + shape.num_layers * hbm[2].get(kind, 0) for kind in ("read", "written")
     )
     weights = step_bytes(shape, shape.compute_dtype, 0) / tensor
-    return {"read": read, "written": written, "over_weights": read / weights}
+    keys_and_values = roofline_bytes - weights
+    return {
+        "read": read,
+        "written": written,
+        "over_weights": read / weights,
+        "over_roofline": (read + written + keys_and_values) / roofline_bytes,
+    }
 
 
 def print_program(name: str, program: dict[str, Any]) -> None:
