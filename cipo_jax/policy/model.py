@@ -54,16 +54,15 @@ def init_params(config: ModelConfig, key: jax.Array, mesh: Mesh | None = None) -
 
 def abstract_params(config: ModelConfig) -> Params:
     """Shapes and dtypes of the parameters, without allocating them."""
-    return jax.eval_shape(functools.partial(_init, config), jax.random.key(0))
+    return nn.meta.unbox(_abstract_boxed(config))
 
 
 def param_shardings(config: ModelConfig, mesh: Mesh) -> Params:
     """The NamedSharding of every parameter."""
     rules = logical_rules(mesh, config.axis_sizes)
-    boxed = jax.eval_shape(functools.partial(_init_boxed, config), jax.random.key(0))
     return jax.tree.map(
         lambda box: NamedSharding(mesh, spec(rules, box.names)),
-        boxed,
+        _abstract_boxed(config),
         is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned),
     )
 
@@ -152,6 +151,13 @@ def _init_boxed(config: ModelConfig, key: jax.Array) -> Params:
     tokens = jnp.ones((1, 1), jnp.int32)
     model = Transformer(config, ())
     return model.init(key, tokens, tokens, tokens, None)["params"]
+
+
+@functools.lru_cache(maxsize=16)
+def _abstract_boxed(config: ModelConfig) -> Params:
+    """What `_init_boxed` would give. Kept, for it is asked for at every rollout, and to go through
+    the model takes a while."""
+    return jax.eval_shape(functools.partial(_init_boxed, config), jax.random.key(0))
 
 
 def _init(config: ModelConfig, key: jax.Array) -> Params:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tiny_models
 
-from cipo_jax.policy import logprobs, model, paged
+from cipo_jax.policy import logprobs, model, paged, sharding
 
 CONFIG = dataclasses.replace(tiny_models.TINY_CONFIG, num_layers=2)
 PARAMS = functools.cache(lambda: tiny_models.tiny_params(CONFIG))
@@ -300,3 +300,19 @@ def test_initial_parameters(tied: bool) -> None:
     assert np.isfinite(logprobs).all()
     # A fresh model is close to indifferent.
     assert entropy[0, 1:].min() > 0.7 * math.log(config.vocab_size)
+
+
+def test_shapes_are_found_once_and_are_the_callers_own() -> None:
+    """A rollout asks for them each time; whoever changes them changes a copy."""
+    first = model.abstract_params(CONFIG)
+    traced = model._abstract_boxed.cache_info().misses
+    mesh = sharding.make_mesh(1, 1, 1, devices=jax.devices()[:1])
+    shardings = model.param_shardings(CONFIG, mesh)
+    first["layers"].clear(), shardings["layers"].clear()
+    again = model.abstract_params(CONFIG)
+    wanted = model.init_params(CONFIG, jax.random.key(0))
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), again) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), wanted
+    )
+    assert jax.tree.structure(model.param_shardings(CONFIG, mesh)) == jax.tree.structure(again)
+    assert model._abstract_boxed.cache_info().misses == traced
