@@ -7,6 +7,8 @@ import pytest
 
 from cipo_jax.study_report import format_study
 
+pytestmark = pytest.mark.slow  # intervals by resampling, for all measures of all studies
+
 DOCS = Path(__file__).parents[1] / "docs"
 RECORDS = {path.stem: json.loads(path.read_text()) for path in (DOCS / "evidence").glob("*.json")}
 
