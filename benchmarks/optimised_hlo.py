@@ -88,7 +88,7 @@ def collectives(program: Program, entry: str) -> dict[str, list[dict[str, Any]]]
     """{kind: [{"depth", "count", "bytes"}]}; bytes of the results once."""
     counts: collections.Counter[tuple[str, int]] = collections.Counter()
     sizes: collections.Counter[tuple[str, int]] = collections.Counter()
-    for instruction, depth in _walk(program, entry, into_fusions=True):
+    for instruction, depth, _ in _walk(program, entry, into_fusions=True):
         if not (kind := _COLLECTIVES.fullmatch(instruction.opcode)):
             continue
         arrays = instruction.arrays
@@ -107,7 +107,7 @@ def collectives(program: Program, entry: str) -> dict[str, list[dict[str, Any]]]
 def hbm_traffic(program: Program, entry: str) -> dict[int, dict[str, int]]:
     """{depth: {"read", "written", "given to kernels"}} in bytes."""
     totals: dict[int, collections.Counter[str]] = collections.defaultdict(collections.Counter)
-    for instruction, depth, computation in _walk_with_computation(program, entry):
+    for instruction, depth, computation in _walk(program, entry):
         if instruction.opcode in _FREE:
             continue
         of = {i.name: i for i in program[computation]}
@@ -176,13 +176,6 @@ def _users(
 
 
 def _walk(
-    program: Program, entry: str, into_fusions: bool = False
-) -> Iterator[tuple[Instruction, int]]:
-    for instruction, depth, _ in _walk_with_computation(program, entry, into_fusions):
-        yield instruction, depth
-
-
-def _walk_with_computation(
     program: Program, name: str, into_fusions: bool = False, depth: int = 0
 ) -> Iterator[tuple[Instruction, int, str]]:
     """Every instruction that is run, with its depth in loops and its computation."""
@@ -191,11 +184,11 @@ def _walk_with_computation(
         if instruction.opcode in ("while", "conditional", "call") or into_fusions:
             inner = depth + (instruction.opcode == "while")
             for callee in instruction.called:
-                yield from _walk_with_computation(program, callee, into_fusions, inner)
+                yield from _walk(program, callee, into_fusions, inner)
 
 
 def _split_type(text: str) -> tuple[str, str, str]:
-    """ "type opcode(rest" -> type, opcode, "(rest"; a tuple's type is in brackets."""
+    """The type, the opcode after it, and the rest from its bracket on; tuples have brackets."""
     if text.startswith("("):
         end = len(_in_brackets(text)) + 2
     else:
