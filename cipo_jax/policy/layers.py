@@ -4,7 +4,7 @@ How they are put together is in `model`.
 """
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -27,6 +27,31 @@ def kernel_init(scale: float = 1.0, inputs: int = 1) -> nn.initializers.Initiali
     return init
 
 
+def parameter(
+    module: nn.Module,
+    name: str,
+    init: nn.initializers.Initializer,
+    axes: tuple[str, ...],
+    shape: tuple[int, ...],
+    dtype: str,
+) -> jax.Array:
+    """The module's parameter `name`, whose dimensions have the logical names `axes`.
+
+    Once parameters exist they are only looked up: `Module.param` would trace `init` each time to
+    compare shapes, a fifth of what it takes to trace a decode step.
+
+    Raises:
+      KeyError: there are parameters, but not this one.
+    """
+    if module.is_initializing():
+        boxed = nn.with_logical_partitioning(init, axes)
+        return cast(jax.Array, module.param(name, boxed, shape, dtype))
+    value = cast(jax.Array | None, module.get_variable("params", name))
+    if value is None:
+        raise KeyError("/".join((*module.path, name)))
+    return value
+
+
 class RMSNorm(nn.Module):
     """Root-mean-square norm over the last dimension, in float32."""
 
@@ -36,12 +61,7 @@ class RMSNorm(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         plus_one = self.config.norm_plus_one
         init = nn.initializers.zeros if plus_one else nn.initializers.ones
-        scale: Any = self.param(
-            "scale",
-            nn.with_logical_partitioning(init, ("norm",)),
-            (x.shape[-1],),
-            self.config.param_dtype,
-        )
+        scale = parameter(self, "scale", init, ("norm",), (x.shape[-1],), self.config.param_dtype)
         x32 = x.astype(jnp.float32)
         inverse = jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + self.config.norm_eps)
         if plus_one:

@@ -23,7 +23,7 @@ from jax.sharding import Mesh, NamedSharding
 from cipo_jax.policy import attention, rope
 from cipo_jax.policy.attention_kernels import attend_rows
 from cipo_jax.policy.config import ModelConfig, RopeScaling  # noqa: F401
-from cipo_jax.policy.layers import ACTIVATIONS, RMSNorm, kernel_init, project
+from cipo_jax.policy.layers import ACTIVATIONS, RMSNorm, kernel_init, parameter, project
 from cipo_jax.policy.logprobs import Head, score_tokens
 from cipo_jax.policy.paged import PagedCache, attend_paged
 from cipo_jax.policy.sharding import Rules, constrain, logical_rules, spec
@@ -192,10 +192,8 @@ class Layer(nn.Module):
     def _weight(self, name: str, init: Any, axes: tuple[str, ...]) -> jax.Array:
         sizes = {**self.config.axis_sizes, "head_dim": self.config.head_dim}
         shape = tuple(sizes[axis] for axis in axes)
-        value = self.param(
-            name, nn.with_logical_partitioning(init, axes), shape, self.config.param_dtype
-        )
-        return cast(jax.Array, value).astype(self.config.compute_dtype)
+        value = parameter(self, name, init, axes, shape, self.config.param_dtype)
+        return value.astype(self.config.compute_dtype)
 
     @nn.compact
     def __call__(
@@ -289,15 +287,15 @@ class Transformer(nn.Module):
 
     def setup(self) -> None:
         c = self.config
-        embedding = nn.with_logical_partitioning(
-            nn.initializers.normal(c.d_model**-0.5), ("vocab", "embed")
-        )
-        self.embedding: Any = self.param(
-            "embedding", embedding, (c.vocab_size, c.d_model), c.param_dtype
+        V, D = c.vocab_size, c.d_model
+        init = nn.initializers.normal(D**-0.5)
+        self.embedding = parameter(
+            self, "embedding", init, ("vocab", "embed"), (V, D), c.param_dtype
         )
         if not c.tie_embeddings:
-            head = nn.with_logical_partitioning(kernel_init(), ("embed", "vocab"))
-            self.head: Any = self.param("head", head, (c.d_model, c.vocab_size), c.param_dtype)
+            self.head = parameter(
+                self, "head", kernel_init(), ("embed", "vocab"), (D, V), c.param_dtype
+            )
         layer = Layer
         if c.remat != "none":
             # CSE is already held back by the scan.
@@ -310,6 +308,8 @@ class Transformer(nn.Module):
             length=c.num_layers,
             unroll=min(c.unroll, c.num_layers),
             metadata_params={nn.PARTITION_NAME: "layers"},
+            # Would trace the layer once more; initialisation draws other numbers without.
+            check_constancy_invariants=self.is_initializing(),
         )(c, self.rules)
         self.final_norm = RMSNorm(c)
 

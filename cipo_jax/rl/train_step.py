@@ -239,8 +239,9 @@ def _gradient(
     """
     weights = jnp.asarray(stream_weights) / jnp.maximum(minibatch.token_counts, 1.0)
 
-    def microbatch_loss(params: Params, micro: TrainBatch, before: Any) -> tuple[jax.Array, Totals]:
-        logprobs, entropy = score(params, micro.tokens, micro.positions, micro.segments)
+    def loss_of_scores(
+        logprobs: jax.Array, entropy: jax.Array, micro: TrainBatch, before: Any
+    ) -> tuple[jax.Array, Totals]:
         if before is None and token_loss.needs_trainer_logprobs:
             before = jax.lax.stop_gradient(logprobs)
         loss, means, maxima = token_loss(logprobs, entropy, micro, before)
@@ -258,6 +259,10 @@ def _gradient(
             names=tuple(named),
         )
 
+    def microbatch_loss(params: Params, micro: TrainBatch, before: Any) -> tuple[jax.Array, Totals]:
+        scores = score(params, micro.tokens, micro.positions, micro.segments)
+        return loss_of_scores(*scores, micro, before)
+
     def accumulate(carry: tuple[Params, Totals], xs: tuple[TrainBatch, Any]) -> tuple[Any, None]:
         def add(carry: tuple[Params, Totals]) -> tuple[Params, Totals]:
             grads, sums = carry
@@ -270,8 +275,9 @@ def _gradient(
         return jax.lax.cond(jnp.any(xs[0].loss_mask > 0), add, lambda c: c, carry), None
 
     microbatches = (minibatch._replace(token_counts=None), before)
-    first = jax.tree.map(lambda x: x[0], microbatches)
-    shapes = jax.eval_shape(lambda p, xs: microbatch_loss(p, *xs)[1], params, first)
+    first, first_before = jax.tree.map(lambda x: x[0], microbatches)
+    scores = first.old_logprobs, first.old_logprobs  # of the same shape
+    _, shapes = jax.eval_shape(loss_of_scores, *scores, first, first_before)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     # Accumulated in float32 whatever the parameters' dtype.
     zero_grads = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
