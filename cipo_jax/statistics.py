@@ -10,7 +10,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
 
 LEVEL = 0.95  # of every interval
 _RESAMPLES = 4000
@@ -201,6 +200,8 @@ def t_interval(values: np.ndarray) -> tuple[float, float]:
     """
     if len(values) < 2:
         return -math.inf, math.inf
+    from scipy import stats  # late: it takes most of a second, and training needs none of it
+
     half = stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * stats.sem(values)
     return float(np.mean(values) - half), float(np.mean(values) + half)
 
@@ -217,6 +218,8 @@ def mcnemar(a: np.ndarray, b: np.ndarray) -> tuple[int, int, float]:
     only_a, only_b = int(np.sum(a & ~b)), int(np.sum(b & ~a))
     if only_a + only_b == 0:
         return 0, 0, 1.0
+    from scipy import stats  # late, as above
+
     return only_a, only_b, float(stats.binomtest(only_a, only_a + only_b).pvalue)
 
 

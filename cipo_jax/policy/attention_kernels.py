@@ -20,7 +20,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
-from jax.experimental.pallas.ops.tpu import splash_attention as splash
 from jax.sharding import PartitionSpec as P
 
 from cipo_jax.policy import attention
@@ -195,6 +194,9 @@ def splash_attention(
 
     Compared with the reference in interpret mode, and compiled for TPU v5e; not timed on one.
     """
+    # Late: other devices than TPUs need not wait for the import.
+    from jax.experimental.pallas.ops.tpu import splash_attention as splash
+
     del positions
     T, N = q.shape[1:3]
     mask = (

@@ -22,7 +22,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jax.experimental.pallas.ops.tpu.ragged_paged_attention import ragged_paged_attention
 from jax.sharding import PartitionSpec as P
 
 from cipo_jax.policy import attention
@@ -370,11 +369,14 @@ def _kernel(
       table: [B, W] pages of `flat`, which hold the rows' own tokens already.
       first: [B] int32, position of each row's first token.
     """
+    # Late: other devices than TPUs need not wait for the import.
+    from jax.experimental.pallas.ops.tpu import ragged_paged_attention as kernels
+
     B, T, N, H = q.shape
     page_size = flat.shape[1]
     if T > 1:  # padding may lie beyond the table
         table = jnp.pad(table, ((0, 0), (0, -(-T // page_size))))
-    out = ragged_paged_attention(
+    out = kernels.ragged_paged_attention(
         q.reshape(B * T, N, H),
         flat,
         first + T,

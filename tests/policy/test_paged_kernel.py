@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental.pallas.ops.tpu.ragged_paged_attention import ref_ragged_paged_attention
+from jax.experimental.pallas.ops.tpu import ragged_paged_attention as kernels
 
 from cipo_jax.policy import attention, paged
 
@@ -20,9 +20,9 @@ OPTIONS = [(None, None), (3, None), (None, 2.0), (6, 5.0)]
 def reference_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     def kernel(*args: Any, num_kv_pages_per_block: int, num_queries_per_block: int, **kw: Any):
         assert 0 < num_kv_pages_per_block <= args[3].shape[1] and num_queries_per_block > 0
-        return ref_ragged_paged_attention(*args, **kw)
+        return kernels.ref_ragged_paged_attention(*args, **kw)
 
-    monkeypatch.setattr(paged, "ragged_paged_attention", kernel)
+    monkeypatch.setattr(kernels, "ragged_paged_attention", kernel)
 
 
 def arrays(rows: int, tokens: int) -> tuple[jax.Array, jax.Array, np.ndarray]:
