@@ -18,15 +18,19 @@ def is_over(config: Config, step: int, sampled_tokens: int) -> bool:
 
 
 def evaluation_is_due(config: Config, step: int, sampled_tokens: int, step_tokens: int) -> bool:
-    """Before the first step, after the last, every `eval.every` steps, and whenever the sampled
-    tokens have passed a multiple of `eval.every_tokens`.
+    """Before the first step (`eval.at_start`), after the last, every `eval.every` steps, and
+    whenever the sampled tokens have passed a multiple of `eval.every_tokens`.
 
     Args:
       sampled_tokens: in all `step` steps.
       step_tokens: in the last of them.
     """
     e = config.eval
-    if step == 0 or is_over(config, step, sampled_tokens) or (e.every and step % e.every == 0):
+    if is_over(config, step, sampled_tokens):
+        return True
+    if step == 0:
+        return e.at_start
+    if e.every and step % e.every == 0:
         return True
     before = sampled_tokens - step_tokens
     return bool(e.every_tokens and sampled_tokens // e.every_tokens > before // e.every_tokens)

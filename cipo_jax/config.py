@@ -293,6 +293,7 @@ class Verifier:
 class Eval:
     """Evaluation before training, every `every` steps, and at the end."""
 
+    at_start: bool = True  # before the first step; else the report has nothing to compare with
     every: int = 20  # steps; 0: not by steps
     every_tokens: int = 0  # besides, each time this many more tokens were sampled; 0: not by tokens
     samples: int = 8  # completions per problem

@@ -168,7 +168,6 @@ def train(config: Config, workdir: Path, provenance: dict[str, dict[str, Any]]) 
             record.keep("eval", step, attempts)
             record.write(step, named | {"time/eval": beat.take_times()["eval"]}, "eval")
             print_evaluation(step, results)
-            record.report()
             return named
 
         stack.push(_saving_if_preempted(save_now))
@@ -294,6 +293,7 @@ def train(config: Config, workdir: Path, provenance: dict[str, dict[str, Any]]) 
             last = is_over(c, taken, host.sampled_tokens) or stop
             if last or evaluation_is_due(c, taken, host.sampled_tokens, host.step_tokens):
                 scalars |= evaluate_now(taken)
+                record.report()
             checkpoints.check()
             if last or ill or taken % c.checkpoint.every == 0:
                 save_now(scalars.get(c.checkpoint.best_metric))

@@ -51,6 +51,18 @@ def test_evaluations_by_steps_and_by_tokens() -> None:
     assert due_steps(config(every_tokens=80), [40, 40, 40]) == [0, 2]
 
 
+def test_the_evaluation_before_the_first_step_can_be_left_out() -> None:
+    def due(at_start: bool, step: int, steps: int = 10) -> bool:
+        c = config(steps=steps, every=3)
+        return evaluation_is_due(
+            dataclasses.replace(c, eval=dataclasses.replace(c.eval, at_start=at_start)), step, 0, 0
+        )
+
+    assert due(True, 0) and not due(False, 0)
+    assert due(False, 3) and due(False, 10)
+    assert due(False, 0, steps=0)  # then it is the last as well
+
+
 def test_steps_left_follow_the_nearer_end() -> None:
     assert steps_left(config(), 4, 1000) == 6
     assert steps_left(config(steps=1000, tokens=500), 4, 200) == 6
@@ -98,3 +110,10 @@ def test_no_steps_are_an_evaluation_alone_with_given_attempts(tmp_path: Path) ->
     assert phases["eval"][0]["eval/given/accuracy_before"] == pytest.approx(1 / 3)
     given = [r for r in read_attempts(tmp_path) if r["anchor"] and r["anchor"]["index"] is None]
     assert [r["anchor"]["outcome"] for r in given] == ["wrong", "wrong", "correct"] * 4
+
+
+@pytest.mark.slow
+def test_a_run_without_an_evaluation_before_it_has_a_report(tmp_path: Path) -> None:
+    phases = train(tmp_path, "--config.num_steps=1", "--config.eval.at_start=False")
+    assert [line["step"] for line in phases["eval"]] == [1]
+    assert "One evaluation so far" in (tmp_path / "report.html").read_text()
