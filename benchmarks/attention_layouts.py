@@ -7,13 +7,14 @@ One token for each of 64 rows: of 144 tokens ("equal"), of 36 ("quarter"), or of
 number more, median 120, sigma 0.9, 1024 at most ("tailed"). The first line is what the sampler does
 (`policy/paged.py`); the others do the same sums over other layouts, and are checked against it.
 
-    dense          rows' keys and values lie together up to the longest row, in the cache's layout
-    dense KT       likewise, keys as [K, H, T], values as [K, T, H]
-    slots KT       such rows with room for the longest, read by 8 rows and 128 tokens at a time
-    pages KT       pages with keys as [K, H, page], values as [K, page, H]; 8 rows, a page at a time
-    pages KT of 16 likewise, 16 rows
+    walk over one   pages of one array, [page, 2K, H], as the TPU's kernel wants them
+    dense           rows' keys and values lie together up to the longest row, as [T, 2K, H]
+    dense KT        likewise, keys as [K, H, T], values as [K, T, H]
+    slots KT        such rows with room for the longest, read by 8 rows and 128 tokens at a time
+    groups of pages the sampler's pages; 8 rows, ordered by length, take a page each at a time
+    groups of 16    likewise, 16 rows
 
-The last three leave out what lies behind the longest of their rows, which are ordered by length.
+The last three go on to the longest of their rows.
 Layers follow one another in one program: a result in fresh memory would cost more than the layer.
 CPU-milliseconds, median and least over the repeats, and the ratio to the walk.
 """
@@ -89,7 +90,7 @@ def contenders(
     q = jnp.asarray(rng.normal(size=(ROWS, N, H)), jnp.float32)
     positions = jnp.asarray(lengths - 1, jnp.int32)
 
-    # Pages of the rows, scattered over a pool of twice as many.
+    # Pages of the rows, scattered over a pool of twice as many, token by token.
     counts = -(-lengths // page)
     pages = 2 * int(counts.sum())
     flat = rng.normal(size=(pages, page, 2 * K, H)).astype(np.float32)
@@ -112,9 +113,37 @@ def contenders(
         k, v = kv[..., 0::2, :], kv[..., 1::2, :]
         return jnp.asarray(np.moveaxis(k, -3, -1)), jnp.asarray(np.moveaxis(v, -3, -2))
 
-    def walk(q: jax.Array, flat: jax.Array, work: paged.WorkList) -> jax.Array:
+    def walk(q: jax.Array, k: jax.Array, v: jax.Array, work: paged.WorkList) -> jax.Array:
         options: Any = {"scale": scale, "window": None, "soft_cap": None}
-        return paged._walk(q, flat, jnp.int32(0), work, positions, **options)
+        return paged._walk(q, (k, v), jnp.int32(0), work, positions, **options)
+
+    def walk_over_one(q: jax.Array, flat: jax.Array, work: paged.WorkList) -> jax.Array:
+        block = paged.WORK_BLOCK
+
+        def step(i: jax.Array, carry: Any) -> Any:
+            top, total, mixed = carry
+            row, place, first = (
+                jax.lax.dynamic_slice_in_dim(x, i * block, block)
+                for x in (work.row, work.page, work.first)
+            )
+            used = i * block + jnp.arange(block) < work.count[0]
+            kv = flat[place]
+            scores = jnp.einsum("nkgh,npkh->nkgp", q.reshape(ROWS, K, -1, H)[row], kv[:, :, 0::2])
+            seen = (first[:, None] + jnp.arange(page) <= positions[row][:, None]) & used[:, None]
+            scores = jnp.where(seen[:, None, None], scores * scale, MASKED)
+            to = jnp.where(used, row, ROWS)
+            new_top = top.at[to].max(scores.max(axis=-1), mode="drop")
+            weights = jnp.exp(scores - new_top[row][..., None]) * seen[:, None, None]
+            mix = jnp.einsum("nkgp,npkh->nkgh", weights, kv[:, :, 1::2])
+            shrink = jnp.exp(top - new_top)
+            total = (total * shrink).at[to].add(weights.sum(axis=-1), mode="drop")
+            return new_top, total, (mixed * shrink[..., None]).at[to].add(mix, mode="drop")
+
+        zeros = jnp.zeros((ROWS, K, N // K))
+        start = (zeros + MASKED, zeros, jnp.zeros((*zeros.shape, H)))
+        blocks = (work.count[0] + block - 1) // block
+        _, total, mixed = jax.lax.fori_loop(0, blocks, step, start)
+        return (mixed / total[..., None]).reshape(q.shape)
 
     def softmax_over_tokens(scores: jax.Array) -> jax.Array:
         seen = jnp.arange(scores.shape[-1]) <= positions[:, None, None, None]
@@ -178,12 +207,13 @@ def contenders(
     roomy = together(-(-LONGEST // SLOT_BLOCK) * SLOT_BLOCK)
     table = jnp.asarray(table)
     return {
-        "walk": (walk, (q, jnp.asarray(flat), work)),
+        "walk": (walk, (q, *split(flat), work)),
+        "walk over one": (walk_over_one, (q, jnp.asarray(flat), work)),
         "dense": (dense, (q, close)),
         "dense KT": (dense_transposed, (q, *split(np.asarray(close)))),
         "slots KT": (by_groups(slices, SLOT_BLOCK, 8), (q, table, *split(roomy))),
-        "pages KT": (by_groups(gathered, page, 8), (q, table, *split(flat))),
-        "pages KT of 16": (by_groups(gathered, page, 16), (q, table, *split(flat))),
+        "groups of pages": (by_groups(gathered, page, 8), (q, table, *split(flat))),
+        "groups of 16": (by_groups(gathered, page, 16), (q, table, *split(flat))),
     }
 
 

@@ -3,7 +3,8 @@
 All layers' keys and values lie in one pool of pages. A page holds `page_size` consecutive positions
 of one sequence; a row names its pages in a table, so rows of different lengths waste at most a page
 each, and rows with a common prefix can name the same pages. Which page belongs to whom is the
-caller's business (`sampling/pages.py`); here is only how pages are written and attended to.
+caller's business (`sampling/pages.py`), how pages lie in memory that of `page_arrays`; here is only
+how they are attended to.
 
 Two shapes of call exist. Prefill feeds T tokens a row, which attend to one another and to the
 pages before them. Decode feeds one token a row and walks a *work list* of the (row, page) pairs
@@ -25,10 +26,17 @@ from flax import struct
 from jax.sharding import PartitionSpec as P
 
 from cipo_jax.policy import attention
-from cipo_jax.policy.attention_kernels import platform
-from cipo_jax.policy.sharding import ROWS, Rules, constrain, spec
-
-PAGES_AXES = ("layers", "batch", None, "kv_heads", "head_dim")
+from cipo_jax.policy.page_arrays import (
+    Pages,
+    all_layers,
+    page_size_of,
+    page_specs,
+    per_shard,
+    read_rows,
+    write_pages,
+    write_tokens,
+)
+from cipo_jax.policy.sharding import ROWS, Rules
 
 
 @struct.dataclass
@@ -53,53 +61,16 @@ class PagedCache:
     """Keys and values, and how the rows of this call use them.
 
     Attributes:
-      pages: [L, P, page_size, 2K, H]; heads alternate between key and value.
+      pages: see `page_arrays.Pages`.
       table: [B, W] int32; `table[b, w]` holds positions w * page_size ... of row b.
       work: what a decode step reads; None in prefill.
       context_pages: prefill: how many leading table columns may hold tokens before this call's.
     """
 
-    pages: jax.Array
+    pages: Pages
     table: jax.Array
     work: WorkList | None = None
     context_pages: int = struct.field(pytree_node=False, default=0)
-
-
-def empty_pages(
-    num_layers: int,
-    num_pages: int,
-    page_size: int,
-    num_kv_heads: int,
-    head_dim: int,
-    dtype: str,
-    rules: Rules = (),
-) -> jax.Array:
-    """[L, P, page_size, 2K, H] zeros."""
-    shape = (num_layers, num_pages, page_size, 2 * num_kv_heads, head_dim)
-    return constrain(jnp.zeros(shape, dtype), rules, PAGES_AXES)
-
-
-def copy_pages(
-    pages: jax.Array, source: jax.Array, target: jax.Array, count: jax.Array, rules: Rules = ()
-) -> jax.Array:
-    """Copies page `source[i]` to `target[i]` in all layers, for i < count.
-
-    Args:
-      source, target: [n] int32 per row shard.
-      count: [1] int32 per row shard.
-    """
-
-    def copy(pages: jax.Array, source: jax.Array, target: jax.Array, count: jax.Array) -> jax.Array:
-        # One at a time: a gather of all would hold them twice.
-        def one(i: jax.Array, pages: jax.Array) -> jax.Array:
-            page = jax.lax.dynamic_slice_in_dim(pages, source[i], 1, axis=1)
-            return jax.lax.dynamic_update_slice_in_dim(pages, page, target[i], axis=1)
-
-        return jax.lax.fori_loop(0, count[0], one, pages)
-
-    rows = P(ROWS)
-    pool = spec(rules, PAGES_AXES) if rules else None
-    return _per_shard(copy, rules, (pool, rows, rows, rows), pool)(pages, source, target, count)
 
 
 def attend_paged(
@@ -129,54 +100,42 @@ def attend_paged(
     Returns:
       [B, T, N, H] in q's dtype; the cache with the new tokens.
     """
-    kv = jnp.stack([k, v], axis=3)  # [B, T, K, 2, H]
-    kv = kv.reshape(*k.shape[:2], -1, k.shape[-1]).astype(cache.pages.dtype)
     attend = functools.partial(
         _attend_shard,
         context_pages=cache.context_pages,
         scale=scale,
         windows=windows or ((None,) if window is None else (int(window),)),
         soft_cap=soft_cap,
-        kernel=platform() == "tpu" and not kernel_refuses(q),
     )
     if not rules:
         shard = attend
     else:
         heads = dict(rules)["kv_heads"]  # queries follow: a shard needs the keys of its queries
-        pool, rows, by_head = (
-            spec(rules, PAGES_AXES),
-            P(ROWS),
-            P(ROWS, None, heads, None),
-        )
+        pool, rows = page_specs(cache.pages, rules), P(ROWS)
+        by_head = P(ROWS, None, heads, None)
         as_rows: Any = (rows, rows, rows, rows)
         work = None if cache.work is None else WorkList(*as_rows)
         window_spec = None if window is None else P()
-        shard = _per_shard(
+        shard = per_shard(
             attend,
             rules,
-            (pool, P(), by_head, by_head, rows, rows, rows, work, window_spec),
+            (pool, P(), by_head, by_head, by_head, rows, rows, rows, work, window_spec),
             (by_head, pool),
         )
     if window is not None:
         window = jnp.asarray(window, jnp.int32)
     out, pages = shard(
-        cache.pages, layer, q, kv, cache.table, positions, segments, cache.work, window
+        cache.pages, layer, q, k, v, cache.table, positions, segments, cache.work, window
     )
     return out, dataclasses.replace(cache, pages=pages)
 
 
-def _per_shard(function: Any, rules: Rules, in_specs: Any, out_specs: Any) -> Any:
-    """`function` on each device's own rows, pages and heads."""
-    if not rules:
-        return function
-    return jax.shard_map(function, in_specs=in_specs, out_specs=out_specs, check_vma=False)
-
-
 def _attend_shard(
-    pages: jax.Array,
+    pages: Pages,
     layer: jax.Array,
     q: jax.Array,
-    kv: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
     table: jax.Array,
     positions: jax.Array,
     segments: jax.Array,
@@ -187,35 +146,32 @@ def _attend_shard(
     scale: float,
     windows: Sequence[int | None],
     soft_cap: float | None,
-    kernel: bool,
-) -> tuple[jax.Array, jax.Array]:
-    L, num_pages, page_size = pages.shape[:3]
-    flat = pages.reshape(L * num_pages, *pages.shape[2:])
-    first_page = layer * num_pages
+) -> tuple[jax.Array, Pages]:
+    flat = all_layers(pages)
+    first_page = layer * pages[0].shape[1]
 
-    write = _write_tokens if work is not None else _write_pages
-    flat = write(flat, kv, first_page + table, positions, segments)
+    write = write_tokens if work is not None else write_pages
+    flat = write(flat, k, v, first_page + table, positions, segments)
 
-    if kernel:
+    if len(flat) == 1:  # the layout of the TPU kernel
         branches = [
             functools.partial(_kernel, scale=scale, window=w, soft_cap=soft_cap) for w in windows
         ]
         sizes = jnp.asarray([attention.window_size(w) for w in windows], jnp.int32)
         which = 0 if window is None else jnp.argmax(sizes == window)
-        out = jax.lax.switch(which, branches, q, flat, first_page + table, positions[:, 0])
+        out = jax.lax.switch(which, branches, q, *flat, first_page + table, positions[:, 0])
     elif work is not None:
         options: Any = {"scale": scale, "window": window, "soft_cap": soft_cap}
         out = _walk(q[:, 0], flat, first_page, work, positions[:, 0], **options)[:, None]
     else:
-        keys, values = kv[:, :, 0::2], kv[:, :, 1::2]
+        keys, values = (new.astype(x.dtype) for new, x in zip((k, v), flat, strict=True))
         k_positions, k_segments = positions, segments
         if context_pages:
-            before = flat[first_page + table[:, :context_pages]]  # [B, C, page_size, 2K, H]
-            before = before.reshape(len(before), -1, *before.shape[3:])
-            at = jnp.arange(before.shape[1], dtype=jnp.int32)[None]
+            before = read_rows(flat, first_page + table[:, :context_pages])
+            at = jnp.arange(before[0].shape[1], dtype=jnp.int32)[None]
             known = at < positions[:, :1]  # tokens before this call's first
-            keys = jnp.concatenate([before[:, :, 0::2], keys], axis=1)
-            values = jnp.concatenate([before[:, :, 1::2], values], axis=1)
+            keys = jnp.concatenate([before[0], keys], axis=1)
+            values = jnp.concatenate([before[1], values], axis=1)
             k_positions = jnp.concatenate([jnp.broadcast_to(at, known.shape), positions], axis=1)
             k_segments = jnp.concatenate([known.astype(jnp.int32), segments], axis=1)
         out = attention.attend(
@@ -230,47 +186,8 @@ def _attend_shard(
             window=window,
             soft_cap=soft_cap,
         )
-    return out.astype(q.dtype), flat.reshape(pages.shape)
-
-
-def _write_tokens(
-    flat: jax.Array, kv: jax.Array, table: jax.Array, positions: jax.Array, segments: jax.Array
-) -> jax.Array:
-    """Puts each row's one token [B, 1, 2K, H] into its place; `table` [B, W] names pages of
-    `flat`."""
-    page_size = flat.shape[1]
-    column = jnp.minimum(positions // page_size, table.shape[1] - 1)
-    page = jnp.take_along_axis(table, column, axis=1)
-    page = jnp.where(segments > 0, page, len(flat))  # out of range: not written
-    return flat.at[page, positions % page_size].set(kv, mode="drop")
-
-
-def _write_pages(
-    flat: jax.Array, kv: jax.Array, table: jax.Array, positions: jax.Array, segments: jax.Array
-) -> jax.Array:
-    """Puts each row's tokens [B, T, 2K, H] into its pages, of which the first begins with the row's
-    first token. One page after the other: as a scatter, the TPU compiler copies the pool into
-    another layout and back. What lies behind a row's last token is overwritten by later ones.
-    """
-    B, T = positions.shape
-    page_size = flat.shape[1]
-    count = -(-T // page_size)
-    kv = jnp.pad(kv, ((0, 0), (0, count * page_size - T), (0, 0), (0, 0)))
-    at = jnp.arange(count, dtype=jnp.int32)[None]
-    column = jnp.minimum(positions[:, :1] // page_size + at, table.shape[1] - 1)
-    page = jnp.take_along_axis(table, column, axis=1)
-    tokens = jnp.sum(segments > 0, axis=1, keepdims=True)
-    used = (at * page_size < tokens).reshape(-1)
-    kv, page = kv.reshape(B * count, page_size, *kv.shape[2:]), page.reshape(-1)
-    order = jnp.argsort(~used)
-
-    def write(i: jax.Array, flat: jax.Array) -> jax.Array:
-        which = order[i]
-        return jax.lax.dynamic_update_slice_in_dim(flat, kv[which][None], page[which], axis=0)
-
-    # As many turns as there is to write: a loop known to have one would be dissolved, and the pool
-    # copied.
-    return jax.lax.fori_loop(0, jnp.sum(used), write, flat)
+    pages = tuple(x.reshape(y.shape) for x, y in zip(flat, pages, strict=True))
+    return out.astype(q.dtype), pages
 
 
 # (row, page) pairs taken at once. A step's fixed cost is spread over them; on TPU the kernel is
@@ -280,7 +197,7 @@ WORK_BLOCK = 32
 
 def _walk(
     q: jax.Array,
-    flat: jax.Array,
+    flat: Pages,
     first_page: jax.Array,
     work: WorkList,
     positions: jax.Array,
@@ -295,7 +212,7 @@ def _walk(
     values, rescaled to the largest score seen so far.
     """
     B, N, H = q.shape
-    page_size, K = flat.shape[1], flat.shape[2] // 2
+    page_size, K = page_size_of(flat), flat[0].shape[1]
     block = min(WORK_BLOCK, len(work.row))
     grouped = q.reshape(B, K, N // K, H)
 
@@ -306,9 +223,9 @@ def _walk(
         top, total, mixed = carry  # [B, K, g], [B, K, g], [B, K, g, H]
         row, page, first = take(work.row, i), take(work.page, i), take(work.first, i)
         used = i * block + jnp.arange(block) < work.count[0]
-        kv = flat[first_page + page]  # [n, page_size, 2K, H]
+        keys, values = (x[first_page + page] for x in flat)  # [n, K, H, page_size] and transposed
         scores = jnp.einsum(
-            "nkgh,npkh->nkgp", grouped[row], kv[:, :, 0::2], preferred_element_type=jnp.float32
+            "nkgh,nkhp->nkgp", grouped[row], keys, preferred_element_type=jnp.float32
         )
         scores = scores * scale
         if soft_cap is not None:
@@ -322,15 +239,15 @@ def _walk(
         to = jnp.where(used, row, B)
         new_top = top.at[to].max(scores.max(axis=-1), mode="drop")
         weights = jnp.exp(scores - new_top[row][..., None]) * seen[:, None, None]
-        values = jnp.einsum(
-            "nkgp,npkh->nkgh",
-            weights.astype(kv.dtype),
-            kv[:, :, 1::2],
+        mix = jnp.einsum(
+            "nkgp,nkph->nkgh",
+            weights.astype(values.dtype),
+            values,
             preferred_element_type=jnp.float32,
         )
         shrink = jnp.exp(top - new_top)
         total = (total * shrink).at[to].add(weights.sum(axis=-1), mode="drop")
-        mixed = (mixed * shrink[..., None]).at[to].add(values, mode="drop")
+        mixed = (mixed * shrink[..., None]).at[to].add(mix, mode="drop")
         return new_top, total, mixed
 
     g = N // K
@@ -345,11 +262,6 @@ def _walk(
 # Tokens of keys and values that the kernel loads at once, and queries it takes together. Its own
 # table of block sizes asks for the device at hand, which a program compiled ahead does not have.
 KERNEL_TOKENS, KERNEL_QUERIES = 512, 32
-
-
-def kernel_refuses(q: jax.Array) -> str:
-    """Why the TPU kernel can't take these queries [B, T, N, H]; "" if it can."""
-    return "" if q.shape[3] % 128 == 0 else f"head_dim is {q.shape[3]}, no multiple of 128"
 
 
 def _kernel(

@@ -17,7 +17,8 @@ import numpy as np
 from flax import struct
 
 from cipo_jax.policy.model import ModelConfig, Params, hidden_states, unembed
-from cipo_jax.policy.paged import PagedCache, WorkList, copy_pages
+from cipo_jax.policy.page_arrays import Pages, copy_pages
+from cipo_jax.policy.paged import PagedCache, WorkList
 from cipo_jax.policy.sharding import Rules, constrain
 from cipo_jax.sampling.choose import Choice, choose_tokens
 
@@ -93,12 +94,12 @@ def prefill(
     rules: Rules,
     context_pages: int,
     params: Params,
-    pages: jax.Array,
+    pages: Pages,
     tokens: jax.Array,
     start: jax.Array,
     lengths: jax.Array,
     table: jax.Array,
-) -> jax.Array:
+) -> Pages:
     """Writes the keys and values of a stretch of each row's prompt.
 
     Args:
@@ -124,10 +125,10 @@ def decode_chunk(
     choice: Choice,
     chunk: int,
     params: Params,
-    pages: jax.Array,
+    pages: Pages,
     slots: Slots,
     plan: ChunkPlan,
-) -> tuple[jax.Array, Slots, ChunkResult]:
+) -> tuple[Pages, Slots, ChunkResult]:
     """Up to `chunk` decode steps; ends early when every row has finished."""
     pages = copy_pages(pages, plan.copy_from, plan.copy_to, plan.copies, rules)
 

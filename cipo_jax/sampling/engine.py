@@ -27,7 +27,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from cipo_jax.policy.model import ModelConfig, Params, cast_weights, param_shardings
-from cipo_jax.policy.paged import empty_pages
+from cipo_jax.policy.page_arrays import Pages, empty_pages
 from cipo_jax.policy.sharding import ROWS, logical_rules, replicated, row_count
 from cipo_jax.sampling.decode import ChunkResult, Slots, decode_chunk, empty_slots, prefill
 from cipo_jax.sampling.pages import PagePool
@@ -104,7 +104,7 @@ class Engine:
         # On the device, between `open` and `close`.
         self._leaves: list[jax.Array] = []
         self._params: Params = {}
-        self._pages: jax.Array | None = None
+        self._pages: Pages | None = None
         self._slots: Slots | None = None
         # On the host.
         self._pools: list[PagePool] = []

@@ -10,7 +10,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cipo_jax.policy import model, paged, sharding
+from cipo_jax.policy import model, page_arrays, sharding
 from cipo_jax.policy.model import ModelConfig, cast_weights
 from cipo_jax.sampling.decode import decode_chunk, empty_slots, prefill
 from cipo_jax.sampling.plan import chunk_plan, plan_shardings, prefill_arrays
@@ -24,20 +24,22 @@ from cipo_jax.sampling.settings import (
 
 
 def abstract_cache(config: ModelConfig, mesh: Mesh, settings: EngineSettings) -> Any:
-    """Shape, dtype and sharding of the engine's cache."""
+    """Shapes, dtypes and shardings of the engine's cache."""
     s, shards = settings, sharding.row_count(mesh)
     rules = sharding.logical_rules(mesh, config.axis_sizes)
-    pages = jax.eval_shape(
-        lambda: paged.empty_pages(
-            config.num_layers,
-            pages_per_shard(s, shards) * shards,
-            s.page_size,
-            config.num_kv_heads,
-            config.head_dim,
-            cache_dtype(s, config.compute_dtype, mesh),
+    with jax.set_mesh(mesh):
+        pages = jax.eval_shape(
+            lambda: page_arrays.empty_pages(
+                config.num_layers,
+                pages_per_shard(s, shards) * shards,
+                s.page_size,
+                config.num_kv_heads,
+                config.head_dim,
+                cache_dtype(s, config.compute_dtype, mesh),
+            )
         )
-    )
-    return _abstract(pages, NamedSharding(mesh, sharding.spec(rules, paged.PAGES_AXES)))
+    specs = page_arrays.page_specs(pages, rules)
+    return jax.tree.map(lambda x, spec: _abstract(x, NamedSharding(mesh, spec)), pages, specs)
 
 
 def abstract_weights(config: ModelConfig, mesh: Mesh) -> Any:

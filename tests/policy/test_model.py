@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tiny_models
 
-from cipo_jax.policy import logprobs, model, paged, sharding
+from cipo_jax.policy import logprobs, model, page_arrays, paged, sharding
 
 CONFIG = dataclasses.replace(tiny_models.TINY_CONFIG, num_layers=2)
 PARAMS = functools.cache(lambda: tiny_models.tiny_params(CONFIG))
@@ -80,7 +80,7 @@ def test_cache_equals_teacher_forcing(chunks: list[int], config: model.ModelConf
     params = tiny_models.tiny_params(config)
     wanted = np.asarray(logits(config, params, *batch))
     page_size, width = 4, 7
-    pages = paged.empty_pages(
+    pages = page_arrays.empty_pages(
         config.num_layers,
         3 * width,
         page_size,

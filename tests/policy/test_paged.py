@@ -1,4 +1,5 @@
-"""Pages against the reference: writes, copies, prefill after a context, the work list of decode."""
+"""Pages against the reference: writes, prefill after a context, the work list of decode. Tests see
+pages token by token, [L, PAGES, SIZE, 2K, H], as `split` and `joined` translate them."""
 
 import functools
 from typing import Any
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cipo_jax.policy import attention, paged
+from cipo_jax.policy import attention, page_arrays, paged
 
 L, PAGES, SIZE, K, N, H, W = 2, 40, 4, 2, 6, 8, 6  # W pages of SIZE tokens a row at most
 B = 5
@@ -38,6 +39,18 @@ def contents() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return k, v, pages
 
 
+def split(pages: Any) -> page_arrays.Pages:
+    """Keys [L, PAGES, K, H, SIZE] and values [L, PAGES, K, SIZE, H]."""
+    k, v = jnp.asarray(pages[..., 0::2, :]), jnp.asarray(pages[..., 1::2, :])
+    return jnp.moveaxis(k, 2, 4), jnp.moveaxis(v, 2, 3)
+
+
+def joined(pages: page_arrays.Pages) -> jax.Array:
+    """The inverse of `split`."""
+    k, v = jnp.moveaxis(pages[0], 4, 2), jnp.moveaxis(pages[1], 3, 2)
+    return jnp.stack([k, v], axis=4).reshape(*k.shape[:3], 2 * K, H)
+
+
 def work_list(spare: int = 0) -> paged.WorkList:
     """The rows' pages in order, `spare` more of each row than it has tokens for, then padding that
     must not be read."""
@@ -56,9 +69,9 @@ def work_list(spare: int = 0) -> paged.WorkList:
 @functools.partial(jax.jit, static_argnames=("scale", "soft_cap", "window", "context_pages"))
 def attend(pages, layer, q, k, v, positions, segments, tables, work, **options) -> Any:
     context_pages = options.pop("context_pages", 0)
-    cache = paged.PagedCache(pages, tables, work, context_pages)
+    cache = paged.PagedCache(split(pages), tables, work, context_pages)
     out, cache = paged.attend_paged(cache, layer, q, k, v, positions, segments, **options)
-    return out, cache.pages
+    return out, joined(cache.pages)
 
 
 OPTIONS: list[dict[str, Any]] = [{}, {"window": 3}, {"soft_cap": 1.5}, {"window": 6, "soft_cap": 2}]
@@ -157,7 +170,7 @@ def test_window_of_the_layer_may_be_traced(window: int | None) -> None:
         return paged.attend_paged(cache, LAYER, *args, **options)[0]
 
     size = jnp.asarray(attention.window_size(window), jnp.int32)
-    got = traced(size, paged.PagedCache(pages, table(), work_list()), *args)
+    got = traced(size, paged.PagedCache(split(pages), table(), work_list()), *args)
     np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-6)
 
 
@@ -190,12 +203,3 @@ def test_bfloat16_pages_are_read_in_bfloat16() -> None:
     assert after.dtype == jnp.bfloat16 and rounded.dtype == exact.dtype == jnp.float32
     difference = np.abs(np.asarray(rounded) - np.asarray(exact)).max()
     assert 1e-4 < difference < 0.05
-
-
-def test_copies() -> None:
-    pages = random(L, PAGES, SIZE, 2 * K, H)
-    source, target = np.array([3, 5, 0], np.int32), np.array([7, 8, 9], np.int32)
-    got = jax.jit(paged.copy_pages)(pages, source, target, np.array([2], np.int32))
-    wanted = pages.copy()
-    wanted[:, [7, 8]] = pages[:, [3, 5]]
-    np.testing.assert_array_equal(got, wanted)

@@ -14,7 +14,7 @@ import pytest
 import tiny_models
 from jax.sharding import PartitionSpec as P
 
-from cipo_jax.policy import model, paged, sharding
+from cipo_jax.policy import model, page_arrays, paged, sharding
 from cipo_jax.types import CipoError
 
 CONFIG = dataclasses.replace(tiny_models.TINY_CONFIG, num_layers=2)
@@ -252,7 +252,7 @@ def test_cache_and_activations_are_split_over_heads_and_rows() -> None:
 
     @jax.jit
     def prefill(params, tokens, positions, table):
-        pages = paged.empty_pages(2, 8, 16, CONFIG.num_kv_heads, 16, "float32", rules)
+        pages = page_arrays.empty_pages(2, 8, 16, CONFIG.num_kv_heads, 16, "float32", rules)
         cache = paged.PagedCache(pages=pages, table=table)
         rows = (tokens, positions, jnp.ones_like(tokens))
         hidden, cache = model.hidden_states(CONFIG, params, *rows, cache=cache, rules=rules)
@@ -261,5 +261,6 @@ def test_cache_and_activations_are_split_over_heads_and_rows() -> None:
     with jax.set_mesh(mesh):
         logits, pages = prefill(params, tokens, positions, table)
     assert logits.addressable_shards[0].data.shape == (2, 16, CONFIG.vocab_size // 2)
-    assert pages.addressable_shards[0].data.shape == (2, 2, 16, 2, 16)  # one of two kv heads
-    assert np.all(np.any(np.asarray(pages) != 0, axis=(0, 2, 3, 4)))  # each row's page is written
+    for x in pages:  # one of two kv heads; 16 tokens and a width of 16
+        assert x.addressable_shards[0].data.shape == (2, 2, 1, 16, 16)
+        assert np.all(np.any(np.asarray(x) != 0, axis=(0, 2, 3, 4)))  # each row's page is written

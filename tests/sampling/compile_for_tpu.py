@@ -53,7 +53,8 @@ def main(topology: str, data: int, fsdp: int, tensor: int) -> None:
         cache_tokens=CACHE_PAGES * PAGE_SIZE * shards,
         prefill_tokens=STRETCHES * WIDTH * shards,
     )
-    pool = int(np.prod(abstract_cache(CONFIG, mesh, settings).shape)) // (shards * tensor)
+    [cache] = abstract_cache(CONFIG, mesh, settings)
+    pool = int(np.prod(cache.shape)) // (shards * tensor)
     prefill = lower_prefill(CONFIG, mesh, settings, WIDTH, CONTEXT_PAGES)
     report = {
         "decode": _report(lower_decode(CONFIG, mesh, settings), pool),

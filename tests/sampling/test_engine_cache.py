@@ -143,12 +143,12 @@ def test_close_gives_the_memory_back() -> None:
     got = fresh(slots=3, chunk=3)
     got()
     pages = got.engine._pages
-    assert pages is not None and pages.nbytes > 0
-    shape = pages.shape
+    assert pages is not None and all(x.nbytes > 0 for x in pages)
+    shapes = {x.shape for x in pages}
     del pages
-    before = sum(x.shape == shape for x in jax.live_arrays())
+    before = sum(x.shape in shapes for x in jax.live_arrays())
     got.engine.close()
-    assert sum(x.shape == shape for x in jax.live_arrays()) == before - 1
+    assert sum(x.shape in shapes for x in jax.live_arrays()) == before - 2
 
 
 # Work and compilations.

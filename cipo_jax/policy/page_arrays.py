@@ -1,0 +1,201 @@
+"""How the pages of the key/value cache lie in memory: made, copied, written and read.
+
+There are two layouts. TPU's kernel wants one array in which the heads of keys and values alternate;
+everywhere else keys and values are two arrays, keys with the tokens last, as a matrix product of
+queries with them reads them. XLA:CPU multiplies such keys several times faster than others.
+
+A page holds `page_size` consecutive positions of one sequence. Which page belongs to whom is the
+caller's business (`sampling/pages.py`); what is computed of pages is in `paged`.
+"""
+
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+
+from cipo_jax.policy.attention_kernels import platform
+from cipo_jax.policy.sharding import ROWS, Rules, constrain, spec
+
+# (keys and values [L, P, page_size, 2K, H],) for the kernel, or
+# (keys [L, P, K, H, page_size], values [L, P, K, page_size, H]).
+Pages: TypeAlias = tuple[jax.Array, ...]
+
+# Of each array of a layout, by their number: which dimension of a page counts its tokens, and the
+# logical axes.
+_TOKEN_DIMENSION = {1: (0,), 2: (2, 1)}
+_AXES = {
+    1: (("layers", "batch", None, "kv_heads", "head_dim"),),
+    2: (
+        ("layers", "batch", "kv_heads", "head_dim", None),
+        ("layers", "batch", "kv_heads", None, "head_dim"),
+    ),
+}
+
+
+def kernel_refuses(head_dim: int) -> str:
+    """Why the TPU kernel can't take heads of this width; "" if it can."""
+    return "" if head_dim % 128 == 0 else f"head_dim is {head_dim}, no multiple of 128"
+
+
+def empty_pages(
+    num_layers: int,
+    num_pages: int,
+    page_size: int,
+    num_kv_heads: int,
+    head_dim: int,
+    dtype: str,
+    rules: Rules = (),
+) -> Pages:
+    """Zeros, in the layout for the devices of the ambient mesh."""
+    L, N, K, H = num_layers, num_pages, num_kv_heads, head_dim
+    if platform() == "tpu" and not kernel_refuses(H):
+        shapes: tuple[tuple[int, ...], ...] = ((L, N, page_size, 2 * K, H),)
+    else:
+        shapes = (L, N, K, H, page_size), (L, N, K, page_size, H)
+    arrays = zip(shapes, _AXES[len(shapes)], strict=True)
+    return tuple(constrain(jnp.zeros(shape, dtype), rules, axes) for shape, axes in arrays)
+
+
+def page_specs(pages: Any, rules: Rules) -> tuple[P, ...]:
+    """The PartitionSpec of each array."""
+    return tuple(spec(rules, axes) for axes in _AXES[len(pages)])
+
+
+def per_shard(function: Any, rules: Rules, in_specs: Any, out_specs: Any) -> Any:
+    """`function` on each device's own rows, pages and heads."""
+    if not rules:
+        return function
+    return jax.shard_map(function, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+
+
+def copy_pages(
+    pages: Pages, source: jax.Array, target: jax.Array, count: jax.Array, rules: Rules = ()
+) -> Pages:
+    """Copies page `source[i]` to `target[i]` in all layers, for i < count.
+
+    Args:
+      source, target: [n] int32 per row shard.
+      count: [1] int32 per row shard.
+    """
+
+    def copy(pages: Pages, source: jax.Array, target: jax.Array, count: jax.Array) -> Pages:
+        # One at a time: a gather of all would hold them twice.
+        def one(i: jax.Array, pages: Pages) -> Pages:
+            def within(x: jax.Array) -> jax.Array:
+                page = jax.lax.dynamic_slice_in_dim(x, source[i], 1, axis=1)
+                return jax.lax.dynamic_update_slice_in_dim(x, page, target[i], axis=1)
+
+            return jax.tree.map(within, pages)
+
+        return jax.lax.fori_loop(0, count[0], one, pages)
+
+    rows = P(ROWS)
+    pool = page_specs(pages, rules) if rules else None
+    return per_shard(copy, rules, (pool, rows, rows, rows), pool)(pages, source, target, count)
+
+
+# The following take the pages of all layers one after the other: arrays [L P, ...].
+
+
+def all_layers(pages: Pages) -> Pages:
+    """[L, P, ...] -> [L P, ...]."""
+    return tuple(x.reshape(-1, *x.shape[2:]) for x in pages)
+
+
+def page_size_of(flat: Pages) -> int:
+    return flat[0].shape[1 + _TOKEN_DIMENSION[len(flat)][0]]
+
+
+def write_tokens(
+    flat: Pages,
+    k: jax.Array,
+    v: jax.Array,
+    table: jax.Array,
+    positions: jax.Array,
+    segments: jax.Array,
+) -> Pages:
+    """Puts each row's one token, k and v [B, 1, K, H], into its place.
+
+    Args:
+      table: [B, W] pages of `flat`.
+      positions, segments: [B, 1] int32; segment 0 is not written.
+    """
+    page_size = page_size_of(flat)
+    column = jnp.minimum(positions // page_size, table.shape[1] - 1)
+    page = jnp.take_along_axis(table, column, axis=1)[:, 0]
+    page = jnp.where(segments[:, 0] > 0, page, len(flat[0]))  # out of range: not written
+    at = positions[:, 0] % page_size
+
+    def write(x: jax.Array, token: jax.Array, dimension: int) -> jax.Array:
+        place = (page, *(slice(None),) * dimension, at)
+        return x.at[place].set(token[:, 0], mode="drop")
+
+    return _map(write, flat, k, v)
+
+
+def write_pages(
+    flat: Pages,
+    k: jax.Array,
+    v: jax.Array,
+    table: jax.Array,
+    positions: jax.Array,
+    segments: jax.Array,
+) -> Pages:
+    """Puts each row's tokens, k and v [B, T, K, H], into its pages, of which the first begins with
+    the row's first token. One page after the other: as a scatter, the TPU compiler copies the pool
+    into another layout and back. What lies behind a row's last token is overwritten by later ones.
+    """
+    B, T = positions.shape
+    page_size = page_size_of(flat)
+    count = -(-T // page_size)
+    at = jnp.arange(count, dtype=jnp.int32)[None]
+    column = jnp.minimum(positions[:, :1] // page_size + at, table.shape[1] - 1)
+    page = jnp.take_along_axis(table, column, axis=1).reshape(-1)
+    tokens = jnp.sum(segments > 0, axis=1, keepdims=True)
+    used = (at * page_size < tokens).reshape(-1)
+    order = jnp.argsort(~used)
+
+    def as_pages(_: jax.Array, tokens: jax.Array, dimension: int) -> jax.Array:
+        padded = jnp.pad(tokens, ((0, 0), (0, count * page_size - T), (0, 0), (0, 0)))
+        paged = padded.reshape(B * count, page_size, *tokens.shape[2:])
+        return jnp.moveaxis(paged, 1, 1 + dimension)
+
+    new = _map(as_pages, flat, k, v)
+
+    def write(i: jax.Array, flat: Pages) -> Pages:
+        which = order[i]
+
+        def within(x: jax.Array, new: jax.Array) -> jax.Array:
+            return jax.lax.dynamic_update_slice_in_dim(x, new[which][None], page[which], axis=0)
+
+        return jax.tree.map(within, flat, new)
+
+    # As many turns as there is to write: a loop known to have one would be dissolved, and the pool
+    # copied.
+    return jax.lax.fori_loop(0, jnp.sum(used), write, flat)
+
+
+def read_rows(flat: Pages, table: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The keys and values [B, C page_size, K, H] of the pages that `table` [B, C] names, from the
+    layout of two arrays."""
+
+    def read(x: jax.Array, dimension: int) -> jax.Array:
+        tokens = jnp.moveaxis(x[table], 2 + dimension, 2)  # [B, C, page_size, K, H]
+        return tokens.reshape(len(table), -1, *tokens.shape[3:])
+
+    keys, values = map(read, flat, _TOKEN_DIMENSION[2])
+    return keys, values
+
+
+def _map(function: Any, flat: Pages, k: jax.Array, v: jax.Array) -> Pages:
+    """`function(array, its tokens in the cache's dtype, dimension that counts tokens)` of each
+    array, where the tokens of the kernel's array are keys and values, alternating."""
+    tokens = (k, v) if len(flat) == 2 else (_alternating(k, v),)
+    arrays = zip(flat, tokens, _TOKEN_DIMENSION[len(flat)], strict=True)
+    return tuple(function(x, token.astype(x.dtype), dimension) for x, token, dimension in arrays)
+
+
+def _alternating(k: jax.Array, v: jax.Array) -> jax.Array:
+    """[..., K, H] twice -> [..., 2K, H]."""
+    return jnp.stack([k, v], axis=-2).reshape(*k.shape[:-2], -1, k.shape[-1])
