@@ -21,7 +21,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh, NamedSharding
 
 from cipo_jax.policy import attention, rope
-from cipo_jax.policy.attention_kernels import attend_rows
+from cipo_jax.policy.attention_kernels import attend_rows, platform
 from cipo_jax.policy.config import ModelConfig, RopeScaling  # noqa: F401
 from cipo_jax.policy.layers import ACTIVATIONS, RMSNorm, kernel_init, parameter, project
 from cipo_jax.policy.logprobs import Head, score_tokens
@@ -46,10 +46,12 @@ REMAT_POLICIES = {
 
 def init_params(config: ModelConfig, key: jax.Array, mesh: Mesh | None = None) -> Params:
     """Random parameters: a plain nested dict, created on their shards when a mesh is given."""
+    options = None
+    if platform() == "cpu":  # where LLVM takes seconds for what runs once
+        options = {"xla_backend_optimization_level": 1}
+    shardings = None if mesh is None else param_shardings(config, mesh)
     init = functools.partial(_init, config)
-    if mesh is None:
-        return jax.jit(init)(key)
-    return jax.jit(init, out_shardings=param_shardings(config, mesh))(key)
+    return jax.jit(init, out_shardings=shardings, compiler_options=options)(key)
 
 
 def abstract_params(config: ModelConfig) -> Params:
