@@ -17,7 +17,7 @@ import math
 import os
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +96,8 @@ class MetricWriter:
 
 class EventFiles:
     """TensorBoard's event files, written by a thread of their own: clu's writer imports TensorFlow,
-    which takes seconds, and those the run need not wait for. What goes wrong there is raised by the
-    next call.
+    which takes seconds, and those the run need not wait for. It begins with the first write: while
+    programs are traced, the two would take turns. What goes wrong there is raised by the next call.
 
     Raises:
       CipoError: the packages are not installed.
@@ -111,8 +111,10 @@ class EventFiles:
                     "install clu, tensorboard and tensorflow-cpu, or set "
                     "--config.log.tensorboard=False"
                 )
+        self._logdir = logdir
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tensorboard")
-        self._pending = deque([self._thread.submit(self._open, logdir)])
+        self._pending: deque[Future[None]] = deque()
+        self._writer: Any = None
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Writes scalars by tag, soon."""
@@ -125,17 +127,20 @@ class EventFiles:
         with self._thread:
             for pending in self._pending:
                 pending.result()
-            self._writer.close()
+            if self._writer is not None:
+                self._writer.close()
 
-    def _open(self, logdir: Path) -> None:
+    def _open(self) -> Any:
         # TensorFlow greets on stderr unless told not to before its import.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
         from clu.metric_writers import SummaryWriter
 
-        self._writer = SummaryWriter(str(logdir))
+        return SummaryWriter(str(self._logdir))
 
     def _write(self, step: int, scalars: Mapping[str, float]) -> None:
+        if self._writer is None:
+            self._writer = self._open()
         self._writer.write_scalars(step, scalars)
         self._writer.flush()
 

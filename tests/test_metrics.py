@@ -247,9 +247,15 @@ def test_missing_tensorboard_packages_are_named(tmp_path, monkeypatch):
 def test_what_fails_while_event_files_are_written_is_raised(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "clu.metric_writers", None)
     writer = MetricWriter(tmp_path, tensorboard=True)
+    writer.write(1, {"base/reward/mean": 0.25}, "train")
     with pytest.raises(ImportError, match=r"clu\.metric_writers"):
         writer.close()
     assert not [t for t in threading.enumerate() if t.name.startswith("tensorboard")]
+
+
+def test_without_a_write_there_are_no_event_files(tmp_path):
+    MetricWriter(tmp_path, tensorboard=True).close()
+    assert not (tmp_path / "tensorboard").exists()
 
 
 @pytest.mark.slow
