@@ -60,17 +60,18 @@ def open_parts(config: Config, hosts: Hosts | None = None) -> Iterator[Parts]:
     """
     c = config
     hosts = hosts or Hosts()
-    mesh = sharding.make_mesh(c.mesh.data, c.mesh.fsdp, c.mesh.tensor)
-    tokenizer = open_tokenizer(c)
-    policy = open_policy(c, tokenizer, mesh)
-    longest = policy.longest_correction_prompt
-    sampler = open_sampler(c, policy.model, mesh, tokenizer, longest, hosts)
-    times = VerifyTimes()
-    with (
-        jax.set_mesh(mesh),
-        open_pool(c.verifier) as pool,
-        Heartbeat(c.log.heartbeat_seconds, prints=hosts.first) as beat,
-    ):
+    with open_pool(c.verifier, wait=False) as pool, contextlib.ExitStack() as stack:
+        # While its workers start:
+        mesh = sharding.make_mesh(c.mesh.data, c.mesh.fsdp, c.mesh.tensor)
+        tokenizer = open_tokenizer(c)
+        policy = open_policy(c, tokenizer, mesh)
+        longest = policy.longest_correction_prompt
+        sampler = open_sampler(c, policy.model, mesh, tokenizer, longest, hosts)
+        pool.wait_until_ready()
+        times = VerifyTimes()
+        stack.enter_context(jax.set_mesh(mesh))
+        beat = Heartbeat(c.log.heartbeat_seconds, prints=hosts.first)
+        stack.enter_context(beat)
         yield Parts(
             **{field.name: getattr(policy, field.name) for field in dataclasses.fields(policy)},
             tokenizer=tokenizer,

@@ -13,8 +13,11 @@ from cipo_jax.types import Attempt, CipoError, Outcome, Verdict
 from cipo_jax.verifiers.pool import VerifierPool
 
 
-def open_pool(verifier: Verifier, kind: str = "") -> VerifierPool:
+def open_pool(verifier: Verifier, kind: str = "", wait: bool = True) -> VerifierPool:
     """Starts the pool of the `verifier` section; a `kind` replaces the section's own.
+
+    Args:
+      wait: as in `VerifierPool`.
 
     Raises:
       CipoError: as `VerifierPool`.
@@ -29,6 +32,7 @@ def open_pool(verifier: Verifier, kind: str = "") -> VerifierPool:
         extraction=verifier.extraction,
         allow_unsandboxed_code=verifier.allow_unsandboxed_code,
         partial_credit=verifier.partial_credit,
+        wait=wait,
     )
 
 

@@ -79,6 +79,7 @@ class Engine:
         self._num_pages = pages_per_shard(s, self._shards)
 
         rules = logical_rules(mesh, config.axis_sizes)
+        self._shardings = param_shardings(config, mesh)
         self._new_pages = jax.jit(
             functools.partial(
                 empty_pages,
@@ -258,10 +259,9 @@ class Engine:
         """The parameters as decoding reads them, step after step: in the compute dtype, on the
         shards of the engine's mesh."""
         c = self.config
-        shardings = param_shardings(c, self.mesh)
         if c.param_dtype != c.compute_dtype:
             params = jax.jit(functools.partial(cast_weights, dtype=c.compute_dtype))(params)
-        return jax.device_put(params, shardings)
+        return jax.device_put(params, self._shardings)
 
     # Prompts.
 

@@ -65,6 +65,7 @@ class VerifierPool:
         extraction: Sequence[str] = DEFAULT_RULES,
         allow_unsandboxed_code: bool = False,
         partial_credit: bool = False,
+        wait: bool = True,
     ):
         """Starts the workers and waits until they are ready.
 
@@ -79,6 +80,7 @@ class VerifierPool:
           memory_limit_bytes: address space of one worker.
           max_waiting: most items in the queue.
           extraction, allow_unsandboxed_code, partial_credit: see `worker.Options`.
+          wait: else `wait_until_ready` has to be called.
 
         Raises:
           CipoError: a value out of range, or a worker that cannot start; with the reason.
@@ -112,10 +114,11 @@ class VerifierPool:
         self._failure: CipoError | None = None
         self._statistics = _Statistics()
         self._max_threads = workers + stand_ins
-        started: queue.SimpleQueue[CipoError | None] = queue.SimpleQueue()
+        self._starting = workers  # that have not told yet how their start went
+        self._started: queue.SimpleQueue[CipoError | None] = queue.SimpleQueue()
         self._threads = [
             threading.Thread(
-                target=self._attend, args=(started.put,), name=f"verifier-{i}", daemon=True
+                target=self._attend, args=(self._started.put,), name=f"verifier-{i}", daemon=True
             )
             for i in range(workers)
         ]
@@ -124,12 +127,22 @@ class VerifierPool:
         try:
             for thread in list(self._threads):
                 thread.start()
-            for _ in range(workers):
-                if (failure := started.get()) is not None:
-                    raise failure
+            if wait:
+                self.wait_until_ready()
         except BaseException:
             self.close()
             raise
+
+    def wait_until_ready(self) -> None:
+        """Waits for the workers of the start.
+
+        Raises:
+          CipoError: one cannot start; with the reason.
+        """
+        while self._starting:
+            self._starting -= 1
+            if (failure := self._started.get()) is not None:
+                raise failure
 
     def submit(self, problem: Problem, text: str) -> Future:
         """Queues the completion `text` of `problem`; waits while the queue is full.

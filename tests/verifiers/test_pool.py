@@ -241,6 +241,17 @@ def test_a_verifier_that_cannot_be_loaded_is_refused(kind, message):
         VerifierPool(kind, workers=2, timeout_seconds=1.0)
 
 
+def test_the_start_can_be_waited_for_later():
+    pool = VerifierPool("no_such_module:verify", workers=2, timeout_seconds=1.0, wait=False)
+    with pool, pytest.raises(CipoError, match="No module named 'no_such_module'"):
+        pool.wait_until_ready()
+    with VerifierPool(OBEY, workers=2, timeout_seconds=5.0, wait=False) as pool:
+        early = pool.submit(PROBLEM, "yes")
+        pool.wait_until_ready()
+        pool.wait_until_ready()  # nothing is left to wait for
+        assert early.result(5).outcome is Outcome.CORRECT
+
+
 def test_a_memory_limit_below_what_the_worker_needs_is_refused():
     with pytest.raises(CipoError, match="verifier.kind: 'math' cannot be used"):
         VerifierPool("math", workers=1, timeout_seconds=1.0, memory_limit_bytes=60 << 20)
