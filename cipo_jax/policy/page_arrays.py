@@ -17,7 +17,11 @@ from jax.sharding import PartitionSpec as P
 from cipo_jax.policy.attention_kernels import platform
 from cipo_jax.policy.sharding import ROWS, Rules, constrain, spec
 
-# (keys and values [L, P, page_size, 2K, H],) for the kernel, or
+# The kernel takes heads of a multiple of this width. Others are padded: that takes memory, but
+# without the kernel a step copies the cache more than once.
+LANES = 128
+
+# (keys and values [L, P, page_size, 2K, H],) for the kernel, H padded, or
 # (keys [L, P, K, H, page_size], values [L, P, K, page_size, H]).
 Pages: TypeAlias = tuple[jax.Array, ...]
 
@@ -33,11 +37,6 @@ _AXES = {
 }
 
 
-def kernel_refuses(head_dim: int) -> str:
-    """Why the TPU kernel can't take heads of this width; "" if it can."""
-    return "" if head_dim % 128 == 0 else f"head_dim is {head_dim}, no multiple of 128"
-
-
 def empty_pages(
     num_layers: int,
     num_pages: int,
@@ -49,8 +48,9 @@ def empty_pages(
 ) -> Pages:
     """Zeros, in the layout for the devices of the ambient mesh."""
     L, N, K, H = num_layers, num_pages, num_kv_heads, head_dim
-    if platform() == "tpu" and not kernel_refuses(H):
-        shapes: tuple[tuple[int, ...], ...] = ((L, N, page_size, 2 * K, H),)
+    if platform() == "tpu":
+        width = -(-H // LANES) * LANES
+        shapes: tuple[tuple[int, ...], ...] = ((L, N, page_size, 2 * K, width),)
     else:
         shapes = (L, N, K, H, page_size), (L, N, K, page_size, H)
     arrays = zip(shapes, _AXES[len(shapes)], strict=True)
@@ -190,8 +190,8 @@ def read_rows(flat: Pages, table: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def _map(function: Any, flat: Pages, k: jax.Array, v: jax.Array) -> Pages:
     """`function(array, its tokens in the cache's dtype, dimension that counts tokens)` of each
-    array, where the tokens of the kernel's array are keys and values, alternating."""
-    tokens = (k, v) if len(flat) == 2 else (_alternating(k, v),)
+    array, where the tokens of the kernel's array are keys and values, alternating and padded."""
+    tokens = (k, v) if len(flat) == 2 else (padded(_alternating(k, v), flat[0].shape[-1]),)
     arrays = zip(flat, tokens, _TOKEN_DIMENSION[len(flat)], strict=True)
     return tuple(function(x, token.astype(x.dtype), dimension) for x, token, dimension in arrays)
 
@@ -199,3 +199,8 @@ def _map(function: Any, flat: Pages, k: jax.Array, v: jax.Array) -> Pages:
 def _alternating(k: jax.Array, v: jax.Array) -> jax.Array:
     """[..., K, H] twice -> [..., 2K, H]."""
     return jnp.stack([k, v], axis=-2).reshape(*k.shape[:-2], -1, k.shape[-1])
+
+
+def padded(heads: jax.Array, width: int) -> jax.Array:
+    """[..., H] -> [..., width], with zeros."""
+    return jnp.pad(heads, [(0, 0)] * (heads.ndim - 1) + [(0, width - heads.shape[-1])])

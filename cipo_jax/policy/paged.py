@@ -29,6 +29,7 @@ from cipo_jax.policy import attention
 from cipo_jax.policy.page_arrays import (
     Pages,
     all_layers,
+    padded,
     page_size_of,
     page_specs,
     per_shard,
@@ -278,6 +279,7 @@ def _kernel(
 
     Args:
       q: [B, T, N, H]; a row's padding, at its end, gets numbers without meaning.
+      flat: [L P, page_size, 2K, H or wider, with zeros].
       table: [B, W] pages of `flat`, which hold the rows' own tokens already.
       first: [B] int32, position of each row's first token.
     """
@@ -289,7 +291,7 @@ def _kernel(
     if T > 1:  # padding may lie beyond the table
         table = jnp.pad(table, ((0, 0), (0, -(-T // page_size))))
     out = kernels.ragged_paged_attention(
-        q.reshape(B * T, N, H),
+        padded(q.reshape(B * T, N, H), flat.shape[-1]),
         flat,
         first + T,
         table,
@@ -301,4 +303,4 @@ def _kernel(
         num_kv_pages_per_block=min(table.shape[1], max(1, KERNEL_TOKENS // page_size)),
         num_queries_per_block=min(B * T, KERNEL_QUERIES),
     )
-    return out.reshape(B, T, N, H)
+    return out[..., :H].reshape(B, T, N, H)

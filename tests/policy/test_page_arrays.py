@@ -36,12 +36,21 @@ def test_the_layout_follows_the_devices_and_the_width(monkeypatch: pytest.Monkey
     assert [x.shape for x in zeros(1, monkeypatch)] == [(L, PAGES, SIZE, 2 * K, 128)]
     wide = [(L, PAGES, K, 128, SIZE), (L, PAGES, K, SIZE, 128)]
     assert [x.shape for x in zeros(2, monkeypatch)] == wide
-    assert len(zeros(1, monkeypatch, head_dim=96)) == 2  # the kernel can't take them
+    for head_dim, width in ((64, 128), (96, 128), (192, 256)):
+        [narrow] = zeros(1, monkeypatch, head_dim)
+        assert narrow.shape == (L, PAGES, SIZE, 2 * K, width)
 
 
-def test_refusal_names_the_width() -> None:
-    assert page_arrays.kernel_refuses(128) == ""
-    assert "head_dim is 96" in page_arrays.kernel_refuses(96)
+def test_narrow_heads_are_padded_with_zeros_for_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    k, v = np.random.default_rng(1).standard_normal((2, 1, 3, K, 96)).astype(np.float32)
+    positions = np.arange(3, dtype=np.int32)[None]
+    empty = page_arrays.all_layers(zeros(1, monkeypatch, head_dim=96))
+    table = np.array([[5]], np.int32)
+    after = page_arrays.write_pages(empty, k, v, table, positions, np.ones((1, 3), np.int32))
+    for t in range(3):
+        for got, wanted in zip(token([x[None] for x in after], 0, 5, t), (k, v), strict=True):
+            np.testing.assert_array_equal(got[:, :96], wanted[0, t])
+            assert not got[:, 96:].any()
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

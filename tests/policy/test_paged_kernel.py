@@ -70,6 +70,23 @@ def test_prefill_asks_for_context_and_own_tokens(
     np.testing.assert_allclose(got[2, :4], wanted[2, :4], atol=2e-5)
 
 
+def test_narrow_heads_are_padded() -> None:
+    q, flat, table = arrays(rows=3, tokens=1)
+    q, narrow = q[..., :64], flat[..., :64]
+    first = np.array([0, 4, 16])
+    options: Any = {"scale": 64**-0.5, "window": None, "soft_cap": None}
+    padded = flat.at[..., 64:].set(0)
+    got = paged._kernel(q, padded, jnp.asarray(table), jnp.asarray(first), **options)
+    assert got.shape == q.shape
+    kv = narrow[table].reshape(3, -1, 2 * K, 64)
+    at = np.broadcast_to(np.arange(kv.shape[1]), kv.shape[:2])
+    ones, now = np.ones_like, first[:, None]
+    wanted = attention.attend(
+        q, kv[:, :, 0::2], kv[:, :, 1::2], now, ones(now), at, ones(at), **options
+    )
+    np.testing.assert_allclose(got, wanted, atol=2e-5)
+
+
 def test_layers_choose_their_window(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a pattern of windows, the kernel of the layer's own window runs."""
     # The reference reads row counts as numbers, so it can't be traced by the switch: name it.

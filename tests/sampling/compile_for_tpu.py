@@ -2,12 +2,13 @@
 a test wants to know of each: bytes per device, copies as large as the cache, and the most entries
 that an all-gather results in.
 
-    python compile_for_tpu.py v5e:2x4 1,1,8
+    python compile_for_tpu.py v5e:2x4 1,1,8 128    topology, mesh, head_dim
 
 A program of its own, because libtpu serves one process at a time and reads the environment when it
 is loaded.
 """
 
+import dataclasses
 import json
 import re
 import sys
@@ -40,7 +41,8 @@ SLOTS, TABLE_WIDTH, PAGE_SIZE, CACHE_PAGES = 64, 272, 64, 4096  # of a row shard
 STRETCHES, WIDTH, CONTEXT_PAGES = 8, 512, 64
 
 
-def main(topology: str, data: int, fsdp: int, tensor: int) -> None:
+def main(topology: str, data: int, fsdp: int, tensor: int, head_dim: int) -> None:
+    config = dataclasses.replace(CONFIG, head_dim=head_dim)
     mesh = sharding.make_mesh(data, fsdp, tensor, devices=topology_devices(topology))
     shards = sharding.row_count(mesh)
     settings = EngineSettings(
@@ -53,11 +55,11 @@ def main(topology: str, data: int, fsdp: int, tensor: int) -> None:
         cache_tokens=CACHE_PAGES * PAGE_SIZE * shards,
         prefill_tokens=STRETCHES * WIDTH * shards,
     )
-    [cache] = abstract_cache(CONFIG, mesh, settings)
+    [cache] = abstract_cache(config, mesh, settings)
     pool = int(np.prod(cache.shape)) // (shards * tensor)
-    prefill = lower_prefill(CONFIG, mesh, settings, WIDTH, CONTEXT_PAGES)
+    prefill = lower_prefill(config, mesh, settings, WIDTH, CONTEXT_PAGES)
     report = {
-        "decode": _report(lower_decode(CONFIG, mesh, settings), pool),
+        "decode": _report(lower_decode(config, mesh, settings), pool),
         "prefill": _report(prefill, pool),
     }
     print(json.dumps({"pool_bytes": 2 * pool, **report}))
@@ -89,4 +91,4 @@ def _report(lowered: jax.stages.Lowered, pool: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], *(int(n) for n in sys.argv[2].split(",")))
+    main(sys.argv[1], *(int(n) for n in sys.argv[2].split(",")), int(sys.argv[3]))

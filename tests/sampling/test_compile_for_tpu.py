@@ -12,15 +12,23 @@ import pytest
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("topology", "sizes"), [("v5e:2x4", "1,1,8"), ("v5e:4x4", "4,1,4"), ("v4:2x2x2", "2,1,4")]
+    ("topology", "sizes", "head_dim"),
+    [
+        ("v5e:2x4", "1,1,8", 128),
+        ("v5e:2x4", "1,1,8", 64),  # padded
+        ("v5e:4x4", "4,1,4", 128),
+        ("v4:2x2x2", "2,1,4", 128),
+    ],
 )
-def test_programs_compile_and_do_not_copy_the_cache(topology: str, sizes: str) -> None:
+def test_programs_compile_and_do_not_copy_the_cache(
+    topology: str, sizes: str, head_dim: int
+) -> None:
     if importlib.util.find_spec("libtpu") is None:
         pytest.skip("compiling for TPU needs libtpu: pip install libtpu")
     environment = {**os.environ, "TPU_SKIP_MDS_QUERY": "1", "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
     program = Path(__file__).with_name("compile_for_tpu.py")
     done = subprocess.run(
-        [sys.executable, program, topology, sizes],
+        [sys.executable, program, topology, sizes, str(head_dim)],
         env=environment,
         capture_output=True,
         text=True,
