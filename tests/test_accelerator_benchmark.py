@@ -25,7 +25,7 @@ from one_device import decode, step, update, work  # noqa: E402
 from one_device.work import Work  # noqa: E402
 from peers.transformers_generate import measure_peer  # noqa: E402
 
-from cipo_jax.policy import attention_kernels, model, paged  # noqa: E402
+from cipo_jax.policy import attention_kernels, model, page_arrays  # noqa: E402
 from cipo_jax.sampling.choose import Choice  # noqa: E402
 from cipo_jax.sampling.programs import lower_decode  # noqa: E402
 from cipo_jax.sampling.settings import EngineSettings  # noqa: E402
@@ -127,7 +127,7 @@ def for_cuda(monkeypatch):
     monkeypatch.setattr(
         jax.stages.Traced, "lower", functools.partialmethod(lower, lowering_platforms=("cuda",))
     )
-    for module in (attention_kernels, paged):
+    for module in (attention_kernels, page_arrays):
         monkeypatch.setattr(module, "platform", lambda: "gpu")
     version = "jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version"
     monkeypatch.setattr(version, lambda: 91000)
