@@ -109,12 +109,8 @@ def _attend_block(
     """`attend` for one block of queries, with mask [B, T, S]."""
     B, T, N, H = q.shape
     K = k.shape[2]
-    # Heads before tokens by hand, where arrays are small: left to the compiler, the scores, which
-    # are not, would be transposed.
-    grouped = q.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4)  # [B, K, g, T, H]
-    k, v = k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)  # [B, K, H, S], [B, K, S, H]
-    scores = jnp.einsum("bkgth,bkhs->bkgts", grouped, k, preferred_element_type=jnp.float32)
+    grouped = q.reshape(B, T, K, N // K, H)
+    scores = jnp.einsum("btkgh,bskh->bkgts", grouped, k, preferred_element_type=jnp.float32)
     scores = jnp.where(mask[:, None, None], soft_capped(scores * scale, soft_cap), MASKED)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    out = jnp.einsum("bkgts,bksh->bkgth", weights, v)
-    return out.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
+    return jnp.einsum("bkgts,bskh->btkgh", weights, v).reshape(B, T, N, H)
