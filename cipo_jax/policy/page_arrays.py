@@ -122,8 +122,7 @@ def write_tokens(
       positions, segments: [B, 1] int32; segment 0 is not written.
     """
     page_size = page_size_of(flat)
-    column = jnp.minimum(positions // page_size, table.shape[1] - 1)
-    page = jnp.take_along_axis(table, column, axis=1)[:, 0]
+    page = _pages_at(table, positions // page_size)[:, 0]
     page = jnp.where(segments[:, 0] > 0, page, len(flat[0]))  # out of range: not written
     at = positions[:, 0] % page_size
 
@@ -150,15 +149,14 @@ def write_pages(
     page_size = page_size_of(flat)
     count = -(-T // page_size)
     at = jnp.arange(count, dtype=jnp.int32)[None]
-    column = jnp.minimum(positions[:, :1] // page_size + at, table.shape[1] - 1)
-    page = jnp.take_along_axis(table, column, axis=1).reshape(-1)
+    page = _pages_at(table, positions[:, :1] // page_size + at).reshape(-1)
     tokens = jnp.sum(segments > 0, axis=1, keepdims=True)
     used = (at * page_size < tokens).reshape(-1)
     order = jnp.argsort(~used)
 
     def as_pages(_: jax.Array, tokens: jax.Array, dimension: int) -> jax.Array:
-        padded = jnp.pad(tokens, ((0, 0), (0, count * page_size - T), (0, 0), (0, 0)))
-        paged = padded.reshape(B * count, page_size, *tokens.shape[2:])
+        whole = jnp.pad(tokens, ((0, 0), (0, count * page_size - T), (0, 0), (0, 0)))
+        paged = whole.reshape(B * count, page_size, *tokens.shape[2:])
         return jnp.moveaxis(paged, 1, 1 + dimension)
 
     new = _map(as_pages, flat, k, v)
@@ -186,6 +184,11 @@ def read_rows(flat: Pages, table: jax.Array) -> tuple[jax.Array, jax.Array]:
 
     keys, values = map(read, flat, _TOKEN_DIMENSION[2])
     return keys, values
+
+
+def _pages_at(table: jax.Array, column: jax.Array) -> jax.Array:
+    """The pages in each row's columns [B, n]; the table's last ones for columns beyond it."""
+    return jnp.take_along_axis(table, jnp.minimum(column, table.shape[1] - 1), axis=1)
 
 
 def _map(function: Any, flat: Pages, k: jax.Array, v: jax.Array) -> Pages:

@@ -9,7 +9,7 @@ import pytest
 
 from cipo_jax.policy import page_arrays
 
-L, PAGES, SIZE, K, H = 2, 12, 4, 2, 8
+L, PAGES, SIZE, K = 2, 12, 4, 2
 LAYOUTS = [1, 2]  # arrays
 
 
