@@ -49,7 +49,7 @@ from one_device.work import MODELS, TINY, Work
 from peers.transformers_generate import measure_peer
 from peers.turns import spread_text, write_json
 
-from cipo_jax.speed import PEAK_FLOPS
+from cipo_jax.run.watch.speed import PEAK_FLOPS
 
 
 def describe_device(work: Work) -> dict[str, Any]:

@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cipo_jax.policy import paged
+from cipo_jax.policy.cache import attention as paged
 
 SHAPES = {"S": (4, 2, 32), "M": (6, 2, 64)}  # heads, kv heads, head_dim
 ROWS, LONGEST, LAYERS = 64, 1088, 40

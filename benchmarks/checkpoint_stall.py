@@ -29,14 +29,14 @@ import optax
 from generation import MODELS
 from peers.turns import spread, spread_text, write_json
 
-from cipo_jax.checkpoint import Checkpoints
-from cipo_jax.config import Batch, Config, Correction, Data, Rollout
-from cipo_jax.data.batching import TrainSequence
+from cipo_jax.config.keys import Batch, Config, Correction, Data, Rollout
 from cipo_jax.policy import model, sharding
 from cipo_jax.policy.model import ModelConfig
+from cipo_jax.rl.packing import TrainSequence
 from cipo_jax.rl.train_step import TrainState
+from cipo_jax.run.records.checkpoint import Checkpoints
+from cipo_jax.run.update import Policy, make_policy_update, make_score
 from cipo_jax.types import BASE
-from cipo_jax.update import Policy, make_policy_update, make_score
 
 SHAPES = {
     "1M": MODELS["S"],

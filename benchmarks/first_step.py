@@ -25,9 +25,9 @@ from typing import Any
 from peers.turns import Contender, spread, spread_text, write_json
 from policy_update import PEER, Work, add_peer_options, peer_command
 
-from cipo_jax.build import make_model_config, open_tokenizer
 from cipo_jax.config import load_file
-from cipo_jax.config_resolve import resolve
+from cipo_jax.config.resolve import resolve
+from cipo_jax.run.parts import make_model_config, open_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 SMOKE = ROOT / "configs" / "smoke.py"

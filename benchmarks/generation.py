@@ -37,8 +37,8 @@ import jax
 import numpy as np
 
 from cipo_jax.policy import model, sharding
+from cipo_jax.policy.cache.pages import empty_pages
 from cipo_jax.policy.config import ModelConfig
-from cipo_jax.policy.page_arrays import empty_pages
 from cipo_jax.sampling.choose import Choice
 from cipo_jax.sampling.decode import decode_chunk, empty_slots, prefill
 from cipo_jax.sampling.engine import Engine

@@ -22,11 +22,11 @@ import jax
 import numpy as np
 import optax
 
-from cipo_jax.config import Batch, Config, Correction, Data, Model, Optimizer, Rollout
+from cipo_jax.config.keys import Batch, Config, Correction, Data, Model, Optimizer, Rollout
 from cipo_jax.policy import sharding
-from cipo_jax.policy.hf_config import config_from_hf
+from cipo_jax.policy.huggingface.config import config_from_hf
 from cipo_jax.policy.model import ModelConfig
-from cipo_jax.update import Policy, make_policy_update, make_score
+from cipo_jax.run.update import Policy, make_policy_update, make_score
 
 SHAPES: dict[str, dict[str, Any]] = {
     "qwen3-4b": {

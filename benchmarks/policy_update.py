@@ -36,11 +36,11 @@ import optax
 from generation import MODELS
 from peers.turns import Measured, Turns, spread, spread_text, take_turns, write_json
 
-from cipo_jax.config import Batch, Config, Correction, Data, Rollout
-from cipo_jax.data.batching import TrainSequence
+from cipo_jax.config.keys import Batch, Config, Correction, Data, Rollout
 from cipo_jax.policy import model, sharding
+from cipo_jax.rl.packing import TrainSequence
+from cipo_jax.run.update import Policy, make_policy_update, make_score
 from cipo_jax.types import BASE
-from cipo_jax.update import Policy, make_policy_update, make_score
 
 OURS, PEER, TUNIX = "cipo_jax", "TRL", "tunix"
 CORES = len(os.sched_getaffinity(0))

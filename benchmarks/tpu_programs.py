@@ -40,16 +40,16 @@ from one_device.work import count_parameters
 from optimised_hlo import collectives, hbm_traffic, parse
 from plan_memory import SHAPES
 
-from cipo_jax.config import Config
-from cipo_jax.config_resolve import resolve
+from cipo_jax.config.keys import Config
+from cipo_jax.config.resolve import resolve
 from cipo_jax.policy import sharding
 from cipo_jax.policy.model import ModelConfig
-from cipo_jax.preflight_plan import topology_devices
+from cipo_jax.run.memory_plan import topology_devices
+from cipo_jax.run.update import Policy, make_policy_update, make_score
+from cipo_jax.run.watch.speed import PEAK_FLOPS
 from cipo_jax.sampling.choose import Choice
 from cipo_jax.sampling.programs import lower_decode, lower_prefill
 from cipo_jax.sampling.settings import EngineSettings, prefill_widths
-from cipo_jax.speed import PEAK_FLOPS
-from cipo_jax.update import Policy, make_policy_update, make_score
 
 GIB = 2**30
 LIVE_TOKENS = 2048  # of a sequence, on average

@@ -18,9 +18,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cipo_jax.types import Outcome, Problem
-from cipo_jax.verifiers.code_tests import verify_code
+from cipo_jax.verifiers.code.tests import verify_code
 from cipo_jax.verifiers.pool import VerifierPool
-from cipo_jax.verifiers.sandbox import Limits, describe, open_sandbox
+from cipo_jax.verifiers.sandbox.layers import Limits, describe, open_sandbox
 
 EASY = [(Problem(str(i), "?", str(i)), rf"So it is \boxed{{{i}}}.") for i in range(64)]
 SYMBOLIC = [

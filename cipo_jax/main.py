@@ -54,10 +54,10 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from cipo_jax.config import Config, flatten
-from cipo_jax.config_file import check_file, worded
-from cipo_jax.config_resolve import provenance, read_resolved, resolve
-from cipo_jax.preemption import EXIT_CODE, Preempted
+from cipo_jax.config.file import check_file, worded
+from cipo_jax.config.keys import Config, flatten
+from cipo_jax.config.resolve import provenance, read_resolved, resolve
+from cipo_jax.run.hosts.preemption import EXIT_CODE, Preempted
 from cipo_jax.types import CipoError
 
 _MODES = [
@@ -114,7 +114,7 @@ def run(argv: Sequence[str]) -> None:
     argv = [_in_full(argument) for argument in argv]
     flag_values, raw, rest = _parse(argv)
     if flag_values["mode"].value == "compare":
-        from cipo_jax.compare import compare
+        from cipo_jax.commands.compare import compare
 
         compare([Path(p) for p in rest], Path(flag_values["workdir"].value or "runs/comparison"))
         return
@@ -123,12 +123,12 @@ def run(argv: Sequence[str]) -> None:
         grade(config, flag_values["input"].value)
         return
     if flag_values["mode"].value == "regrade":
-        from cipo_jax.regrade import regrade
+        from cipo_jax.commands.regrade import regrade
 
         regrade(Path(_required(flag_values, "workdir")), config.verifier)
         return
     if flag_values["mode"].value == "data":
-        from cipo_jax.inspect_data import inspect_data
+        from cipo_jax.commands.data import inspect_data
 
         inspect_data(config, flag_values["output"].value)
         return
@@ -137,12 +137,12 @@ def run(argv: Sequence[str]) -> None:
 
         make_cpu_devices(config.mesh.cpu_devices)
     if flag_values["mode"].value == "evaluate":
-        from cipo_jax.evaluate_run import evaluate_run
+        from cipo_jax.commands.evaluate import evaluate_run
 
         evaluate_run(config, _workdir(flag_values), flag_values["step"].value or "latest")
         return
     if flag_values["mode"].value == "generate":
-        from cipo_jax.generate import generate
+        from cipo_jax.commands.generate import generate
 
         generate(
             config,
@@ -153,26 +153,26 @@ def run(argv: Sequence[str]) -> None:
         )
         return
     if flag_values["mode"].value == "parity":
-        from cipo_jax.parity import parity
+        from cipo_jax.commands.parity import parity
 
         workdir = _workdir(flag_values)
         named = flag_values["workdir"].value or (workdir / "config.json").is_file()
         parity(config, workdir if named else None, flag_values["step"].value or "latest")
         return
     if flag_values["mode"].value == "preflight":
-        from cipo_jax.preflight import preflight
+        from cipo_jax.commands.preflight import preflight
 
         preflight(config, flag_values["topology"].value, flag_values["device_memory"].value)
         return
     if flag_values["mode"].value == "verify_resume":
-        from cipo_jax.verify_resume import verify_resume
+        from cipo_jax.commands.verify_resume import verify_resume
 
         verify_resume(
             _without(argv[1:], "mode", "workdir"), Path(_required(flag_values, "workdir"))
         )
         return
     if flag_values["mode"].value == "study":
-        from cipo_jax.study import run_study
+        from cipo_jax.commands.study.run import run_study
 
         file = Path(flag_values["config"].config_filename.partition(":")[0])
         run_study(
@@ -193,12 +193,12 @@ def run(argv: Sequence[str]) -> None:
 
     # Imported late, so that a wrong flag need not wait for JAX.
     if flag_values["mode"].value == "explain":
-        from cipo_jax.explain import explain
+        from cipo_jax.commands.explain import explain
 
         explain(config, values)
         return
     if flag_values["mode"].value == "export":
-        from cipo_jax.export import export
+        from cipo_jax.commands.export import export
 
         output = flag_values["output"].value
         step = flag_values["step"].value
@@ -207,7 +207,7 @@ def run(argv: Sequence[str]) -> None:
         export(config, workdir, Path(output) if output else None, int(step) if step else None)
         return
     if flag_values["coordinator"].value is not None:
-        from cipo_jax.hosts import connect
+        from cipo_jax.run.hosts.processes import connect
 
         connect(
             flag_values["coordinator"].value,
@@ -222,8 +222,8 @@ def run(argv: Sequence[str]) -> None:
 
 def grade(config: Config, input_file: str | None) -> None:
     """Grades a jsonl file of answers and prints the verdicts' counts."""
-    from cipo_jax.verification import open_pool
-    from cipo_jax.verifiers.audit import audit
+    from cipo_jax.commands.verify import audit
+    from cipo_jax.verifiers.judge import open_pool
 
     if input_file is None:
         raise CipoError("--input is missing; --mode=verify grades the jsonl file it names")

@@ -26,19 +26,22 @@ from typing import Any
 import jax
 import numpy as np
 
-from cipo_jax.budget import evaluation_is_due, is_over, steps_left
-from cipo_jax.build import Parts, open_parts
-from cipo_jax.checkpoint import Checkpoints, checkpoint_root, origin
-from cipo_jax.cold_start import open_material
-from cipo_jax.compiles import LEDGER_FILE, Ledger, open_compilation_cache
-from cipo_jax.config import Config, Rollout
-from cipo_jax.config_checks import check_training
-from cipo_jax.data.batching import pad_share
+from cipo_jax.config.checks import check_training
+from cipo_jax.config.keys import Config, Rollout
 from cipo_jax.data.datasets import ProblemSource
-from cipo_jax.evaluate import evaluate, plain_values
-from cipo_jax.health import check_health, health_rules
-from cipo_jax.hosts import open_hosts
-from cipo_jax.metrics import (
+from cipo_jax.policy.overview import parameter_table
+from cipo_jax.rl.anchors import select_anchors
+from cipo_jax.rl.difficulty import choose_learnable, remember, write_difficulty
+from cipo_jax.rl.optimizer import make_schedule
+from cipo_jax.rl.packing import pad_share
+from cipo_jax.rl.replay import update_replay
+from cipo_jax.rl.rewards import retention
+from cipo_jax.run.budget import evaluation_is_due, is_over, steps_left
+from cipo_jax.run.cold_start import open_material
+from cipo_jax.run.evaluate import evaluate, plain_values
+from cipo_jax.run.hosts.preemption import Preempted
+from cipo_jax.run.hosts.processes import open_hosts
+from cipo_jax.run.measures import (
     anchor_metrics,
     format_step_line,
     of_streams_in_use,
@@ -46,20 +49,14 @@ from cipo_jax.metrics import (
     reduce_attempts,
     transitions,
 )
-from cipo_jax.policy.overview import parameter_table
-from cipo_jax.preemption import Preempted
-from cipo_jax.problem_sets import given_attempts, open_evaluation, open_training
-from cipo_jax.profiling import Profile
-from cipo_jax.record import Record
-from cipo_jax.rl.anchors import select_anchors
-from cipo_jax.rl.corrections import retention
-from cipo_jax.rl.difficulty import choose_learnable, remember, write_difficulty
-from cipo_jax.rl.optimizer import make_schedule
-from cipo_jax.rl.replay import update_replay
-from cipo_jax.run_directory import claim_workdir
-from cipo_jax.speed import PEAK_FLOPS, speeds, step_times, update_flops
-from cipo_jax.start import HostState, check_run, frozen_reference, restore_or_begin
-from cipo_jax.streams import (
+from cipo_jax.run.parts import Parts, open_parts
+from cipo_jax.run.problems import given_attempts, open_evaluation, open_training
+from cipo_jax.run.records.checkpoint import Checkpoints, checkpoint_root, origin
+from cipo_jax.run.records.directory import claim_workdir
+from cipo_jax.run.records.record import Record
+from cipo_jax.run.records.terminal import print_evaluation, print_header, print_pair, print_summary
+from cipo_jax.run.start import HostState, check_run, frozen_reference, restore_or_begin
+from cipo_jax.run.streams import (
     BaseStream,
     base_sequences,
     correct_array,
@@ -68,10 +65,13 @@ from cipo_jax.streams import (
     sample_corrections,
     verified_array,
 )
-from cipo_jax.terminal import print_evaluation, print_header, print_pair, print_summary
+from cipo_jax.run.update import make_policy_update, num_anchors
+from cipo_jax.run.watch.compiles import LEDGER_FILE, Ledger, open_compilation_cache
+from cipo_jax.run.watch.health import check_health, health_rules
+from cipo_jax.run.watch.profiling import Profile
+from cipo_jax.run.watch.speed import PEAK_FLOPS, speeds, step_times, update_flops
 from cipo_jax.types import STREAMS, CipoError, Prompt
-from cipo_jax.update import make_policy_update, num_anchors
-from cipo_jax.verification import reward_array
+from cipo_jax.verifiers.judge import reward_array
 
 EVAL_KEY, TRAIN_KEY = 2, 3  # folded into the run's key, like the cold start's
 # The third part of the seeds of host-side draws.

@@ -52,7 +52,7 @@ if __name__ == "__main__":
 
         ocp.CheckpointManager.save = stopping(ocp.CheckpointManager.save, by, count, first=False)
     elif place == "update":
-        from cipo_jax import update
+        from cipo_jax.run import update
 
         update.put_batch = stopping(update.put_batch, by, count, first=True)
     elif place == "verifier":

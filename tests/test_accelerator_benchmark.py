@@ -25,12 +25,13 @@ from one_device import decode, step, update, work  # noqa: E402
 from one_device.work import Work  # noqa: E402
 from peers.transformers_generate import measure_peer  # noqa: E402
 
-from cipo_jax.policy import attention_kernels, model, page_arrays  # noqa: E402
+from cipo_jax.policy import attention_kernels, model  # noqa: E402
+from cipo_jax.policy.cache import pages as page_arrays  # noqa: E402
+from cipo_jax.run.update import Policy, make_policy_update, make_score  # noqa: E402
+from cipo_jax.run.watch.speed import PEAK_FLOPS  # noqa: E402
 from cipo_jax.sampling.choose import Choice  # noqa: E402
 from cipo_jax.sampling.programs import lower_decode  # noqa: E402
 from cipo_jax.sampling.settings import EngineSettings  # noqa: E402
-from cipo_jax.speed import PEAK_FLOPS  # noqa: E402
-from cipo_jax.update import Policy, make_policy_update, make_score  # noqa: E402
 
 TINY = Work("tiny", **work.TINY | {"repeats": 1})
 

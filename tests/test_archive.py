@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from cipo_jax.archive import AttemptArchive, read_attempts
+from cipo_jax.run.records.archive import AttemptArchive, read_attempts
 from cipo_jax.types import Attempt, CipoError, Completion, Outcome, Problem, Prompt, Verdict
 
 PROBLEM = Problem("p-1", "What is 1+1?", "2")

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from cipo_jax.attempts import VerifyTimes, before_stop, make_attempter
+from cipo_jax.run.rollout import VerifyTimes, before_stop, make_attempter
 from cipo_jax.types import Attempt, Completion, Outcome, Problem, Prompt, Verdict
 
 SAMPLES = 3
@@ -141,7 +141,7 @@ def test_time_hidden_behind_sampling(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sampling takes 4 s after the first completion, the verdicts 2 s more; calls add up."""
     setup, times = Setup(), VerifyTimes()
     clock = [100.0]
-    monkeypatch.setattr("cipo_jax.attempts.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("cipo_jax.run.rollout.time.monotonic", lambda: clock[0])
     sample, result = setup.sample, Answer.result
 
     def slow_sample(*args: Any) -> Iterator[tuple[int, Completion]]:

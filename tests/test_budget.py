@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from cipo_jax.archive import read_attempts
-from cipo_jax.budget import evaluation_is_due, is_over, steps_left
-from cipo_jax.config import Config, Eval
+from cipo_jax.config.keys import Config, Eval
 from cipo_jax.main import run
-from cipo_jax.metrics import read_metrics
+from cipo_jax.run.budget import evaluation_is_due, is_over, steps_left
+from cipo_jax.run.measures import read_metrics
+from cipo_jax.run.records.archive import read_attempts
 
 TINY = Path(__file__).parent / "tiny_run.py"
 # Rows for the suite's eight virtual devices.

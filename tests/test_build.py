@@ -6,10 +6,10 @@ from typing import Any
 import jax
 import pytest
 
-from cipo_jax.attempts import VerifyTimes
-from cipo_jax.build import _end_sampling, fresh_params, open_parts
 from cipo_jax.config import default_config
-from cipo_jax.config_resolve import resolve
+from cipo_jax.config.resolve import resolve
+from cipo_jax.run.parts import _end_sampling, fresh_params, open_parts
+from cipo_jax.run.rollout import VerifyTimes
 from cipo_jax.sampling.settings import EngineStats
 from cipo_jax.types import Problem
 

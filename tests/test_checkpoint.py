@@ -11,11 +11,11 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cipo_jax import checkpoint
-from cipo_jax.checkpoint import Checkpoints, origin
-from cipo_jax.config import Config, Optimizer
+from cipo_jax.config.keys import Config, Optimizer
 from cipo_jax.policy.sharding import make_mesh
 from cipo_jax.rl.train_step import TrainState
+from cipo_jax.run.records import checkpoint
+from cipo_jax.run.records.checkpoint import Checkpoints, origin
 from cipo_jax.types import CipoError
 
 VALUES = np.random.default_rng(0).normal(size=(16, 8)).astype(np.float32)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cipo_jax.main import run
-from cipo_jax.metrics import read_metrics
+from cipo_jax.run.measures import read_metrics
 
 CONFIG = Path(__file__).parents[1] / "configs" / "code.py"
 

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cipo_jax.archive import AttemptArchive
-from cipo_jax.compare import compare, group_runs, load_run
-from cipo_jax.config import Config, flatten
+from cipo_jax.commands.compare import compare, group_runs, load_run
+from cipo_jax.config.keys import Config, flatten
 from cipo_jax.main import run as command
+from cipo_jax.run.records.archive import AttemptArchive
 from cipo_jax.types import Attempt, CipoError, Completion, Outcome, Problem, Prompt, Verdict
 
 PROBLEMS = 40

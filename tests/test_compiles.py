@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from jax import monitoring
 
-from cipo_jax.compiles import Compilation, Ledger, open_compilation_cache
-from cipo_jax.config import Log
-from cipo_jax.heartbeat import Heartbeat
+from cipo_jax.commands.verify_resume import differences, run_until
+from cipo_jax.config.keys import Log
+from cipo_jax.run.watch.compiles import Compilation, Ledger, open_compilation_cache
+from cipo_jax.run.watch.heartbeat import Heartbeat
 from cipo_jax.types import CipoError
-from cipo_jax.verify_resume import differences, run_until
 
 
 def program(name: str, factor: float = 2.0):

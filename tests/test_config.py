@@ -12,9 +12,10 @@ import pytest
 from ml_collections import ConfigDict
 
 import cipo_jax
-from cipo_jax.config import Config, default_config, flatten
-from cipo_jax.config_checks import check_training
-from cipo_jax.config_resolve import provenance, resolve, write_resolved
+from cipo_jax.config import default_config
+from cipo_jax.config.checks import check_training
+from cipo_jax.config.keys import Config, flatten
+from cipo_jax.config.resolve import provenance, resolve, write_resolved
 from cipo_jax.types import CipoError
 
 PACKAGE = Path(cipo_jax.__file__).parent

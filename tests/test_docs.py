@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from cipo_jax.config import Config, flatten
-from cipo_jax.config_resolve import resolve
+from cipo_jax.config.keys import Config, flatten
+from cipo_jax.config.resolve import resolve
 from cipo_jax.main import _in_full, _parse
 
 ROOT = Path(__file__).parents[1]

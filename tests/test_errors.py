@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from cipo_jax.config_resolve import provenance, resolve, write_resolved
+from cipo_jax.config.resolve import provenance, resolve, write_resolved
 from cipo_jax.main import main
 from cipo_jax.types import CipoError
 
@@ -41,7 +41,7 @@ TWO_LINES = '{"question": "1+1=", "answer": "2"}\n{"question": "1+2=", "answer":
 FILES = {
     # A row for each of the suite's eight devices.
     "tiny.py": (
-        "from cipo_jax.config import load_file\n"
+        "from cipo_jax.config.keys import load_file\n"
         "def get_config():\n"
         f"    c = load_file('tiny_run.py', beside={__file__!r}).get_config()\n"
         "    c.batch.microbatch_rows = 8\n"
@@ -389,4 +389,6 @@ def test_the_real_command_says_it_once_and_without_jax() -> None:
     errors = [n for n in result.stderr.splitlines() if not n.startswith("import time:")]
     assert errors == ["error: config.sede: unknown key; did you mean config.seed?"]
     imported = {n.rpartition("|")[2].strip() for n in result.stderr.splitlines()}
-    assert "cipo_jax.config" in imported and not {"jax", "tensorflow", "transformers"} & imported
+    assert (
+        "cipo_jax.config.keys" in imported and not {"jax", "tensorflow", "transformers"} & imported
+    )

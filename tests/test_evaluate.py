@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from cipo_jax.evaluate import (
+from cipo_jax.run.evaluate import (
     count_votes,
     evaluate,
     evaluate_corrections,

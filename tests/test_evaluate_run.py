@@ -10,16 +10,17 @@ import pytest
 import tiny_hf
 from verifiers.sandboxes import open_or_skip
 
-from cipo_jax import evaluate_run as module
-from cipo_jax.archive import read_attempts
-from cipo_jax.build import fresh_params, open_parts
-from cipo_jax.checkpoint import Checkpoints
-from cipo_jax.config import Config, default_config
-from cipo_jax.config_resolve import provenance, resolve
-from cipo_jax.data.suites import CORRECT, CRITIQUE, SUITES
-from cipo_jax.evaluate_run import _choose_step, evaluate_run
+from cipo_jax.commands import evaluate as module
+from cipo_jax.commands.evaluate import _choose_step, evaluate_run
+from cipo_jax.config import default_config
+from cipo_jax.config.keys import Config
+from cipo_jax.config.resolve import provenance, resolve
+from cipo_jax.data.benchmarks.suites import CORRECT, CRITIQUE, SUITES
 from cipo_jax.main import run as command
-from cipo_jax.run_directory import claim_workdir
+from cipo_jax.run.parts import fresh_params, open_parts
+from cipo_jax.run.records.archive import read_attempts
+from cipo_jax.run.records.checkpoint import Checkpoints
+from cipo_jax.run.records.directory import claim_workdir
 from cipo_jax.types import CipoError
 
 FIXTURES = Path(__file__).parent / "fixtures" / "suites"

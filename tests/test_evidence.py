@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cipo_jax.study_report import format_study
+from cipo_jax.commands.study.report import format_study
 
 pytestmark = pytest.mark.slow  # intervals by resampling, for all measures of all studies
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from cipo_jax.config import Config, flatten
-from cipo_jax.config_reference import reference, sections
-from cipo_jax.config_resolve import resolve
-from cipo_jax.explain import PAPER, derived, paper_settings
+from cipo_jax.commands.explain import PAPER, derived, paper_settings
+from cipo_jax.config.keys import Config, flatten
+from cipo_jax.config.reference import reference, sections
+from cipo_jax.config.resolve import resolve
 from cipo_jax.main import run
 
 ROOT = Path(__file__).parents[1]
@@ -116,6 +116,6 @@ def test_comments_are_read_as_they_are_written() -> None:
 
 def test_the_reference_page_is_up_to_date() -> None:
     page = (ROOT / "docs" / "configuration.md").read_text()
-    command = "python -m cipo_jax.config_reference > docs/configuration.md"
+    command = "python -m cipo_jax.config.reference > docs/configuration.md"
     assert page == reference(), f"run: {command}"
     assert command in page

@@ -11,14 +11,14 @@ import pytest
 import tiny_hf
 import tiny_models
 
-from cipo_jax.checkpoint import Checkpoints
-from cipo_jax.config import Config, Data, Mesh, Model
-from cipo_jax.config_resolve import provenance
+from cipo_jax.commands.export import export, save_char_tokenizer
+from cipo_jax.config.keys import Config, Data, Mesh, Model
+from cipo_jax.config.resolve import provenance
 from cipo_jax.data.tokenizer import load_tokenizer
-from cipo_jax.export import export, save_char_tokenizer
 from cipo_jax.policy import model, sharding
-from cipo_jax.policy.hf_export import export_hf
+from cipo_jax.policy.huggingface.export import export_hf
 from cipo_jax.rl.train_step import TrainState
+from cipo_jax.run.records.checkpoint import Checkpoints
 from cipo_jax.types import CipoError
 
 SMALL = Model(num_layers=2, d_model=32, num_heads=4, num_kv_heads=2, head_dim=8, mlp_dim=48)
@@ -211,7 +211,7 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     save_run(tmp_path / "run", CONFIG, load_tokenizer("char").vocab_size)
     file = tmp_path / "config.py"
     file.write_text(
-        "from cipo_jax.config import default_config\n"
+        "from cipo_jax.config.keys import default_config\n"
         "def get_config():\n"
         "    c = default_config()\n"
         f"    c.model.update({dataclasses.asdict(SMALL)!r})\n"

@@ -7,14 +7,15 @@ import jax
 import numpy as np
 import pytest
 
-from cipo_jax import generate as module
-from cipo_jax.build import fresh_params, open_parts
-from cipo_jax.checkpoint import Checkpoints
-from cipo_jax.config import Config, default_config
-from cipo_jax.config_resolve import provenance, resolve
-from cipo_jax.generate import generate, settled_text
+from cipo_jax.commands import generate as module
+from cipo_jax.commands.generate import generate, settled_text
+from cipo_jax.config import default_config
+from cipo_jax.config.keys import Config
+from cipo_jax.config.resolve import provenance, resolve
 from cipo_jax.main import run as command
-from cipo_jax.run_directory import claim_workdir
+from cipo_jax.run.parts import fresh_params, open_parts
+from cipo_jax.run.records.checkpoint import Checkpoints
+from cipo_jax.run.records.directory import claim_workdir
 from cipo_jax.sampling.engine import Engine
 from cipo_jax.types import CipoError
 

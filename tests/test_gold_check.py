@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from verifiers.sandboxes import open_or_skip
 
-from cipo_jax.config import Verifier
-from cipo_jax.data.suite_rows import Item
-from cipo_jax.data.suites import SUITES, LoadedSuite, load_suite
-from cipo_jax.gold_check import check_gold, print_gold, read_answers
+from cipo_jax.commands.gold import check_gold, print_gold, read_answers
+from cipo_jax.config.keys import Verifier
+from cipo_jax.data.benchmarks.rows import Item
+from cipo_jax.data.benchmarks.suites import SUITES, LoadedSuite, load_suite
 from cipo_jax.types import Outcome, Problem
 
 FIXTURES = Path(__file__).parent / "fixtures" / "suites"

@@ -2,8 +2,8 @@ import math
 
 import pytest
 
-from cipo_jax.config import Health
-from cipo_jax.health import Rule, check_health, health_rules
+from cipo_jax.config.keys import Health
+from cipo_jax.run.watch.health import Rule, check_health, health_rules
 
 FLOOR = Rule("floor", "m", 0.5, below=True)
 CEILING = Rule("ceiling", "m", 0.5, below=False)

@@ -12,8 +12,8 @@ import jax
 import numpy as np
 import pytest
 
-from cipo_jax.attempts import make_attempter
-from cipo_jax.heartbeat import Heartbeat
+from cipo_jax.run.rollout import make_attempter
+from cipo_jax.run.watch.heartbeat import Heartbeat
 from cipo_jax.types import Completion, Outcome, Problem, Prompt, Verdict
 
 

@@ -11,7 +11,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub import errors
 
-from cipo_jax.hub import model_directory
+from cipo_jax.policy.huggingface.hub import model_directory
 from cipo_jax.types import CipoError
 
 

@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 import yaml
 
-from cipo_jax.preemption import EXIT_CODE
+from cipo_jax.run.hosts.preemption import EXIT_CODE
 
 LAUNCH = Path(__file__).parents[1] / "launch"
 BUCKET = "--config.checkpoint.directory=gs://bucket/run"

@@ -9,7 +9,7 @@ import threading
 import numpy as np
 import pytest
 
-from cipo_jax.metrics import (
+from cipo_jax.run.measures import (
     MetricWriter,
     format_duration,
     format_step_line,
@@ -230,7 +230,8 @@ def test_tags_carry_their_phase_once():
 
 def test_tensorflow_is_not_imported_without_tensorboard(tmp_path):
     code = (
-        "import sys, pathlib, cipo_jax.metrics as m, cipo_jax.archive, cipo_jax.report\n"
+        "import sys, pathlib, cipo_jax.run.measures as m\n"
+        "import cipo_jax.run.records.archive, cipo_jax.report.page\n"
         f"m.MetricWriter(pathlib.Path({str(tmp_path)!r}), tensorboard=False).write(1, {{}}, 'x')\n"
         "print(sorted({'tensorflow', 'clu', 'jax', 'matplotlib'} & set(sys.modules)))"
     )

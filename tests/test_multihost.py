@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cipo_jax import exchange, hosts
-from cipo_jax.archive import read_attempts
-from cipo_jax.metrics import read_metrics
-from cipo_jax.preemption import EXIT_CODE, Preempted
-from cipo_jax.speed import MEASURED
+from cipo_jax.commands.verify_resume import differences
+from cipo_jax.run.hosts import exchange
+from cipo_jax.run.hosts import processes as hosts
+from cipo_jax.run.hosts.preemption import EXIT_CODE, Preempted
+from cipo_jax.run.measures import read_metrics
+from cipo_jax.run.records.archive import read_attempts
+from cipo_jax.run.watch.speed import MEASURED
 from cipo_jax.types import CipoError, Completion, Outcome, Verdict
-from cipo_jax.verify_resume import differences
 
 pytestmark = pytest.mark.slow  # every test starts processes
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cipo_jax.attempts import make_attempter
 from cipo_jax.main import run
-from cipo_jax.metrics import read_metrics
+from cipo_jax.run.measures import read_metrics
+from cipo_jax.run.rollout import make_attempter
 from cipo_jax.types import CipoError, Completion, Outcome, Problem, Prompt, Verdict
 
 PAGE = (Path(__file__).parents[1] / "docs" / "own_task.md").read_text()

@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
-from cipo_jax import parity as module
-from cipo_jax.config import Config, Sampling, default_config
-from cipo_jax.config_resolve import resolve
+from cipo_jax.commands import parity as module
+from cipo_jax.commands.parity import AGREE, Mismatch, Setting, explain, parity
+from cipo_jax.config import default_config
+from cipo_jax.config.keys import Config, Sampling
+from cipo_jax.config.resolve import resolve
 from cipo_jax.main import run
-from cipo_jax.parity import AGREE, Mismatch, Setting, explain, parity
+from cipo_jax.run.update import make_score
 from cipo_jax.types import CipoError
-from cipo_jax.update import make_score
 
 SMOKE = Path(__file__).parents[1] / "configs" / "smoke.py"
 

@@ -11,7 +11,7 @@ import jax
 import pytest
 
 from cipo_jax.main import run
-from cipo_jax.preflight_plan import MOST_COMPILATIONS, Plan, Program, largest_that_fits
+from cipo_jax.run.memory_plan import MOST_COMPILATIONS, Plan, Program, largest_that_fits
 from cipo_jax.types import CipoError
 
 CONFIG = f"--config={Path(__file__).with_name('tiny_run.py')}"

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cipo_jax import problem_sets
-from cipo_jax.config import Config, default_config
-from cipo_jax.config_resolve import resolve
-from cipo_jax.data.generated import split_of
+from cipo_jax.config import default_config
+from cipo_jax.config.keys import Config
+from cipo_jax.config.resolve import resolve
+from cipo_jax.data.tasks.generated import split_of
 from cipo_jax.data.tokenizer import load_tokenizer
+from cipo_jax.run import problems as problem_sets
 from cipo_jax.types import CipoError, Prompt
 
 TOKENIZER = load_tokenizer("bytes")

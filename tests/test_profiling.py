@@ -5,8 +5,8 @@ from pathlib import Path
 import jax
 import pytest
 
-from cipo_jax.config_resolve import resolve
-from cipo_jax.profiling import Profile
+from cipo_jax.config.resolve import resolve
+from cipo_jax.run.watch.profiling import Profile
 from cipo_jax.types import CipoError
 
 

@@ -7,9 +7,9 @@ import pytest
 from tiny_hf import make_tokenizer
 from tiny_models import save_tiny_model_without_torch
 
-from cipo_jax.archive import read_attempts
 from cipo_jax.main import run
-from cipo_jax.metrics import read_metrics
+from cipo_jax.run.measures import read_metrics
+from cipo_jax.run.records.archive import read_attempts
 from cipo_jax.types import CipoError
 
 CONFIG = Path(__file__).parents[1] / "configs" / "math.py"

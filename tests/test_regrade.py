@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from verifiers.sandboxes import open_or_skip
 
-from cipo_jax.archive import AttemptArchive
-from cipo_jax.config import Config, Verifier, flatten
+from cipo_jax.commands.regrade import regrade
+from cipo_jax.config.keys import Config, Verifier, flatten
 from cipo_jax.main import run as command
-from cipo_jax.regrade import regrade
+from cipo_jax.run.records.archive import AttemptArchive
 from cipo_jax.types import Attempt, CipoError, Completion, Outcome, Problem, Prompt, Verdict
 
 SUM = Problem("sum", "What is 1+1?", answer="2")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from cipo_jax.config import Config, Data
-from cipo_jax.config_resolve import provenance
-from cipo_jax.run_directory import claim_workdir, config_differences
+from cipo_jax.config.keys import Config, Data
+from cipo_jax.config.resolve import provenance
+from cipo_jax.run.records.directory import claim_workdir, config_differences
 from cipo_jax.types import CipoError
 
 VALUES = provenance(Config(), Config(), set())

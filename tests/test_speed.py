@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tiny_models import TINY_CONFIG
 
-from cipo_jax.speed import MEASURED, PEAK_FLOPS, speeds, step_times, update_flops
+from cipo_jax.run.watch.speed import MEASURED, PEAK_FLOPS, speeds, step_times, update_flops
 from cipo_jax.types import TrainBatch
 
 # Two sequences of 3 and 2 tokens in one row, and an empty row.

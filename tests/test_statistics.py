@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from cipo_jax.statistics import (
+from cipo_jax.run.statistics import (
     difference_by_seed,
     estimate,
     majority_at_k,

@@ -3,15 +3,15 @@
 import jax
 import numpy as np
 
-from cipo_jax.config import Algorithm, Verifier
-from cipo_jax.streams import (
+from cipo_jax.config.keys import Algorithm, Verifier
+from cipo_jax.run.streams import (
     base_sequences,
     correction_sequences,
     sample_base,
     sample_corrections,
 )
 from cipo_jax.types import Attempt, Completion, Outcome, Problem, Prompt, Verdict
-from cipo_jax.verification import reward_array
+from cipo_jax.verifiers.judge import reward_array
 
 KEY = jax.random.key(0)
 

@@ -15,16 +15,16 @@ from pathlib import Path
 
 import pytest
 
-from cipo_jax import study
-from cipo_jax.config_resolve import resolve
+from cipo_jax.commands.study import run as study
+from cipo_jax.commands.study.measures import FINAL
+from cipo_jax.commands.study.plan import Run, Study, load_study, plan, run_arguments, sampled_tokens
+from cipo_jax.config.resolve import resolve
 from cipo_jax.data.datasets import open_demonstrations
 from cipo_jax.data.prompts import demonstration_tokens
 from cipo_jax.data.tokenizer import load_tokenizer
 from cipo_jax.main import run as run_command
-from cipo_jax.metrics import MetricWriter, read_metrics
-from cipo_jax.preemption import EXIT_CODE, Preempted
-from cipo_jax.study_measures import FINAL
-from cipo_jax.study_plan import Run, Study, load_study, plan, run_arguments, sampled_tokens
+from cipo_jax.run.hosts.preemption import EXIT_CODE, Preempted
+from cipo_jax.run.measures import MetricWriter, read_metrics
 from cipo_jax.types import CipoError
 
 STUDIES = Path(__file__).parents[1] / "configs" / "studies"

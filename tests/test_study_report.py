@@ -8,14 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cipo_jax import study_measures
-from cipo_jax.archive import AttemptArchive
-from cipo_jax.config import Config, Data, default_config
-from cipo_jax.config_resolve import provenance, resolve, write_resolved
-from cipo_jax.metrics import MetricWriter
-from cipo_jax.problem_sets import given_attempt, given_attempts, open_evaluation
-from cipo_jax.study_measures import FINAL, by_method, measure_run, measures, repeats
-from cipo_jax.study_report import format_study, write_study_report
+from cipo_jax.commands.study import measures as study_measures
+from cipo_jax.commands.study.measures import FINAL, by_method, measure_run, measures, repeats
+from cipo_jax.commands.study.report import format_study, write_study_report
+from cipo_jax.config import default_config
+from cipo_jax.config.keys import Config, Data
+from cipo_jax.config.resolve import provenance, resolve, write_resolved
+from cipo_jax.run.measures import MetricWriter
+from cipo_jax.run.problems import given_attempt, given_attempts, open_evaluation
+from cipo_jax.run.records.archive import AttemptArchive
 from cipo_jax.types import Attempt, CipoError, Completion, Outcome, Problem, Prompt, Verdict
 
 PROBLEMS = 4

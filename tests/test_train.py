@@ -9,11 +9,12 @@ import jax
 import numpy as np
 import pytest
 
-from cipo_jax import metrics, train
-from cipo_jax.archive import read_attempts
+from cipo_jax import train
 from cipo_jax.main import run
-from cipo_jax.metrics import read_metrics
-from cipo_jax.speed import MEASURED
+from cipo_jax.run import measures as metrics
+from cipo_jax.run.measures import read_metrics
+from cipo_jax.run.records.archive import read_attempts
+from cipo_jax.run.watch.speed import MEASURED
 from cipo_jax.types import CipoError
 
 CONFIG = Path(__file__).parents[1] / "configs" / "smoke.py"
@@ -155,7 +156,7 @@ class _Stopped(Exception):
 
 
 def _stop_after_first_cold_start_check(workdir: Path, tmp_path: Path) -> None:
-    from cipo_jax.checkpoint import Checkpoints
+    from cipo_jax.run.records.checkpoint import Checkpoints
 
     original = Checkpoints.save
 
@@ -217,7 +218,7 @@ def test_baselines_run_from_the_same_program(variant: str, finished: Path, tmp_p
     # The demo's variants on the smoke run's sizes.
     file = tmp_path / "variant.py"
     file.write_text(
-        "from cipo_jax.config import load_file\n"
+        "from cipo_jax.config.keys import load_file\n"
         "def get_config():\n"
         f"    c = load_file('smoke.py', beside={str(CONFIG)!r}).get_config()\n"
         f"    return load_file('variants.py', beside={str(CONFIG)!r}).apply(c, {variant!r})\n"

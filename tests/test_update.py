@@ -15,12 +15,12 @@ import optax
 import pytest
 import tiny_models
 
-from cipo_jax.config import Batch, Config, Correction, Data, Rollout
-from cipo_jax.data.batching import TrainSequence
+from cipo_jax.config.keys import Batch, Config, Correction, Data, Rollout
 from cipo_jax.policy import model, sharding
-from cipo_jax.policy.hf_config import config_to_hf
+from cipo_jax.policy.huggingface.config import config_to_hf
+from cipo_jax.rl.packing import TrainSequence
+from cipo_jax.run.update import Policy, Update, make_policy_update, make_score
 from cipo_jax.types import BASE, CORRECTION, TrainBatch
-from cipo_jax.update import Policy, Update, make_policy_update, make_score
 
 ROOT = Path(__file__).parents[1]
 SHAPE = dataclasses.replace(tiny_models.TINY_CONFIG, num_layers=2, remat="full")

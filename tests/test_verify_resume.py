@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from cipo_jax.checkpoint import Checkpoints
+from cipo_jax.commands.verify_resume import differences, run_until
 from cipo_jax.main import run
-from cipo_jax.metrics import read_metrics
-from cipo_jax.preemption import EXIT_CODE
+from cipo_jax.run.hosts.preemption import EXIT_CODE
+from cipo_jax.run.measures import read_metrics
+from cipo_jax.run.records.checkpoint import Checkpoints
 from cipo_jax.types import CipoError
-from cipo_jax.verify_resume import differences, run_until
 
 HERE = Path(__file__).parent
 ARGUMENTS = [f"--config={HERE / 'tiny_run.py'}"]

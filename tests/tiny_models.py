@@ -13,7 +13,10 @@ import jax
 import numpy as np
 from safetensors.numpy import load_file
 
-from cipo_jax.policy import hf_config, hf_export, hf_load, model, sharding
+from cipo_jax.policy import model, sharding
+from cipo_jax.policy.huggingface import config as hf_config
+from cipo_jax.policy.huggingface import export as hf_export
+from cipo_jax.policy.huggingface import load as hf_load
 
 SIZES: dict[str, Any] = {
     "vocab_size": 128,

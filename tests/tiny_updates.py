@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cipo_jax.data.batching import TrainSequence, make_minibatches, make_train_batch
 from cipo_jax.rl import train_step as ts
 from cipo_jax.rl.losses import PolicyLoss
 from cipo_jax.rl.optimizer import make_optimizer
+from cipo_jax.rl.packing import TrainSequence, make_minibatches, make_train_batch
 from cipo_jax.types import BASE, CORRECTION, TrainBatch
 
 VOCAB, T = 16, 24  # T: tokens of a row

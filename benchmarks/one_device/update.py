@@ -10,12 +10,12 @@ import optax
 from one_device.work import MODELS, Work, by_size, count_parameters, one_device
 from peers.turns import spread
 
-from cipo_jax.config import Batch, Config, Correction, Data, Model, Rollout
-from cipo_jax.data.batching import TrainSequence, pad_share
+from cipo_jax.config.keys import Batch, Config, Correction, Data, Model, Rollout
 from cipo_jax.policy import model
-from cipo_jax.speed import PEAK_FLOPS, update_flops
+from cipo_jax.rl.packing import TrainSequence, pad_share
+from cipo_jax.run.update import Policy, make_policy_update, make_score
+from cipo_jax.run.watch.speed import PEAK_FLOPS, update_flops
 from cipo_jax.types import BASE, CORRECTION
-from cipo_jax.update import Policy, make_policy_update, make_score
 
 
 def measure_update(work: Work) -> list[dict[str, Any]]:

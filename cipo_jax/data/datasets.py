@@ -19,9 +19,9 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from cipo_jax.data.generated import GeneratedDemonstrations, GeneratedProblems
 from cipo_jax.data.rows import ID_COLUMNS, Row
 from cipo_jax.data.sources import GENERATED, read_rows
+from cipo_jax.data.tasks.generated import GeneratedDemonstrations, GeneratedProblems
 from cipo_jax.types import CipoError, Demonstration, Problem
 
 Item = TypeVar("Item")

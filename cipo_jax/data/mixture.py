@@ -21,8 +21,8 @@ from cipo_jax.data.datasets import (
     fingerprint_generated,
     load_problems,
 )
-from cipo_jax.data.generated import GeneratedProblems
 from cipo_jax.data.sources import GENERATED, parse_sources
+from cipo_jax.data.tasks.generated import GeneratedProblems
 from cipo_jax.types import CipoError, Problem
 
 _BLOCK = 1000  # problems in which the weights hold exactly

@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from cipo_jax.data import arithmetic, digit_lists, small_programs
 from cipo_jax.data.rows import Row, hub_source, read_file, read_hub
+from cipo_jax.data.tasks import arithmetic, digit_lists, small_programs
 from cipo_jax.types import CipoError
 
 # The names of the embedded tasks in place of a file.

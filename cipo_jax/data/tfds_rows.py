@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from cipo_jax.data import arithmetic_tfds
 from cipo_jax.data.rows import Row
+from cipo_jax.data.tasks import arithmetic_tfds
 from cipo_jax.types import CipoError
 
 _SOURCE = re.compile(r"tfds:(?P<name>.+?):(?P<split>[A-Za-z_]\w*(\[.*\])?(\+.*)?)")

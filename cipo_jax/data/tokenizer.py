@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from cipo_jax.data import digit_lists, small_programs
+from cipo_jax.data.tasks import digit_lists, small_programs
 from cipo_jax.types import CipoError
 
 _GENERATION = "generation_config.json"

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from cipo_jax.policy.cache.attention import PagedCache, WorkList
+from cipo_jax.policy.cache.pages import Pages, copy_pages
 from cipo_jax.policy.model import ModelConfig, Params, hidden_states, unembed
-from cipo_jax.policy.page_arrays import Pages, copy_pages
-from cipo_jax.policy.paged import PagedCache, WorkList
 from cipo_jax.policy.sharding import Rules, constrain
 from cipo_jax.sampling.choose import Choice, choose_tokens
 

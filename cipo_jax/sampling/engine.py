@@ -26,8 +26,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from cipo_jax.policy.cache.pages import Pages, empty_pages
 from cipo_jax.policy.model import ModelConfig, Params, cast_weights, param_shardings
-from cipo_jax.policy.page_arrays import Pages, empty_pages
 from cipo_jax.policy.sharding import ROWS, logical_rules, replicated, row_count
 from cipo_jax.sampling.decode import ChunkResult, Slots, decode_chunk, empty_slots, prefill
 from cipo_jax.sampling.pages import PagePool

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cipo_jax.policy.paged import WORK_BLOCK, WorkList
+from cipo_jax.policy.cache.attention import WORK_BLOCK, WorkList
 from cipo_jax.sampling.decode import ChunkPlan, Slots, empty_slots
 from cipo_jax.sampling.requests import Prompt, Row
 

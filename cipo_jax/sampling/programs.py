@@ -10,7 +10,8 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cipo_jax.policy import model, page_arrays, sharding
+from cipo_jax.policy import model, sharding
+from cipo_jax.policy.cache import pages as page_arrays
 from cipo_jax.policy.model import ModelConfig, cast_weights
 from cipo_jax.sampling.decode import decode_chunk, empty_slots, prefill
 from cipo_jax.sampling.plan import chunk_plan, plan_shardings, prefill_arrays

@@ -30,7 +30,7 @@ import typing
 from collections.abc import Callable, Sequence
 
 from cipo_jax.types import CipoError, Outcome, Problem, Verdict
-from cipo_jax.verifiers.math_answer import DEFAULT_RULES
+from cipo_jax.verifiers.math.answer import DEFAULT_RULES
 from cipo_jax.verifiers.worker import Options, absolute
 from cipo_jax.verifiers.worker_process import Setup, WorkerProcess
 

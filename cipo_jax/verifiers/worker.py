@@ -43,10 +43,10 @@ from typing import Any
 import numpy as np
 
 from cipo_jax.types import Outcome, Problem, Verdict
-from cipo_jax.verifiers.code_tests import verify_code
-from cipo_jax.verifiers.math_answer import DEFAULT_RULES, RULES, verify_math
+from cipo_jax.verifiers.code.tests import verify_code
+from cipo_jax.verifiers.math.answer import DEFAULT_RULES, RULES, verify_math
 from cipo_jax.verifiers.messages import receive, send
-from cipo_jax.verifiers.sandbox import describe, open_sandbox
+from cipo_jax.verifiers.sandbox.layers import describe, open_sandbox
 
 _MAX_EXTRACTED_CHARS = 1_000
 _MAX_DETAIL_CHARS = 500

@@ -9,8 +9,8 @@ any order; the same command continues a study that was stopped. A single run is 
     python -m cipo_jax.main --config=configs/studies/main.py:lists/grpo --config.seed=3
 """
 
+from cipo_jax.commands.study.plan import Method, Study
 from cipo_jax.config import load_file
-from cipo_jax.study_plan import Method, Study
 
 VARIANTS = load_file("../variants.py", beside=__file__).VARIANTS
 

@@ -5,8 +5,8 @@
 Hardware: two CPU cores, some minutes.
 """
 
+from cipo_jax.commands.study.plan import Method, Study
 from cipo_jax.config import load_file
-from cipo_jax.study_plan import Method, Study
 
 VARIANTS = load_file("../variants.py", beside=__file__).VARIANTS
 

@@ -6,8 +6,8 @@ Hardware: two CPU cores. Its seed is none of the main study's, and it is read by
 its tables, the reward on training problems, which are new ones at each step.
 """
 
+from cipo_jax.commands.study.plan import Method, Study
 from cipo_jax.config import load_file
-from cipo_jax.study_plan import Method, Study
 
 VARIANTS = load_file("../variants.py", beside=__file__).VARIANTS
 MAIN = load_file("main.py", beside=__file__)

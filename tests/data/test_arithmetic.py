@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cipo_jax.data import arithmetic
-from cipo_jax.data.arithmetic import TASK
-from cipo_jax.data.generated import GeneratedDemonstrations, GeneratedProblems
+from cipo_jax.data.tasks import arithmetic
+from cipo_jax.data.tasks.arithmetic import TASK
+from cipo_jax.data.tasks.generated import GeneratedDemonstrations, GeneratedProblems
 from cipo_jax.types import Problem
 
 reproducible = settings(derandomize=True, deadline=None)

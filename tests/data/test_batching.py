@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cipo_jax.data.batching import (
+from cipo_jax.rl.packing import (
     TrainSequence,
     make_minibatches,
     make_train_batch,

@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cipo_jax.data import arithmetic
 from cipo_jax.data.datasets import (
     Columns,
     ListedDemonstrations,
@@ -17,7 +16,8 @@ from cipo_jax.data.datasets import (
     open_demonstrations,
     worked_answer,
 )
-from cipo_jax.data.generated import GeneratedDemonstrations
+from cipo_jax.data.tasks import arithmetic
+from cipo_jax.data.tasks.generated import GeneratedDemonstrations
 from cipo_jax.types import CipoError, Demonstration, Problem
 
 reproducible = settings(derandomize=True, deadline=None)

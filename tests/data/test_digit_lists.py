@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from cipo_jax.data.digit_lists import PHRASES, TASK, corrupt, make_problem, solution
-from cipo_jax.data.generated import GeneratedDemonstrations
+from cipo_jax.data.tasks.digit_lists import PHRASES, TASK, corrupt, make_problem, solution
+from cipo_jax.data.tasks.generated import GeneratedDemonstrations
 from cipo_jax.data.tokenizer import load_tokenizer
 from cipo_jax.types import Problem
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cipo_jax.data.datasets import GENERATED
-from cipo_jax.data.generated import GeneratedDemonstrations, GeneratedProblems, split_of
+from cipo_jax.data.tasks.generated import GeneratedDemonstrations, GeneratedProblems, split_of
 from cipo_jax.types import CipoError
 
 ARITHMETIC, PROGRAMS = GENERATED["arithmetic"], GENERATED["programs"]

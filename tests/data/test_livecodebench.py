@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from cipo_jax.data import livecodebench
-from cipo_jax.data.livecodebench import livecodebench_item, livecodebench_payload
+from cipo_jax.data.benchmarks import livecodebench
+from cipo_jax.data.benchmarks.livecodebench import livecodebench_item, livecodebench_payload
 from cipo_jax.data.rows import Row
 from cipo_jax.types import CipoError
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from cipo_jax.data.datasets import Columns
-from cipo_jax.data.generated import split_of
 from cipo_jax.data.mixture import Generator, Part, fingerprints, load_parts, open_mixture
+from cipo_jax.data.tasks.generated import split_of
 from cipo_jax.types import CipoError
 
 

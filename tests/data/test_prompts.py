@@ -6,9 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_hf import SPECIAL_TOKENS, TAG_TOKENS, make_tokenizer
 
-from cipo_jax.config import Config
-from cipo_jax.data import arithmetic
-from cipo_jax.data.generated import GeneratedDemonstrations, GeneratedProblems
+from cipo_jax.config.keys import Config
 from cipo_jax.data.prompts import (
     CUT_MARK,
     base_prompt,
@@ -16,6 +14,8 @@ from cipo_jax.data.prompts import (
     correction_prompt_budget,
     demonstration_tokens,
 )
+from cipo_jax.data.tasks import arithmetic
+from cipo_jax.data.tasks.generated import GeneratedDemonstrations, GeneratedProblems
 from cipo_jax.data.tokenizer import CharTokenizer, HFTokenizer
 from cipo_jax.types import (
     Attempt,

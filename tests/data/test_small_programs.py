@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from cipo_jax.data.generated import GeneratedDemonstrations
-from cipo_jax.data.small_programs import TASK, corrupt, make_problem, solution
+from cipo_jax.data.tasks.generated import GeneratedDemonstrations
+from cipo_jax.data.tasks.small_programs import TASK, corrupt, make_problem, solution
 from cipo_jax.data.tokenizer import load_tokenizer
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from cipo_jax.data.benchmarks.rows import leetcode_case, math_item, without_numpy
+from cipo_jax.data.benchmarks.suites import CORRECT, CRITIQUE, SUITES, load_suite
 from cipo_jax.data.rows import Row
-from cipo_jax.data.suite_rows import leetcode_case, math_item, without_numpy
-from cipo_jax.data.suites import CORRECT, CRITIQUE, SUITES, load_suite
 from cipo_jax.types import CipoError
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "suites"

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from cipo_jax.data import arithmetic
-from cipo_jax.data.arithmetic_tfds import SIZES, prepare
 from cipo_jax.data.datasets import load_problems
-from cipo_jax.data.generated import GeneratedProblems
 from cipo_jax.data.sources import read_rows
+from cipo_jax.data.tasks import arithmetic
+from cipo_jax.data.tasks.arithmetic_tfds import SIZES, prepare
+from cipo_jax.data.tasks.generated import GeneratedProblems
 from cipo_jax.types import CipoError
 
 
@@ -40,7 +40,7 @@ def test_slices_and_the_name(directory: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_neither_preparing_nor_reading_imports_tensorflow(tmp_path: Path) -> None:
     program = (
         "import sys\n"
-        "from cipo_jax.data.arithmetic_tfds import prepare\n"
+        "from cipo_jax.data.tasks.arithmetic_tfds import prepare\n"
         "from cipo_jax.data.sources import read_rows\n"
         f"directory = prepare({str(tmp_path)!r})\n"
         "print(len(list(read_rows(f'tfds:{directory}:dev'))))\n"

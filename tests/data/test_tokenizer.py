@@ -10,9 +10,9 @@ from tiny_hf import SPECIAL_TOKENS, TAG_TOKENS, make_tokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
-from cipo_jax.config import Config
-from cipo_jax.data import arithmetic
-from cipo_jax.data.generated import GeneratedProblems
+from cipo_jax.config.keys import Config
+from cipo_jax.data.tasks import arithmetic
+from cipo_jax.data.tasks.generated import GeneratedProblems
 from cipo_jax.data.tokenizer import (
     ByteTokenizer,
     CharTokenizer,

@@ -9,7 +9,7 @@ import tiny_models
 from tiny_models import rewrite_config
 
 from cipo_jax.policy import model
-from cipo_jax.policy.hf_config import config_from_hf
+from cipo_jax.policy.huggingface.config import config_from_hf
 from cipo_jax.types import CipoError
 
 LLAMA3 = {

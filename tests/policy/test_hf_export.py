@@ -15,9 +15,10 @@ import tiny_models
 from safetensors.numpy import save_file
 from tiny_models import assert_same_files, load
 
-from cipo_jax.policy import hf_export, model, sharding
-from cipo_jax.policy.hf_export import export_hf
-from cipo_jax.policy.hf_load import load_params
+from cipo_jax.policy import model, sharding
+from cipo_jax.policy.huggingface import export as hf_export
+from cipo_jax.policy.huggingface.export import export_hf
+from cipo_jax.policy.huggingface.load import load_params
 from cipo_jax.types import CipoError
 
 

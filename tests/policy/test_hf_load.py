@@ -14,11 +14,12 @@ import tiny_models
 from safetensors.numpy import load_file, save_file
 from tiny_models import load
 
-from cipo_jax.policy import hf_load, model, sharding
-from cipo_jax.policy.hf_config import config_from_hf, config_to_hf
-from cipo_jax.policy.hf_export import export_hf
-from cipo_jax.policy.hf_load import load_params
-from cipo_jax.policy.hf_weights import in_stored_order, stored_shape
+from cipo_jax.policy import model, sharding
+from cipo_jax.policy.huggingface import load as hf_load
+from cipo_jax.policy.huggingface.config import config_from_hf, config_to_hf
+from cipo_jax.policy.huggingface.export import export_hf
+from cipo_jax.policy.huggingface.load import load_params
+from cipo_jax.policy.huggingface.weights import in_stored_order, stored_shape
 from cipo_jax.types import CipoError
 
 

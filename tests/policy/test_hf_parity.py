@@ -13,8 +13,8 @@ import tiny_models
 from tiny_models import assert_same_files, load
 
 from cipo_jax.policy import model
-from cipo_jax.policy.hf_config import config_from_hf, config_to_hf
-from cipo_jax.policy.hf_export import export_hf
+from cipo_jax.policy.huggingface.config import config_from_hf, config_to_hf
+from cipo_jax.policy.huggingface.export import export_hf
 
 torch = pytest.importorskip("torch", reason="parity needs torch: pip install cipo_jax[test]")
 import transformers  # noqa: E402

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import tiny_models
 
-from cipo_jax.policy import logprobs, model, page_arrays, paged, sharding
+from cipo_jax.policy import logprobs, model, sharding
+from cipo_jax.policy.cache import attention as paged
+from cipo_jax.policy.cache import pages as page_arrays
 
 CONFIG = dataclasses.replace(tiny_models.TINY_CONFIG, num_layers=2)
 PARAMS = functools.cache(lambda: tiny_models.tiny_params(CONFIG))

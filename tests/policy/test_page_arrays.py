@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cipo_jax.policy import page_arrays
+from cipo_jax.policy.cache import pages as page_arrays
 
 L, PAGES, SIZE, K = 2, 12, 4, 2
 LAYOUTS = [1, 2]  # arrays

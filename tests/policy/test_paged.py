@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cipo_jax.policy import attention, page_arrays, paged
+from cipo_jax.policy import attention
+from cipo_jax.policy.cache import attention as paged
+from cipo_jax.policy.cache import pages as page_arrays
 
 L, PAGES, SIZE, K, N, H, W = 2, 40, 4, 2, 6, 8, 6  # W pages of SIZE tokens a row at most
 B = 5

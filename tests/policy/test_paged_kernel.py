@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from jax.experimental.pallas.ops.tpu import ragged_paged_attention as kernels
 
-from cipo_jax.policy import attention, paged
+from cipo_jax.policy import attention
+from cipo_jax.policy.cache import attention as paged
 
 PAGES, PAGE_SIZE, K, N, H, W = 24, 4, 2, 4, 128, 5
 OPTIONS = [(None, None), (3, None), (None, 2.0), (6, 5.0)]

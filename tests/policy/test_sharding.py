@@ -14,7 +14,9 @@ import pytest
 import tiny_models
 from jax.sharding import PartitionSpec as P
 
-from cipo_jax.policy import model, page_arrays, paged, sharding
+from cipo_jax.policy import model, sharding
+from cipo_jax.policy.cache import attention as paged
+from cipo_jax.policy.cache import pages as page_arrays
 from cipo_jax.types import CipoError
 
 CONFIG = dataclasses.replace(tiny_models.TINY_CONFIG, num_layers=2)

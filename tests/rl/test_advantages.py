@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cipo_jax.rl.advantages import EPS, NORMS, group_advantages, overlong_penalty
-from cipo_jax.rl.corrections import shaped_rewards
+from cipo_jax.rl.rewards import shaped_rewards
 from cipo_jax.types import CipoError
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cipo_jax.rl.corrections import retention, shaped_rewards
+from cipo_jax.rl.rewards import retention, shaped_rewards
 
 CORRECT = np.array([[True, False], [False, True], [False, False]])
 

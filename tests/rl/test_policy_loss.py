@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from tiny_updates import VOCAB, pack
 
-from cipo_jax.data.batching import TrainSequence
 from cipo_jax.rl.aggregate import Aggregation
 from cipo_jax.rl.losses import PolicyLoss
+from cipo_jax.rl.packing import TrainSequence
 from cipo_jax.types import BASE, CORRECTION, CipoError, TrainBatch
 
 MAX_TOKENS = 9

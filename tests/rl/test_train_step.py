@@ -38,10 +38,10 @@ from tiny_updates import (
     used_rows,
 )
 
-from cipo_jax.data.batching import TrainSequence
 from cipo_jax.policy import model, sharding
 from cipo_jax.rl import train_step as ts
 from cipo_jax.rl.losses import PolicyLoss, demonstration_loss
+from cipo_jax.rl.packing import TrainSequence
 from cipo_jax.types import BASE, CORRECTION, STREAMS
 
 CONFIG = dataclasses.replace(

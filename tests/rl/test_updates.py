@@ -29,12 +29,12 @@ from tiny_updates import (
     update,
 )
 
-from cipo_jax.data.batching import TrainSequence
 from cipo_jax.rl import train_step as ts
 from cipo_jax.rl.advantages import NORMS, group_advantages
 from cipo_jax.rl.aggregate import Aggregation
-from cipo_jax.rl.corrections import shaped_rewards
 from cipo_jax.rl.losses import PolicyLoss
+from cipo_jax.rl.packing import TrainSequence
+from cipo_jax.rl.rewards import shaped_rewards
 from cipo_jax.types import BASE, CORRECTION, STREAMS, TrainBatch
 
 SEQUENCE_MEAN = Aggregation("sequence_mean")

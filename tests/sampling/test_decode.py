@@ -9,7 +9,7 @@ import pytest
 import tiny_engines
 from tiny_engines import CONFIG, LIMIT, STOP, params
 
-from cipo_jax.policy.page_arrays import empty_pages
+from cipo_jax.policy.cache.pages import empty_pages
 from cipo_jax.sampling import decode
 from cipo_jax.sampling.choose import Choice
 from cipo_jax.sampling.decode import ChunkResult, Slots, decode_chunk, empty_slots

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from cipo_jax.types import CipoError
-from cipo_jax.verifiers.sandbox import LAYERS, Sandbox, open_sandbox
+from cipo_jax.verifiers.sandbox.layers import LAYERS, Sandbox, open_sandbox
 
 __all__ = ["LAYERS", "open_or_skip"]
 

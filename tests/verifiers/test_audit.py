@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from sandboxes import open_or_skip
 
+from cipo_jax.commands.verify import audit
 from cipo_jax.types import CipoError, Outcome
-from cipo_jax.verifiers.audit import audit
 from cipo_jax.verifiers.pool import VerifierPool
 
 

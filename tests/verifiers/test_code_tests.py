@@ -7,11 +7,11 @@ import pytest
 from sandboxes import open_or_skip
 
 from cipo_jax.types import CipoError, Outcome, Problem, Verdict
-from cipo_jax.verifiers import sandbox as sandbox_module
-from cipo_jax.verifiers.code_program import extract_program, readings
-from cipo_jax.verifiers.code_tests import verify_code
+from cipo_jax.verifiers.code.program import extract_program, readings
+from cipo_jax.verifiers.code.tests import verify_code
 from cipo_jax.verifiers.pool import VerifierPool
-from cipo_jax.verifiers.sandbox import describe, open_sandbox
+from cipo_jax.verifiers.sandbox import layers as sandbox_module
+from cipo_jax.verifiers.sandbox.layers import describe, open_sandbox
 
 HEAD = '''from typing import List
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cipo_jax.types import Outcome
-from cipo_jax.verifiers.math_answer import extract_answer, verify_math
+from cipo_jax.verifiers.math.answer import extract_answer, verify_math
 
 repeatable = settings(derandomize=True, deadline=None)
 _CHARACTERS = r"0123456789xyE()[]\^_!+-*/=,.%$ abortextfrcqdnhml"
@@ -323,7 +323,7 @@ def test_hostile_answers_cost_milliseconds(answer: str):
 def test_easy_answers_do_not_import_a_parser():
     code = (
         "import sys\n"
-        "from cipo_jax.verifiers.math_answer import verify_math\n"
+        "from cipo_jax.verifiers.math.answer import verify_math\n"
         "assert verify_math('\\\\boxed{1{,}000}', '1000').correct\n"
         "assert not verify_math('\\\\boxed{(1,2)}', '(1,3)').correct\n"
         "loaded = {'sympy', 'math_verify', 'jax'} & set(sys.modules)\n"

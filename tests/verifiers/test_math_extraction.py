@@ -4,9 +4,9 @@ import time
 
 import pytest
 
-from cipo_jax.config import EXTRACTION_RULES, Verifier
+from cipo_jax.config.keys import EXTRACTION_RULES, Verifier
 from cipo_jax.types import Outcome
-from cipo_jax.verifiers.math_answer import DEFAULT_RULES, RULES, extract_answer, verify_math
+from cipo_jax.verifiers.math.answer import DEFAULT_RULES, RULES, extract_answer, verify_math
 
 
 def test_the_config_offers_these_rules():

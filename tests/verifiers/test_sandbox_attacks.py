@@ -20,9 +20,9 @@ from attacks import CHEATS, FORBIDDEN, HANGS, SURVIVORS
 from sandboxes import LAYERS, open_or_skip
 
 from cipo_jax.types import Outcome, Problem, Verdict
-from cipo_jax.verifiers.code_tests import verify_code
+from cipo_jax.verifiers.code.tests import verify_code
 from cipo_jax.verifiers.pool import VerifierPool
-from cipo_jax.verifiers.sandbox import Limits, Sandbox
+from cipo_jax.verifiers.sandbox.layers import Limits, Sandbox
 
 LIMITS = {"time_limit": 1.0, "total_time_limit": 3.0, "memory_limit_bytes": 256 << 20}
 SECRET = "7f3a-expected"

@@ -1,0 +1,206 @@
+"""What is in the data and what is wrong with it: `--mode=data`, before anything is trained.
+
+    python -m cipo_jax.main --mode=data --config=configs/math.py --config.data.train=train.jsonl
+
+prints the sources with their fingerprints; how long prompts are in tokens and which share is over
+the budget; repeated questions; questions that `data.eval` or `eval.suites` also have; reference
+answers that the verifier cannot read; one base prompt and one correction prompt as the policy sees
+them. `--output=kept.jsonl` also writes the problems that `data.drop` keeps. Nothing here uses an
+accelerator. Of an embedded generator, which has no end, the first step's problems are looked at.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cipo_jax.commands.gold import unread_answers
+from cipo_jax.config.keys import Config
+from cipo_jax.data import mixture, prompts
+from cipo_jax.data.datasets import Placed
+from cipo_jax.data.decontaminate import find_duplicates
+from cipo_jax.data.sources import GENERATED
+from cipo_jax.data.tasks.generated import GeneratedProblems
+from cipo_jax.data.tokenizer import Tokenizer
+from cipo_jax.run import problems as problem_sets
+from cipo_jax.run.parts import open_tokenizer
+from cipo_jax.types import Attempt, CipoError, Completion, Outcome, Problem, Verdict
+
+_SHOWN = 5  # examples of each kind of finding
+_GENERATED = 256  # problems of a generator that are looked at
+_BINS, _BAR = 10, 40  # rows and width of the histogram
+
+
+def inspect_data(config: Config, output: str | None = None) -> None:
+    """Prints the findings; with `output`, writes the kept problems to that jsonl file.
+
+    Raises:
+      CipoError: data that cannot be read, with file and line.
+    """
+    parts = problem_sets.load_training(config)
+    evaluation = problem_sets.load_evaluation(config)
+    tokenizer = open_tokenizer(config)
+    _print_sources("train", config, parts)
+    _print_sources("eval", config, evaluation)
+    placed = _looked_at(config, parts, "train")
+
+    fitting = _print_lengths(config, placed, tokenizer)
+    _print_duplicates(placed)
+    _print_overlap(config, problem_sets.all_placed(parts))
+    for name, checked in (("train", placed), ("eval", _looked_at(config, evaluation, "test"))):
+        unread = unread_answers(checked, config.verifier)
+        answers = sum(p.problem.answer is not None for p in checked)
+        _print_findings(f"answers of {name} that the verifier cannot read", unread, answers)
+    if fitting:
+        _print_prompts(config, fitting[0].problem, tokenizer)
+    else:
+        print("\nno prompt fits, so none is shown")
+    if output:
+        _write_kept(config, parts, tokenizer, Path(output))
+
+
+def _looked_at(config: Config, parts: Sequence[mixture.Part], split: str) -> list[Placed]:
+    """All problems of the parts that have an end, and some of those that have none."""
+    d, placed = config.data, problem_sets.all_placed(parts)
+    for part in parts:
+        if part.placed is None:
+            bounds = d.min_operations, d.max_operations
+            source = GeneratedProblems(GENERATED[part.name], config.seed, split, *bounds)
+            placed += [Placed(f"{part.name}:{p.id}", p) for p in source.batch(0, _GENERATED)]
+    return placed
+
+
+def _print_sources(name: str, config: Config, parts: Sequence[mixture.Part]) -> None:
+    split = "train" if name == "train" else "test"
+    generator = mixture.Generator(split, config.data.min_operations, config.data.max_operations)
+    total = sum(part.weight or 0.0 for part in parts)
+    for source, about in mixture.fingerprints(parts, generator).items():
+        part = next(part for part in parts if part.name == source)
+        size = "without end" if part.placed is None else f"{len(part.placed)} problems"
+        kinds = ""
+        if part.placed is not None:
+            tested = sum(p.problem.tests is not None for p in part.placed)
+            kinds = f", {len(part.placed) - tested} with an answer, {tested} with tests"
+        weight = f", {part.weight / total:.1%} of the mixture" if part.weight else ""
+        print(f"{name:<6} {source}: {size}{kinds}{weight}, fingerprint {about['fingerprint']}")
+
+
+def _print_lengths(config: Config, placed: Sequence[Placed], tokenizer: Tokenizer) -> list[Placed]:
+    """Prints lengths in tokens; returns the problems whose base prompt fits its budget."""
+    d, measure = config.data, problem_sets.measurer(config, tokenizer)
+    measured, unwritable = [], []
+    for at in placed:
+        try:
+            measured.append((at, *measure(at.problem)))
+        except CipoError as error:
+            unwritable.append(f"{at.where}: {error}")
+    if unwritable:
+        _print_findings("prompts that cannot be made", unwritable, len(placed))
+    if not measured:
+        return []
+    base = np.array([m[1] for m in measured])
+    _print_histogram("base prompts", base, d.max_prompt_tokens, "data.max_prompt_tokens")
+    long = [
+        f"{at.where}: {length} tokens" for at, length, _ in measured if length > d.max_prompt_tokens
+    ]
+    if long:
+        _print_findings("prompts over data.max_prompt_tokens", long, len(measured))
+    if config.correction.weight > 0:
+        # A row of the train step holds the prompt and its completion.
+        room = config.batch.row_tokens - d.max_completion_tokens
+        correction = np.array([m[2] for m in measured])
+        budget = "batch.row_tokens - data.max_completion_tokens"
+        _print_histogram("correction prompts, the attempt at its longest", correction, room, budget)
+    return [at for at, length, _ in measured if length <= d.max_prompt_tokens]
+
+
+def _print_histogram(title: str, lengths: np.ndarray, budget: int, key: str) -> None:
+    over = int((lengths > budget).sum())
+    print(
+        f"\n{title}: {len(lengths)}, tokens min {lengths.min()}, median {np.median(lengths):.0f}, "
+        f"95% {np.percentile(lengths, 95):.0f}, max {lengths.max()}; "
+        f"over {key} = {budget}: {over} ({over / len(lengths):.2%})"
+    )
+    width = max(1, -(-(int(lengths.max()) - int(lengths.min()) + 1) // _BINS))
+    edges = np.arange(lengths.min(), lengths.max() + width + 1, width)
+    counts, _ = np.histogram(lengths, edges)
+    for low, high, count in zip(edges, edges[1:], counts, strict=False):
+        bar = "#" * -(-int(count) * _BAR // int(counts.max()))
+        print(f"  {low:>6} - {high - 1:<6} {count:>7}  {bar}".rstrip())
+
+
+def _print_duplicates(placed: Sequence[Placed]) -> None:
+    lines = []
+    for position, earlier in find_duplicates([p.problem.question for p in placed]):
+        (where, repeated), (first_where, first) = placed[position], placed[earlier]
+        differs = repeated.answer != first.answer
+        other = f", answer {repeated.answer!r} instead of {first.answer!r}" if differs else ""
+        lines.append(f"{where}: repeats {first_where}{other}")
+    _print_findings("repeated questions", lines, len(placed))
+
+
+def _print_overlap(config: Config, placed: Sequence[Placed]) -> None:
+    if not placed:
+        print("\nquestions also in the evaluation data: a generator keeps its splits apart")
+        return
+    n = config.data.overlap_words
+    matches = problem_sets.overlap(config, placed)
+    lines = [
+        f"{placed[m.position].where}: "
+        + (f"shares {m.words!r} with" if m.words else "is the same as")
+        + f" {m.evaluation}"
+        for m in matches
+    ]
+    exact = sum(not m.words for m in matches)
+    against = ", ".join(("data.eval", *config.eval.suites))
+    title = f"questions also in {against} ({exact} equal, {len(matches) - exact} by {n} words)"
+    _print_findings(title, lines, len(placed))
+
+
+def _print_findings(title: str, lines: Sequence[str], total: int) -> None:
+    share = f" ({len(lines) / total:.2%})" if total else ""
+    print(f"\n{title}: {len(lines)} of {total}{share}")
+    for line in lines[:_SHOWN]:
+        print(f"  {line}")
+    if len(lines) > _SHOWN:
+        print(f"  and {len(lines) - _SHOWN} more")
+
+
+def _print_prompts(config: Config, problem: Problem, tokenizer: Tokenizer) -> None:
+    """A base prompt, and a correction prompt that quotes the source's own solution or "..."."""
+    d = config.data
+    base = prompts.base_prompt(
+        problem, tokenizer, d.prompt_template, d.chat_template, d.max_prompt_tokens
+    )
+    _print_prompt("base prompt", tokenizer.show, base.tokens)
+    solution = problem.meta.get("solution")
+    text = solution if isinstance(solution, str) else "..."
+    nothing = Completion(np.zeros(0, np.int32), np.zeros(0, np.float32), finished=True)
+    attempt = Attempt(base, nothing, text, Verdict(Outcome.WRONG))
+    correction = prompts.correction_prompt(
+        attempt, tokenizer, d.correction_template, d.chat_template, d.max_attempt_tokens
+    )
+    cut = ", the attempt cut in the middle" if correction.trimmed else ""
+    _print_prompt(f"correction prompt{cut}", tokenizer.show, correction.tokens)
+
+
+def _print_prompt(title: str, show: Callable, tokens: np.ndarray) -> None:
+    print(f"\n----- {title}, {len(tokens)} tokens -----\n{show(tokens)}\n----- end -----")
+
+
+def _write_kept(
+    config: Config, parts: Sequence[mixture.Part], tokenizer: Tokenizer, file: Path
+) -> None:
+    kept, dropped = problem_sets.drop(parts, problem_sets.find_reasons(config, parts, tokenizer))
+    problems = [placed.problem for placed in problem_sets.all_placed(kept)]
+    if not problems:
+        raise CipoError(f"--output={file}: an embedded generator has no end, nothing to write")
+    with file.open("w", encoding="utf-8") as out:
+        for problem in problems:
+            fields = dataclasses.asdict(problem)
+            row = fields.pop("meta") | {k: v for k, v in fields.items() if v is not None}
+            out.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+    left_out = f"; left out: {problem_sets.shown_counts(dropped)}" if dropped else ""
+    print(f"\n{len(problems)} problems written to {file}{left_out}")

@@ -1,0 +1,338 @@
+"""`--mode=evaluate`: a checkpoint or a Hugging Face model on benchmarks.
+
+    1. data      load every suite, check every row, name answers that cannot be read
+    2. prompts   build them all, so that a question that is too long is found now
+    3. model     restore the parameters
+    4. suites    sample, verify, estimate; suites that are asked alike share a sampler
+    5. results   <workdir>/evaluations/<name>/: results.json, table.md, attempts/*.jsonl.gz
+
+Steps 1 and 2 need no accelerator. How attempts are sampled and judged is decided in `attempts.py`,
+what is measured in `evaluate.py`: the functions that training uses.
+"""
+
+import dataclasses
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from cipo_jax.commands.gold import check_gold, print_gold, read_answers
+from cipo_jax.config.keys import Config
+from cipo_jax.data import prompts
+from cipo_jax.data.benchmarks.rows import Item
+from cipo_jax.data.benchmarks.suites import CORRECT, CRITIQUE, LoadedSuite, Suite, load_suite
+from cipo_jax.policy.model import Params, abstract_params, param_shardings
+from cipo_jax.run.evaluate import SameAnswers, evaluate, evaluate_corrections, evaluate_critiques
+from cipo_jax.run.measures import read_metrics
+from cipo_jax.run.parts import Parts, fresh_params, open_parts, open_tokenizer
+from cipo_jax.run.problems import given_attempt, given_attempts, open_evaluation
+from cipo_jax.run.records.archive import AttemptArchive
+from cipo_jax.run.records.checkpoint import Checkpoints, checkpoint_root
+from cipo_jax.run.records.directory import model_differences
+from cipo_jax.run.statistics import Estimate
+from cipo_jax.run.update import Policy
+from cipo_jax.types import Attempt, CipoError, Problem, Prompt
+from cipo_jax.verifiers.judge import open_pool
+from cipo_jax.verifiers.pool import VerifierPool
+
+EVALUATIONS_DIR = "evaluations"
+OWN = "eval"  # the name of the problems of `config.data.eval` among the suites
+_EVAL_KEY = 2  # folded into the run's key, as in training: equal problems give equal attempts
+
+
+def evaluate_run(config: Config, workdir: Path, step: str = "latest") -> Path | None:
+    """Evaluates, writes the results, prints the table.
+
+    Args:
+      config: that of the run; `config.eval` says on what.
+      workdir: a run directory, or, with `config.model.source`, any directory for the results.
+      step: "latest", "best" (by pass@1 of the run's own evaluations) or a number of steps.
+
+    Returns:
+      The directory of the results; None with `config.eval.check_gold`.
+
+    Raises:
+      CipoError: wrong data, a question over the budget, or no such checkpoint.
+    """
+    c = config
+    loaded = load_suites(c)
+    skipped = [reason for suite in loaded for reason in suite.skipped]
+    if c.eval.check_gold:
+        print_gold(check_gold(loaded, c.verifier), skipped)
+        return None
+    unread = read_answers(loaded, c.verifier)
+    for line in unread:
+        print(f"warning  {line}")
+    if skipped:
+        print(f"warning  {len(skipped)} rows have no tests and are left out; see results.json")
+    _check_lengths(c, loaded)
+    place = find_checkpoint(c, workdir, step)
+    name = c.eval.name or _default_name(place)
+    directory = workdir / EVALUATIONS_DIR / name
+    taken = 0 if place is None else place[1]
+
+    results: dict[str, Any] = {}
+    params: Params | None = None
+    archive = AttemptArchive(directory)
+    with open_pool(c.verifier, "math") as equality:
+        for suite_config, members in _asked_alike(c, loaded):
+            with open_parts(suite_config) as parts:
+                params = params if params is not None else load_params(c, parts, place)
+                for member in members:
+                    metrics, attempts = evaluate_suite(
+                        member,
+                        suite_config,
+                        parts,
+                        params,
+                        _same_answers(equality) if c.eval.majority else None,
+                    )
+                    archive.write(member.suite.name, taken, attempts)
+                    results[member.suite.name] = _summary(member, suite_config, metrics, attempts)
+                    results[member.suite.name]["unread_answers"] = [
+                        line for line in unread if line.startswith(member.source)
+                    ]
+    model = c.model.source if place is None else str(place[0].parent)
+    document = {"model": model, "step": taken, "name": name, "suites": results}
+    (directory / "results.json").write_text(json.dumps(document, indent=1) + "\n")
+    table = format_table(document)
+    (directory / "table.md").write_text(table)
+    print(table + f"\nresults  {directory}", flush=True)
+    return directory
+
+
+def load_suites(config: Config) -> list[LoadedSuite]:
+    """The suites of `config.eval.suites`; without any, the problems of `config.data.eval`."""
+    c, e = config, config.eval
+    if e.suites:
+        return [
+            load_suite(name, e.data_dir, e.suite_problems, e.released_from, e.released_until)
+            for name in dict.fromkeys(e.suites)
+        ]
+    problems = open_evaluation(c).source.first(c.data.eval_problems)
+    own = Suite(
+        OWN,
+        (),
+        hub=None,
+        item=None,
+        protocol="config.eval",
+        prompt=c.data.prompt_template,
+        correction_prompt=c.data.correction_template,
+        samples=e.samples,
+        temperature=c.sampling.temperature,
+        pass_at=e.pass_at,
+    )
+    return [LoadedSuite(own, c.data.eval, [Item(p, f"{c.data.eval}:{p.id}") for p in problems], [])]
+
+
+def evaluate_suite(
+    loaded: LoadedSuite,
+    config: Config,
+    parts: Parts,
+    params: Params,
+    same_answers: SameAnswers | None,
+) -> tuple[dict[str, Estimate], list[Attempt]]:
+    """Evaluates `params` on one suite: metrics by name, and all attempts.
+
+    Args:
+      config: as `_suite_config` gives it; `parts` are opened with it.
+    """
+    suite, items = loaded.suite, loaded.items
+    samples = config.eval.samples
+    key = jax.random.fold_in(jax.random.key(config.seed), _EVAL_KEY)
+    if suite.name != OWN:
+        key = jax.random.fold_in(key, zlib.crc32(suite.name.encode()))
+    asked = [parts.base_prompt(item.problem) for item in items]
+    groups = [item.group or item.problem.id for item in items]
+    if suite.task == CORRECT:
+        anchors = [_given(item, prompt) for item, prompt in zip(items, asked, strict=True)]
+        return evaluate_corrections(
+            parts.attempt,
+            params,
+            anchors,
+            parts.correction_prompt,
+            samples=samples,
+            key=key,
+            groups=groups,
+        )
+    if suite.task == CRITIQUE:
+        return evaluate_critiques(
+            parts.attempt, params, asked, samples=samples, key=key, groups=groups
+        )
+    return evaluate(
+        parts.attempt,
+        params,
+        asked,
+        parts.correction_prompt,
+        samples=samples,
+        pass_at=config.eval.pass_at,
+        corrected_attempts=min(config.eval.corrected_attempts, samples),
+        key=key,
+        given=given_attempts(config, asked) if suite.name == OWN else (),
+        same_answers=same_answers,
+    )
+
+
+def format_table(document: Mapping[str, Any]) -> str:
+    """The results as a markdown table, a row for each metric."""
+    lines = [
+        f"# {document['model']}, step {document['step']}",
+        "",
+        "| suite | problems | samples | temperature | metric | value | 95% interval |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, suite in document["suites"].items():
+        head = f"| {name} | {suite['problems']} | {suite['samples']} | {suite['temperature']:g} "
+        for metric, e in suite["metrics"].items():
+            digits = 1 if metric.startswith("length") else 3
+            value, low, high = (f"{e[k]:.{digits}f}" for k in ("value", "low", "high"))
+            lines.append(f"{head}| {metric} | {value} | {low} to {high} |")
+    return "\n".join(lines) + "\n"
+
+
+def _suite_config(config: Config, suite: Suite) -> Config:
+    """The config under which a suite is asked: its templates, temperature and samples."""
+    e, kind = config.eval, config.verifier.kind
+    samples, temperature = suite.samples, suite.temperature
+    if suite.name != OWN:
+        samples = e.suite_samples or samples
+        temperature = temperature if e.suite_temperature == -1 else e.suite_temperature
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(
+            config.data,
+            prompt_template=suite.prompt,
+            correction_template=suite.correction_prompt,
+        ),
+        sampling=dataclasses.replace(config.sampling, temperature=temperature),
+        # Suites mix questions with answers and with tests.
+        verifier=dataclasses.replace(
+            config.verifier, kind="auto" if kind in ("math", "code") else kind
+        ),
+        eval=dataclasses.replace(
+            e,
+            samples=samples,
+            pass_at=tuple(k for k in suite.pass_at if k <= samples),
+            corrected_attempts=1 if suite.task == CORRECT else e.corrected_attempts,
+        ),
+    )
+
+
+def _asked_alike(
+    config: Config, loaded: Sequence[LoadedSuite]
+) -> list[tuple[Config, list[LoadedSuite]]]:
+    """The suites by their config, in order of first appearance."""
+    grouped: dict[Config, list[LoadedSuite]] = {}
+    for member in loaded:
+        grouped.setdefault(_suite_config(config, member.suite), []).append(member)
+    return list(grouped.items())
+
+
+def _check_lengths(config: Config, loaded: Sequence[LoadedSuite]) -> None:
+    tokenizer, d = open_tokenizer(config), config.data
+    for member in loaded:
+        for item in member.items:
+            try:
+                prompts.base_prompt(
+                    item.problem,
+                    tokenizer,
+                    member.suite.prompt,
+                    d.chat_template,
+                    d.max_prompt_tokens,
+                )
+            except CipoError as error:
+                raise CipoError(f"{item.where}: {error}") from error
+
+
+def find_checkpoint(config: Config, workdir: Path, step: str) -> tuple[Path, int] | None:
+    """The directory and step of the parameters; None for those of `model.source`."""
+    if not (workdir / "config.json").is_file():
+        if config.model.source:
+            return None
+        raise CipoError(
+            f"--workdir={workdir}: is not a run directory (no config.json); give one, or set "
+            "--config.model.source to a Hugging Face model"
+        )
+    for key, (theirs, ours) in model_differences(workdir / "config.json", config).items():
+        raise CipoError(f"config.{key}: got {ours!r}, the run in {workdir} has {theirs!r}")
+    steps: list[int] = []
+    root = checkpoint_root(workdir, config.checkpoint.directory)
+    for phase in ("checkpoints", "cold_start"):
+        if (root / phase).is_dir():
+            with Checkpoints(root / phase, keep=1, read_only=True) as saved:
+                steps = saved.all_steps()
+        if steps:
+            break
+    if not steps:
+        raise CipoError(f"--workdir={workdir}: holds no finished checkpoint")
+    return root / phase, _choose_step(workdir, steps, step)
+
+
+def _default_name(place: tuple[Path, int] | None) -> str:
+    if place is None:
+        return "source"
+    return f"{'step' if place[0].name == 'checkpoints' else place[0].name}-{place[1]:06d}"
+
+
+def _choose_step(workdir: Path, steps: Sequence[int], wanted: str) -> int:
+    if wanted == "latest":
+        return steps[-1]
+    if wanted == "best":
+        scores = {r["step"]: r["eval/pass@1"] for r in read_metrics(workdir) if "eval/pass@1" in r}
+        known = [step for step in steps if step in scores]
+        if not known:
+            raise CipoError(f"--step=best: no checkpoint of {workdir} was evaluated; kept: {steps}")
+        return max(known, key=lambda step: scores[step])
+    if not wanted.isdecimal() or int(wanted) not in steps:
+        raise CipoError(
+            f"--step: got {wanted!r}, wanted 'latest', 'best' or one of the steps kept: {steps}"
+        )
+    return int(wanted)
+
+
+def load_params(config: Config, parts: Policy, place: tuple[Path, int] | None) -> Params:
+    """The parameters at `place`, as `find_checkpoint` gives it, on their shards."""
+    if place is None:
+        return fresh_params(config, parts)
+    shapes = abstract_params(parts.model)
+    shardings = param_shardings(parts.model, parts.mesh)
+    like = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
+    )
+    with Checkpoints(place[0], keep=1, read_only=True) as saved:
+        return saved.restore_params(like, place[1])
+
+
+def _same_answers(pool: VerifierPool) -> SameAnswers:
+    """Whether answers are equal, in the pool: a pair that hangs costs its worker."""
+
+    def same(pairs: Sequence[tuple[str, str]]) -> list[bool]:
+        waiting = [
+            pool.submit(Problem("answers", "", answer=a), f"\\boxed{{{b}}}") for a, b in pairs
+        ]
+        return [future.result().correct for future in waiting]
+
+    return same
+
+
+def _given(item: Item, prompt: Prompt) -> Attempt:
+    """The item's attempt; a suite of this task has one in every item."""
+    assert item.given is not None
+    return given_attempt(prompt, item.given, bool(item.given_correct))
+
+
+def _summary(
+    loaded: LoadedSuite, config: Config, metrics: Mapping[str, Estimate], attempts: list[Attempt]
+) -> dict[str, Any]:
+    return {
+        "source": loaded.source,
+        "protocol": loaded.suite.protocol,
+        "problems": len(loaded.items),
+        "skipped": loaded.skipped,
+        "samples": config.eval.samples,
+        "temperature": config.sampling.temperature,
+        "sampled_tokens": sum(len(a.completion.tokens) for a in attempts),
+        "metrics": {name: dataclasses.asdict(e) for name, e in metrics.items()},
+    }

@@ -1,0 +1,171 @@
+"""`--mode=explain`: what a command would run. Nothing is trained, downloaded or written.
+
+    config    every key, its value, and whether default, file or command line gave it
+    derived   what follows: completions, anchors, tokens, prompt budgets, rows, parameters
+    paper     the settings known from the paper, and where this config differs
+
+What depends on files or devices that are not there is said to be unknown, with the reason. Memory
+and compilation are `preflight.py`'s.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from cipo_jax.config.keys import Config, flatten
+from cipo_jax.policy import sharding
+from cipo_jax.run.parts import (
+    correction_prompt_limit,
+    make_model_config,
+    open_policy,
+    open_tokenizer,
+)
+from cipo_jax.run.update import make_policy_update, num_anchors
+from cipo_jax.types import CipoError
+
+# Settings known from arXiv 2605.14539 or summaries of it, and how they are known. Everything else
+# is ours; docs/cipo_step_by_step.md lists it.
+_PAPER, _READ = "paper", "as a public reimplementation reads it"
+PAPER: dict[str, tuple[Any, str]] = {
+    "model.source": (("Qwen3-4B", "Seed-Coder-8B"), _PAPER),  # math and code
+    "rollout.group_size": (8, _PAPER),
+    "correction.band_low": (0.375, _PAPER),
+    "correction.band_high": (0.75, _PAPER),
+    "replay.adaptive": (True, _PAPER),
+    "replay.initial": (0.3, _READ),
+    "replay.minimum": (0.2, _READ),
+    "replay.maximum": (0.8, _READ),
+    "replay.target_retention": (0.8, _READ),
+    "replay.gap_weight": (0.8, _READ),
+    "replay.drop_weight": (0.3, _READ),
+    "replay.streak_weight": (0.05, _READ),
+}
+
+Row = tuple[str, str]
+
+
+def explain(config: Config, values: Mapping[str, Mapping[str, Any]]) -> None:
+    """Prints all three parts.
+
+    Args:
+      values: the output of `config_resolve.provenance`.
+    """
+    print("config")
+    width = max(map(len, values))
+    for key, entry in values.items():
+        print(f"  {key:{width}}  {_short(repr(entry['value'])):40}  {entry['source']}")
+    print("\nderived")
+    for name, value in derived(config):
+        print(f"  {name:20}  {value}")
+    print("\npaper")
+    for key, here, verdict in paper_settings(config):
+        print(f"  {key:{width}}  {_short(here):40}  {verdict}")
+    if not config.correction.weight:
+        print("  correction.weight = 0: this is GRPO, the correction stream is off")
+    print("  Whatever is not listed is not known of the paper: see docs/cipo_step_by_step.md")
+
+
+def derived(config: Config) -> list[Row]:
+    """(name, value) of what follows from the config. What needs something that is not there ends
+    the list, with the reason."""
+    rows = list(_step(config))
+    try:
+        rows.extend(_parts(config))
+    except CipoError as error:
+        rows.append(("not known here", str(error)))
+    return rows
+
+
+def paper_settings(config: Config) -> list[tuple[str, str, str]]:
+    """(key, value here, "same" or what the paper has) of every setting known."""
+    flat, rows = flatten(config), []
+    for key, (wanted, source) in PAPER.items():
+        same, there = flat[key] == wanted, repr(wanted)
+        if key == "model.source":
+            # A directory or hub id of one of the two, such as "Qwen/Qwen3-4B@main".
+            name = flat[key].rstrip("/").rpartition("/")[2].partition("@")[0]
+            same, there = name.startswith(wanted), " or ".join(wanted)
+        rows.append((key, repr(flat[key]), "same" if same else f"differs: {there} ({source})"))
+    return rows
+
+
+def _step(config: Config) -> Iterator[Row]:
+    """What follows from the numbers alone."""
+    r, k = config.rollout, config.correction
+    anchors = num_anchors(config)
+    base = r.problems_per_step * r.group_size
+    completions = base + anchors * k.group_size
+    limit = config.data.max_completion_tokens
+    yield "method", f"CIPO, lambda {k.weight:g}" if k.weight else "GRPO (correction.weight = 0)"
+    yield "anchors", f"{anchors} a step"
+    yield (
+        "completions",
+        f"{completions} a step: {r.problems_per_step} problems x {r.group_size} attempts"
+        + (f" + {anchors} anchors x {k.group_size} corrections" if anchors else ""),
+    )
+    yield "sampled tokens", f"at most {completions * limit:,} a step, {limit:,} a completion"
+    if r.max_refills:
+        yield "dynamic sampling", f"at most {r.max_refills} x {base} completions more"
+    yield "run", f"{config.num_steps} steps, {config.num_steps * completions:,} completions"
+    updates = config.batch.minibatches * config.batch.epochs
+    yield "updates", f"{updates} a step"
+
+
+def _parts(config: Config) -> Iterator[Row]:
+    """What also depends on tokenizer, model and devices; the costly last.
+
+    Raises:
+      CipoError: as training would, or the model is not on this machine.
+    """
+    c = config
+    if c.model.source and not Path(c.model.source).is_dir():
+        raise CipoError(
+            f"config.model.source: {c.model.source!r} is not a directory here; prompt budgets, "
+            "parameters and rows follow from it"
+        )
+    tokenizer = open_tokenizer(c)
+    model = make_model_config(c, tokenizer)
+    longest = correction_prompt_limit(c, tokenizer, model)
+    completion = c.data.max_completion_tokens
+    yield "base prompt", f"at most {c.data.max_prompt_tokens:,} tokens"
+    if longest > c.data.max_prompt_tokens:
+        yield (
+            "correction prompt",
+            f"at most {longest:,} tokens: {c.data.max_prompt_tokens:,} of the problem, "
+            f"{c.data.max_attempt_tokens:,} of the attempt, the rest is the template",
+        )
+    yield (
+        "longest sequence",
+        f"{longest + completion:,} tokens; a row holds {c.batch.row_tokens:,}"
+        + (f", the model {model.max_positions:,}" if c.model.source else ""),
+    )
+    mesh = sharding.make_mesh(c.mesh.data, c.mesh.fsdp, c.mesh.tensor)
+    axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
+    yield "mesh", f"{axes} on {mesh.size} x {mesh.devices.flat[0].device_kind}"
+    policy = open_policy(c, tokenizer, mesh)
+    update = make_policy_update(c, policy, lambda _: c.optimizer.learning_rate)
+    leaves = jax.tree.leaves(update.abstract.params)
+    size = sum(x.size * x.dtype.itemsize for x in leaves)
+    yield (
+        "parameters",
+        f"{sum(x.size for x in leaves):,} in {model.num_layers} layers, vocabulary "
+        f"{model.vocab_size:,}: {size / 2**20:,.1f} MiB in {model.param_dtype}",
+    )
+    state = sum(
+        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+        for x in jax.tree.leaves(update.abstract)
+    )
+    yield "state", f"{state / 2**20:,.1f} MiB a device: parameters and optimiser"
+    _, microbatches, rows, tokens = update.abstract_batch.tokens.shape
+    yield (
+        "an update",
+        f"{microbatches} microbatches x {rows} rows x {tokens:,} tokens: room for "
+        f"{microbatches * rows * tokens:,}",
+    )
+
+
+def _short(text: str, limit: int = 60) -> str:
+    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -1,0 +1,123 @@
+"""`--mode=generate`: a quick look at what a checkpoint says.
+
+    python -m cipo_jax.main --mode=generate --workdir=runs/x --prompt="Compute (7+2)*3."
+
+Prompts go through the config's templates as questions do in training; how tokens are chosen is the
+config's `sampling` section. A single completion is shown while it is being sampled, several are
+shown as they finish. Nothing is verified and nothing is written.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from cipo_jax.commands.evaluate import find_checkpoint, load_params
+from cipo_jax.config.keys import Config
+from cipo_jax.data import prompts
+from cipo_jax.data.tokenizer import Tokenizer
+from cipo_jax.policy import sharding
+from cipo_jax.run.parts import make_model_config, open_engine, open_tokenizer
+from cipo_jax.run.rollout import before_stop
+from cipo_jax.run.update import Policy, make_score
+from cipo_jax.types import CipoError, Completion, Problem
+
+
+def generate(
+    config: Config,
+    workdir: Path,
+    questions: Sequence[str],
+    samples: int = 1,
+    step: str = "latest",
+) -> list[str]:
+    """Samples completions of each question, prints them and returns their texts, question-major.
+
+    Args:
+      workdir: a run directory, or, with `config.model.source`, any directory.
+      step: as in `evaluate_run`.
+
+    Raises:
+      CipoError: no question, a question over the budget, no such checkpoint.
+    """
+    if not questions:
+        raise CipoError('--prompt is missing; --mode=generate answers it, as --prompt="1+1?"')
+    if samples < 1:
+        raise CipoError(f"--samples: got {samples}, wanted at least 1")
+    c, d = config, config.data
+    place = find_checkpoint(c, workdir, step)
+    tokenizer = open_tokenizer(c)
+    asked = [
+        prompts.base_prompt(
+            Problem(f"--prompt {i}", question),
+            tokenizer,
+            d.prompt_template,
+            d.chat_template,
+            d.max_prompt_tokens,
+        ).tokens
+        for i, question in enumerate(questions)
+    ]
+    model_config = make_model_config(c, tokenizer)
+    mesh = sharding.make_mesh(c.mesh.data, c.mesh.fsdp, c.mesh.tensor)
+    # A cache for these requests, not for a training step's.
+    slots = min(c.sampling.slots, len(asked) * samples)
+    c = dataclasses.replace(c, sampling=dataclasses.replace(c.sampling, slots=slots))
+    longest = max(map(len, asked))
+    policy = Policy(mesh, model_config, make_score(c, model_config, mesh), longest, longest)
+    engine = open_engine(c, model_config, mesh, tokenizer, longest)
+
+    texts = [""] * (len(asked) * samples)
+    with jax.set_mesh(mesh):
+        params = load_params(c, policy, place)
+        about = c.model.source if place is None else f"{place[0].name}, step {place[1]}"
+        print(f"parameters: {about}", flush=True)
+        engine.open(params)
+        key = np.asarray(jax.random.key_data(jax.random.key(c.seed)))
+        for i, tokens in enumerate(asked):
+            engine.submit(i * samples, tokens, key, samples)
+        shown = ""  # of a single completion
+        while engine.busy:
+            finished = engine.step()
+            if len(texts) == 1:
+                for tokens_so_far in engine.progress().values():
+                    settled = settled_text(tokenizer.decode(tokens_so_far), c.sampling.stop_strings)
+                    if settled.startswith(shown):
+                        print(settled[len(shown) :], end="", flush=True)
+                        shown = settled
+            for request, completion in finished:
+                text = tokenizer.decode(completion.tokens.tolist())
+                text = texts[request] = before_stop(text, c.sampling.stop_strings)
+                if len(texts) == 1 and text.startswith(shown):
+                    print(text[len(shown) :])
+                else:
+                    print(f"\n[prompt {request // samples}, sample {request % samples}]\n{text}")
+                print(f"({_summary(completion, tokenizer)})", flush=True)
+    return texts
+
+
+def settled_text(text: str, stop_strings: Sequence[str]) -> str:
+    """The part of an unfinished completion's text that further tokens will not change: without a
+    character that is not complete and without what may become a stop string."""
+    text = text.rstrip("\ufffd")
+    held = max(
+        (
+            n
+            for stop in stop_strings
+            for n in range(1, min(len(stop), len(text)) + 1)
+            if text.endswith(stop[:n])
+        ),
+        default=0,
+    )
+    return text[: len(text) - held]
+
+
+def _summary(completion: Completion, tokenizer: Tokenizer) -> str:
+    if not completion.finished:
+        ended = "the token limit"
+    elif int(completion.tokens[-1]) in tokenizer.stop_ids:
+        ended = "a stop token"
+    else:
+        ended = "a stop string"
+    count, mean = len(completion.tokens), float(completion.logprobs.mean())
+    return f"{count} tokens, mean log-prob {mean:.3f}, ended by {ended}"

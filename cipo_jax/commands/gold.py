@@ -1,0 +1,125 @@
+"""Are a suite's own answers right by our verifier? Before a model is blamed for what data do.
+
+`read_answers` names the reference answers that cannot be read as mathematics; it takes a second
+and runs before every evaluation. `check_gold` verifies all that is known to be right or wrong:
+reference answers, reference solutions, and given attempts against their labels. Neither touches an
+accelerator.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+
+from cipo_jax.config.keys import Verifier
+from cipo_jax.data.benchmarks.rows import Item
+from cipo_jax.data.benchmarks.suites import LoadedSuite
+from cipo_jax.types import Problem, Verdict
+from cipo_jax.verifiers.judge import open_pool
+from cipo_jax.verifiers.pool import VerifierPool
+
+READER = "cipo_jax.verifiers.math.gold:read_gold"
+_IN_FLIGHT = 256  # items handed to the pool at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class GoldResult:
+    """What became of one kind of text of one suite.
+
+    Attributes:
+      suite: its name.
+      kind: "answer", "solution" or "given".
+      total: how many were verified.
+      failures: (place, id, verdict, what was expected) of those that came out otherwise.
+    """
+
+    suite: str
+    kind: str
+    total: int
+    failures: list[tuple[str, str, Verdict, bool]]
+
+
+def read_answers(suites: Sequence[LoadedSuite], verifier: Verifier) -> list[str]:
+    """`unread_answers` of all items of the suites."""
+    return unread_answers(
+        ((item.where, item.problem) for loaded in suites for item in loaded.items), verifier
+    )
+
+
+def unread_answers(placed: Iterable[tuple[str, Problem]], verifier: Verifier) -> list[str]:
+    """One line, with file and line, for each reference answer that cannot be read.
+
+    Args:
+      placed: (place, problem); problems without an answer are passed over.
+      verifier: settings of the workers that read.
+    """
+    with_answer = [(where, p) for where, p in placed if p.answer is not None]
+    if not with_answer:
+        return []
+    with open_pool(verifier, READER) as pool:
+        verdicts = _verify(pool, [(problem, "") for _, problem in with_answer])
+        return [
+            f"{where}: answer of {problem.id!r}: {problem.answer!r:.80}: "
+            f"{verdict.detail or verdict.outcome.value}"
+            for (where, problem), verdict in zip(with_answer, verdicts, strict=True)
+            if not verdict.correct
+        ]
+
+
+def check_gold(suites: Sequence[LoadedSuite], verifier: Verifier) -> list[GoldResult]:
+    """Verifies what the suites say is right, or wrong."""
+    results = []
+    with open_pool(verifier, "auto") as pool:
+        for loaded in suites:
+            known = [(item, *text) for item in loaded.items for text in _known_texts(item)]
+            texts = [(item.problem, text) for item, _, text, _ in known]
+            totals: collections.Counter[str] = collections.Counter()
+            failures = collections.defaultdict(list)
+            for (item, kind, _, right), verdict in zip(known, _verify(pool, texts), strict=True):
+                totals[kind] += 1
+                if verdict.correct != right:
+                    failures[kind].append((item.where, item.problem.id, verdict, right))
+            results += [
+                GoldResult(loaded.suite.name, kind, total, failures[kind])
+                for kind, total in totals.items()
+            ]
+    return results
+
+
+def print_gold(results: Sequence[GoldResult], skipped: Sequence[str], shown: int = 50) -> None:
+    """A line for each suite and kind of text, then each failure with its place and verdict."""
+    for result in results:
+        agreeing = result.total - len(result.failures)
+        print(
+            f"{result.suite:28} {result.kind:9} {agreeing:5} of {result.total:5} as expected "
+            f"({agreeing / result.total:.2%})"
+        )
+    for reason in skipped:
+        print(f"left out   {reason}")
+    for result in results:
+        for where, name, verdict, right in result.failures[:shown]:
+            said = f"expected {'correct' if right else 'a failure'}, got {verdict.outcome.value}"
+            reason = verdict.detail or f"answer {verdict.extracted!r:.60}"
+            print(f"{result.suite} {result.kind} {name!r}: {said} ({reason:.120}) at {where}")
+        if len(result.failures) > shown:
+            print(f"{result.suite} {result.kind}: and {len(result.failures) - shown} more")
+
+
+def _known_texts(item: Item) -> Iterator[tuple[str, str, bool]]:
+    """(kind, completion, whether it is right) of all that the row says."""
+    if item.problem.answer is not None:
+        yield "answer", f"\\boxed{{{item.problem.answer}}}", True
+    if item.solution is not None:
+        yield "solution", item.solution, True
+    if item.given is not None and item.given_correct is not None:
+        yield "given", item.given, item.given_correct
+
+
+def _verify(pool: VerifierPool, texts: Sequence[tuple[Problem, str]]) -> list[Verdict]:
+    """The verdicts in order; a bounded number of texts is on the way at a time."""
+    waiting: collections.deque = collections.deque()
+    verdicts = []
+    for problem, text in texts:
+        waiting.append(pool.submit(problem, text))
+        if len(waiting) >= _IN_FLIGHT:
+            verdicts.append(waiting.popleft().result())
+    return verdicts + [future.result() for future in waiting]

@@ -1,0 +1,250 @@
+"""`--mode=parity`: do sampler and trainer agree on the log-probs of the sampled tokens?
+
+    python -m cipo_jax.main --mode=parity --config=configs/math.py --workdir=runs/x
+
+The policy gradient's importance ratio is taken between the two. Where they differ by more than
+float32 rounding, one thing at a time is switched to its neutral value in both; what makes the
+difference go away is its cause. Each line samples anew, by the programs and functions that training
+uses, so a switch shows whatever of them it touches.
+
+    cache_dtype    keys and values in float32
+    compute_dtype  activations in float32
+    temperature    1
+    truncation     no top-k, top-p, min-p, min_new_tokens
+    positions      a prompt prefilled in one stretch; one sequence in a row of the trainer
+    kernel         the portable attention instead of the accelerator's kernels
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from cipo_jax.commands.evaluate import find_checkpoint, load_params
+from cipo_jax.config.keys import Config
+from cipo_jax.data import prompts
+from cipo_jax.data.tokenizer import Tokenizer
+from cipo_jax.policy import attention_kernels, sharding
+from cipo_jax.policy.model import Params
+from cipo_jax.rl.packing import TrainSequence, make_train_batch, pack_rows
+from cipo_jax.run.parts import make_model_config, open_engine, open_tokenizer
+from cipo_jax.run.problems import open_evaluation
+from cipo_jax.run.update import Policy, make_score
+from cipo_jax.types import BASE, CipoError
+
+AGREE = 1e-5  # mean absolute difference in nats that float32 explains
+HELPS = 0.8  # a switch is a cause if at most this share of the mismatch is left
+PROBLEMS, SAMPLES = 16, 4
+_ROWS = 8  # scored together, per row shard
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What is compared.
+
+    Attributes:
+      unpacked: the switch "positions".
+      reference: the switch "kernel".
+    """
+
+    config: Config
+    unpacked: bool = False
+    reference: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Mismatch:
+    """Of the sampler's log-probs from the trainer's, over the sampled tokens.
+
+    Attributes:
+      mean, max: absolute difference, nats.
+      ratio: mean of trainer over sampler probability; 1 in expectation if both are the same policy.
+    """
+
+    tokens: int
+    mean: float
+    max: float
+    ratio: float
+
+
+def parity(config: Config, workdir: Path | None = None, step: str = "latest") -> list[str]:
+    """Measures, prints a table, returns the names of the causes; none if both agree or if no switch
+    helps.
+
+    Args:
+      workdir: a run directory; None: the parameters of `config.model.source`, or random ones.
+
+    Raises:
+      CipoError: greedy sampling, or no such checkpoint.
+    """
+    c = config
+    if c.sampling.temperature == 0:
+        raise CipoError(
+            "config.sampling.temperature: got 0.0, wanted a value > 0: the trainer scores under "
+            "a distribution, and greedy sampling has none"
+        )
+    place = None if workdir is None else find_checkpoint(c, workdir, step)
+    tokenizer = open_tokenizer(c)
+    mesh = sharding.make_mesh(c.mesh.data, c.mesh.fsdp, c.mesh.tensor)
+    with jax.set_mesh(mesh):
+        policy = _policy(c, tokenizer, mesh)
+        params = load_params(c, policy, place)
+        lines, causes, left = explain(
+            Setting(c), lambda setting: measure(setting, params, tokenizer, mesh)
+        )
+    if place is None:
+        about = c.model.source or "random parameters"
+    else:
+        about = f"{place[0]}, step {place[1]}"
+    print(f"{about}: {lines[0][1].tokens} sampled tokens, log-probs of sampler and trainer\n")
+    print(format_lines(lines))
+    if causes:
+        print(f"\ncause: {' and '.join(causes)}")
+    if left <= AGREE:
+        print(f"\n{left:.1e} on average is float32 rounding: they agree.")
+    else:
+        print(f"\nNo switch removes the {left:.1e} left: the two compute different things.")
+    return causes
+
+
+def explain(
+    setting: Setting, measured: Callable[[Setting], Mismatch]
+) -> tuple[list[tuple[str, Mismatch]], list[str], float]:
+    """(switches, mismatch) of everything tried, the causes, and the mean difference left.
+
+    The switch that removes most of the mismatch is a cause. If something is left, the others are
+    tried on top of it, and so on until nothing is left or none of them helps.
+    """
+    current = measured(setting)
+    lines, causes = [("as configured", current)], list[str]()
+    while current.mean > AGREE:
+        tried = {
+            name: measured(switch(setting))
+            for name, switch in SWITCHES.items()
+            if switch(setting) != setting
+        }
+        lines += [(" + ".join([*causes, name]), mismatch) for name, mismatch in tried.items()]
+        best = min(tried, key=lambda name: tried[name].mean, default="")
+        if not best or tried[best].mean > HELPS * current.mean:
+            break
+        causes.append(best)
+        setting, current = SWITCHES[best](setting), tried[best]
+    return lines, causes, current.mean
+
+
+def measure(
+    setting: Setting, params: Params, tokenizer: Tokenizer, mesh: jax.sharding.Mesh
+) -> Mismatch:
+    """Samples completions of evaluation problems and scores them as the trainer does. Needs `mesh`
+    as the ambient one."""
+    c, d = setting.config, setting.config.data
+    asked = [
+        prompts.base_prompt(
+            problem, tokenizer, d.prompt_template, d.chat_template, d.max_prompt_tokens
+        ).tokens
+        for problem in open_evaluation(c).source.first(d.eval_problems)[:PROBLEMS]
+    ]
+    with attention_kernels.without_kernels() if setting.reference else contextlib.nullcontext():
+        policy = _policy(c, tokenizer, mesh)
+        engine = open_engine(c, policy.model, mesh, tokenizer, d.max_prompt_tokens)
+        done = dict(engine.sample(params, asked, SAMPLES, jax.random.key(c.seed)))
+        engine.close()
+        sequences = [
+            TrainSequence(
+                asked[r // SAMPLES], completion.tokens, completion.logprobs, float(r), BASE
+            )
+            for r, completion in sorted(done.items())
+        ]
+        return _compare(setting, policy, params, sequences)
+
+
+def format_lines(lines: Sequence[tuple[str, Mismatch]]) -> str:
+    """The table, a line for each setting."""
+    width = max(len(name) for name, _ in lines)
+    head = f"{'':{width}}  {'mean |diff|':>12} {'max |diff|':>12} {'mean ratio':>12}"
+    return "\n".join(
+        [head, *(f"{n:{width}}  {m.mean:12.2e} {m.max:12.2e} {m.ratio:12.6f}" for n, m in lines)]
+    )
+
+
+def _policy(config: Config, tokenizer: Tokenizer, mesh: jax.sharding.Mesh) -> Policy:
+    model_config = make_model_config(config, tokenizer)
+    longest = config.data.max_prompt_tokens
+    return Policy(mesh, model_config, make_score(config, model_config, mesh), longest, longest)
+
+
+def _compare(
+    setting: Setting, policy: Policy, params: Params, sequences: Sequence[TrainSequence]
+) -> Mismatch:
+    lengths = [len(s) for s in sequences]
+    T = max(setting.config.batch.row_tokens, *lengths)
+    rows = [[i] for i in range(len(lengths))] if setting.unpacked else pack_rows(lengths, T)
+    together = _ROWS * sharding.row_count(policy.mesh)
+    score = jax.jit(policy.score)
+    sampled, scored = [], []
+    for first in range(0, len(rows), together):
+        some = rows[first : first + together]
+        batches = [make_train_batch([sequences[i] for i in row], 1, 1, T) for row in some]
+        empty = make_train_batch([], 1, 1, T)
+        batches += [empty] * (together - len(batches))
+        mask, old, *inputs = (
+            np.concatenate([getattr(batch, name)[0] for batch in batches])
+            for name in ("loss_mask", "old_logprobs", "tokens", "positions", "segments")
+        )
+        where = jax.NamedSharding(policy.mesh, jax.sharding.PartitionSpec(sharding.ROWS))
+        logprobs, _ = jax.device_get(score(params, *jax.device_put(inputs, where)))
+        sampled.append(old[mask > 0])
+        scored.append(logprobs[mask > 0])
+    difference = np.concatenate(scored).astype(np.float64) - np.concatenate(sampled)
+    return Mismatch(
+        tokens=difference.size,
+        mean=float(np.abs(difference).mean()),
+        max=float(np.abs(difference).max()),
+        ratio=float(np.exp(difference).mean()),
+    )
+
+
+# Switches.
+
+
+def _sampling(setting: Setting, **values: object) -> Setting:
+    changed = dataclasses.replace(setting.config.sampling, **values)  # type: ignore[arg-type]
+    return dataclasses.replace(
+        setting, config=dataclasses.replace(setting.config, sampling=changed)
+    )
+
+
+def _cache_dtype(setting: Setting) -> Setting:
+    c = setting.config
+    used = c.sampling.cache_dtype or c.model.compute_dtype
+    return setting if used == "float32" else _sampling(setting, cache_dtype="float32")
+
+
+def _compute_dtype(setting: Setting) -> Setting:
+    model = dataclasses.replace(setting.config.model, compute_dtype="float32")
+    return dataclasses.replace(setting, config=dataclasses.replace(setting.config, model=model))
+
+
+def _positions(setting: Setting) -> Setting:
+    widths = (setting.config.data.max_prompt_tokens,)
+    return dataclasses.replace(_sampling(setting, prefill_widths=widths), unpacked=True)
+
+
+def _kernel(setting: Setting) -> Setting:
+    has_kernels = attention_kernels.platform() != "cpu"
+    return dataclasses.replace(setting, reference=setting.reference or has_kernels)
+
+
+SWITCHES: dict[str, Callable[[Setting], Setting]] = {
+    "cache_dtype": _cache_dtype,
+    "compute_dtype": _compute_dtype,
+    "temperature": lambda setting: _sampling(setting, temperature=1.0),
+    "truncation": lambda setting: _sampling(
+        setting, top_k=0, top_p=1.0, min_p=0.0, min_new_tokens=0
+    ),
+    "positions": _positions,
+    "kernel": _kernel,
+}

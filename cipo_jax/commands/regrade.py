@@ -1,0 +1,138 @@
+"""`--mode=regrade`: an archived run verified again, with another verifier setting.
+
+    python -m cipo_jax.main --mode=regrade --workdir=runs/x --config.verifier.<key>=<value>
+
+Decides what is compared and shown. The archive (`archive.py`) holds what a verifier needs of a
+problem: question, answer, tests. Own verifiers that read `Problem.meta` find it empty.
+"""
+
+import collections
+import dataclasses
+import itertools
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from cipo_jax.config.keys import Verifier
+from cipo_jax.run.records.archive import read_attempts
+from cipo_jax.types import CipoError, Outcome, Problem, Verdict
+from cipo_jax.verifiers.judge import open_pool
+
+REGRADE_FILE = "regrade.jsonl"
+_IN_FLIGHT = 1_000  # attempts handed to the pool at a time
+_SHOWN = 20  # examples of changes
+
+
+@dataclasses.dataclass(frozen=True)
+class Regrade:
+    """What became of an archive.
+
+    Attributes:
+      confusion: {(old outcome, new outcome): attempts}.
+      examples: lines of the file whose outcome changed; at most 20.
+    """
+
+    confusion: dict[tuple[Outcome, Outcome], int]
+    examples: list[dict[str, Any]]
+
+    @property
+    def changed(self) -> int:
+        return sum(count for (old, new), count in self.confusion.items() if old is not new)
+
+
+def regrade(workdir: Path, verifier: Verifier) -> Regrade:
+    """Verifies every archived attempt of the run in `workdir` again.
+
+    Writes `workdir`/regrade.jsonl, an object for each attempt: phase, step, index, problem_id, old
+    and new outcome, old_extracted, new_extracted, detail. Prints the confusion table and examples
+    of changes. The archive itself stays as it is.
+
+    Raises:
+      CipoError: no archive there, a damaged file, or a verifier that cannot start.
+    """
+    records = read_attempts(workdir)
+    first = next(records, None)
+    if first is None:
+        raise CipoError(
+            f"--workdir={workdir}: has no archived attempts; runs write them with "
+            "config.log.archive=True"
+        )
+    confusion: collections.Counter[tuple[Outcome, Outcome]] = collections.Counter()
+    examples: list[dict[str, Any]] = []
+    path = workdir / REGRADE_FILE
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("w", encoding="ascii") as file:
+        for record, verdict in _verdicts(itertools.chain([first], records), verifier):
+            line = _line(record, verdict)
+            file.write(json.dumps(line) + "\n")
+            old, new = Outcome(record["outcome"]), verdict.outcome
+            confusion[old, new] += 1
+            if old is not new and len(examples) < _SHOWN:
+                examples.append(line | {"answer": record["answer"], "text": record["text"]})
+    os.replace(temporary, path)
+    result = Regrade(dict(confusion), examples)
+    print(format_regrade(result) + f"\nall verdicts  {path}")
+    return result
+
+
+def format_regrade(result: Regrade) -> str:
+    """The confusion table, rows the archived outcomes, and the examples."""
+    used = [o for o in Outcome if any(o in pair for pair in result.confusion)]
+    total = sum(result.confusion.values())
+    changed = f"{result.changed} with another outcome ({result.changed / total:.2%})"
+    lines = [f"{total} attempts, {changed}"]
+    lines.append(f"{'archived / now':16}" + "".join(f"{o.value:>12}" for o in used))
+    for old in used:
+        counts = (result.confusion.get((old, new), 0) for new in used)
+        lines.append(f"{old.value:16}" + "".join(f"{count:12}" for count in counts))
+    for e in result.examples:
+        reference = "" if e["answer"] is None else f"  answer {e['answer']!r:.60}"
+        lines.append(
+            f"{e['phase']} {e['step']} #{e['index']} {e['problem_id']}: {e['old']} -> {e['new']}"
+            f"{reference}  read {e['old_extracted']!r:.60} -> {e['new_extracted']!r:.60}"
+            f"  {_printable(e['detail'])[:100]}"
+        )
+    return "\n".join(lines)
+
+
+def _verdicts(
+    records: Iterator[dict[str, Any]], verifier: Verifier
+) -> Iterator[tuple[dict[str, Any], Verdict]]:
+    """Each record with its new verdict, in order; a bounded number is in memory."""
+    with open_pool(verifier) as pool, tqdm(unit="attempt", disable=None, leave=False) as bar:
+        waiting: collections.deque = collections.deque()
+        for record in records:
+            waiting.append((record, pool.submit(_problem(record), record["text"])))
+            if len(waiting) >= _IN_FLIGHT:
+                done, future = waiting.popleft()
+                yield done, future.result()
+                bar.update()
+        for done, future in waiting:
+            yield done, future.result()
+            bar.update()
+
+
+def _problem(record: dict[str, Any]) -> Problem:
+    return Problem(
+        record["problem_id"], record["question"], answer=record["answer"], tests=record["tests"]
+    )
+
+
+def _line(record: dict[str, Any], verdict: Verdict) -> dict[str, Any]:
+    return {
+        **{name: record[name] for name in ("phase", "step", "index", "problem_id")},
+        "old": record["outcome"],
+        "new": verdict.outcome.value,
+        "old_extracted": record["extracted"],
+        "new_extracted": verdict.extracted,
+        "detail": verdict.detail,
+    }
+
+
+def _printable(text: str) -> str:
+    """Control characters of untrusted text must not reach a terminal."""
+    return "".join(ch if ch.isprintable() else "?" for ch in text)

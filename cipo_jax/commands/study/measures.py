@@ -1,0 +1,321 @@
+"""What a run of a study has shown: its record, and the measures of several records.
+
+A record (`measure_run`) has sums per test problem from the archived attempts of the run's last
+evaluation, and its learning curve from metrics.jsonl. Everything that a study shows is a function
+of its records. This file decides what is measured; formulas of uncertainty are in `statistics.py`.
+"""
+
+import collections
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cipo_jax.config.resolve import read_resolved, resolve
+from cipo_jax.data.sources import GENERATED
+from cipo_jax.run.measures import read_metrics
+from cipo_jax.run.problems import open_evaluation
+from cipo_jax.run.records.archive import read_attempts
+from cipo_jax.run.statistics import pass_at_k
+from cipo_jax.types import CipoError
+
+FINAL = "evaluations/final"
+_RECORD = f"{FINAL}/measures.json"
+# What the curve keeps of the run's evaluations.
+_CURVE = ("pass@", "correction/", "given/", "length/mean")
+
+# What it keeps of the training steps, by the name it has here. Streams' gradients are measured at
+# every `log.gradient_stats_every`-th step alone.
+_TRAINING = {
+    "reward": "base/reward/mean",
+    "all_wrong": "base/group/all_wrong",
+    "anchors": "anchor/count",
+    "rho": "replay/rho",
+    "retention": "correction/retention",
+    "cosine": "grad/cosine",
+    "base_norm": "grad/base_norm",
+    "correction_norm": "grad/correction_norm",
+}
+# The third of the worked solution in which an attempt leaves it.
+STAGES = ("early", "middle", "late")
+
+# Of wrong attempts that have an answer. Records of format 2 lack these.
+_REPEATS = ("own_answered", "own_repeated", "own_agreed", "given_answered", "given_repeated")
+_SUMS = (
+    *("samples", "right", "tokens", "surprise"),
+    *("own_wrong", "own_w2r", "own_right", "own_r2w"),
+    *("given_wrong", "given_w2r", "given_right", "given_r2w"),
+    *(f"own_{kind}_{stage}" for stage in STAGES for kind in ("wrong", "w2r")),
+    *_REPEATS,
+)
+_FORMAT = 3  # of a record; one of another format is made again
+
+Record = dict[str, Any]
+Ratio = tuple[np.ndarray, np.ndarray]  # [seeds, problems] each
+
+
+def measure_run(directory: Path) -> Record:
+    """The record of a run, made once after each evaluation and kept beside it.
+
+    Returns:
+      "steps", "sampled_tokens", "trained_tokens", "group_size", "max_sampled_tokens" (of the
+      config), "seconds", "command" (null without a study.json);
+      "curve": {"step", "tokens", "entropy", and the evaluations' metrics: a list each};
+      "training": {"step", and what `_TRAINING` names: a list each, null where not measured};
+      "problems": {name: a number per test problem}: "operations"; "samples", "right" (attempts);
+      "tokens", "surprise" (sums over attempts: completion tokens, minus their log-prob in nats);
+      "own_wrong", "own_w2r", "own_right", "own_r2w" (corrected own attempts, by what they were and
+      became), "given_..." likewise of given ones, "own_wrong_early" and so on by the third of the
+      worked solution in which they leave it (0 where the task has no worked solutions);
+      "own_answered" (wrong own attempts that have an answer), "own_repeated" (those whose
+      correction answers the same), "own_agreed" (the sum, over them, of the share of the problem's
+      other samples that answer the same), "given_answered", "given_repeated".
+
+    Raises:
+      CipoError: there is no evaluation, or its archive is damaged.
+    """
+    kept, made_from = directory / _RECORD, directory / FINAL / "results.json"
+    if kept.is_file() and kept.stat().st_mtime_ns > made_from.stat().st_mtime_ns:
+        record = json.loads(kept.read_text())
+        if record.get("format") == _FORMAT:
+            return record
+    config = resolve(read_resolved(directory / "config.json"))
+    step = json.loads(made_from.read_text())["step"]
+    lines = read_metrics(directory)
+    train = [line for line in lines if line["phase"] == "train"]
+    times_file = directory / "study.json"
+    times = json.loads(times_file.read_text()) if times_file.is_file() else {}
+    problems = open_evaluation(config).source.first(config.data.eval_problems)
+    task = GENERATED.get(config.data.eval)
+    solutions = {p.id: task.solution(p).splitlines() for p in problems} if task else {}
+    record = {
+        "format": _FORMAT,
+        "steps": max((line["step"] for line in train), default=0),
+        "sampled_tokens": sum(line["tokens/sampled"] for line in train),
+        "trained_tokens": sum(line["tokens/trained"] for line in train),
+        "group_size": config.rollout.group_size,
+        "max_sampled_tokens": config.max_sampled_tokens,
+        "seconds": times.get("seconds"),
+        "command": times.get("command"),
+        "curve": _curve(lines),
+        "training": {
+            "step": [line["step"] for line in train],
+            **{
+                name: [_finite(line.get(metric)) for line in train]
+                for name, metric in _TRAINING.items()
+            },
+        },
+        "problems": _problem_sums(directory, step, solutions),
+    }
+    operations = {p.id: p.meta.get("operations", 0) for p in problems}
+    ids = record["problems"].pop("id")
+    record["problems"]["operations"] = [operations[i] for i in ids]
+    kept.write_text(json.dumps(record) + "\n")
+    return record
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else value
+
+
+def _curve(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[float | None]]:
+    """The run's own evaluations; entropy is the mean over the training steps since the last one."""
+    tokens, entropies = 0.0, []
+    points: dict[int, dict[str, float]] = {}
+    spent = {0: 0.0}
+    for line in lines:
+        if line["phase"] == "train":
+            tokens += line["tokens/sampled"]
+            spent[line["step"]] = tokens
+            entropies.append((line["step"], line["base/entropy"]))
+        elif line["phase"] == "eval":
+            points[line["step"]] = {
+                k.removeprefix("eval/"): v
+                for k, v in line.items()
+                if k.removeprefix("eval/").startswith(_CURVE) and not k.endswith("_stderr")
+            }
+    rows: list[dict[str, float | None]] = []
+    before = 0
+    for step in sorted(points):
+        since = [e for s, e in entropies if before < s <= step]
+        entropy = float(np.mean(since)) if since else None
+        rows.append({"step": step, "tokens": spent[step], "entropy": entropy, **points[step]})
+        before = step
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def _problem_sums(
+    directory: Path, step: int, solutions: Mapping[str, Sequence[str]]
+) -> dict[str, list]:
+    """The sums of `measure_run`; `solutions` has the lines of worked ones."""
+    sums: dict[str, dict[str, float]] = {}
+    answers: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+    corrected: list[tuple[str, str]] = []  # problem and answer of own wrong attempts
+    for attempt in read_attempts(directory / FINAL, "eval", {step}):
+        of = sums.setdefault(attempt["problem_id"], dict.fromkeys(_SUMS, 0))
+        right = attempt["outcome"] == "correct"
+        if (anchor := attempt["anchor"]) is None:
+            of["samples"] += 1
+            of["right"] += right
+            of["tokens"] += attempt["completion_tokens"]
+            logprob = attempt["logprob_sum"]  # null if not finite
+            of["surprise"] -= -math.inf if logprob is None else logprob
+            answers[attempt["problem_id"]][attempt["extracted"]] += 1
+            continue
+        whose = "given" if anchor["index"] is None else "own"
+        was_right = anchor["outcome"] == "correct"
+        of[f"{whose}_{'right' if was_right else 'wrong'}"] += 1
+        of[f"{whose}_{'r2w' if was_right else 'w2r'}"] += right != was_right
+        if whose == "own" and not was_right and attempt["problem_id"] in solutions:
+            stage = _stage(anchor["text"].splitlines(), solutions[attempt["problem_id"]])
+            of[f"own_wrong_{stage}"] += 1
+            of[f"own_w2r_{stage}"] += right
+        if was_right:
+            continue
+        if whose == "given":  # never verified, so no answer was extracted: the last line is it
+            of["given_answered"] += 1
+            of["given_repeated"] += _last_line(attempt) == _last_line(anchor)
+        elif anchor["extracted"]:
+            of["own_answered"] += 1
+            of["own_repeated"] += attempt["extracted"] == anchor["extracted"]
+            corrected.append((attempt["problem_id"], anchor["extracted"]))
+    for problem, answer in corrected:
+        others = sums[problem]["samples"] - 1
+        sums[problem]["own_agreed"] += (answers[problem][answer] - 1) / max(others, 1)
+    if not sums:
+        raise CipoError(f"{directory / FINAL}: holds no attempts of step {step}; evaluate it again")
+    names = sorted(sums)
+    return {"id": names} | {key: [sums[name][key] for name in names] for key in _SUMS}
+
+
+def _last_line(attempt: Mapping[str, Any]) -> str:
+    return attempt["text"].strip().rpartition("\n")[2]
+
+
+def _stage(attempt: Sequence[str], solution: Sequence[str]) -> str:
+    """In which third of the solution's lines the attempt first differs from it."""
+    same = 0
+    while same < min(len(attempt), len(solution)) and attempt[same] == solution[same]:
+        same += 1
+    # All lines the same and yet wrong: whatever came after them.
+    return STAGES[min(same * len(STAGES) // len(solution), len(STAGES) - 1)]
+
+
+def measures(records: Sequence[Record]) -> dict[str, Ratio]:
+    """{measure: (above, below)} of runs that differ in the seed, as `over_seeds` takes them.
+
+    pass@k             unbiased, the mean over problems
+    before, two-turn   accuracy of own attempts, and of what the correction of each made of it
+    w2r, r2w           of own attempts: share of wrong ones corrected, of right ones spoilt
+    resampled w2r      of the same wrong attempts: share that another attempt in their place gets
+                       right, from the other samples of their problems
+    given w2r, r2w     the same for the attempts that all runs are given
+    length             completion tokens of an attempt
+    entropy            nats per token: minus the log-prob of what was sampled, so an estimate
+
+    Measures without a case (such as r2w where nothing was right) are left out.
+    """
+    p = {
+        name: np.array([r["problems"][name] for r in records], np.float64)
+        for name in _SUMS
+        if name not in _REPEATS
+    }
+    ones = np.ones_like(p["right"])
+    named: dict[str, Ratio] = {}
+    for k in pass_ks(records):
+        named[f"pass@{k}"] = pass_of(records, k), ones
+    own = p["own_wrong"] + p["own_right"]
+    named |= {
+        "before": (p["own_right"], own),
+        "two-turn": (p["own_right"] - p["own_r2w"] + p["own_w2r"], own),
+        "w2r": (p["own_w2r"], p["own_wrong"]),
+        "r2w": (p["own_r2w"], p["own_right"]),
+        "resampled w2r": (p["own_wrong"] * _others_right(records), p["own_wrong"]),
+        "given w2r": (p["given_w2r"], p["given_wrong"]),
+        "given r2w": (p["given_r2w"], p["given_right"]),
+        "length": (p["tokens"], p["samples"]),
+        "entropy": (p["surprise"], p["tokens"]),
+    }
+    return {name: (a, b) for name, (a, b) in named.items() if (b.sum(axis=1) > 0).all()}
+
+
+def by_first_error(records: Sequence[Record]) -> dict[str, tuple[Ratio, Ratio]]:
+    """{stage: (w2r, resampled w2r)} of wrong own attempts, by the third of the worked solution in
+    which they leave it: "late" ones are near misses. Stages that a seed has no case of are left
+    out."""
+    found = {}
+    for stage in STAGES:
+        wrong, fixed = (
+            np.array([r["problems"][f"own_{kind}_{stage}"] for r in records], np.float64)
+            for kind in ("wrong", "w2r")
+        )
+        if (wrong.sum(axis=1) > 0).all():
+            found[stage] = (fixed, wrong), (wrong * _others_right(records), wrong)
+    return found
+
+
+def repeats(records: Sequence[Record]) -> dict[str, Ratio]:
+    """{measure: (above, below)} of wrong attempts that have an answer; {} for records without.
+
+    repeats            share of own ones whose correction gives the same answer
+    resampled repeats  share that another attempt at the problem gives this answer: how far errors
+                       are the policy's, rather than chance
+    given repeats      of the attempts that all runs are given
+    """
+    if not all(name in r["problems"] for r in records for name in _REPEATS):
+        return {}
+    answered, repeated, agreed, given, given_repeated = (
+        np.array([r["problems"][name] for r in records], np.float64) for name in _REPEATS
+    )
+    found = {
+        "repeats": (repeated, answered),
+        "resampled repeats": (agreed, answered),
+        "given repeats": (given_repeated, given),
+    }
+    return {name: (a, b) for name, (a, b) in found.items() if (b.sum(axis=1) > 0).all()}
+
+
+def _others_right(records: Sequence[Record]) -> np.ndarray:
+    """[seeds, problems] share of right samples among those beside a wrong one."""
+    samples, right = (
+        np.array([r["problems"][name] for r in records], np.float64)
+        for name in ("samples", "right")
+    )
+    return right / np.maximum(samples - 1, 1)
+
+
+def pass_ks(records: Sequence[Record]) -> list[int]:
+    """1, 4, 16, 64, ... as far as the samples go."""
+    samples = min(min(r["problems"]["samples"]) for r in records)
+    return [k for k in (1, 4, 16, 64, 256) if k <= samples]
+
+
+def pass_of(records: Sequence[Record], k: int) -> np.ndarray:
+    """[seeds, problems] unbiased pass@k."""
+    rows = []
+    for r in records:
+        samples, right = (np.array(r["problems"][name], int) for name in ("samples", "right"))
+        rows.append(
+            [
+                float(pass_at_k(np.arange(n)[None] < c, k)[0])
+                for n, c in zip(samples, right, strict=True)
+            ]
+        )
+    return np.array(rows)
+
+
+def by_method(results: Mapping[str, Any], task: str) -> dict[str, list[Record]]:
+    """The task's records by method, each in the order of seeds."""
+    found: dict[str, list[Record]] = {}
+    for record in results["runs"]:
+        if record["task"] == task:
+            found.setdefault(record["method"], []).append(record)
+    return {name: sorted(records, key=lambda r: r["seed"]) for name, records in found.items()}
+
+
+def tasks_of(results: Mapping[str, Any]) -> list[str]:
+    return list(dict.fromkeys(record["task"] for record in results["runs"]))

@@ -1,0 +1,211 @@
+"""What a study is, which runs it has, and with which arguments each of them is started.
+
+A study's config file (`configs/studies/*.py`) defines `STUDY`, and `get_config(run)` of it, so that
+`--config=FILE:TASK/METHOD` is an ordinary config. Seed, starting parameters and the budget of
+matched methods are arguments of a run: they depend on runs that are finished by then. How runs are
+carried out is decided in `study.py`.
+"""
+
+import dataclasses
+import fnmatch
+import runpy
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from cipo_jax.config.resolve import read_resolved, resolve
+from cipo_jax.run.measures import read_metrics
+from cipo_jax.types import CipoError
+
+COLD = "cold"  # the method that is the cold-started model itself
+# Matched methods end by tokens; their number of steps is only bounded, at so many times the base's.
+_MOST_STEPS = 10
+_TOKENS_KEY = "--config.max_sampled_tokens"
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A method of a study.
+
+    Attributes:
+      change: what it changes in the base config.
+      matched: "" takes the base's steps. "steps" goes on until it has sampled as many tokens as the
+        reference's run of the same task and seed. "samples" does so too, with groups larger by the
+        ratio of that run's tokens to its base stream's, so that its steps cost as much as well.
+      tasks: those that it is run on; () means all.
+    """
+
+    change: Callable[[ConfigDict], None]
+    matched: str = ""
+    tasks: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """What is compared; a study's config file defines one as `STUDY`.
+
+    Attributes:
+      base: makes the config that tasks and methods change.
+      tasks: name -> what it changes.
+      methods: name -> method; the cold-started model is added by itself.
+      seeds: of the runs; a seed has one cold start, test problems are the same for all.
+      reference: the method that others are matched to and compared with.
+      samples, pass_at, corrected_attempts: of the last evaluation, see `config.Eval`.
+    """
+
+    base: Callable[[], ConfigDict]
+    tasks: Mapping[str, Callable[[ConfigDict], None]]
+    methods: Mapping[str, Method]
+    seeds: tuple[int, ...]
+    reference: str = "cipo"
+    samples: int = 64
+    pass_at: tuple[int, ...] = (1, 4, 16, 64)
+    corrected_attempts: int = 4
+
+    def config(self, run: str) -> ConfigDict:
+        """The config of "task/method", before seed, parameters and budget are set.
+
+        Raises:
+          CipoError: no such task or method.
+        """
+        task, _, name = run.partition("/")
+        if task not in self.tasks or name not in (COLD, *self.methods):
+            raise CipoError(
+                f"run of a study: got {run!r}, wanted TASK/METHOD of the tasks "
+                f"{', '.join(self.tasks)} and the methods {', '.join((COLD, *self.methods))}"
+            )
+        c = self.base()
+        self.tasks[task](c)
+        if name == COLD:
+            c.num_steps = 0
+            return c
+        self.methods[name].change(c)
+        if self.methods[name].matched:
+            c.num_steps *= _MOST_STEPS
+        return c
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run of a study; `directory` is an ordinary run directory."""
+
+    task: str
+    method: str
+    seed: int
+    directory: Path
+
+    @property
+    def name(self) -> str:
+        return f"{self.task}/{self.method}-{self.seed}"
+
+
+def load_study(file: Path) -> Study:
+    """The study that a config file defines.
+
+    Raises:
+      CipoError: it defines none, or one that cannot be run.
+    """
+    study = runpy.run_path(str(file)).get("STUDY")
+    if not isinstance(study, Study):
+        raise CipoError(f"--config={file}: defines no STUDY; see configs/studies/quick.py")
+    if study.reference not in study.methods or study.methods[study.reference].matched:
+        raise CipoError(
+            f"{file}: STUDY.reference: got {study.reference!r}, wanted a method that is not "
+            "matched to another"
+        )
+    for name, method in study.methods.items():
+        if method.matched not in ("", "steps", "samples") or name == COLD or "/" in name:
+            raise CipoError(
+                f"{file}: STUDY.methods: {name!r} with matched={method.matched!r}; wanted '', "
+                f"'steps' or 'samples', and a name other than {COLD!r} without '/'"
+            )
+        if set(method.tasks) - set(study.tasks) or (method.tasks and name == study.reference):
+            raise CipoError(
+                f"{file}: STUDY.methods: {name!r} with tasks={method.tasks!r}; wanted some of "
+                f"{', '.join(study.tasks)}, and () for the reference"
+            )
+    for task in study.tasks:
+        for name in (COLD, *study.methods):
+            resolve(study.config(f"{task}/{name}"))
+    return study
+
+
+def plan(study: Study, workdir: Path, only: str = "*") -> list[Run]:
+    """The runs in the order in which they are done: by seed, then by task, the cold start and the
+    reference first.
+
+    Args:
+      only: patterns of names with commas between; what the chosen runs build on is added.
+
+    Raises:
+      CipoError: `only` matches no run.
+    """
+    rest = [name for name in study.methods if name != study.reference]
+    order = (COLD, study.reference, *rest)
+    runs = []
+    for seed in study.seeds:
+        for task in study.tasks:
+            of_task = [
+                Run(task, m, seed, workdir / task / f"{m}-{seed}")
+                for m in order
+                if m == COLD or task in (study.methods[m].tasks or study.tasks)
+            ]
+            chosen = {
+                run.method
+                for run in of_task
+                if any(fnmatch.fnmatchcase(run.name, pattern) for pattern in only.split(","))
+            }
+            if any(study.methods[m].matched for m in chosen - {COLD}):
+                chosen.add(study.reference)
+            if chosen:
+                chosen.add(COLD)
+            runs += [run for run in of_task if run.method in chosen]
+    if not runs:
+        raise CipoError(f"--only={only!r}: matches no run; they are named TASK/METHOD-SEED")
+    return runs
+
+
+def builds_on(study: Study, run: Run, method: str) -> bool:
+    """Whether a run needs that of `method`, of the same task and seed, to be finished."""
+    if run.method == COLD or run.method == method:
+        return False
+    return method == COLD or bool(study.methods[run.method].matched)
+
+
+def run_arguments(study: Study, file: Path, run: Run, overrides: Sequence[str]) -> list[str]:
+    """The arguments of the run's training command, from the finished runs that it builds on."""
+    arguments = [
+        f"--config={file}:{run.task}/{run.method}",
+        f"--workdir={run.directory}",
+        *overrides,
+        f"--config.seed={run.seed}",
+    ]
+    if run.method == COLD:
+        return arguments
+    arguments.append(f"--config.init_from={run.directory.parent / f'{COLD}-{run.seed}'}")
+    matched = study.methods[run.method].matched
+    if matched:
+        reference = run.directory.parent / f"{study.reference}-{run.seed}"
+        tokens, ratio = sampled_tokens(reference)
+        arguments.append(f"{_TOKENS_KEY}={tokens}")
+        if matched == "samples":
+            group_size = round(ratio * _group_size(reference))
+            arguments.append(f"--config.rollout.group_size={group_size}")
+    return arguments
+
+
+def sampled_tokens(directory: Path) -> tuple[int, float]:
+    """(the tokens that a run has sampled, their ratio to those of its base stream)."""
+    lines = [line for line in read_metrics(directory) if line["phase"] == "train"]
+    rollout = read_resolved(directory / "config.json")["rollout"]
+    attempts = rollout["problems_per_step"] * rollout["group_size"]
+    total = sum(line["tokens/sampled"] for line in lines)
+    base = sum(line["base/length/mean"] for line in lines) * attempts
+    if not base:
+        raise CipoError(f"{directory}: has sampled nothing that others could be matched to")
+    return round(total), total / base
+
+
+def _group_size(directory: Path) -> int:
+    return read_resolved(directory / "config.json")["rollout"]["group_size"]

@@ -1,0 +1,274 @@
+"""`--mode=study`: methods x tasks x seeds, an ordinary run for each, then a report.
+
+    python -m cipo_jax.main --mode=study --config=configs/studies/quick.py
+    python -m cipo_jax.main --mode=study --config=configs/studies/main.py --only='*-0' --jobs=2
+
+    1. cold start    once per task and seed; every method starts from its parameters
+    2. reference     the method whose sampled tokens the compute-matched ones are given
+    3. methods       each in a process of its own: `--mode=train`, then `--mode=evaluate`
+    4. report        results.json, table.md, figures, from the run directories alone
+
+A run is finished when its last evaluation is written; the same command skips what is finished and
+continues the rest, with all methods of one seed before the next seed, so that a study which is
+stopped early is still paired. A run that fails is named at the end and holds up no other. Small
+models leave cores idle: `--jobs=N` does N runs at a time, each on its share of the cores.
+
+This file carries runs out. What is run is decided in `study_plan.py`, what is measured and shown in
+`study_measures.py` and `study_report.py`. It never imports the accelerator runtime: runs have the
+machine.
+"""
+
+import concurrent.futures
+import contextlib
+import fcntl
+import json
+import os
+import shlex
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from cipo_jax.commands.study.measures import FINAL
+from cipo_jax.commands.study.plan import Run, Study, load_study, plan, run_arguments
+from cipo_jax.commands.study.queue import Queue, shares_of_cores
+from cipo_jax.commands.study.report import write_study_report
+from cipo_jax.config.keys import Config, flatten
+from cipo_jax.config.resolve import read_resolved, resolve
+from cipo_jax.run.hosts.preemption import EXIT_CODE, Notice, Preempted, notice_of_sigterm
+from cipo_jax.run.measures import format_duration
+from cipo_jax.types import CipoError
+
+# The arguments of a run -> its resolved config, as the command line would have it.
+LoadConfig = Callable[[Sequence[str]], Config]
+
+
+def run_study(
+    file: Path,
+    workdir: Path,
+    overrides: Sequence[str],
+    load: LoadConfig,
+    only: str = "*",
+    report_only: bool = False,
+    jobs: int = 1,
+) -> None:
+    """Runs what is left of the study in `file`, then writes its report to `workdir`.
+
+    Args:
+      overrides: `--config.section.key=value` for every run.
+      only: patterns of run names such as "lists/grpo*-0,*/dapo-*"; what a chosen run builds on
+        (cold start, reference) is run as well.
+      report_only: run nothing.
+      jobs: how many runs at a time.
+
+    Raises:
+      CipoError: the file defines no study, `only` matches nothing, there are not as many cores as
+        `jobs`, another process works on `workdir`, or runs have failed (the others are finished
+        first).
+      Preempted: asked to end; the runs under way have been asked likewise.
+    """
+    shares = shares_of_cores(jobs)
+    study = load_study(file)
+    runs = plan(study, workdir, only)
+    failed: list[Run] = []
+    if not report_only:
+        with _alone_in(workdir), notice_of_sigterm() as notice:
+            failed = _run_all(study, file, runs, overrides, load, workdir, notice, shares)
+    # All runs, not only those chosen now: an earlier command may have finished others.
+    places = [(run.task, run.method, run.seed, run.directory) for run in plan(study, workdir)]
+    write_study_report(places, study.reference, workdir)
+    if failed:
+        raise CipoError(
+            "runs of the study failed; the same command tries them again:\n"
+            + "\n".join(f"  {run.name}: see {_log_of(run)}" for run in failed)
+        )
+
+
+def _run_all(
+    study: Study,
+    file: Path,
+    runs: Sequence[Run],
+    overrides: Sequence[str],
+    load: LoadConfig,
+    workdir: Path,
+    notice: Notice,
+    shares: Sequence[set[int]],
+) -> list[Run]:
+    """Does the runs, one at a time on each share of the cores (see `shares_of_cores`), and returns
+    those that failed or that built on one that did.
+
+    Raises:
+      Preempted: we, or a run, were asked to end.
+    """
+    queue = Queue(study, runs)
+    one_at_a_time = threading.Lock()
+
+    def work(cores: set[int]) -> None:
+        if cores:
+            os.sched_setaffinity(0, cores)  # of this thread alone, and of the processes it starts
+        while (run := queue.take()) is not None:
+            arguments = run_arguments(study, file, run, overrides)
+            with one_at_a_time:
+                finished = is_finished(run, study, load(arguments))
+            if not finished:
+                left = _seconds_left([run, *queue.waiting], runs) / len(shares)
+                print(
+                    f"study  {len(queue.done)} of {len(runs)} runs done, {len(queue.failed)} "
+                    f"failed, about {format_duration(left)} left; now {run.name}",
+                    flush=True,
+                )
+            good = finished or _run_one(study, run, arguments, workdir, notice)
+            if not good:
+                print(f"study  {run.name} failed; see {_log_of(run)}", flush=True)
+            queue.finish(run, good)
+
+    def end_with_others(cores: set[int]) -> None:
+        try:
+            work(cores)
+        except BaseException:
+            notice.give()
+            queue.close()
+            raise
+
+    with concurrent.futures.ThreadPoolExecutor(len(shares)) as pool:
+        workers = [pool.submit(end_with_others, cores) for cores in shares]
+        try:
+            concurrent.futures.wait(workers)
+        except BaseException:  # Ctrl-C; leaving the pool waits for its threads
+            notice.give()
+            queue.close()
+            raise
+    errors = [error for worker in workers if (error := worker.exception())]
+    if errors:
+        raise next((e for e in errors if not isinstance(e, Preempted)), errors[0])
+    print(
+        f"study  {len(queue.done)} of {len(runs)} runs done, {len(queue.failed)} failed", flush=True
+    )
+    return [run for run in runs if run in queue.failed]
+
+
+def is_finished(run: Run, study: Study, wanted: Config) -> bool:
+    """Whether the run has been trained with this very config, and evaluated as the study wants."""
+    try:
+        results = json.loads((run.directory / FINAL / "results.json").read_text())["suites"]["eval"]
+        saved = resolve(read_resolved(run.directory / "config.json"))
+    except (OSError, ValueError, KeyError):
+        return False
+    same = flatten(saved) == flatten(wanted)
+    return same and results["samples"] == study.samples
+
+
+def _run_one(
+    study: Study, run: Run, arguments: Sequence[str], workdir: Path, notice: Notice
+) -> bool:
+    """Trains and evaluates; whether both ended well.
+
+    Raises:
+      Preempted: we, or the run, were asked to end.
+    """
+    evaluation = [
+        "--mode=evaluate",
+        f"--workdir={run.directory}",
+        f"--config.eval.name={Path(FINAL).name}",
+        f"--config.eval.samples={study.samples}",
+        f"--config.eval.pass_at={study.pass_at}",
+        f"--config.eval.corrected_attempts={study.corrected_attempts}",
+        "--config.eval.majority=False",
+    ]
+    began = time.monotonic()
+    try:
+        for command in (arguments, evaluation):
+            code = _call([sys.executable, "-m", "cipo_jax.main", *command], run, workdir, notice)
+            if notice.given or code == EXIT_CODE:
+                raise Preempted
+            if code:
+                return False
+        return True
+    finally:
+        _add_seconds(run, arguments, time.monotonic() - began)
+
+
+def _call(command: Sequence[str], run: Run, workdir: Path, notice: Notice) -> int:
+    """Runs a command to its end, its output appended to the run's log; its exit status."""
+    # Seeds and methods share most of their programs.
+    environment = {
+        "JAX_COMPILATION_CACHE_DIR": str((workdir / ".compiled").absolute()),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        **os.environ,
+    }
+    log = _log_of(run)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as out:
+        out.write(f"$ {shlex.join(command)}\n")
+        out.flush()
+        process = subprocess.Popen(
+            command, stdout=out, stderr=subprocess.STDOUT, env=environment, close_fds=False
+        )
+        try:
+            asked = False
+            while process.poll() is None:
+                if notice.given and not asked:
+                    process.terminate()
+                    asked = True
+                time.sleep(0.1)
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
+    return process.returncode
+
+
+def _log_of(run: Run) -> Path:
+    return run.directory.with_name(f"{run.directory.name}.log")
+
+
+def _times_of(run: Run) -> dict[str, Any]:
+    """What is known of a run's commands: {"command", "seconds"}; nothing yet gives {}."""
+    try:
+        return json.loads((run.directory / "study.json").read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def _add_seconds(run: Run, arguments: Sequence[str], seconds: float) -> None:
+    if run.directory.is_dir():
+        total = _times_of(run).get("seconds", 0.0) + seconds
+        command = shlex.join(["python", "-m", "cipo_jax.main", *arguments])
+        content = json.dumps({"command": command, "seconds": total}, indent=1)
+        (run.directory / "study.json").write_text(content + "\n")
+
+
+def _seconds_left(left: Sequence[Run], runs: Sequence[Run]) -> float:
+    """An estimate from finished runs: those of the same method, else all; nan without any."""
+    known = {
+        run: _times_of(run)["seconds"]
+        for run in runs
+        if (run.directory / FINAL / "results.json").is_file() and "seconds" in _times_of(run)
+    }
+    if not known:
+        return float("nan")
+    mean = sum(known.values()) / len(known)
+    total = 0.0
+    for run in left:
+        same = [s for r, s in known.items() if (r.task, r.method) == (run.task, run.method)]
+        total += 0.0 if run in known else sum(same) / len(same) if same else mean
+    return total
+
+
+@contextlib.contextmanager
+def _alone_in(workdir: Path) -> Iterator[None]:
+    """Keeps a second study out of `workdir`. The lock is inherited by the runs, so it also holds
+    while a run lives whose study was killed."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    with (workdir / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise CipoError(
+                f"--workdir={workdir}: a study, or a run that one has left, is at work there"
+            ) from error
+        os.set_inheritable(lock.fileno(), True)
+        yield

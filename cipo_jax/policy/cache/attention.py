@@ -1,0 +1,306 @@
+"""The key/value cache: pages that rows share, and attention that reads only what is live.
+
+All layers' keys and values lie in one pool of pages. A page holds `page_size` consecutive positions
+of one sequence; a row names its pages in a table, so rows of different lengths waste at most a page
+each, and rows with a common prefix can name the same pages. Which page belongs to whom is the
+caller's business (`sampling/pages.py`), how pages lie in memory that of `page_arrays`; here is only
+how they are attended to.
+
+Two shapes of call exist. Prefill feeds T tokens a row, which attend to one another and to the
+pages before them. Decode feeds one token a row and walks a *work list* of the (row, page) pairs
+that are live, so that its cost follows the live tokens and not the longest row. On TPU, decode
+uses JAX's ragged paged attention kernel instead.
+
+Under a mesh, pages are split with the rows (each group of devices that holds some rows has its own
+pages, numbered from 0) and heads with the tensor axis.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax.sharding import PartitionSpec as P
+
+from cipo_jax.policy import attention
+from cipo_jax.policy.cache.pages import (
+    Pages,
+    all_layers,
+    padded,
+    page_size_of,
+    page_specs,
+    per_shard,
+    read_rows,
+    write_pages,
+    write_tokens,
+)
+from cipo_jax.policy.sharding import ROWS, Rules
+
+
+@struct.dataclass
+class WorkList:
+    """The live (row, page) pairs of a decode step, n slots per row shard, padded at the end.
+
+    Attributes:
+      row: [n] int32, the row, counted within its shard.
+      page: [n] int32, the page.
+      first: [n] int32, position of the page's first token.
+      count: [1] int32, how many of the n are in use.
+    """
+
+    row: jax.Array
+    page: jax.Array
+    first: jax.Array
+    count: jax.Array
+
+
+@struct.dataclass
+class PagedCache:
+    """Keys and values, and how the rows of this call use them.
+
+    Attributes:
+      pages: see `page_arrays.Pages`.
+      table: [B, W] int32; `table[b, w]` holds positions w * page_size ... of row b.
+      work: what a decode step reads; None in prefill.
+      context_pages: prefill: how many leading table columns may hold tokens before this call's.
+    """
+
+    pages: Pages
+    table: jax.Array
+    work: WorkList | None = None
+    context_pages: int = struct.field(pytree_node=False, default=0)
+
+
+def attend_paged(
+    cache: PagedCache,
+    layer: jax.Array,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    positions: jax.Array,
+    segments: jax.Array,
+    *,
+    scale: float,
+    window: int | jax.Array | None = None,
+    windows: Sequence[int | None] = (),
+    soft_cap: float | None = None,
+    rules: Rules = (),
+) -> tuple[jax.Array, PagedCache]:
+    """Writes the keys and values of this call's tokens, then attends.
+
+    Args:
+      layer: [] int32.
+      q: [B, T, N, H]; k, v: [B, T, K, H], rotated.
+      positions, segments: [B, T] int32; segment 0 is padding, at the end of a row. The positions
+        of its other tokens are consecutive and, in prefill, begin a page.
+      scale, window, windows, soft_cap: as in `attention_kernels.attend_rows`.
+
+    Returns:
+      [B, T, N, H] in q's dtype; the cache with the new tokens.
+    """
+    attend = functools.partial(
+        _attend_shard,
+        context_pages=cache.context_pages,
+        scale=scale,
+        windows=windows or ((None,) if window is None else (int(window),)),
+        soft_cap=soft_cap,
+    )
+    if not rules:
+        shard = attend
+    else:
+        heads = dict(rules)["kv_heads"]  # queries follow: a shard needs the keys of its queries
+        pool, rows = page_specs(cache.pages, rules), P(ROWS)
+        by_head = P(ROWS, None, heads, None)
+        as_rows: Any = (rows, rows, rows, rows)
+        work = None if cache.work is None else WorkList(*as_rows)
+        window_spec = None if window is None else P()
+        shard = per_shard(
+            attend,
+            rules,
+            (pool, P(), by_head, by_head, by_head, rows, rows, rows, work, window_spec),
+            (by_head, pool),
+        )
+    if window is not None:
+        window = jnp.asarray(window, jnp.int32)
+    out, pages = shard(
+        cache.pages, layer, q, k, v, cache.table, positions, segments, cache.work, window
+    )
+    return out, dataclasses.replace(cache, pages=pages)
+
+
+def _attend_shard(
+    pages: Pages,
+    layer: jax.Array,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    table: jax.Array,
+    positions: jax.Array,
+    segments: jax.Array,
+    work: WorkList | None,
+    window: jax.Array | None,
+    *,
+    context_pages: int,
+    scale: float,
+    windows: Sequence[int | None],
+    soft_cap: float | None,
+) -> tuple[jax.Array, Pages]:
+    flat = all_layers(pages)
+    first_page = layer * pages[0].shape[1]
+
+    write = write_tokens if work is not None else write_pages
+    flat = write(flat, k, v, first_page + table, positions, segments)
+
+    if len(flat) == 1:  # the layout of the TPU kernel
+        branches = [
+            functools.partial(_kernel, scale=scale, window=w, soft_cap=soft_cap) for w in windows
+        ]
+        sizes = jnp.asarray([attention.window_size(w) for w in windows], jnp.int32)
+        which = 0 if window is None else jnp.argmax(sizes == window)
+        out = jax.lax.switch(which, branches, q, *flat, first_page + table, positions[:, 0])
+    elif work is not None:
+        options: Any = {"scale": scale, "window": window, "soft_cap": soft_cap}
+        out = _walk(q[:, 0], flat, first_page, work, positions[:, 0], **options)[:, None]
+    else:
+        keys, values = (new.astype(x.dtype) for new, x in zip((k, v), flat, strict=True))
+        k_positions, k_segments = positions, segments
+        if context_pages:
+            before = read_rows(flat, first_page + table[:, :context_pages])
+            at = jnp.arange(before[0].shape[1], dtype=jnp.int32)[None]
+            known = at < positions[:, :1]  # tokens before this call's first
+            keys = jnp.concatenate([before[0], keys], axis=1)
+            values = jnp.concatenate([before[1], values], axis=1)
+            k_positions = jnp.concatenate([jnp.broadcast_to(at, known.shape), positions], axis=1)
+            k_segments = jnp.concatenate([known.astype(jnp.int32), segments], axis=1)
+        out = attention.attend(
+            q,
+            keys,
+            values,
+            positions,
+            segments,
+            k_positions,
+            k_segments,
+            scale=scale,
+            window=window,
+            soft_cap=soft_cap,
+        )
+    pages = tuple(x.reshape(y.shape) for x, y in zip(flat, pages, strict=True))
+    return out.astype(q.dtype), pages
+
+
+# (row, page) pairs taken at once. A step's fixed cost is spread over them; on TPU the kernel is
+# used instead.
+WORK_BLOCK = 32
+
+
+def _walk(
+    q: jax.Array,
+    flat: Pages,
+    first_page: jax.Array,
+    work: WorkList,
+    positions: jax.Array,
+    *,
+    scale: float,
+    window: jax.Array | None,
+    soft_cap: float | None,
+) -> jax.Array:
+    """[B, N, H] attention of one token a row over its pages, by the work list.
+
+    A running softmax per row: every block of pairs adds its scores' exponentials and weighted
+    values, rescaled to the largest score seen so far.
+    """
+    B, N, H = q.shape
+    page_size, K = page_size_of(flat), flat[0].shape[1]
+    block = min(WORK_BLOCK, len(work.row))
+    grouped = q.reshape(B, K, N // K, H)
+
+    def take(x: jax.Array, i: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_slice_in_dim(x, i * block, block)
+
+    def step(i: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        top, total, mixed = carry  # [B, K, g], [B, K, g], [B, K, g, H]
+        row, page, first = take(work.row, i), take(work.page, i), take(work.first, i)
+        used = i * block + jnp.arange(block) < work.count[0]
+        keys, values = (x[first_page + page] for x in flat)  # [n, K, H, page_size] and transposed
+        scores = jnp.einsum(
+            "nkgh,nkhp->nkgp", grouped[row], keys, preferred_element_type=jnp.float32
+        )
+        scores = scores * scale
+        if soft_cap is not None:
+            scores = soft_cap * jnp.tanh(scores / soft_cap)
+        at = first[:, None] + jnp.arange(page_size)
+        now = positions[row][:, None]
+        seen = (at <= now) & used[:, None]
+        if window is not None:
+            seen &= at > now - window
+        scores = jnp.where(seen[:, None, None], scores, attention.MASKED)
+        to = jnp.where(used, row, B)
+        new_top = top.at[to].max(scores.max(axis=-1), mode="drop")
+        weights = jnp.exp(scores - new_top[row][..., None]) * seen[:, None, None]
+        mix = jnp.einsum(
+            "nkgp,nkph->nkgh",
+            weights.astype(values.dtype),
+            values,
+            preferred_element_type=jnp.float32,
+        )
+        shrink = jnp.exp(top - new_top)
+        total = (total * shrink).at[to].add(weights.sum(axis=-1), mode="drop")
+        mixed = (mixed * shrink[..., None]).at[to].add(mix, mode="drop")
+        return new_top, total, mixed
+
+    g = N // K
+    zeros = jnp.zeros((B, K, g), jnp.float32)
+    start = (zeros + attention.MASKED, zeros, jnp.zeros((B, K, g, H), jnp.float32))
+    blocks = (work.count[0] + block - 1) // block
+    _, total, mixed = jax.lax.fori_loop(0, blocks, step, start)
+    out = mixed / jnp.maximum(total, 1e-30)[..., None]
+    return out.reshape(B, N, H).astype(q.dtype)
+
+
+# Tokens of keys and values that the kernel loads at once, and queries it takes together. Its own
+# table of block sizes asks for the device at hand, which a program compiled ahead does not have.
+KERNEL_TOKENS, KERNEL_QUERIES = 512, 32
+
+
+def _kernel(
+    q: jax.Array,
+    flat: jax.Array,
+    table: jax.Array,
+    first: jax.Array,
+    *,
+    scale: float,
+    window: int | None,
+    soft_cap: float | None,
+) -> jax.Array:
+    """Attention of T tokens a row to the row's pages, by JAX's ragged paged attention for TPU.
+
+    Args:
+      q: [B, T, N, H]; a row's padding, at its end, gets numbers without meaning.
+      flat: [L P, page_size, 2K, H or wider, with zeros].
+      table: [B, W] pages of `flat`, which hold the rows' own tokens already.
+      first: [B] int32, position of each row's first token.
+    """
+    # Late: other devices than TPUs need not wait for the import.
+    from jax.experimental.pallas.ops.tpu import ragged_paged_attention as kernels
+
+    B, T, N, H = q.shape
+    page_size = flat.shape[1]
+    if T > 1:  # padding may lie beyond the table
+        table = jnp.pad(table, ((0, 0), (0, -(-T // page_size))))
+    out = kernels.ragged_paged_attention(
+        padded(q.reshape(B * T, N, H), flat.shape[-1]),
+        flat,
+        first + T,
+        table,
+        T * jnp.arange(B + 1, dtype=jnp.int32),
+        jnp.full((1,), B, jnp.int32),
+        sm_scale=scale,
+        sliding_window=window,
+        soft_cap=soft_cap,
+        num_kv_pages_per_block=min(table.shape[1], max(1, KERNEL_TOKENS // page_size)),
+        num_queries_per_block=min(B * T, KERNEL_QUERIES),
+    )
+    return out[..., :H].reshape(B, T, N, H)

@@ -1,0 +1,204 @@
+"""Reading a Hugging Face checkpoint: safetensors files to parameters on their shards.
+
+Not decided here: names and layouts of tensors (`hf_weights`), where shards live (`sharding`), where
+a checkpoint is downloaded from.
+"""
+
+import contextlib
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from safetensors import SafetensorError, safe_open
+
+from cipo_jax.policy.huggingface.config import read_json
+from cipo_jax.policy.huggingface.weights import (
+    INDEX_FILE,
+    SINGLE_FILE,
+    stacked,
+    stored_dims,
+    stored_names,
+    stored_shape,
+)
+from cipo_jax.policy.model import ModelConfig, Params, abstract_params, param_shardings
+from cipo_jax.types import CipoError
+
+Tensor = tuple[Path, Any]  # the file, and a lazy slice of a tensor in it
+
+_DTYPES = ("F32", "F16", "BF16")
+
+
+def load_params(directory: Path, config: ModelConfig, mesh: Mesh) -> Params:
+    """The checkpoint's parameters on their shards of `mesh`, in `config.param_dtype`.
+
+    Every host reads the slices of its own devices, so all need to see `directory`. Besides the
+    pages of the mapped files, a host holds two stored tensors at most.
+
+    Raises:
+      CipoError: no safetensors; a truncated or corrupt file; tensors that are missing, that the
+        model has no place for, or of a shape or dtype that does not fit, each by name.
+    """
+    shapes = flax.traverse_util.flatten_dict(abstract_params(config), sep="/")
+    shardings = flax.traverse_util.flatten_dict(param_shardings(config, mesh), sep="/")
+    with contextlib.ExitStack() as stack:
+        tensors = _open(directory, stack)
+        _check(directory, config, shapes, tensors)
+        params = {
+            path: _load(path, config, leaf, shardings[path], tensors)
+            for path, leaf in shapes.items()
+        }
+    return flax.traverse_util.unflatten_dict(params, sep="/")
+
+
+def _load(
+    path: str,
+    config: ModelConfig,
+    leaf: jax.ShapeDtypeStruct,
+    sharding: NamedSharding,
+    tensors: Mapping[str, Tensor],
+) -> jax.Array:
+    """One parameter; if stacked over layers, filled on the devices layer by layer."""
+    parts = [tensors[name] for name in stored_names(path, config)]
+    shape, axes = leaf.shape, _padded(sharding.spec, leaf.ndim)
+    if stacked(path):
+        assert axes[0] is None, "a stored tensor is one layer, whole"
+        shape, axes = leaf.shape[1:], axes[1:]
+    dims = stored_dims(path)
+    # A slice of merged dimensions is contiguous only if the inner ones are whole.
+    assert all(axes[d] is None for group in dims for d in group[1:]), (path, axes)
+    stored_sharding = NamedSharding(sharding.mesh, P(*(axes[group[0]] for group in dims)))
+    read = functools.partial(_read_shards, stored_shape(path, shape), stored_sharding)
+    convert = _converter(dims, shape, leaf.dtype, NamedSharding(sharding.mesh, P(*axes)))
+    if not stacked(path):
+        return convert(read(parts[0]))
+    write = _layer_writer(sharding)
+    array = jnp.zeros(leaf.shape, leaf.dtype, device=sharding)
+    for layer, part in enumerate(parts):
+        stored = read(part)
+        # The transfer runs behind the next reading, and no further.
+        array.block_until_ready()
+        array = write(array, convert(stored), layer)
+    return array
+
+
+@functools.cache
+def _converter(
+    dims: tuple[tuple[int, ...], ...], shape: tuple[int, ...], dtype: Any, sharding: NamedSharding
+) -> Callable[[jax.Array], jax.Array]:
+    """Compiled: a stored tensor in our layout and dtype."""
+    order = [d for group in dims for d in group]
+
+    def convert(stored: jax.Array) -> jax.Array:
+        value = stored.reshape([shape[d] for d in order]).transpose(np.argsort(order))
+        return value.astype(dtype)
+
+    return jax.jit(convert, out_shardings=sharding)
+
+
+@functools.cache
+def _layer_writer(sharding: NamedSharding) -> Callable[[jax.Array, jax.Array, int], jax.Array]:
+    """Compiled: a stacked parameter with one layer written in place."""
+    write = functools.partial(jax.lax.dynamic_update_index_in_dim, axis=0)
+    return jax.jit(write, donate_argnums=0, out_shardings=sharding)
+
+
+def _read_shards(shape: tuple[int, ...], sharding: NamedSharding, tensor: Tensor) -> jax.Array:
+    """A stored tensor on the devices, of which this host reads what its own devices hold."""
+    pieces: dict[tuple, np.ndarray] = {}  # replicas share one reading
+
+    def read(index: tuple[slice, ...] | None) -> np.ndarray:
+        assert index is not None  # it is only for shardings without layout
+        bounds = tuple(s.indices(n)[:2] for s, n in zip(index, shape, strict=True))
+        if bounds not in pieces:
+            pieces[bounds] = _read(tensor, bounds)
+        return pieces[bounds]
+
+    return jax.make_array_from_callback(shape, sharding, read)
+
+
+def _read(tensor: Tensor, bounds: tuple[tuple[int, int], ...]) -> np.ndarray:
+    file, stored = tensor
+    try:
+        return stored[tuple(slice(*bound) for bound in bounds)]
+    except SafetensorError as error:
+        raise CipoError(f"{file}: cannot be read: {error}") from error
+
+
+def _padded(spec: P, ndim: int) -> tuple[Any, ...]:
+    return (*spec, *(None,) * (ndim - len(spec)))
+
+
+def _open(directory: Path, stack: contextlib.ExitStack) -> dict[str, Tensor]:
+    """Every stored tensor's name -> (file, lazy slice); files stay open as long as `stack`."""
+
+    def open_file(file: Path) -> Any:
+        try:
+            return stack.enter_context(safe_open(file, framework="numpy"))
+        except FileNotFoundError as error:
+            raise CipoError(f"{file}: no such file, but {INDEX_FILE} names it") from error
+        except (SafetensorError, OSError) as error:
+            raise CipoError(
+                f"{file}: not a complete safetensors file ({error}); fetch it again"
+            ) from error
+
+    if (directory / SINGLE_FILE).exists():
+        file = directory / SINGLE_FILE
+        handle = open_file(file)
+        return {name: (file, handle.get_slice(name)) for name in handle.keys()}  # noqa: SIM118
+    if not (directory / INDEX_FILE).exists():
+        raise CipoError(f"{directory}: wanted {SINGLE_FILE} or {INDEX_FILE}, found neither")
+    weight_map = read_json(directory / INDEX_FILE).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise CipoError(f"{directory / INDEX_FILE}: weight_map: wanted a map of tensor to file")
+    handles = {name: open_file(directory / name) for name in sorted(set(weight_map.values()))}
+    held = {name: set(handle.keys()) for name, handle in handles.items()}
+    tensors = {}
+    for tensor, name in weight_map.items():
+        if tensor not in held[name]:
+            raise CipoError(f"{directory / name}: lacks {tensor}, which {INDEX_FILE} places there")
+        tensors[tensor] = (directory / name, handles[name].get_slice(tensor))
+    return tensors
+
+
+def _check(
+    directory: Path,
+    config: ModelConfig,
+    shapes: Mapping[str, jax.ShapeDtypeStruct],
+    tensors: Mapping[str, Tensor],
+) -> None:
+    """Refuses a checkpoint whose tensors are not exactly the model's."""
+    wanted = {
+        name: stored_shape(path, leaf.shape[1:] if stacked(path) else leaf.shape)
+        for path, leaf in shapes.items()
+        for name in stored_names(path, config)
+    }
+    ignored = {"lm_head.weight"} if config.tie_embeddings else set()
+    problems = [f"missing: {name} {list(wanted[name])}" for name in wanted if name not in tensors]
+    for name, (file, stored) in tensors.items():
+        if name in wanted:
+            shape, dtype = tuple(stored.get_shape()), stored.get_dtype()
+            if shape != wanted[name]:
+                problems.append(
+                    f"misshapen: {name} is {list(shape)} in {file.name}, "
+                    f"wanted {list(wanted[name])}"
+                )
+            if dtype not in _DTYPES:
+                problems.append(
+                    f"dtype: {name} is {dtype} in {file.name}, wanted {' | '.join(_DTYPES)}"
+                )
+        elif name not in ignored and not name.endswith("rotary_emb.inv_freq"):
+            problems.append(f"extra: {name} in {file.name}, which the model has no place for")
+    if problems:
+        more = f"\n  and {len(problems) - 10} more" if len(problems) > 10 else ""
+        raise CipoError(
+            f"{directory}: tensors do not fit its config.json:\n  "
+            + "\n  ".join(problems[:10])
+            + more
+        )

@@ -1,0 +1,45 @@
+"""How far a run goes and when it is evaluated: by steps, and by the tokens it has sampled.
+
+Methods that sample different amounts a step are compared fairly at equal sampled tokens, so both
+the end (`max_sampled_tokens`) and the evaluations (`eval.every_tokens`) can be set in tokens.
+Sampled tokens are the completion tokens of both streams and of what dynamic sampling discarded. A
+step is never cut: the budget is passed by less than one step.
+"""
+
+import math
+
+from cipo_jax.config.keys import Config
+
+
+def is_over(config: Config, step: int, sampled_tokens: int) -> bool:
+    """Whether the run ends after `step` steps, in which it has sampled `sampled_tokens`."""
+    limit = config.max_sampled_tokens
+    return step >= config.num_steps or bool(limit and sampled_tokens >= limit)
+
+
+def evaluation_is_due(config: Config, step: int, sampled_tokens: int, step_tokens: int) -> bool:
+    """Before the first step (`eval.at_start`), after the last, every `eval.every` steps, and
+    whenever the sampled tokens have passed a multiple of `eval.every_tokens`.
+
+    Args:
+      sampled_tokens: in all `step` steps.
+      step_tokens: in the last of them.
+    """
+    e = config.eval
+    if is_over(config, step, sampled_tokens):
+        return True
+    if step == 0:
+        return e.at_start
+    if e.every and step % e.every == 0:
+        return True
+    before = sampled_tokens - step_tokens
+    return bool(e.every_tokens and sampled_tokens // e.every_tokens > before // e.every_tokens)
+
+
+def steps_left(config: Config, step: int, sampled_tokens: int) -> int:
+    """How many steps are to come; with a budget of tokens an estimate from the mean so far."""
+    left = config.num_steps - step
+    if config.max_sampled_tokens and sampled_tokens:
+        tokens_left = max(0, config.max_sampled_tokens - sampled_tokens)
+        left = min(left, math.ceil(tokens_left * step / sampled_tokens))
+    return left

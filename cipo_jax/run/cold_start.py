@@ -1,0 +1,149 @@
+"""Supervised warm-up: a policy that never succeeds gets no reward to learn from.
+
+Demonstrations of answers and of corrections are imitated until the pass rate on held-out problems
+reaches a threshold. The phase has checkpoints of its own, so it can be interrupted, and a finished
+one serves later runs (`init_from`).
+"""
+
+import dataclasses
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from cipo_jax.config.keys import Config
+from cipo_jax.data.datasets import DemonstrationSource, open_demonstrations
+from cipo_jax.policy.model import Params
+from cipo_jax.rl.losses import demonstration_loss
+from cipo_jax.rl.optimizer import make_optimizer, warmup_schedule
+from cipo_jax.rl.packing import TrainSequence
+from cipo_jax.run.hosts.preemption import Preempted
+from cipo_jax.run.parts import Parts, fresh_params
+from cipo_jax.run.problems import open_training
+from cipo_jax.run.records.checkpoint import Checkpoints, origin
+from cipo_jax.run.records.record import Record
+from cipo_jax.run.update import make_update
+from cipo_jax.types import BASE, CipoError, Prompt
+
+WARMUP_STEPS = 20
+LOG_EVERY = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Material:
+    """What the phase learns from, and the held-out prompts it is watched with."""
+
+    demonstrations: DemonstrationSource
+    held_out: list[Prompt]
+
+
+def open_material(config: Config, parts: Parts) -> Material:
+    """Opens both, so that mistakes in them are found before a run begins.
+
+    Raises:
+      CipoError: anything wrong with the files or the settings.
+    """
+    cs, d = config.cold_start, config.data
+    demonstrations = open_demonstrations(
+        cs.demonstrations,
+        config.seed,
+        correction_share=cs.correction_share,
+        right_share=cs.right_share,
+        min_operations=d.min_operations,
+        max_operations=d.max_operations,
+    )
+    for demonstration in demonstrations.batch(0, cs.batch_size):
+        parts.demonstration_tokens(demonstration)
+    problems = open_training(config, parts.tokenizer, "dev").source.first(cs.check_problems)
+    return Material(demonstrations, [parts.base_prompt(problem) for problem in problems])
+
+
+def cold_start(
+    config: Config, parts: Parts, material: Material, root: Path, record: Record
+) -> Params:
+    """Runs the phase, or what is left of it, and returns its parameters.
+
+    1. Imitate a batch of demonstrations (both streams' prompts, one token-mean loss).
+    2. Every `check_every` steps: sample held-out problems, stop if the pass rate is reached.
+
+    Args:
+      root: of the run's checkpoints.
+
+    Raises:
+      Preempted: the run was asked to end. The last finished step is saved; during a check, the last
+        checked one.
+    """
+    cs = config.cold_start
+    schedule = warmup_schedule(cs.learning_rate, WARMUP_STEPS)
+    o = config.optimizer
+    update = make_update(
+        config,
+        parts,
+        demonstration_loss,
+        make_optimizer(schedule, o.b1, o.b2, o.weight_decay, o.grad_clip),
+        stream_weights=(1.0, 0.0),
+        # Corrections are demonstrations like others here; any of them may be the longest kind.
+        sequences=(0, cs.batch_size),
+    )
+    key = jax.random.fold_in(jax.random.key(config.seed), 1)
+
+    with Checkpoints(root / "cold_start", keep=1, origin=origin(config)) as checkpoints:
+        if checkpoints.latest_step() is None:
+            state, done = update.init(fresh_params(config, parts)), False
+        else:
+            state, host = checkpoints.restore(update.abstract)
+            done = host["done"]
+        start = int(state.step)
+        record.rewind("cold_start", start)
+        if done:
+            return state.params
+
+        began, pass_rate = time.monotonic(), 0.0
+        with tqdm(total=cs.max_steps, initial=start, desc="cold start", disable=None) as bar:
+            for step in range(start, cs.max_steps):
+                if parts.hosts.any_says(parts.hosts.notice.given):
+                    if step:
+                        checkpoints.save(step, state, {"done": False, "pass_rate": pass_rate})
+                    raise Preempted
+                sequences = [
+                    TrainSequence(prompt, completion, np.zeros(len(completion)), 1.0, BASE)
+                    for prompt, completion in map(
+                        parts.demonstration_tokens,
+                        material.demonstrations.batch(step, cs.batch_size),
+                    )
+                ]
+                state, device_metrics = update.step(state, update.pack(sequences))
+                bar.update()
+                taken, last = step + 1, step + 1 == cs.max_steps
+                check = taken % cs.check_every == 0 or last
+                if not (check or taken % LOG_EVERY == 0):
+                    continue
+                scalars = {
+                    "loss/demonstration": float(device_metrics["loss/base"]),
+                    "learning_rate": float(schedule(step)),
+                }
+                if not np.isfinite(scalars["loss/demonstration"]):
+                    raise CipoError(
+                        f"cold start, step {taken}: the loss is not finite; lower "
+                        f"config.cold_start.learning_rate = {cs.learning_rate}"
+                    )
+                if check:
+                    attempts = parts.attempt(state.params, material.held_out, 1, key, "check")
+                    parts.end_sampling()
+                    pass_rate = float(np.mean([a.correct for a in attempts]))
+                    scalars["pass_rate"] = pass_rate
+                record.write(taken, scalars, "cold_start")
+                if check:
+                    print(
+                        f"cold start  step {taken}/{cs.max_steps}  loss "
+                        f"{scalars['loss/demonstration']:.3f}  pass@1 {pass_rate:.3f}  "
+                        f"{time.monotonic() - began:.0f}s",
+                        flush=True,
+                    )
+                    done = last or pass_rate >= cs.stop_at_pass_rate
+                    checkpoints.save(taken, state, {"done": done, "pass_rate": pass_rate})
+                if done:
+                    break
+        return state.params

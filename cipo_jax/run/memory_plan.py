@@ -1,0 +1,314 @@
+"""What the programs of a run need on each device, from shapes alone: nothing is loaded.
+
+    update, decode chunk, prefill of each width    compiled; bytes as the compiler plans them
+    other sizes                                    compiled at a few, interpolated between them
+
+Decides which programs count and what is in memory at the same time. What is done about it is the
+caller's.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from cipo_jax.config.keys import Config
+from cipo_jax.policy import sharding
+from cipo_jax.policy.model import ModelConfig
+from cipo_jax.run.parts import open_engine, open_policy, open_tokenizer
+from cipo_jax.run.update import Policy, Update, make_policy_update, num_anchors
+from cipo_jax.sampling.programs import (
+    abstract_cache,
+    abstract_weights,
+    lower_decode,
+    lower_programs,
+)
+from cipo_jax.sampling.settings import EngineSettings
+from cipo_jax.types import CipoError
+
+GIB = 2**30
+MOST_COMPILATIONS = 3  # of other sizes, to find the largest that fits
+Say = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A compiled program; bytes on one device.
+
+    Attributes:
+      argument_bytes: what it is given. Of its results, what replaces none of that is in
+        `temporary_bytes`.
+      flops: as XLA counts them on one device, a loop's body once; None where it does not.
+    """
+
+    name: str
+    argument_bytes: int
+    temporary_bytes: int
+    flops: float | None
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a run needs; bytes on one device.
+
+    Attributes:
+      programs: the update first.
+      state_bytes: parameters and optimiser state, there all the time.
+      weight_bytes: the sampler's own copy of the parameters; 0 if it samples with those.
+      cache_bytes, slots: the key/value cache, and the sequences it is for.
+      checkpoint_bytes: of one, over all devices.
+    """
+
+    parameters: int
+    programs: tuple[Program, ...]
+    state_bytes: int
+    weight_bytes: int
+    cache_bytes: int
+    slots: int
+    checkpoint_bytes: int
+
+    @property
+    def update_bytes(self) -> int:
+        """While the update runs: the cache is not there then."""
+        update = self.programs[0]
+        return update.argument_bytes + update.temporary_bytes
+
+    @property
+    def sampling_bytes(self) -> int:
+        """While sampling, in the program that needs most."""
+        most = max(p.temporary_bytes for p in self.programs[1:])
+        return self.state_bytes + self.weight_bytes + self.cache_bytes + most
+
+
+@dataclasses.dataclass(frozen=True)
+class Shapes:
+    """What the programs of a run are lowered from.
+
+    Attributes:
+      sampler: model, mesh and settings of the engine; with several hosts, all of them as replicas:
+        each samples on its own devices, and a device holds and computes the same.
+    """
+
+    config: Config
+    policy: Policy
+    sampler: tuple[ModelConfig, Mesh, EngineSettings]
+
+    def update(self, microbatch_rows: int | None = None) -> Update:
+        """The update, with another number of rows if one is given."""
+        c = self.config
+        if microbatch_rows is not None:
+            batch = dataclasses.replace(c.batch, microbatch_rows=microbatch_rows)
+            c = dataclasses.replace(c, batch=batch)
+        rate = c.optimizer.learning_rate
+        return make_policy_update(c, self.policy, lambda _: rate)
+
+    def with_slots(self, slots: int) -> tuple[ModelConfig, Mesh, EngineSettings]:
+        """The sampler with another number of slots, and a cache in proportion."""
+        model, mesh, settings = self.sampler
+        tokens = settings.cache_tokens * slots // settings.slots
+        return model, mesh, dataclasses.replace(settings, slots=slots, cache_tokens=tokens)
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """The largest size that fits into a device, as far as the search went.
+
+    Attributes:
+      size: 0 if the smallest possible does not fit.
+      compiled: {size: bytes} of those that were compiled; others are interpolated.
+    """
+
+    size: int
+    compiled: dict[int, int]
+
+    def __str__(self) -> str:
+        how = "compiled" if self.size in self.compiled else "interpolated"
+        known = ", ".join(f"{k}: {v / GIB:.3f} GiB" for k, v in sorted(self.compiled.items()))
+        return f"{self.size} ({how}; compiled were {known})"
+
+
+def topology_devices(topology: str) -> list[Any]:
+    """The devices of a TPU that is not here, such as "v5e:4x4".
+
+    Raises:
+      CipoError: libtpu is missing or busy, or does not know the name.
+    """
+    from jax.experimental.topologies import get_topology_desc
+
+    # The two cores of a v4 chip make one device, as on real ones.
+    options = {"chip_config_name": "megacore"} if topology.startswith("v4") else {}
+    try:
+        return get_topology_desc(topology, platform="tpu", **options).devices
+    except Exception as error:  # whatever the plugin raises
+        raise CipoError(
+            f"--topology={topology}: cannot be compiled for here ({str(error)[:300]}); wanted a "
+            "name such as v5e:4x4, libtpu installed, no other process that uses it, and without "
+            "a TPU in the machine TPU_SKIP_MDS_QUERY=1 in the environment"
+        ) from error
+
+
+def open_shapes(config: Config, devices: list[Any]) -> Shapes:
+    """What a run of `config` on `devices` compiles.
+
+    Raises:
+      CipoError: whatever in the config cannot work with the devices.
+    """
+    c, tokenizer = config, open_tokenizer(config)
+    mesh = sharding.make_mesh(c.mesh.data, c.mesh.fsdp, c.mesh.tensor, devices=devices)
+    policy = open_policy(c, tokenizer, mesh)
+    sampling_mesh = mesh
+    hosts = len({device.process_index for device in devices})
+    if hosts > 1:
+        tensor = c.sampling.tensor or c.mesh.tensor
+        sampling_mesh = sharding.make_mesh(hosts, -1, tensor, devices=devices)
+        c = dataclasses.replace(c, sampling=dataclasses.replace(c.sampling, tensor=0))
+    longest = policy.longest_correction_prompt
+    engine = open_engine(c, policy.model, sampling_mesh, tokenizer, longest)
+    return Shapes(config, policy, (engine.config, engine.mesh, engine.settings))
+
+
+def make_plan(shapes: Shapes, say: Say) -> Plan:
+    """Compiles the programs; `say` is told of each."""
+    update, (model, mesh, settings) = shapes.update(), shapes.sampler
+    programs = [compile_program("update", _lower(shapes, update), say)]
+    for name, lowered in lower_programs(model, mesh, settings).items():
+        programs.append(compile_program(name, lowered, say))
+    policy = shapes.policy
+    shares = model.param_dtype == model.compute_dtype and mesh == policy.mesh
+    leaves = jax.tree.leaves((update.abstract.params, update.abstract.opt_state))
+    return Plan(
+        parameters=sum(x.size for x in jax.tree.leaves(update.abstract.params)),
+        programs=tuple(programs),
+        state_bytes=_bytes(update.abstract),
+        weight_bytes=0 if shares else _bytes(abstract_weights(model, mesh)),
+        cache_bytes=_bytes(abstract_cache(model, mesh, settings)),
+        slots=settings.slots,
+        checkpoint_bytes=sum(x.size * x.dtype.itemsize for x in leaves),
+    )
+
+
+def fit_microbatch(shapes: Shapes, plan: Plan, device_bytes: int, say: Say) -> Fit:
+    """The largest `batch.microbatch_rows`, up to all rows of an update in one."""
+    configured = shapes.config.batch.microbatch_rows
+    _, microbatches, rows, _ = shapes.update().abstract_batch.tokens.shape
+
+    def measure(size: int) -> int:
+        lowered = _lower(shapes, shapes.update(size))
+        try:
+            program = compile_program(f"update with {size} rows", lowered, say)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            # XLA for TPU knows what its devices have, and does not say how much more it wants.
+            say(f"update with {size} rows does not fit")
+            return 2 * device_bytes
+        return program.argument_bytes + program.temporary_bytes
+
+    step = sharding.row_count(shapes.policy.mesh)
+    known = {configured: plan.update_bytes}
+    return largest_that_fits(measure, known, step, microbatches * rows, device_bytes)
+
+
+def fit_slots(shapes: Shapes, plan: Plan, device_bytes: int, say: Say) -> Fit:
+    """The largest `sampling.slots`, with a cache in proportion, up to a step's completions."""
+    c = shapes.config
+    prefill = max(p.temporary_bytes for p in plan.programs[2:])
+
+    def measure(size: int) -> int:
+        sampler = shapes.with_slots(size)
+        program = compile_program(f"decode chunk of {size}", lower_decode(*sampler), say)
+        cache = _bytes(abstract_cache(*sampler))
+        return plan.state_bytes + plan.weight_bytes + cache + max(prefill, program.temporary_bytes)
+
+    step = sharding.row_count(shapes.sampler[1])
+    base = c.rollout.problems_per_step * c.rollout.group_size
+    most = max(base, num_anchors(c) * c.correction.group_size, plan.slots)
+    return largest_that_fits(measure, {plan.slots: plan.sampling_bytes}, step, most, device_bytes)
+
+
+def largest_that_fits(
+    measure: Callable[[int], int],
+    known: dict[int, int],
+    step: int,
+    most: int,
+    device_bytes: int,
+) -> Fit:
+    """Searches for the largest size that fits with `MOST_COMPILATIONS` measurements.
+
+    Args:
+      measure: size -> bytes, about linear.
+      known: of a size that has been measured.
+      step: sizes are multiples of it.
+      most: no larger one is wanted.
+    """
+    compiled, most = dict(known), max(most // step * step, step)
+    for _ in range(MOST_COMPILATIONS):
+        size = _estimate(compiled, step, most, device_bytes)
+        if size == 0 or size in compiled:
+            break
+        compiled[size] = measure(size)
+    return Fit(_estimate(compiled, step, most, device_bytes), compiled)
+
+
+def _estimate(compiled: dict[int, int], step: int, most: int, device_bytes: int) -> int:
+    """The largest size that fits, by a straight line through the sizes next to it on both sides, or
+    the two next to it on one. Where only one is known, another to tell the line from."""
+    below = sorted(n for n, size in compiled.items() if size <= device_bytes)
+    above = sorted(n for n, size in compiled.items() if size > device_bytes)
+    if len(compiled) == 1:
+        guess = 2.0 * below[0] if below else step
+    else:
+        a, b = ([*below[-1:], *above] if above else below[-2:])[:2]
+        slope = (compiled[b] - compiled[a]) / (b - a)
+        guess = a + (device_bytes - compiled[a]) / slope if slope > 0 else most
+    guess = min(guess, most, *(n - step for n in above))
+    return max(0, *below, int(guess) // step * step)
+
+
+def compile_program(name: str, lowered: jax.stages.Lowered, say: Say) -> Program:
+    """Compiles it and says what it needs.
+
+    Raises:
+      CipoError: the compiler of these devices does not tell.
+    """
+    began = time.monotonic()
+    compiled = lowered.compile()
+    memory = compiled.memory_analysis()
+    if memory is None:
+        raise CipoError("preflight: the compiler of these devices does not plan memory")
+    arguments = memory.argument_size_in_bytes
+    fresh = max(0, memory.output_size_in_bytes - memory.alias_size_in_bytes)
+    # A peak that counts temporaries knows which of them live at the same time; XLA for TPU has one,
+    # XLA for CPU does not.
+    beside = memory.peak_memory_in_bytes - arguments
+    costs: Any = compiled.cost_analysis() or {}
+    program = Program(
+        name=name,
+        argument_bytes=arguments,
+        temporary_bytes=beside if beside > fresh else memory.temp_size_in_bytes + fresh,
+        flops=costs.get("flops"),
+        seconds=time.monotonic() - began,
+    )
+    flops = f", {program.flops:.2e} FLOPs" if program.flops else ""
+    say(
+        f"{name:12} arguments {program.argument_bytes / GIB:.3f} GiB, temporaries "
+        f"{program.temporary_bytes / GIB:.3f} GiB{flops}, compiled in {program.seconds:.0f} s"
+    )
+    return program
+
+
+def _lower(shapes: Shapes, update: Update) -> jax.stages.Lowered:
+    return update.lower(with_reference=bool(shapes.config.algorithm.kl_coef))
+
+
+def _bytes(tree: Any) -> int:
+    """On one device, by the shardings."""
+    return sum(
+        int(np.prod(x.sharding.shard_shape(x.shape), dtype=np.int64)) * x.dtype.itemsize
+        for x in jax.tree.leaves(tree)
+    )

@@ -1,0 +1,253 @@
+"""The problems of a run: read, checked, cleaned and identified, before an accelerator is touched.
+
+A training problem whose prompt is over the budget, or cannot be written by the tokenizer, would
+end a run at whichever step draws it; here it is found at the start. `config.data.drop` leaves out
+what is too long, repeated, or also in the evaluation data. How each is found is decided in
+`data/`; `inspect_data.py` reports the same findings.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from cipo_jax.config.keys import Config
+from cipo_jax.data.benchmarks.suites import load_suite
+from cipo_jax.data.datasets import Columns, Placed, ProblemSource
+from cipo_jax.data.decontaminate import Match, find_duplicates, find_overlap
+from cipo_jax.data.mixture import Generator, Part, fingerprints, load_parts, open_mixture
+from cipo_jax.data.prompts import prompt_lengths
+from cipo_jax.data.sources import GENERATED
+from cipo_jax.data.tasks.generated import given_solutions
+from cipo_jax.data.tokenizer import Tokenizer
+from cipo_jax.types import Attempt, CipoError, Completion, Outcome, Problem, Prompt, Verdict
+
+
+@dataclasses.dataclass(frozen=True)
+class ProblemSet:
+    """Problems to train or to evaluate on.
+
+    Attributes:
+      source: in the order of training or evaluation.
+      dropped: {reason of config.data.drop: how many problems it left out}, the first that holds.
+      fingerprints: as `mixture.fingerprints`.
+    """
+
+    source: ProblemSource
+    dropped: dict[str, int]
+    fingerprints: dict[str, dict[str, Any]]
+
+
+def open_training(config: Config, tokenizer: Tokenizer, split: str = "train") -> ProblemSet:
+    """The problems to train on ("train"), or to watch the cold start with ("dev": apart from
+    "train" where the source is a generator).
+
+    Raises:
+      CipoError: anything wrong with the data, a prompt that is too long or cannot be written and
+        is not to be dropped, or nothing left.
+    """
+    parts = load_training(config, split)
+    reasons = find_reasons(config, parts, tokenizer)
+    kept, dropped = drop(parts, reasons)
+    if dropped and split == "train":
+        left = sum(len(part.placed or ()) for part in kept)
+        print(f"data     {left} problems to train on; left out: {shown_counts(dropped)}")
+    generator = _generator(config, split)
+    source = open_mixture(kept, config.seed, generator)
+    _check_judged(config, kept, source, "data.train")
+    return ProblemSet(source, dropped, fingerprints(kept, generator))
+
+
+def open_evaluation(config: Config) -> ProblemSet:
+    """The problems of `config.data.eval`, as they are.
+
+    Raises:
+      CipoError: anything wrong with the data.
+    """
+    parts, generator = load_evaluation(config), _generator(config, "test")
+    source = open_mixture(parts, config.seed, generator)
+    _check_judged(config, parts, source, "data.eval")
+    return ProblemSet(source, {}, fingerprints(parts, generator))
+
+
+def given_attempts(config: Config, prompts: Sequence[Prompt]) -> list[Attempt]:
+    """Attempts at the problems of `prompts` that the embedded task makes, to see what a policy does
+    with attempts that are not its own: `eval.given_attempts` wrong ones each, and the right one.
+
+    Raises:
+      CipoError: they are asked for, and `data.eval` is not an embedded task.
+    """
+    wrong, name = config.eval.given_attempts, config.data.eval
+    if not wrong:
+        return []
+    if name not in GENERATED:
+        raise CipoError(
+            f"config.eval.given_attempts: got {wrong}, wanted 0 with config.data.eval={name!r}: "
+            f"only {', '.join(GENERATED)} can make attempts"
+        )
+    return [
+        given_attempt(prompt, text, right)
+        for prompt in prompts
+        for text, right in given_solutions(GENERATED[name], prompt.problem, wrong)
+    ]
+
+
+def given_attempt(prompt: Prompt, text: str, right: bool) -> Attempt:
+    """An attempt from the data, with the data's label for a verdict."""
+    outcome = Outcome.CORRECT if right else Outcome.WRONG
+    nothing = Completion(np.zeros(0, np.int32), np.zeros(0, np.float32), finished=True)
+    return Attempt(prompt, nothing, text, Verdict(outcome, detail="given by the data"))
+
+
+def load_training(config: Config, split: str = "train") -> list[Part]:
+    """The sources of `config.data.train`, before anything is left out. To train on, a generator is
+    a list of its first `data.train_problems`, unless that is 0.
+
+    Raises:
+      CipoError: anything wrong with a source, or there is no generator to limit.
+    """
+    d = config.data
+    parts = load_parts(d.train, _columns(config), "data.train")
+    if not d.train_problems or split != "train":
+        return parts
+    if all(part.placed is not None for part in parts):
+        raise CipoError(
+            f"config.data.train_problems: got {d.train_problems}, wanted 0 with config.data.train="
+            f"{d.train!r}: only {', '.join(GENERATED)} have problems without end"
+        )
+    return [part if part.placed is not None else _listed(part, config) for part in parts]
+
+
+def _listed(part: Part, config: Config) -> Part:
+    """A generator's first training problems, the same for every seed."""
+    alone = dataclasses.replace(part, weight=None)
+    source = open_mixture([alone], config.seed, _generator(config, "train"))
+    problems = source.first(config.data.train_problems)
+    placed = [Placed(f"{part.name}:{p.id}", p) for p in problems]
+    return dataclasses.replace(part, placed=tuple(placed))
+
+
+def load_evaluation(config: Config) -> list[Part]:
+    """The sources of `config.data.eval`."""
+    return load_parts(config.data.eval, _columns(config), "data.eval")
+
+
+def find_reasons(config: Config, parts: Sequence[Part], tokenizer: Tokenizer) -> dict[str, str]:
+    """{problem id: the reason of `config.data.drop` to leave it out}, the first that holds.
+
+    Raises:
+      CipoError: a prompt that is too long and not to be dropped, or cannot be written.
+    """
+    d = config.data
+    placed = all_placed(parts)
+    reasons: dict[str, str] = {}
+    if "overlap" in d.drop:
+        reasons |= {placed[m.position].problem.id: "overlap" for m in overlap(config, placed)}
+    if "duplicates" in d.drop:
+        for position, _ in find_duplicates([p.problem.question for p in placed]):
+            reasons.setdefault(placed[position].problem.id, "duplicates")
+    measure = measurer(config, tokenizer)
+    for where, problem in placed:
+        if problem.id in reasons:
+            continue
+        try:
+            length, _ = measure(problem)
+        except CipoError as error:
+            raise CipoError(f"config.data.train: {where}: {error}") from error
+        if length <= d.max_prompt_tokens:
+            continue
+        if "too_long" not in d.drop:
+            raise CipoError(
+                f"config.data.train: {where}: the prompt of problem {problem.id!r} takes {length} "
+                f"tokens, the budget is config.data.max_prompt_tokens = {d.max_prompt_tokens}; "
+                "raise it, or leave such problems out by --config.data.drop=\"('too_long',)\" "
+                "(--mode=data shows how many there are)"
+            )
+        reasons[problem.id] = "too_long"
+    return reasons
+
+
+def drop(parts: Sequence[Part], reasons: dict[str, str]) -> tuple[list[Part], dict[str, int]]:
+    """The parts without the problems of `reasons`, and how many each reason left out.
+
+    Raises:
+      CipoError: a source with nothing left.
+    """
+    kept = []
+    for part in parts:
+        if part.placed is not None:
+            rest = tuple(p for p in part.placed if p.problem.id not in reasons)
+            if not rest:
+                counts = collections.Counter(reasons[p.problem.id] for p in part.placed)
+                raise CipoError(
+                    f"config.data.drop: leaves none of the {len(part.placed)} problems of "
+                    f"{part.name} ({shown_counts(counts)}); see --mode=data"
+                )
+            part = dataclasses.replace(part, placed=rest)
+        kept.append(part)
+    return kept, dict(collections.Counter(reasons.values()))
+
+
+def shown_counts(counts: dict[str, int]) -> str:
+    """As "3 overlap, 1 too_long"."""
+    return ", ".join(f"{count} {name}" for name, count in counts.items())
+
+
+def all_placed(parts: Sequence[Part]) -> list[Placed]:
+    """The problems of all parts that have an end."""
+    return [placed for part in parts for placed in part.placed or ()]
+
+
+def overlap(config: Config, placed: Sequence[Placed]) -> list[Match]:
+    """The problems that `data.eval` or `eval.suites` also have. A generator keeps its splits apart
+    by itself and is left out.
+
+    Raises:
+      CipoError: anything wrong with the evaluation data.
+    """
+    e = config.eval
+    evaluation = [(p.where, p.problem.question) for p in all_placed(load_evaluation(config))]
+    for name in dict.fromkeys(e.suites):
+        loaded = load_suite(name, e.data_dir)
+        evaluation += [(item.where, item.problem.question) for item in loaded.items]
+    questions = [p.problem.question for p in placed]
+    return find_overlap(questions, evaluation, config.data.overlap_words)
+
+
+def measurer(config: Config, tokenizer: Tokenizer) -> Callable[[Problem], tuple[int, int]]:
+    """`prompt_lengths` with the config's templates."""
+    d = config.data
+    return lambda problem: prompt_lengths(
+        problem,
+        tokenizer,
+        d.prompt_template,
+        d.correction_template,
+        d.chat_template,
+        d.max_attempt_tokens,
+    )
+
+
+def _check_judged(config: Config, parts: Sequence[Part], source: ProblemSource, key: str) -> None:
+    """Refuses problems that hold nothing for the verifier to go by."""
+    by_kind = {"math": ("answer",), "code": ("tests",), "auto": ("answer", "tests")}
+    fields = by_kind.get(config.verifier.kind, ())  # an own function's wants are its own
+    found = [(p.where, p.problem) for p in all_placed(parts)]
+    for where, problem in found or [("its first problem", source.first(1)[0])]:
+        if fields and all(getattr(problem, field) is None for field in fields):
+            raise CipoError(
+                f"config.verifier.kind: got {config.verifier.kind!r}, but in config.{key} {where} "
+                f"has no {' and no '.join(fields)}; wanted a verifier for such problems ('math' "
+                "goes by answers, 'code' by tests, 'auto' by what there is), or the column's name "
+                "in config.data.answer_column or config.data.tests_column"
+            )
+
+
+def _columns(config: Config) -> Columns:
+    d = config.data
+    return Columns(d.question_column, d.answer_column, d.tests_column, d.id_column)
+
+
+def _generator(config: Config, split: str) -> Generator:
+    return Generator(split, config.data.min_operations, config.data.max_operations)

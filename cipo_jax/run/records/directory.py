@@ -1,0 +1,148 @@
+"""The run directory: which config and which data it belongs to, and so which runs may continue it.
+
+Decides the keys that may change between two starts of a run, and writes config.json and data.json.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cipo_jax.config.keys import Config, flatten
+from cipo_jax.types import CipoError
+
+# Keys that may differ when a run is continued: they change neither the parameters' shapes nor what
+# the steps already done have computed.
+MAY_CHANGE_ON_RESUME = (
+    "num_steps",
+    "max_sampled_tokens",
+    "mesh.",
+    "eval.",
+    "checkpoint.",
+    "log.",
+    "verifier.workers",
+    "sampling.slots",
+    "sampling.chunk",
+)
+# Keys of the model that its parameters do not show.
+_NOT_SHAPES = ("model.remat", "model.unroll", "model.compute_dtype", "model.param_dtype")
+
+
+def claim_workdir(
+    workdir: Path,
+    config: Config,
+    values: Mapping[str, Mapping[str, Any]],
+    data: Mapping[str, Mapping[str, Any]] | None = None,
+    writes: bool = True,
+) -> None:
+    """Makes `workdir` the run directory of `config`, or checks that it already is.
+
+    Args:
+      values: the output of `config_resolve.provenance`, written as config.json.
+      data: {"data.train": {source: {"problems", "fingerprint"}}, ...}, written as data.json; None
+        neither checks nor writes it.
+      writes: whether this host does; others only check.
+
+    Raises:
+      CipoError: `workdir` belongs to a run that `config` cannot continue, with the keys that
+        differ, or the data have changed since, with the sources. Nothing is changed then.
+    """
+    file = workdir / "config.json"
+    if file.exists():
+        differences = config_differences(file, config)
+        if differences:
+            raise CipoError(
+                f"--workdir={workdir} holds a run with another config:\n"
+                + "\n".join(
+                    f"  config.{key}: {old!r} there, {new!r} now"
+                    for key, (old, new) in differences.items()
+                )
+                + "\nChoose another --workdir, or restore those values to continue that run."
+            )
+    if data is not None:
+        _check_data(workdir / "data.json", data)
+    if not writes:
+        return
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        _replace(file, values)
+        if data is not None:
+            _replace(workdir / "data.json", data)
+    except OSError as e:
+        raise CipoError(
+            f"--workdir={workdir}: cannot be written ({e}); wanted a directory, new or of a run, "
+            "on a disk with room for it"
+        ) from e
+
+
+def _check_data(file: Path, data: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raises `CipoError` if `file` says that the run has begun with other problems."""
+    if not file.exists():
+        return
+    try:
+        saved = json.loads(file.read_text())
+        changes = [
+            f"  config.{key}: {name}: {_described(saved[key].get(name))} then, "
+            f"{_described(now)} now"
+            for key, sources in data.items()
+            for name, now in sources.items()
+            if saved[key].get(name) != now
+        ]
+    except (ValueError, TypeError, KeyError, AttributeError) as e:
+        raise CipoError(
+            f"{file}: is not a run's data.json ({e!r}); choose another --workdir"
+        ) from e
+    if changes:
+        raise CipoError(
+            f"--workdir={file.parent} holds a run that began with other data:\n"
+            + "\n".join(changes)
+            + "\nRestore the data to continue that run, or go on from its parameters in another "
+            f"--workdir by --config.init_from={file.parent}"
+        )
+
+
+def _described(source: Mapping[str, Any] | None) -> str:
+    if source is None:
+        return "nothing"
+    count = "no end of" if source["problems"] is None else source["problems"]
+    return f"{count} problems (fingerprint {source['fingerprint']})"
+
+
+def _replace(file: Path, content: object) -> None:
+    """Writes json so that the file is never half written."""
+    temporary = file.with_suffix(".tmp")
+    temporary.write_text(json.dumps(content, indent=1) + "\n")
+    temporary.replace(file)
+
+
+def config_differences(
+    file: Path, config: Config, only: str = ""
+) -> dict[str, tuple[object, object]]:
+    """{key: (value in `file`, value in `config`)} of keys that must agree to share parameters and
+    history; `only` restricts the comparison to keys with that prefix. A key that `file` does not
+    have is newer than it and counts as at its default, which leaves things as they were."""
+    try:
+        saved = {key: entry["value"] for key, entry in json.loads(file.read_text()).items()}
+    except (ValueError, TypeError, KeyError, AttributeError) as e:
+        raise CipoError(f"{file}: is not a run's config ({e}); remove it or choose another") from e
+    default, current = (
+        {k: list(v) if isinstance(v, tuple) else v for k, v in flatten(c).items()}
+        for c in (Config(), config)
+    )
+    saved = default | saved
+    return {
+        key: (saved[key], value)
+        for key, value in current.items()
+        if key.startswith(only) and not key.startswith(MAY_CHANGE_ON_RESUME) and saved[key] != value
+    }
+
+
+def model_differences(file: Path, config: Config) -> dict[str, tuple[object, object]]:
+    """Those of `config_differences` that keep parameters from fitting: of the model and the
+    tokenizer, but not of dtypes and of how the update is computed."""
+    return {
+        key: values
+        for prefix in ("model.", "data.tokenizer")
+        for key, values in config_differences(file, config, only=prefix).items()
+        if key not in _NOT_SHAPES
+    }

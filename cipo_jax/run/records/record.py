@@ -1,0 +1,69 @@
+"""What a run leaves to read in its directory: metrics, attempts, report.
+
+The first host writes; on the others, what is to be written is dropped, since it is the same there.
+A step's attempts are written before its metrics line: where there is a line, there are attempts.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from cipo_jax.config.keys import Log
+from cipo_jax.report.page import write_report
+from cipo_jax.run.measures import MetricWriter, read_metrics
+from cipo_jax.run.records.archive import AttemptArchive
+from cipo_jax.types import Attempt
+
+
+class Record:
+    """Writes into the run directory; a context manager.
+
+    Args:
+      log: what is wanted.
+      writes: whether this host writes.
+
+    Raises:
+      CipoError: as `MetricWriter`.
+    """
+
+    def __init__(self, workdir: Path, log: Log, writes: bool = True) -> None:
+        self.workdir, self._report_pairs = workdir, log.report_pairs
+        self._metrics = MetricWriter(workdir, log.tensorboard) if writes else None
+        self._archive = AttemptArchive(workdir) if writes and log.archive else None
+
+    def write(self, step: int, scalars: Mapping[str, float], phase: str) -> None:
+        """A line of metrics, see `MetricWriter.write`."""
+        if self._metrics is not None:
+            self._metrics.write(step, scalars, phase)
+
+    def keep(self, phase: str, step: int, attempts: Sequence[Attempt]) -> None:
+        """A file of attempts, see `AttemptArchive.write`; nothing if the config wants none."""
+        if self._archive is not None:
+            self._archive.write(phase, step, attempts)
+
+    def text(self, name: str, content: str) -> None:
+        """A file of text."""
+        if self._metrics is not None:
+            (self.workdir / name).write_text(content)
+
+    def rewind(self, phase: str, step: int) -> None:
+        """Drops what was written beyond `step`, see `MetricWriter.rewind`."""
+        if self._metrics is not None:
+            self._metrics.rewind(phase, step)
+
+    def has(self, phase: str, step: int) -> bool:
+        """Whether there is a line of metrics; False where this host does not write."""
+        lines = read_metrics(self.workdir) if self._metrics is not None else []
+        return any(line["phase"] == phase and line["step"] == step for line in lines)
+
+    def report(self) -> Path:
+        """Writes the report; returns where it is."""
+        if self._metrics is None:
+            return self.workdir / "report.html"
+        return write_report(self.workdir, self._report_pairs)
+
+    def __enter__(self) -> "Record":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._metrics is not None:
+            self._metrics.close()

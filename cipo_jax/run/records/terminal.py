@@ -1,0 +1,88 @@
+"""What a run prints besides its lines per step: header, sample pairs, closing summary."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from cipo_jax.config.keys import Config
+from cipo_jax.rl.train_step import TrainState
+from cipo_jax.run.measures import format_duration, read_metrics, transition
+from cipo_jax.run.parts import Parts
+from cipo_jax.types import Attempt
+
+
+def print_header(config: Config, parts: Parts, workdir: Path, state: TrainState) -> None:
+    """What is about to run, on what, and how large it is."""
+    model, mesh = parts.model, parts.mesh
+    leaves = jax.tree.leaves(state.params)
+    size = sum(x.size for x in leaves)
+    weight_bytes = sum(x.size * x.dtype.itemsize for x in leaves)
+    state_bytes = sum(
+        np.prod(x.sharding.shard_shape(x.shape), dtype=float) * x.dtype.itemsize
+        for x in jax.tree.leaves(state)
+    )
+    axes = " x ".join(f"{name} {length}" for name, length in mesh.shape.items())
+    r, k = config.rollout, config.correction
+    anchors = round(k.replay_fraction * r.problems_per_step) if k.weight else 0
+    method = f"CIPO, lambda {k.weight:g}" if k.weight else "GRPO (correction.weight = 0)"
+    isolation = f"verifier {parts.isolation}\n" if parts.isolation else ""
+    print(
+        f"method   {method}\n"
+        f"policy   {size:,} parameters ({config.model.source or 'from scratch'}), "
+        f"{model.num_layers} layers, {weight_bytes / 2**20:,.1f} MiB of {model.param_dtype} "
+        f"weights, {model.compute_dtype} compute\n"
+        f"devices  {mesh.size} x {mesh.devices.flat[0].device_kind}; mesh {axes}; "
+        f"weights and optimiser {state_bytes / 2**20:,.1f} MiB per device\n"
+        f"step     {r.problems_per_step} problems x {r.group_size} attempts + {anchors} anchors x "
+        f"{k.group_size} corrections; {config.num_steps} steps\n"
+        f"{isolation}"
+        f"workdir  {workdir}",
+        flush=True,
+    )
+
+
+def print_evaluation(step: int, results: Mapping[str, float]) -> None:
+    """One line of an evaluation's numbers, standard errors left out."""
+    shown = {k: v for k, v in results.items() if not k.endswith("_stderr")}
+    print(f"eval  step {step}  " + "  ".join(f"{k} {v:.3f}" for k, v in shown.items()), flush=True)
+
+
+def print_pair(attempts: Sequence[Attempt]) -> None:
+    """One attempt; of corrections, one that shows a change, beside what it corrects."""
+    corrections = [a for a in attempts if a.prompt.anchor is not None]
+    shown = next((a for a in corrections if transition(a) == "w2r"), None) or attempts[0]
+    print(f"  problem     {_one_line(shown.problem.question)}")
+    if shown.prompt.anchor is not None:
+        before = shown.prompt.anchor
+        print(f"  attempt     {_one_line(before.text)}  [{before.verdict.outcome.value}]")
+        print(f"  correction  {_one_line(shown.text)}  [{shown.verdict.outcome.value}]", flush=True)
+    else:
+        print(f"  attempt     {_one_line(shown.text)}  [{shown.verdict.outcome.value}]", flush=True)
+
+
+def print_summary(workdir: Path, report: Path, seconds: float) -> None:
+    """Before and after, and where to look next."""
+    evaluations = [r for r in read_metrics(workdir) if r["phase"] == "eval"]
+    print(f"done in {format_duration(seconds)}")
+    if evaluations:
+        first, last = evaluations[0], evaluations[-1]
+        names = [
+            k for k in last if k.startswith("eval/") and k in first and not k.endswith("_stderr")
+        ]
+        width = max(map(len, names))
+        print(
+            f"  {'':{width}}  {'step ' + str(first['step']):>9}  {'step ' + str(last['step']):>9}"
+        )
+        for name in names:
+            before, after = first[name], last[name]
+            print(f"  {name:{width}}  {before:9.3f}  {after:9.3f}  {after - before:+.3f}")
+    print(f"report   {report}\ncurves   tensorboard --logdir {workdir}/tensorboard", flush=True)
+
+
+def _one_line(text: str, limit: int = 240) -> str:
+    """Printable, on one line; control characters of untrusted text must not reach a terminal."""
+    flat = text.replace("\n", " | ")
+    flat = "".join(ch if ch.isprintable() else "?" for ch in flat)
+    return flat if len(flat) <= limit else flat[: limit - 3] + "..."

@@ -1,0 +1,74 @@
+"""Sampling on this host: its share of the prompts, on its own devices, open to being interrupted.
+
+On one host that is all prompts, on the training mesh's devices. On several, each has an engine on a
+mesh of its own, to which the parameters are gathered when sampling with them begins. Request ids
+are those of one host, so a completion does not depend on how many there are.
+"""
+
+import functools
+import operator
+from collections.abc import Iterator, Sequence
+
+import jax
+import numpy as np
+
+from cipo_jax.policy.host_copy import copy_to_hosts
+from cipo_jax.policy.model import Params, cast_weights, param_shardings
+from cipo_jax.run.hosts.processes import Hosts
+from cipo_jax.sampling.engine import Engine
+from cipo_jax.types import Completion
+
+
+class HostSampler:
+    """Samples this host's share.
+
+    Args:
+      every: with several hosts, all devices with an axis "host", see `policy/host_copy`; the
+        engine's mesh is then this host's part of it.
+    """
+
+    def __init__(self, engine: Engine, hosts: Hosts, every: jax.sharding.Mesh | None) -> None:
+        self.engine, self._hosts, self._every = engine, hosts, every
+        self._leaves: list[jax.Array] = []
+        self._copy: Params = {}
+
+    def sample(
+        self, params: Params, prompts: Sequence[np.ndarray], samples: int, key: jax.Array
+    ) -> Iterator[tuple[int, Completion]]:
+        """Yields (request id, completion) of this host's prompts as they finish; sample j of prompt
+        i has request id `i * samples + j`. Called by all hosts with all prompts.
+
+        Raises:
+          Preempted, HostFailure: as `Hosts.poll`; what was being sampled is dropped.
+        """
+        engine = self.engine
+        # The hosts do this together: nothing that may end one of them comes before it.
+        within_reach = self._within_reach(params)
+        key_data = np.asarray(jax.random.key_data(key))
+        engine.open(within_reach)
+        try:
+            for i in self._hosts.share(len(prompts)):
+                engine.submit(i * samples, prompts[i], key_data, samples)
+            while engine.busy:
+                self._hosts.poll()
+                yield from engine.step()
+        finally:
+            engine.cancel()
+
+    def close(self) -> None:
+        """Gives the memory of cache and copy back."""
+        self.engine.close()
+        self._leaves, self._copy = [], {}
+
+    def _within_reach(self, params: Params) -> Params:
+        if self._every is None:
+            return params
+        leaves = jax.tree.leaves(params)
+        if not self._leaves or not all(map(operator.is_, leaves, self._leaves)):
+            config = self.engine.config
+            # Half the bytes to send.
+            cast = jax.jit(functools.partial(cast_weights, dtype=config.compute_dtype))
+            shardings = param_shardings(config, self.engine.mesh)
+            self._copy = copy_to_hosts(cast(params), shardings, self._every)
+            self._leaves = leaves
+        return self._copy

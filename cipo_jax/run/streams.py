@@ -1,0 +1,172 @@
+"""The two streams of a step: sampling them, and turning their attempts into training sequences."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from cipo_jax.config.keys import Algorithm, Verifier
+from cipo_jax.policy.model import Params
+from cipo_jax.rl.advantages import group_advantages, overlong_penalty
+from cipo_jax.rl.packing import TrainSequence
+from cipo_jax.rl.rewards import shaped_rewards
+from cipo_jax.run.rollout import MakeAttempts
+from cipo_jax.types import BASE, CORRECTION, Attempt, Outcome, Prompt
+from cipo_jax.verifiers.judge import reward_of
+
+CORRECTION_KEY, REFILL_KEY = 1, 2  # folded into the step's key; refill r uses REFILL_KEY + r
+
+
+@dataclasses.dataclass(frozen=True)
+class BaseStream:
+    """One step's groups of attempts at problems.
+
+    Attributes:
+      attempts: [N * G], group-major; what is trained on.
+      replaced: [n * G], group-major; groups that dynamic sampling replaced. They were sampled and
+        verified, so they count as compute and as knowledge of their problems.
+    """
+
+    attempts: list[Attempt]
+    replaced: list[Attempt]
+
+
+def correct_array(attempts: Sequence[Attempt], group_size: int) -> np.ndarray:
+    """[N, G] bool, whether each attempt is correct."""
+    return np.array([a.correct for a in attempts], bool).reshape(-1, group_size)
+
+
+def verified_array(attempts: Sequence[Attempt], group_size: int) -> np.ndarray:
+    """[N, G] bool, whether the verifier reached a verdict; where it failed, nothing is known."""
+    known = [a.verdict.outcome is not Outcome.ERROR for a in attempts]
+    return np.array(known, bool).reshape(-1, group_size)
+
+
+def sample_base(
+    attempt: MakeAttempts,
+    params: Params,
+    prompts: Sequence[Prompt],
+    spares: Sequence[Prompt],
+    group_size: int,
+    key: jax.Array,
+    verifier: Verifier,
+) -> BaseStream:
+    """Samples a group for each prompt; with spares, replaces groups that teach nothing.
+
+    Dynamic sampling (DAPO, arXiv 2503.14476, section 3.2): a group whose rewards are all equal
+    (with rewards of 1 and 0: all right or all wrong) has no advantage. As long as there are such
+    groups and spares are left, the next spares are sampled, one for each, and those of them whose
+    rewards differ take the places. What cannot be replaced stays, so that the batch keeps its size.
+
+    Args:
+      prompts: [N].
+      spares: prompts of further problems, used in order.
+      key: the step's key.
+      verifier: what a verdict earns.
+    """
+
+    def teaches_nothing(group: Sequence[Attempt]) -> bool:
+        return len({reward_of(a.verdict, verifier) for a in group}) == 1
+
+    attempts = attempt(params, prompts, group_size, key, "rollout")
+    groups = [attempts[i : i + group_size] for i in range(0, len(attempts), group_size)]
+    replaced: list[Attempt] = []
+    refill = 0
+    while spares and (dull := [i for i, group in enumerate(groups) if teaches_nothing(group)]):
+        batch, spares = spares[: len(dull)], spares[len(dull) :]
+        refill_key = jax.random.fold_in(key, REFILL_KEY + refill)
+        fresh = attempt(params, batch, group_size, refill_key, f"refill {refill + 1}")
+        for i in range(len(batch)):
+            group = fresh[i * group_size : (i + 1) * group_size]
+            if teaches_nothing(group):
+                replaced += group
+            else:
+                place = dull.pop(0)
+                replaced += groups[place]
+                groups[place] = group
+        refill += 1
+    return BaseStream([a for group in groups for a in group], replaced)
+
+
+def sample_corrections(
+    attempt: MakeAttempts,
+    params: Params,
+    prompts: Sequence[Prompt],
+    group_size: int,
+    key: jax.Array,
+) -> list[Attempt]:
+    """[K * G_c], group-major: corrections of the anchors that the prompts quote."""
+    if not prompts:
+        return []
+    return attempt(params, prompts, group_size, jax.random.fold_in(key, CORRECTION_KEY), "correct")
+
+
+def base_sequences(
+    attempts: Sequence[Attempt], rewards: np.ndarray, algorithm: Algorithm, max_tokens: int
+) -> list[TrainSequence]:
+    """The base stream's attempts with their advantages.
+
+    Args:
+      attempts: [N * G], group-major.
+      rewards: [N, G].
+      max_tokens: the token limit of a completion.
+    """
+    return _sequences(
+        attempts, rewards, rewards, algorithm.advantage_norm, algorithm, max_tokens, BASE
+    )
+
+
+def correction_sequences(
+    corrections: Sequence[Attempt],
+    rewards: np.ndarray,
+    anchor_right: np.ndarray,
+    lambda_risk: float,
+    algorithm: Algorithm,
+    max_tokens: int,
+) -> list[TrainSequence]:
+    """The corrections with their advantages, from risk-averse shaped rewards.
+
+    Args:
+      corrections: [K * G_c], group-major.
+      rewards: [K, G_c].
+      anchor_right: [K] bool, whether each group's anchor was right.
+      max_tokens: the token limit of a completion.
+    """
+    correct = correct_array(corrections, rewards.shape[1])
+    shaped = shaped_rewards(rewards, correct, anchor_right, lambda_risk)
+    norm = algorithm.correction_advantage_norm
+    return _sequences(corrections, shaped, rewards, norm, algorithm, max_tokens, CORRECTION)
+
+
+def _sequences(
+    attempts: Sequence[Attempt],
+    rewards: np.ndarray,
+    unshaped: np.ndarray,
+    norm: str,
+    algorithm: Algorithm,
+    max_tokens: int,
+    stream: int,
+) -> list[TrainSequence]:
+    """Attempts ([N * G], group-major) with rewards [N, G], as sequences; overlong ones as
+    `algorithm.overlong` says."""
+    included = np.ones(rewards.shape, bool)
+    if algorithm.overlong == "mask":
+        included = np.array([a.completion.finished for a in attempts]).reshape(rewards.shape)
+    elif algorithm.overlong == "soft":
+        lengths = np.array([len(a.completion.tokens) for a in attempts]).reshape(rewards.shape)
+        penalty = overlong_penalty(lengths, max_tokens, algorithm.overlong_buffer)
+        rewards, unshaped = rewards + penalty, unshaped + penalty
+    advantages = group_advantages(rewards, norm, unshaped, included).reshape(-1).tolist()
+    return [
+        TrainSequence(
+            a.prompt.tokens,
+            a.completion.tokens,
+            a.completion.logprobs,
+            advantage,
+            stream,
+            group=i // rewards.shape[1],
+        )
+        for i, (a, advantage) in enumerate(zip(attempts, advantages, strict=True))
+        if included.flat[i]
+    ]

@@ -1,0 +1,369 @@
+"""The near side of the sandbox: how a process gives up its rights before it runs anything.
+
+This file runs in clean interpreters (`-I -S`, empty environment, standard library only), never in
+a verifier worker. It decides the order in which rights are given up; `sandbox.py` decides which
+layers are used and says what they cover. There are two ways in:
+
+  * `main`: bubblewrap has made the namespaces; what is left is done here, and the job is run.
+  * `serve`: this process, which may be in bubblewrap itself, forks one sandbox for each request;
+    the fork makes its own namespaces. The process has imported what programs commonly use,
+    so that a sandbox starts in milliseconds. It never sees a job: that goes over a socket of its
+    own to the fork.
+"""
+
+import contextlib
+import ctypes
+import importlib
+import json
+import os
+import resource
+import select
+import signal
+import struct
+from typing import Any
+
+# From linux/sched.h, linux/mount.h, linux/prctl.h, linux/fcntl.h.
+_CLONE = {
+    "mount": 0x00020000,
+    "cgroup": 0x02000000,
+    "host name": 0x04000000,
+    "ipc": 0x08000000,
+    "user": 0x10000000,
+    "pid": 0x20000000,
+    "network": 0x40000000,
+}
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 1, 2, 4, 8
+_MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE = 32, 4096, 16384, 1 << 18
+_MNT_DETACH = 2
+_MOUNT_SETATTR, _AT_EMPTY_PATH, _AT_RECURSIVE = 442, 0x1000, 0x8000
+_PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 22, 24, 38
+_CAP_SYS_ADMIN = 21
+_NOBODY = 65534
+_FIRST_USER = 0x40000000  # far from any user of the machine
+
+SCRATCH = "/tmp"
+_DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
+_COMMON_MODULES = [
+    "array",
+    "bisect",
+    "collections",
+    "copy",
+    "dataclasses",
+    "datetime",
+    "decimal",
+    "fractions",
+    "functools",
+    "heapq",
+    "io",
+    "itertools",
+    "json",
+    "math",
+    "operator",
+    "random",
+    "re",
+    "statistics",
+    "string",
+    "threading",
+    "types",
+    "typing",
+]  # noqa: SIM905
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def main(job: dict[str, Any]) -> None:
+    """Gives up what bubblewrap left, reads no more, and runs `job`."""
+    _die_with_parent()
+    drop_user(job["user"])
+    run_job(job)
+
+
+def serve() -> None:
+    """Forks a sandbox for each request on descriptor 0, until its end.
+
+    A request is one byte with the sandbox's descriptors, its answer the id of the process that
+    stands for the sandbox. A request of a process id kills that process; the answer is 0.
+    """
+    import socket
+
+    _die_with_parent()
+    for name in _COMMON_MODULES:
+        importlib.import_module(name)
+    channel = socket.socket(fileno=0)
+    channel.sendall(struct.pack("!i", 0))
+    while True:
+        request, descriptors, _, _ = socket.recv_fds(channel, 4, 8)
+        if not request:
+            return
+        pid = struct.unpack("!i", request)[0]
+        if pid:  # ours, and not waited for yet: it cannot be another process's
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)  # of a program that has no namespaces
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            channel.sendall(struct.pack("!i", 0))
+            continue
+        pid = os.fork()
+        if pid == 0:
+            _in_fork(descriptors)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        channel.sendall(struct.pack("!i", pid))
+
+
+def _in_fork(descriptors: list[int]) -> None:
+    """The forked process: makes a sandbox around a child of its own, or reports why it cannot."""
+    control = descriptors[0]
+    try:
+        _die_with_parent()
+        os.dup2(control, 0)  # the descriptors are 0 and, if there is a second one, 3
+        if len(descriptors) > 1:
+            os.dup2(descriptors[1], 200)
+        os.closerange(3, 200)
+        if len(descriptors) > 1:
+            os.dup2(200, 3)
+            os.close(200)
+        job = read_job(0)
+        if job["isolated"]:
+            enter_namespaces(job)
+        else:
+            os.setsid()
+        run_job(job)
+    except BaseException as error:
+        _report(0, {"failed": f"{type(error).__name__}: {error}"})
+        os._exit(1)
+    os._exit(0)
+
+
+def read_job(descriptor: int) -> dict[str, Any]:
+    body = read_message(descriptor)
+    if body is None:
+        os._exit(0)  # nobody wants this sandbox any more
+    return json.loads(body)
+
+
+def run_job(job: dict[str, Any]) -> None:
+    """Runs the role the job names, in this process; it must call `confine` before anything else
+    that is not trusted."""
+    os.chdir(job["scratch"])
+    os.environ.clear()
+    null = os.open("/dev/null", os.O_RDWR)
+    for descriptor in (1, 2):
+        os.dup2(null, descriptor)
+    os.close(null)
+    roles = importlib.import_module("cipo_jax.verifiers.sandbox.roles")
+    roles.ROLES[job["role"]](job)
+
+
+def confine(job: dict[str, Any]) -> None:
+    """Limits and system-call filter, for this process and all it starts. Not to be undone."""
+    limits = job["limits"]
+    for name, value in (
+        (resource.RLIMIT_CPU, limits["cpu_seconds"]),
+        (resource.RLIMIT_AS, limits["memory_bytes"]),
+        (resource.RLIMIT_FSIZE, limits["file_bytes"]),
+        (resource.RLIMIT_NPROC, limits["processes"]),
+        (resource.RLIMIT_NOFILE, limits["open_files"]),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_MEMLOCK, 0),
+        (resource.RLIMIT_MSGQUEUE, 0),
+    ):
+        hard = resource.getrlimit(name)[1]
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(name, (value, value))
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a full file is an error, not a death
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    if job["filter"]:
+        _install_filter(bytes.fromhex(job["filter"]))
+
+
+def enter_namespaces(job: dict[str, Any]) -> None:
+    """Returns in a process of its own: namespaces, a root directory made of `job["view"]`,
+    scratch, no capability, no user of the machine. The calling process waits for it and ends."""
+    has_rights = os.geteuid() == 0 and _has_capability(_CAP_SYS_ADMIN)
+    uid, gid = os.geteuid(), os.getegid()
+    kinds = [kind for kind in _CLONE if kind != "user" or not has_rights]
+    _check(_libc.unshare(sum(_CLONE[kind] for kind in kinds)), f"unshare ({', '.join(kinds)})")
+    if not has_rights:
+        _write("/proc/self/setgroups", "deny")
+        _write("/proc/self/uid_map", f"{_NOBODY} {uid} 1")
+        _write("/proc/self/gid_map", f"{_NOBODY} {gid} 1")
+    reading, writing = os.pipe()  # tells the sandbox whether this process is still there
+    pid = os.fork()
+    if pid:
+        os.close(reading)
+        for descriptor in (0, 3):
+            if descriptor != writing:
+                _close(descriptor)
+        os.waitpid(pid, 0)
+        os._exit(0)
+    os.close(writing)
+    os.setsid()  # a process group may reach across pid namespaces: kill(0) must not
+    _make_root(job["view"], job["hidden"], job["limits"]["scratch_bytes"])
+    if has_rights:
+        drop_user(job["user"])
+    _drop_capabilities()
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # after the change of user, which resets it
+    poll = select.poll()
+    poll.register(reading, 0)
+    if poll.poll(0):
+        os._exit(0)
+    os.close(reading)
+
+
+def drop_user(number: int) -> None:
+    """Root becomes a user that nothing on the machine belongs to, another for each sandbox, so
+    that the limit on processes counts those of this sandbox only."""
+    if os.geteuid() != 0:
+        return
+    os.setgroups([])
+    for user in (_FIRST_USER + number, _NOBODY):
+        try:
+            os.setresgid(user, user, user)
+            os.setresuid(user, user, user)
+        except OSError:  # a container may know few users
+            continue
+        break
+    if 0 in (*os.getresuid(), *os.getresgid()):
+        raise PermissionError("cannot give up root")
+
+
+def _make_root(view: list[str], hidden: list[str], scratch_bytes: int) -> None:
+    """Replaces the root directory by a read-only one that holds only `view`, four devices and the
+    scratch directory."""
+    _mount("", "/", None, _MS_REC | _MS_PRIVATE)
+    sources = {path: os.open(path, os.O_PATH) for path in (*view, *_DEVICES)}
+    links = {path: os.readlink(path) for path in ("/lib", "/lib64", "/bin") if os.path.islink(path)}
+    _mount("tmpfs", SCRATCH, "tmpfs", _MS_NOSUID | _MS_NODEV, "size=1m,mode=0755")
+    os.chdir(SCRATCH)
+    for path, source in sources.items():
+        target = "." + path
+        is_directory = os.path.isdir(f"/proc/self/fd/{source}")
+        os.makedirs(target if is_directory else os.path.dirname(target), exist_ok=True)
+        if not is_directory:
+            os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))
+        _mount(f"/proc/self/fd/{source}", target, None, _MS_BIND | _MS_REC)
+        if path not in _DEVICES:
+            _make_read_only(target)
+        os.close(source)
+    for path in hidden:
+        _mount("tmpfs", "." + path, "tmpfs", _MS_RDONLY | _MS_NOSUID | _MS_NODEV, "size=4k")
+    for path, target in links.items():
+        if not os.path.lexists("." + path):
+            os.symlink(target, "." + path)
+    os.makedirs("." + SCRATCH, exist_ok=True)
+    options = f"size={scratch_bytes},nr_inodes=4096,mode=1777"
+    _mount("tmpfs", "." + SCRATCH, "tmpfs", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, options)
+    _check(_libc.pivot_root(b".", b"."), "pivot_root")
+    _check(_libc.umount2(b".", _MNT_DETACH), "umount2")
+    os.chdir("/")
+    _mount("", "/", None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _MS_NOSUID | _MS_NODEV)
+
+
+def _make_read_only(path: str) -> None:
+    attributes = (ctypes.c_uint64 * 4)(_MS_RDONLY | _MS_NOSUID | _MS_NODEV, 0, 0, 0)
+    directory = os.open(path, os.O_PATH)
+    result = _libc.syscall(
+        ctypes.c_long(_MOUNT_SETATTR),
+        directory,
+        b"",
+        _AT_EMPTY_PATH | _AT_RECURSIVE,
+        attributes,
+        ctypes.c_size_t(ctypes.sizeof(attributes)),
+    )
+    os.close(directory)
+    _check(result, f"mount_setattr of {path} (needs Linux 5.12)")
+
+
+def _drop_capabilities() -> None:
+    for capability in range(64):
+        if _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) != 0:
+            break  # past the last one, or not ours to drop: no_new_privs covers that
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # version 3, this process
+    _check(_libc.capset(header, (ctypes.c_uint32 * 6)()), "capset")
+
+
+def _has_capability(number: int) -> bool:
+    with open("/proc/self/status") as status:
+        effective = next(line for line in status if line.startswith("CapEff:"))
+    return bool(int(effective.split()[1], 16) >> number & 1)
+
+
+def _install_filter(instructions: bytes) -> None:
+    class Program(ctypes.Structure):  # struct sock_fprog
+        _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
+
+    program = Program(len(instructions) // 8, instructions)
+    _prctl(_PR_SET_SECCOMP, 2, ctypes.addressof(program))
+
+
+def _die_with_parent() -> None:
+    parent = os.getppid()
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(0)
+
+
+def _mount(source: str, target: str, kind: str | None, flags: int, options: str = "") -> None:
+    result = _libc.mount(
+        source.encode(),
+        target.encode(),
+        kind.encode() if kind else None,
+        ctypes.c_ulong(flags),
+        options.encode(),
+    )
+    _check(result, f"mount {target}")
+
+
+def _prctl(option: int, *arguments: int) -> None:
+    values = [ctypes.c_ulong(a) for a in (*arguments, 0, 0, 0, 0)[:4]]
+    _check(_libc.prctl(option, *values), f"prctl {option}")
+
+
+def _check(result: int, what: str) -> None:
+    if result != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, f"{what}: {os.strerror(error)}")
+
+
+def _write(path: str, text: str) -> None:
+    with open(path, "w") as file:
+        file.write(text)
+
+
+def _close(descriptor: int) -> None:
+    try:
+        os.close(descriptor)
+    except OSError:
+        return
+
+
+def read_message(descriptor: int, max_bytes: int = 1 << 28) -> bytes | None:
+    """One message framed as in `messages.py`; None at the end of the stream."""
+    header = _read_exactly(descriptor, 4)
+    if header is None:
+        return None
+    size = struct.unpack("!I", header)[0]
+    if size > max_bytes:
+        raise ValueError("message too long")
+    return _read_exactly(descriptor, size)
+
+
+def write_message(descriptor: int, body: bytes) -> None:
+    rest = memoryview(struct.pack("!I", len(body)) + body)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+def _read_exactly(descriptor: int, size: int) -> bytes | None:
+    received = bytearray()
+    while len(received) < size:
+        chunk = os.read(descriptor, min(size - len(received), 1 << 20))
+        if not chunk:
+            return None
+        received += chunk
+    return bytes(received)
+
+
+def _report(descriptor: int, message: dict[str, Any]) -> None:
+    write_message(descriptor, json.dumps(message).encode())

@@ -1,0 +1,304 @@
+"""What runs inside the sandbox: the program under test, or the tests.
+
+Three roles, each in a sandbox of its own:
+
+  * "functions": runs the program once, then calls its functions as asked over the channel.
+  * "cases": runs the program once for each input text and returns what it printed.
+  * "tests": runs test statements that call the program's functions, which are in another sandbox.
+    The program never shares memory with the tests, so it can neither read nor change them.
+
+The first two hold code that may do anything, and know nothing worth stealing: no test, no expected
+value. Nothing they say of themselves counts. This file uses the standard library only.
+"""
+
+import _sitebuiltins
+import builtins
+import json
+import os
+import select
+import signal
+import sys
+import traceback
+from typing import Any
+
+from cipo_jax.verifiers.sandbox.inside import confine, read_message, write_message
+from cipo_jax.verifiers.sandbox.values import Peer, ProgramEndedError
+
+_CONTROL, _LINK = 0, 3  # descriptors
+_MAX_OUTPUT_BYTES = 4 << 20  # of what a program prints; the rest is cut off
+_TEXT_END = 2_000  # bytes of the error output that are kept
+
+
+def run_functions(job: dict[str, Any]) -> None:
+    """Serves the functions of `job["programs"]`, of which the first that compiles is used."""
+    channel = _LINK if job["linked"] else _CONTROL
+    if job["linked"]:
+        # Nobody talks to the control channel any more; its end must not be held here.
+        _replace_by_null(_CONTROL)
+    else:
+        channel = os.dup(_CONTROL)
+        _replace_by_null(_CONTROL)
+    module = _new_module("candidate")
+    peer = Peer(channel, _serve_functions(module.__dict__))
+    sys.setrecursionlimit(max(sys.getrecursionlimit(), 3_000))
+    confine(job)
+    try:
+        exec(_compile_first(job["programs"]), module.__dict__)
+    except BaseException as error:
+        peer.send(["raise", type(error).__name__, _message_of(error)])
+        os._exit(1)
+    peer.send(["value", None, {"dict": []}])
+    peer.serve()
+    os._exit(0)
+
+
+def _serve_functions(namespace: dict[str, Any]) -> Any:
+    def serve(_: Peer, request: list[Any]) -> Any:
+        operation, *arguments = request
+        if operation == "global":
+            return _find(namespace, arguments[0])
+        if operation == "call global":
+            name, positional = arguments
+            return _find(namespace, name)(*positional)
+        if operation == "call":
+            function, positional, keywords = arguments
+            return function(*positional, **keywords)
+        if operation == "next":
+            return [item for item in [next(arguments[0], _END)] if item is not _END]
+        return _OPERATIONS[operation](*arguments)
+
+    return serve
+
+
+def _find(namespace: dict[str, Any], name: str) -> Any:
+    """What the program calls `name`; `Class.method` is the method of a new instance."""
+    first, *rest = name.split(".")
+    value = namespace[first]
+    for part in rest:
+        value = getattr(value() if isinstance(value, type) else value, part)
+    return value
+
+
+_END = object()
+_OPERATIONS: dict[str, Any] = {
+    "getattr": getattr,
+    "setattr": setattr,
+    "getitem": lambda owner, key: owner[key],
+    "setitem": lambda owner, key, value: owner.__setitem__(key, value),
+    "iter": lambda value: _Iterator(iter(value)),
+    "len": len,
+    "bool": bool,
+    "str": str,
+}
+
+
+class _Iterator:
+    """An iterator that crosses as itself, even over what would be copied."""
+
+    def __init__(self, iterator: Any):
+        self._iterator = iterator
+
+    def __iter__(self) -> Any:
+        return self
+
+    def __next__(self) -> Any:
+        return next(self._iterator)
+
+
+def run_cases(job: dict[str, Any]) -> None:
+    """For each input text that comes over the control channel: runs the program in a fork of this
+    process, answers with how it ended and what it printed. The fork alone is confined; this process
+    runs nothing of the program."""
+    write_message(_CONTROL, json.dumps({"ready": True}).encode())
+    while (message := read_message(_CONTROL)) is not None:
+        case = json.loads(message)
+        answer = _run_case(job, case["input"], case["seconds"])
+        write_message(_CONTROL, json.dumps(answer).encode())
+
+
+def _run_case(job: dict[str, Any], text: str, seconds: float) -> dict[str, Any]:
+    files = [os.memfd_create(name, os.MFD_CLOEXEC) for name in ("in", "out", "err")]
+    try:
+        os.write(files[0], b"")
+        with open(files[0], "wb", closefd=False) as file:
+            file.write(text.encode("utf-8", "surrogatepass"))
+        os.lseek(files[0], 0, os.SEEK_SET)
+        pid = os.fork()
+        if pid == 0:
+            _become_program(job, files)
+        timed_out = not _wait(pid, seconds)
+        if timed_out:
+            os.kill(pid, signal.SIGKILL)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        if job["isolated"] and os.getpid() <= 2:  # all else in this pid namespace is the program's
+            _kill_all_others()
+        output = os.pread(files[1], _MAX_OUTPUT_BYTES, 0)
+        errors = os.pread(files[2], _MAX_OUTPUT_BYTES, 0)[-_TEXT_END:]
+    finally:
+        for descriptor in files:
+            os.close(descriptor)
+    return {
+        "status": status,
+        "timed_out": timed_out,
+        "output": output.decode("utf-8", "replace"),
+        "errors": errors.decode("utf-8", "replace"),
+    }
+
+
+def _kill_all_others() -> None:
+    try:
+        os.kill(-1, signal.SIGKILL)
+        while True:
+            os.waitpid(-1, 0)
+    except (ProcessLookupError, ChildProcessError):
+        return
+
+
+def _wait(pid: int, seconds: float) -> bool:
+    """Does the process end in time? It is not waited for."""
+    descriptor = os.pidfd_open(pid)
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    ended = poll.poll(max(seconds, 0) * 1e3)
+    os.close(descriptor)
+    return bool(ended)
+
+
+def _become_program(job: dict[str, Any], files: list[int]) -> None:
+    """Runs the program as a script would run, on `files`, and ends the process."""
+    status = 1
+    try:
+        for target, source in enumerate(files):
+            os.dup2(source, target)
+        os.closerange(3, 256)
+        sys.stdin = sys.__stdin__ = _text_file(0, "r", "strict")  # type: ignore[misc]
+        sys.stdout = sys.__stdout__ = _text_file(1, "w", "strict")  # type: ignore[misc]
+        sys.stderr = sys.__stderr__ = _text_file(2, "w", "backslashreplace")  # type: ignore[misc]
+        module = _new_module("__main__")
+        sys.argv = ["program.py"]
+        confine(job)
+        try:
+            exec(_compile_first(job["programs"]), module.__dict__)
+            status = 0
+        except SystemExit as exit_:
+            status = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
+        except BaseException:
+            traceback.print_exc()
+        if "threading" in sys.modules:
+            sys.modules["threading"]._shutdown()  # waits for its threads, as at any end
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BaseException:
+        status = status or 1
+    finally:
+        os._exit(status & 255)
+
+
+def _text_file(descriptor: int, mode: str, errors: str) -> Any:
+    return open(descriptor, mode, encoding="utf-8", errors=errors, closefd=False)
+
+
+def run_tests(job: dict[str, Any]) -> None:
+    """Runs `job["tests"]` one after the other against the program at the other end of the link.
+
+    Reports over the control channel, each time with the secret of this run: first whether the
+    program could be loaded, then each test's result.
+    """
+
+    def report(**what: Any) -> None:
+        write_message(_CONTROL, json.dumps({"secret": job["secret"], **what}).encode())
+
+    namespace = _new_module("tests").__dict__
+    peer = Peer(_LINK, _serve_callbacks)
+    try:
+        exec(compile(job["preamble"], "<preamble>", "exec"), namespace)
+    except BaseException as error:
+        report(broken=f"the tests' preamble: {type(error).__name__}: {_message_of(error)}")
+        return
+    confine(job)
+    try:
+        hello = peer.receive()
+        if hello[0] != "value":
+            report(load=f"{str(hello[1])[:100]}: {str(hello[2])[:300]}")
+            return
+        for name in job["names"]:
+            if name in job["own"] or not (name in namespace or hasattr(builtins, name)):
+                _take_from_program(peer, name, namespace)
+    except BaseException as error:
+        report(load=_name_of(error))
+        return
+    report(load=None)
+    for index, source in enumerate(job["tests"]):
+        try:
+            exec(compile(source, "<tests>", "exec"), namespace)
+        except BaseException as error:  # the message stays here: it may hold an expected value
+            report(test=index, passed=False, reason=_name_of(error), line=_test_line(error))
+            if isinstance(error, ProgramEndedError) or not job["all"]:
+                return
+        else:
+            report(test=index, passed=True)
+
+
+def _take_from_program(peer: Peer, name: str, namespace: dict[str, Any]) -> None:
+    try:
+        namespace[name] = peer.request("global", name)
+    except KeyError:  # it has no such name: the tests will say so
+        namespace.pop(name, None)
+
+
+def _serve_callbacks(_: Peer, request: list[Any]) -> Any:
+    """The program may call the functions that a test passed to it, and nothing else."""
+    operation, function, positional, keywords = request
+    if operation != "call" or not callable(function):
+        raise PermissionError("not offered")
+    return function(*positional, **keywords)
+
+
+def _test_line(error: BaseException) -> int | None:
+    lines = [
+        line
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if frame.f_code.co_filename == "<tests>"
+    ]
+    return lines[-1] if lines else None
+
+
+def _name_of(error: BaseException) -> str:
+    return "the program ended" if isinstance(error, ProgramEndedError) else type(error).__name__
+
+
+def _message_of(error: BaseException) -> str:
+    try:
+        return str(error)[:300]
+    except BaseException:
+        return ""
+
+
+def _compile_first(programs: list[str]) -> Any:
+    """The first of the readings of a completion that compiles; if none does, the first's error."""
+    failure: BaseException | None = None
+    for program in programs:
+        try:
+            return compile(program, "<program>", "exec")
+        except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+            failure = failure or error
+    assert failure is not None
+    raise failure
+
+
+def _new_module(name: str) -> Any:
+    """An empty module, registered; with the built-in names that `-S` leaves out."""
+    for end in ("exit", "quit"):
+        setattr(builtins, end, _sitebuiltins.Quitter(end, "end of file"))
+    module = type(sys)(name)
+    sys.modules[name] = module
+    return module
+
+
+def _replace_by_null(descriptor: int) -> None:
+    null = os.open("/dev/null", os.O_RDWR)
+    os.dup2(null, descriptor)
+    os.close(null)
+
+
+ROLES = {"functions": run_functions, "cases": run_cases, "tests": run_tests}

@@ -1,0 +1,327 @@
+"""Values on their way between a program under test and whoever judges it.
+
+This file decides what crosses by value: plain data of the standard types, rebuilt by the receiver
+from JSON, never unpickled. Everything else stays where it is and crosses as a number that stands
+for it. So a program can hand over any data it likes, but no object whose `==`, `abs` or `len` are
+its own code: comparisons see plain data only.
+
+`Peer` is one end of a channel between two processes that call each other's functions. It is used
+by the process that holds the program and by the one that holds the tests; both are sandboxed. The
+file uses the standard library only.
+"""
+
+import builtins
+import collections
+import datetime
+import decimal
+import fractions
+import json
+from collections.abc import Callable
+from typing import Any
+
+from cipo_jax.verifiers.sandbox.inside import read_message, write_message
+
+MAX_BYTES = 1 << 24  # of one message
+_PLAIN_INT = 1 << 63  # larger ones go as hexadecimal digits, which have no length limit
+_TYPES: dict[str, type] = {
+    t.__name__: t for t in (int, float, str, bool, bytes, list, tuple, set, dict, object)
+}
+
+Keep = Callable[[Any], int]  # an object that stays here -> its number
+Lookup = Callable[[str, Any], Any]  # "theirs" | "yours", number -> stand-in | the object itself
+
+
+class ValueCodecError(Exception):
+    """The value cannot be written, or the message cannot be read."""
+
+
+class ProgramEndedError(BaseException):
+    """The other process is gone; not an `Exception`, so that no test can take it for one."""
+
+
+def encode(value: Any, keep: Keep | None = None) -> Any:
+    """`value` as something JSON can write. Raises ValueCodecError for what must stay here, if there
+    is no `keep`."""
+    kind = type(value)
+    if value is None or kind is bool or kind is str:
+        return value
+    if kind is float or isinstance(value, float):
+        return float(value)
+    if isinstance(value, int):
+        value = int(value)
+        return value if -_PLAIN_INT < value < _PLAIN_INT else {"int": hex(value)}
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, list):
+        return [encode(item, keep) for item in value]
+    for name, (types, parts, _) in _CONTAINERS.items():
+        if isinstance(value, types):
+            return {name: [encode(part, keep) for part in parts(value)]}
+    if isinstance(value, _Remote):
+        return {"yours": value._number}
+    if isinstance(value, type) and _TYPES.get(value.__name__) is value:
+        return {"type": value.__name__}
+    if keep is None:
+        raise ValueCodecError(f"a value of type {kind.__name__} cannot be compared")
+    return {"theirs": keep(value)}
+
+
+def decode(value: Any, lookup: Lookup | None = None) -> Any:
+    """The inverse of `encode`; objects of the other side become stand-ins by `lookup`.
+
+    Raises:
+      ValueCodecError, ValueError, TypeError, KeyError, ArithmeticError, RecursionError: it is no
+        such value.
+    """
+    if isinstance(value, list):
+        return [decode(item, lookup) for item in value]
+    if not isinstance(value, dict):
+        return value
+    ((name, body),) = value.items()
+    if name in _CONTAINERS:
+        return _CONTAINERS[name][2]([decode(part, lookup) for part in body])
+    if name == "int":
+        return int(body, 16)
+    if name == "type":
+        return _TYPES[body]
+    if lookup is None or name not in ("theirs", "yours") or type(body) is not int:
+        raise ValueCodecError(f"no value: {name!r}")
+    return lookup(name, body)
+
+
+def _flat(pairs: Any) -> list[Any]:
+    return [part for pair in pairs for part in pair]
+
+
+def _pairs(flat: list[Any]) -> Any:
+    return zip(flat[::2], flat[1::2], strict=True)
+
+
+# name -> (types, parts of a value, value of its parts); subclasses before their bases
+_CONTAINERS: dict[str, tuple[Any, Callable[[Any], Any], Callable[[list[Any]], Any]]] = {
+    "tuple": (tuple, list, tuple),
+    "counter": (
+        collections.Counter,
+        lambda v: _flat(dict.items(v)),
+        lambda p: collections.Counter(dict(_pairs(p))),
+    ),
+    "dict": (dict, lambda v: _flat(dict.items(v)), lambda p: dict(_pairs(p))),
+    "set": (set, list, set),
+    "frozenset": (frozenset, list, frozenset),
+    "bytes": (bytes, lambda v: [bytes(v).hex()], lambda p: bytes.fromhex(p[0])),
+    "bytearray": (bytearray, lambda v: [bytes(v).hex()], lambda p: bytearray.fromhex(p[0])),
+    "complex": (complex, lambda v: [v.real, v.imag], lambda p: complex(*p)),
+    "range": (range, lambda v: [v.start, v.stop, v.step], lambda p: range(*p)),
+    "deque": (collections.deque, list, collections.deque),
+    "decimal": (decimal.Decimal, lambda v: [str(v)], lambda p: decimal.Decimal(p[0])),
+    "fraction": (
+        fractions.Fraction,
+        lambda v: [v.numerator, v.denominator],
+        lambda p: fractions.Fraction(*p),
+    ),
+    "datetime": (
+        datetime.datetime,
+        lambda v: [v.isoformat()],
+        lambda p: datetime.datetime.fromisoformat(p[0]),
+    ),
+    "date": (
+        datetime.date,
+        lambda v: [v.isoformat()],
+        lambda p: datetime.date.fromisoformat(p[0]),
+    ),
+    "timedelta": (
+        datetime.timedelta,
+        lambda v: [v.days, v.seconds, v.microseconds],
+        lambda p: datetime.timedelta(*p),
+    ),
+}
+
+
+class Peer:
+    """One end: keeps its own objects, stands for those of the other side."""
+
+    def __init__(self, descriptor: int, serves: "Callable[[Peer, list[Any]], Any]"):
+        """`serves(peer, request)` answers a request of the other side."""
+        self._descriptor = descriptor
+        self._serves = serves
+        self._kept: dict[int, Any] = {}
+
+    def request(self, operation: str, *arguments: Any) -> Any:
+        """Asks the other side; meanwhile answers what it asks.
+
+        Lists, dicts and sets among the positional arguments of a call that the other side changed
+        are changed here as well. Its exceptions are raised here if they are built-in ones, else as
+        `RemoteError`.
+
+        Raises:
+          ProgramEndedError: the other side is gone or talks nonsense.
+        """
+        self.send(["ask", operation, [self.encode(a) for a in arguments]])
+        while True:
+            message = self.receive()
+            if message[0] == "ask":
+                self.answer(message)
+                continue
+            if message[0] == "raise":
+                raise _exception(str(message[1]), str(message[2]))
+            try:
+                result, changed = self.decode(message[1]), self.decode(message[2])
+                for i, value in changed.items():
+                    _assign(arguments[1][i], value)
+            except Exception as error:
+                raise ProgramEndedError from error
+            return result
+
+    def serve(self) -> None:
+        """Answers until the other side is gone."""
+        while True:
+            try:
+                message = self.receive()
+            except ProgramEndedError:
+                return
+            self.answer(message)
+
+    def answer(self, message: list[Any]) -> None:
+        try:
+            arguments = [self.decode(a) for a in message[2]]
+            before = _mutable_arguments(message[1], arguments)
+            result = self._serves(self, [message[1], *arguments])
+            changed = {
+                i: value for i, (value, old) in before.items() if self._snapshot(value) != old
+            }
+            reply = ["value", self.encode(result), self.encode(changed)]
+        except ProgramEndedError:
+            raise
+        except BaseException as error:  # also SystemExit: the program's end is no answer
+            reply = ["raise", type(error).__name__, _text_of(error)]
+        try:
+            self.send(reply)
+        except ValueCodecError as error:
+            self.send(["raise", "ValueError", str(error)])
+
+    def send(self, message: list[Any]) -> None:
+        body = json.dumps(message).encode()
+        if len(body) > MAX_BYTES:
+            raise ValueCodecError(f"a value of {len(body):,} bytes, more than {MAX_BYTES:,}")
+        try:
+            write_message(self._descriptor, body)
+        except OSError as error:
+            raise ProgramEndedError from error
+
+    def receive(self) -> list[Any]:
+        try:
+            body = read_message(self._descriptor, MAX_BYTES)
+            if body is None:
+                raise ProgramEndedError
+            message = json.loads(body)
+            if message[0] not in ("ask", "value", "raise") or len(message) != 3:
+                raise ProgramEndedError
+        except (OSError, ValueError, RecursionError, LookupError, TypeError) as error:
+            raise ProgramEndedError from error
+        return message
+
+    def encode(self, value: Any) -> Any:
+        return encode(value, self._keep)
+
+    def decode(self, value: Any) -> Any:
+        return decode(value, self._lookup)
+
+    def _keep(self, value: Any) -> int:
+        self._kept[id(value)] = value  # kept alive, so the id stays its own
+        return id(value)
+
+    def _lookup(self, whose: str, number: int) -> Any:
+        return _Remote(self, number) if whose == "theirs" else self._kept[number]
+
+    def _snapshot(self, value: Any) -> str:
+        return json.dumps(self.encode(value))
+
+
+def _mutable_arguments(operation: str, arguments: list[Any]) -> dict[int, tuple[Any, str]]:
+    """Positional arguments of a call that it may change, each with what it was."""
+    if operation != "call":
+        return {}
+    return {
+        i: (value, json.dumps(encode(value, id)))
+        for i, value in enumerate(arguments[1])
+        if type(value) in (list, dict, set)
+    }
+
+
+def _assign(target: Any, value: Any) -> None:
+    if type(target) is list and type(value) is list:
+        target[:] = value
+    elif type(target) in (dict, set) and type(value) is type(target):
+        target.clear()
+        target.update(value)
+
+
+class RemoteError(Exception):
+    """An exception of the other side that is not a built-in one."""
+
+
+def _exception(name: str, text: str) -> BaseException:
+    kind = getattr(builtins, name, None)
+    # An end of iteration would end the test's own loops early, and quietly.
+    is_end = name in ("StopIteration", "StopAsyncIteration")
+    if isinstance(kind, type) and issubclass(kind, Exception) and not is_end:
+        try:
+            return kind(text)
+        except TypeError:  # a few want more arguments
+            return RemoteError(f"{name}: {text}")
+    return RemoteError(f"{name}: {text}")
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)[:300]
+    except BaseException:
+        return ""
+
+
+class _Remote:
+    """Stands for an object of the other side: may be called, read, iterated, not compared."""
+
+    __slots__ = ("_number", "_peer")
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, peer: Peer, number: int):
+        object.__setattr__(self, "_peer", peer)
+        object.__setattr__(self, "_number", number)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._peer.request("call", self, list(args), kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return self._peer.request("getattr", self, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._peer.request("setattr", self, name, value)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._peer.request("getitem", self, key)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._peer.request("setitem", self, key, value)
+
+    def __iter__(self) -> Any:
+        iterator = self._peer.request("iter", self)
+        while batch := self._peer.request("next", iterator):
+            yield batch[0]
+
+    def __len__(self) -> int:
+        return self._peer.request("len", self)
+
+    def __bool__(self) -> bool:
+        return self._peer.request("bool", self)
+
+    def __str__(self) -> str:
+        return self._peer.request("str", self)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, _Remote):
+            raise TypeError("two objects of the program cannot be compared")
+        return False  # it is no plain data, whatever it says of itself
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
