@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
 from cipo_jax.main import run
 from cipo_jax.run.measures import read_metrics
 
-CONFIG = Path(__file__).parents[1] / "configs" / "code.py"
+CONFIG = ROOT / "configs" / "code.py"
 
 
 @pytest.mark.slow

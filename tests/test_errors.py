@@ -11,12 +11,12 @@ from pathlib import Path
 
 import jax
 import pytest
+from places import ROOT
 
 from cipo_jax.config.resolve import provenance, resolve, write_resolved
 from cipo_jax.main import main
 from cipo_jax.types import CipoError
 
-ROOT = Path(__file__).parents[1]
 TINY = "--config=tiny.py"
 DEMO = f"--config={ROOT / 'configs' / 'demo.py'}"
 GOOD = ("--config.data.train=good.jsonl", "--config.data.eval=good.jsonl")

@@ -4,12 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
 from cipo_jax.commands.study.report import format_study
 
 pytestmark = pytest.mark.slow  # intervals by resampling, for all measures of all studies
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = ROOT / "docs"
 RECORDS = {path.stem: json.loads(path.read_text()) for path in (DOCS / "evidence").glob("*.json")}
 
 

@@ -2,11 +2,11 @@
 
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
+from places import ROOT
 
-SCRIPT = Path(__file__).parents[1] / "launch" / "tpu_vm.sh"
+SCRIPT = ROOT / "launch" / "tpu_vm.sh"
 
 
 def launch(*arguments: str) -> subprocess.CompletedProcess:

@@ -13,10 +13,11 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from places import ROOT
 
 from cipo_jax.run.hosts.preemption import EXIT_CODE
 
-LAUNCH = Path(__file__).parents[1] / "launch"
+LAUNCH = ROOT / "launch"
 BUCKET = "--config.checkpoint.directory=gs://bucket/run"
 
 

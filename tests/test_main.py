@@ -5,11 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
 from cipo_jax.main import run
 from cipo_jax.types import CipoError
 
-ROOT = Path(__file__).parents[1]
 SMOKE = f"--config={ROOT / 'configs' / 'smoke.py'}"
 
 

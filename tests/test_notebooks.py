@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
 nbformat = pytest.importorskip("nbformat", reason="install the notebooks extra")
 nbclient = pytest.importorskip("nbclient", reason="install the notebooks extra")
 
-NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # Enough to go through every cell.
 SHORT = {
     "num_steps": 2,

@@ -9,14 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from places import ROOT, TESTS
 
 from cipo_jax.main import run
 from cipo_jax.run.measures import read_metrics
 from cipo_jax.run.rollout import make_attempter
 from cipo_jax.types import CipoError, Completion, Outcome, Problem, Prompt, Verdict
 
-PAGE = (Path(__file__).parents[1] / "docs" / "own_task.md").read_text()
-TINY = Path(__file__).parent / "tiny_run.py"
+PAGE = (ROOT / "docs" / "own_task.md").read_text()
+TINY = TESTS / "tiny_run.py"
 
 
 def write_files(directory: Path) -> None:

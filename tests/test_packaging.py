@@ -14,10 +14,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from places import ROOT
 
 import cipo_jax
-
-ROOT = Path(__file__).parents[1]
 
 
 def python(*arguments: str, **kwargs: object) -> str:

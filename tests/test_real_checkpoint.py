@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from places import ROOT
 from tiny_hf import make_tokenizer
 from tiny_models import save_tiny_model_without_torch
 
@@ -12,7 +13,7 @@ from cipo_jax.run.measures import read_metrics
 from cipo_jax.run.records.archive import read_attempts
 from cipo_jax.types import CipoError
 
-CONFIG = Path(__file__).parents[1] / "configs" / "math.py"
+CONFIG = ROOT / "configs" / "math.py"
 
 
 @pytest.fixture(scope="module")

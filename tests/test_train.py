@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from places import ROOT
 
 from cipo_jax import train
 from cipo_jax.main import run
@@ -17,7 +18,7 @@ from cipo_jax.run.records.archive import read_attempts
 from cipo_jax.run.watch.speed import MEASURED
 from cipo_jax.types import CipoError
 
-CONFIG = Path(__file__).parents[1] / "configs" / "smoke.py"
+CONFIG = ROOT / "configs" / "smoke.py"
 # Two devices' worth of everything: the suite has eight virtual ones.
 MESH = ["--config.mesh.data=2", "--config.mesh.fsdp=2", "--config.mesh.tensor=2"]
 FAST = [

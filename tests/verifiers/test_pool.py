@@ -11,6 +11,7 @@ from concurrent.futures import CancelledError, as_completed
 from pathlib import Path
 
 import pytest
+from places import TESTS
 
 from cipo_jax.types import CipoError, Outcome, Problem
 from cipo_jax.verifiers.pool import VerifierPool
@@ -355,7 +356,7 @@ PARENT = textwrap.dedent(
     ids=["SIGKILL", "SIGTERM", "SIGINT", "exception", "plain end", "os._exit"],
 )
 def test_no_worker_outlives_the_process(ending, signal_number, status):
-    script = PARENT.format(here=str(Path(__file__).parent), kind=OBEY, ending=ending)
+    script = PARENT.format(here=str(TESTS), kind=OBEY, ending=ending)
     parent = subprocess.Popen(
         [sys.executable, "-c", script],
         stdout=subprocess.PIPE,

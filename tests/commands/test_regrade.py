@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from verifiers.sandboxes import open_or_skip
+from places import ROOT
+from sandboxes import open_or_skip
 
 from cipo_jax.commands.regrade import regrade
 from cipo_jax.config.keys import Config, Verifier, flatten
@@ -90,6 +91,6 @@ def test_a_failed_regrade_leaves_the_earlier_one(tmp_path: Path) -> None:
 def test_a_run_without_an_archive_is_named(tmp_path: Path) -> None:
     with pytest.raises(CipoError, match="has no archived attempts"):
         regrade(tmp_path, Verifier(workers=1))
-    smoke = Path(__file__).parents[1] / "configs" / "smoke.py"
+    smoke = ROOT / "configs" / "smoke.py"
     with pytest.raises(CipoError, match="--workdir is missing; --mode=regrade needs it"):
         command(["cipo_jax", "--mode=regrade", f"--config={smoke}"])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from places import TESTS
 
 from cipo_jax.config.keys import Config, Optimizer
 from cipo_jax.policy.sharding import make_mesh
@@ -135,7 +136,7 @@ def test_a_disk_that_fills_up_costs_no_finished_checkpoint(tmp_path: Path) -> No
     # A limit on the size of files stands for it: writing fails in the middle, in the background.
     result = subprocess.run(
         [sys.executable, "-c", FULL_DISK, tmp_path],
-        cwd=Path(__file__).parent,
+        cwd=TESTS,
         capture_output=True,
         text=True,
         timeout=120,

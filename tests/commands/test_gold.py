@@ -1,10 +1,10 @@
 """What suites say is right, by our verifier; and reference answers that cannot be read."""
 
 import dataclasses
-from pathlib import Path
 
 import pytest
-from verifiers.sandboxes import open_or_skip
+from places import TESTS
+from sandboxes import open_or_skip
 
 from cipo_jax.commands.gold import check_gold, print_gold, read_answers
 from cipo_jax.config.keys import Verifier
@@ -12,7 +12,7 @@ from cipo_jax.data.benchmarks.rows import Item
 from cipo_jax.data.benchmarks.suites import SUITES, LoadedSuite, load_suite
 from cipo_jax.types import Outcome, Problem
 
-FIXTURES = Path(__file__).parent / "fixtures" / "suites"
+FIXTURES = TESTS / "fixtures" / "suites"
 
 
 def test_every_fixture_verifies_as_it_says() -> None:

@@ -1,9 +1,10 @@
 """benchmarks/optimised_hlo.py on a program small enough to count by hand."""
 
 import sys
-from pathlib import Path
 
-sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+from places import ROOT
+
+sys.path.append(str(ROOT / "benchmarks"))
 
 from optimised_hlo import collectives, hbm_traffic, parse
 

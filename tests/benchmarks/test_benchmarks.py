@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from places import ROOT
 
 from cipo_jax.policy.config import ModelConfig
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = ROOT / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 
 from peers.turns import take_turns  # noqa: E402

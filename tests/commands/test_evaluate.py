@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import tiny_hf
-from verifiers.sandboxes import open_or_skip
+from places import TESTS
+from sandboxes import open_or_skip
 
 from cipo_jax.commands import evaluate as module
 from cipo_jax.commands.evaluate import _choose_step, evaluate_run
@@ -23,7 +24,7 @@ from cipo_jax.run.records.checkpoint import Checkpoints
 from cipo_jax.run.records.directory import claim_workdir
 from cipo_jax.types import CipoError
 
-FIXTURES = Path(__file__).parent / "fixtures" / "suites"
+FIXTURES = TESTS / "fixtures" / "suites"
 
 
 def tiny_config(tokenizer: Path, **eval_keys: Any) -> Config:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from places import TESTS
 
 from cipo_jax.commands.verify_resume import differences, run_until
 from cipo_jax.main import run
@@ -18,8 +19,7 @@ from cipo_jax.run.measures import read_metrics
 from cipo_jax.run.records.checkpoint import Checkpoints
 from cipo_jax.types import CipoError
 
-HERE = Path(__file__).parent
-ARGUMENTS = [f"--config={HERE / 'tiny_run.py'}"]
+ARGUMENTS = [f"--config={TESTS / 'tiny_run.py'}"]
 COMMAND = [sys.executable, "-m", "cipo_jax.main", *ARGUMENTS]
 
 
@@ -40,7 +40,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def stop_at(workdir: Path, by: str, place: str, count: int) -> subprocess.CompletedProcess:
-    command = [sys.executable, HERE / "stopped_run.py", by, place, str(count), *ARGUMENTS]
+    command = [sys.executable, TESTS / "stopped_run.py", by, place, str(count), *ARGUMENTS]
     return subprocess.run(
         [*command, f"--workdir={workdir}"], capture_output=True, text=True, timeout=120
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from places import TESTS
 
 from cipo_jax.commands.verify_resume import differences
 from cipo_jax.run.hosts import exchange
@@ -22,9 +23,8 @@ from cipo_jax.types import CipoError, Completion, Outcome, Verdict
 
 pytestmark = pytest.mark.slow  # every test starts processes
 
-HERE = Path(__file__).parent
 MAIN = ["-m", "cipo_jax.main"]
-RUN = f"--config={HERE / 'tiny_run.py'}"
+RUN = f"--config={TESTS / 'tiny_run.py'}"
 
 
 def start(program: list[str], devices: int, *arguments: str) -> subprocess.Popen:
@@ -61,7 +61,7 @@ def run_hosts(workdir: Path, programs: list[list[str]], *options: str) -> list[t
 
 
 def stopping(by: str, place: str, count: int) -> list[str]:
-    return [str(HERE / "stopped_run.py"), by, place, str(count)]
+    return [str(TESTS / "stopped_run.py"), by, place, str(count)]
 
 
 def numbers(workdir: Path) -> dict[tuple, float]:

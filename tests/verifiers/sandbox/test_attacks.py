@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from attacks import CHEATS, FORBIDDEN, HANGS, SURVIVORS
+from places import ROOT
 from sandboxes import LAYERS, open_or_skip
 
 from cipo_jax.types import Outcome, Problem, Verdict
@@ -95,7 +96,7 @@ def test_a_forbidden_act_fails(sandbox, attack, tmp_path):
             port=server.getsockname()[1],
             secret=str(secret),
             harness=str(harness),
-            project=str(harness.parents[2]),
+            project=str(ROOT),
             abstract=abstract,
         )
         body = "\n".join("        " + line for line in act.splitlines())

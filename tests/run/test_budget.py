@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from places import TESTS
 
 from cipo_jax.config.keys import Config, Eval
 from cipo_jax.main import run
@@ -11,7 +12,7 @@ from cipo_jax.run.budget import evaluation_is_due, is_over, steps_left
 from cipo_jax.run.measures import read_metrics
 from cipo_jax.run.records.archive import read_attempts
 
-TINY = Path(__file__).parent / "tiny_run.py"
+TINY = TESTS / "tiny_run.py"
 # Rows for the suite's eight virtual devices.
 FAST = ["--config.eval.every=0", "--config.batch.microbatch_rows=8"]
 

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 import tiny_models
+from places import ROOT
 from safetensors.numpy import load_file, save_file
 from tiny_models import load
 
@@ -100,7 +101,7 @@ def test_the_host_holds_one_layer_at_a_time(tmp_path: Path) -> None:
         # Every block of a stored tensor's size goes back to the system when it is freed.
         env={
             "JAX_PLATFORMS": "cpu",
-            "PYTHONPATH": str(Path(__file__).parents[2]),
+            "PYTHONPATH": str(ROOT),
             "MALLOC_MMAP_THRESHOLD_": str(2**19),
         },
         capture_output=True,

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
 from cipo_jax.commands.study import run as study
 from cipo_jax.commands.study.measures import FINAL
@@ -27,7 +28,7 @@ from cipo_jax.run.hosts.preemption import EXIT_CODE, Preempted
 from cipo_jax.run.measures import MetricWriter, read_metrics
 from cipo_jax.types import CipoError
 
-STUDIES = Path(__file__).parents[1] / "configs" / "studies"
+STUDIES = ROOT / "configs" / "studies"
 QUICK = STUDIES / "quick.py"
 
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import monitoring
+from places import TESTS
 
 from cipo_jax.commands.verify_resume import differences, run_until
 from cipo_jax.config.keys import Log
@@ -177,7 +178,7 @@ def command(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The smallest run, in processes of one device whose environment names no cache."""
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     monkeypatch.setenv("XLA_FLAGS", os.environ["XLA_FLAGS"].replace("count=8", "count=1"))
-    config = f"--config={Path(__file__).with_name('tiny_run.py')}"
+    config = f"--config={TESTS / 'tiny_run.py'}"
     return [sys.executable, "-m", "cipo_jax.main", config]
 
 

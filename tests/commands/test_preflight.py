@@ -5,16 +5,16 @@ import importlib.util
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import pytest
+from places import TESTS
 
 from cipo_jax.main import run
 from cipo_jax.run.memory_plan import MOST_COMPILATIONS, Plan, Program, largest_that_fits
 from cipo_jax.types import CipoError
 
-CONFIG = f"--config={Path(__file__).with_name('tiny_run.py')}"
+CONFIG = f"--config={TESTS / 'tiny_run.py'}"
 MESH = ["--config.mesh.fsdp=4", "--config.mesh.data=2"]
 ROWS = "--config.batch.microbatch_rows=8"
 WIDTHS = ["16", "32", "64", "128"]

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
 from cipo_jax.commands.explain import PAPER, derived, paper_settings
 from cipo_jax.config.keys import Config, flatten
@@ -11,7 +12,6 @@ from cipo_jax.config.reference import reference, sections
 from cipo_jax.config.resolve import resolve
 from cipo_jax.main import run
 
-ROOT = Path(__file__).parents[1]
 KEYS = {key.name: key for section in sections() for key in section.keys}
 
 

@@ -5,10 +5,11 @@ import re
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
 from cipo_jax.main import run
 
-SMOKE = f"--config={Path(__file__).parents[1] / 'configs' / 'smoke.py'}"
+SMOKE = f"--config={ROOT / 'configs' / 'smoke.py'}"
 
 ROWS = [
     {"question": "What is 1+1?", "answer": "2", "solution": "It is \\boxed{2}."},

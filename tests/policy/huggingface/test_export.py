@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_models
+from places import ROOT
 from safetensors.numpy import save_file
 from tiny_models import assert_same_files, load
 
@@ -119,7 +120,7 @@ def test_two_hosts(tmp_path: Path) -> None:
     hosts = [
         subprocess.Popen(
             [sys.executable, "-c", TWO_HOSTS, port, str(host), str(tmp_path)],
-            env={"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(Path(__file__).parents[2])},
+            env={"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)},
             stderr=subprocess.PIPE,
             text=True,
         )

@@ -14,6 +14,7 @@ import numpy as np
 import optax
 import pytest
 import tiny_models
+from places import ROOT
 
 from cipo_jax.config.keys import Batch, Config, Correction, Data, Rollout
 from cipo_jax.policy import model, sharding
@@ -22,7 +23,6 @@ from cipo_jax.rl.packing import TrainSequence
 from cipo_jax.run.update import Policy, Update, make_policy_update, make_score
 from cipo_jax.types import BASE, CORRECTION, TrainBatch
 
-ROOT = Path(__file__).parents[1]
 SHAPE = dataclasses.replace(tiny_models.TINY_CONFIG, num_layers=2, remat="full")
 CONFIG = Config(
     data=Data(max_completion_tokens=8),

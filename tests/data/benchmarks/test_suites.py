@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from places import TESTS
 
 from cipo_jax.data.benchmarks.rows import leetcode_case, math_item, without_numpy
 from cipo_jax.data.benchmarks.suites import CORRECT, CRITIQUE, SUITES, load_suite
 from cipo_jax.data.rows import Row
 from cipo_jax.types import CipoError
 
-FIXTURES = Path(__file__).parents[1] / "fixtures" / "suites"
+FIXTURES = TESTS / "fixtures" / "suites"
 
 
 def copied(tmp_path: Path, name: str, change: Any) -> Path:

@@ -11,13 +11,13 @@ import json
 import os
 import re
 import sys
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from places import ROOT
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = ROOT / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 
 import accelerator  # noqa: E402

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from places import ROOT
 
 from cipo_jax.commands import parity as module
 from cipo_jax.commands.parity import AGREE, Mismatch, Setting, explain, parity
@@ -15,7 +16,7 @@ from cipo_jax.main import run
 from cipo_jax.run.update import make_score
 from cipo_jax.types import CipoError
 
-SMOKE = Path(__file__).parents[1] / "configs" / "smoke.py"
+SMOKE = ROOT / "configs" / "smoke.py"
 
 
 def tiny_config(**keys: Any) -> Config:
