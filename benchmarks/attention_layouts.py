@@ -5,7 +5,8 @@
 
 One token for each of 64 rows: of 144 tokens ("equal"), of 36 ("quarter"), or of 64 and a lognormal
 number more, median 120, sigma 0.9, 1024 at most ("tailed"). The first line is what the sampler does
-(`policy/paged.py`); the others do the same sums over other layouts, and are checked against it.
+(`policy/cache/attention.py`); the others do the same sums over other layouts, and are checked
+against it.
 
     walk over one   pages of one array, [page, 2K, H], as the TPU's kernel wants them
     dense           rows' keys and values lie together up to the longest row, as [T, 2K, H]

@@ -3,7 +3,7 @@
     hf download ByteDance-Seed/Seed-Coder-8B-Instruct --local-dir checkpoints/Seed-Coder-8B-Instruct
     python -m cipo_jax.main --config=configs/code.py
 
-Data: one json object a line with "question" and "tests" (see cipo_jax/verifiers/code_tests.py).
+Data: one json object a line with "question" and "tests" (see cipo_jax/verifiers/code/tests.py).
 Generated programs are run in a sandbox (bubblewrap, or Linux namespaces); where none is to be had
 the run refuses to start. Settings are those of configs/math.py but for what is named here.
 """

@@ -3,7 +3,7 @@
     python -m cipo_jax.main --config=configs/code_demo.py
 
 Hardware: two CPU cores. No download. Needs bubblewrap or Linux namespaces, see
-cipo_jax/verifiers/sandbox.py.
+cipo_jax/verifiers/sandbox/layers.py.
 """
 
 from cipo_jax.config import load_file

@@ -8,7 +8,7 @@ step, so everything is shown twice: against steps, and against sampled tokens (o
 of all that dynamic sampling discarded; supervised tokens of the cold start are not sampled).
 
 Paired tests use the archived attempts of evaluations, problem by problem. This file decides what
-is compared; the formulas are in `statistics.py`.
+is compared; the formulas are in `run/statistics.py`.
 """
 
 import dataclasses

@@ -6,8 +6,8 @@
     4. suites    sample, verify, estimate; suites that are asked alike share a sampler
     5. results   <workdir>/evaluations/<name>/: results.json, table.md, attempts/*.jsonl.gz
 
-Steps 1 and 2 need no accelerator. How attempts are sampled and judged is decided in `attempts.py`,
-what is measured in `evaluate.py`: the functions that training uses.
+Steps 1 and 2 need no accelerator. How attempts are sampled and judged is decided in
+`run/rollout.py`, what is measured in `run/evaluate.py`: the functions that training uses.
 """
 
 import dataclasses

@@ -2,8 +2,8 @@
 
     python -m cipo_jax.main --mode=regrade --workdir=runs/x --config.verifier.<key>=<value>
 
-Decides what is compared and shown. The archive (`archive.py`) holds what a verifier needs of a
-problem: question, answer, tests. Own verifiers that read `Problem.meta` find it empty.
+Decides what is compared and shown. The archive (`run/records/archive.py`) holds what a verifier
+needs of a problem: question, answer, tests. Verifiers that read `Problem.meta` find it empty.
 """
 
 import collections

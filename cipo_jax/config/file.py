@@ -1,7 +1,7 @@
 """What is said of a --config that cannot be read, or whose body fails.
 
 ml_collections would show a traceback, or nothing until the config is used. Not decided here: what
-the values may be (config_resolve.py, config_checks.py).
+the values may be (resolve.py, checks.py).
 """
 
 import re

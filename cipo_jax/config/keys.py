@@ -3,7 +3,7 @@
 A config file (`configs/*.py`) starts from `default_config()`, changes what it needs and returns an
 `ml_collections.ConfigDict`; the command line overrides single keys with
 `--config.section.key=value`. `config_resolve.resolve` then turns the whole into frozen dataclasses,
-and `config_checks.py` refuses values that cannot work together: from there on no code sees a
+and `checks.py` refuses values that cannot work together: from there on no code sees a
 dictionary. Functions receive the values they need, not the `Config`.
 
 "paper" marks values known from the paper (arXiv 2605.14539) or public summaries of it; "ours"
@@ -273,7 +273,7 @@ class Verifier:
     recycle_after: int = 10_000  # items after which a worker is replaced, against slow leaks
     memory_limit_mb: int = 2048  # address space of a worker, MiB
     # How "math" finds the answer of a completion: the first rule that finds its mark decides.
-    # boxed | hashes ("####") | final_answer | answer | last_number, see verifiers/math_answer.py.
+    # boxed | hashes ("####") | final_answer | answer | last_number, see verifiers/math/answer.py.
     extraction: tuple[str, ...] = ("boxed", "hashes", "final_answer", "answer")
     # What each outcome earns, in [-1, 1]. Pass rates, anchors and transitions go by the outcomes.
     reward_correct: float = 1.0  # the highest of them
@@ -303,7 +303,7 @@ class Eval:
     # are given for correction, the same for every run; 0: none.
     given_attempts: int = 0
     majority: bool = True  # maj@k in --mode=evaluate; with many samples it takes minutes
-    # --mode=evaluate. Benchmarks by name, see data/suites.py; () evaluates on data.eval.
+    # --mode=evaluate. Benchmarks by name, see data/benchmarks/suites.py; () evaluates on data.eval.
     suites: tuple[str, ...] = ()
     data_dir: str = ""  # directory with the benchmarks' jsonl files; "" reads the hub
     suite_problems: int = 0  # how many of each benchmark are used; 0: all
@@ -362,8 +362,8 @@ class Health:
 class Config:
     seed: int = 0  # of weights, order of problems, sampling and draws of anchors
     num_steps: int = 60  # RL steps; 0: the cold start and its evaluation alone
-    # RL also ends after the step with which it has sampled this many tokens (see budget.py); 0: by
-    # num_steps alone.
+    # RL also ends after the step with which it has sampled this many tokens (see run/budget.py);
+    # 0: by num_steps alone.
     max_sampled_tokens: int = 0
     # Start from the parameters of this run directory instead of a cold start ("" does not).
     init_from: str = ""

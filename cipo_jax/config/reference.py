@@ -1,6 +1,6 @@
 """The reference page of the config: `python -m cipo_jax.config.reference > docs/configuration.md`.
 
-Every key with its type, default and comment, read from config.py's source, so that the comment next
+Every key with its type, default and comment, read from keys.py's source, so that the comment next
 to a default is the only place where a key is described. A comment belongs to a key if it stands on
 the key's line or on the lines right above it.
 """
@@ -16,8 +16,8 @@ from cipo_jax.config import keys as config_module
 
 _HEAD = """# Configuration
 
-Made from `cipo_jax/config.py` by `python -m cipo_jax.config.reference > docs/configuration.md`;
-edit the comments there, not this page.
+Made from `cipo_jax/config/keys.py` by
+`python -m cipo_jax.config.reference > docs/configuration.md`; edit the comments there, not this page.
 
 A config file (`configs/*.py`) starts from these defaults; `--config.section.key=value` on the
 command line sets one key; `--mode=explain` shows what a command ends up with and where each value
@@ -38,7 +38,7 @@ class Key:
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A dataclass of config.py; `name` is "" for the keys outside any section."""
+    """A dataclass of keys.py; `name` is "" for the keys outside any section."""
 
     name: str
     about: str

@@ -2,7 +2,7 @@
 
 This file decides how rows are read and what is wrong with a source as such: encoding, json, a cut
 end, no rows. What the columns mean is decided by who asks for them (`datasets.py`,
-`suite_rows.py`).
+`data/benchmarks/rows.py`).
 """
 
 import dataclasses

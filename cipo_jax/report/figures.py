@@ -1,8 +1,8 @@
 """How a figure of the run report looks, as inline SVG.
 
 Colours are CSS variables of the page, so that one drawing is legible on a light and on a dark
-ground. Which metrics are drawn together is `report_plots.py`'s business; where a figure stands on
-the page, and what is said when there is nothing to draw, is `report.py`'s.
+ground. Which metrics are drawn together is `plots.py`'s business; where a figure stands on
+the page, and what is said when there is nothing to draw, is `page.py`'s.
 """
 
 import html

@@ -46,7 +46,7 @@ def write_report(workdir: Path, max_pairs: int) -> Path:
 
     Args:
       workdir: a run directory, of a finished run or of one in progress.
-      max_pairs: attempt → correction pairs on the page at most; `report_pairs.py` says which.
+      max_pairs: attempt → correction pairs on the page at most; `pairs.py` says which.
 
     Raises:
       CipoError: `workdir` is no directory, or a file in it is damaged.

@@ -1,6 +1,6 @@
 """Which metrics the run report draws, and which of them together.
 
-Decides the figures of each section. How one looks is `report_figures.py`'s business.
+Decides the figures of each section. How one looks is `figures.py`'s business.
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
 """How good a policy is: on its own attempts, and on what it makes of attempts on a second look.
 
-The same functions serve training (`config.data.eval`) and the benchmarks of `evaluate_run.py`.
+The same functions serve training (`config.data.eval`) and the benchmarks of `commands/evaluate.py`.
 Metrics are shares in [0, 1] unless said otherwise; each is an `Estimate` with its uncertainty over
 problems. The formulas are in `statistics.py`.
 """

@@ -3,7 +3,7 @@
 A training problem whose prompt is over the budget, or cannot be written by the tokenizer, would
 end a run at whichever step draws it; here it is found at the start. `config.data.drop` leaves out
 what is too long, repeated, or also in the evaluation data. How each is found is decided in
-`data/`; `inspect_data.py` reports the same findings.
+`data/`; `commands/data.py` reports the same findings.
 """
 
 import collections

@@ -61,7 +61,7 @@ class Options:
     """Of the verifiers that come with the package.
 
     Attributes:
-      extraction: by which rules "math" finds an answer, in order; see `math_answer.py`.
+      extraction: by which rules "math" finds an answer, in order; see `verifiers/math/answer.py`.
       allow_unsandboxed_code: run programs even if the machine offers no isolation.
       partial_credit: run all tests of a program and set `Verdict.score`.
     """

@@ -1,6 +1,6 @@
 """The figures of a study, drawn from its results.json: learning curves, pass@k, differences.
 
-Decides how they look. What is measured is decided in `study_measures.py`.
+Decides how they look. What is measured is decided in `measures.py`.
 """
 
 from collections.abc import Mapping, Sequence

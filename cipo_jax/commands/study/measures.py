@@ -2,7 +2,8 @@
 
 A record (`measure_run`) has sums per test problem from the archived attempts of the run's last
 evaluation, and its learning curve from metrics.jsonl. Everything that a study shows is a function
-of its records. This file decides what is measured; formulas of uncertainty are in `statistics.py`.
+of its records. This file decides what is measured; formulas of uncertainty are in
+`run/statistics.py`.
 """
 
 import collections

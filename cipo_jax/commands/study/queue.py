@@ -1,7 +1,7 @@
 """Which run of a study is next, and on which cores, when several are under way at a time.
 
 Decided here: the order that runs which build on others leave. What the runs are is decided in
-`study_plan.py`, how one is carried out in `study.py`.
+`plan.py`, how one is carried out in `run.py`.
 """
 
 import dataclasses

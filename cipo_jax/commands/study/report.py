@@ -1,7 +1,7 @@
 """The report of a study: results.json, a table, figures; from run directories alone.
 
-The records of all runs (`study_measures.py`) are results.json; table and figures are functions of
-it, so they can be made again without the runs. Figures are drawn in `study_figures.py`.
+The records of all runs (`measures.py`) are results.json; table and figures are functions of
+it, so they can be made again without the runs. Figures are drawn in `figures.py`.
 
 Intervals are 95% and over seeds and test problems, see `statistics.over_seeds`; differences are
 paired: a seed is one cold start and one order of training problems, shared by all methods.

@@ -13,8 +13,8 @@ continues the rest, with all methods of one seed before the next seed, so that a
 stopped early is still paired. A run that fails is named at the end and holds up no other. Small
 models leave cores idle: `--jobs=N` does N runs at a time, each on its share of the cores.
 
-This file carries runs out. What is run is decided in `study_plan.py`, what is measured and shown in
-`study_measures.py` and `study_report.py`. It never imports the accelerator runtime: runs have the
+This file carries runs out. What is run is decided in `plan.py`, what is measured and shown in
+`measures.py` and `report.py`. It never imports the accelerator runtime: runs have the
 machine.
 """
 

@@ -1,7 +1,7 @@
 """From a benchmark's row to an `Item`: a problem, and what else the benchmark gives with it.
 
 One function per shape of row. Each takes the benchmark's own columns; rows in the project's
-normal form (an object `tests` that `verifiers/code_tests.py` understands, `answer` as text) pass
+normal form (an object `tests` that `verifiers/code/tests.py` understands, `answer` as text) pass
 through the same functions. Columns are looked up by the first name that is there, so that copies
 of a benchmark with other column names can be read.
 

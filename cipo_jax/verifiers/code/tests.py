@@ -1,7 +1,8 @@
 """Judges programs by running them against tests, in a sandbox.
 
-This file decides which verdict a program gets. Where programs run is decided in `sandbox.py`; what
-is read as the program in `code_program.py`; when an output is right in `code_compare.py`.
+This file decides which verdict a program gets. Where programs run is decided in
+`verifiers/sandbox/layers.py`; what is read as the program in `program.py`; when an output is right
+in `compare.py`.
 
 A test specification (`Problem.tests`) is one of
 
@@ -16,8 +17,8 @@ each optionally with "entry_point", "time_limit" (seconds a test), "total_time_l
 Nothing a program does can make it right but giving right answers. stdin and call tests compare
 here, on data. Tests that are Python statements run in a second sandbox, which calls the program's
 functions over a channel: the program's process holds neither tests nor expected values, and the
-tests' process none of the program's objects (see `code_values.py`). That process proves who it is
-by a secret that it alone was given.
+tests' process none of the program's objects (see `verifiers/sandbox/values.py`). That process
+proves who it is by a secret that it alone was given.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
 r"""Where a completion states its final answer, and whether that answer is right.
 
 This file decides what counts as the answer of a completion (`extract_answer`) and which verdict it
-gets (`verify_math`). When two answers are equal is decided in `math_equality.py`; time and memory
+gets (`verify_math`). When two answers are equal is decided in `equality.py`; time and memory
 are limited in `pool.py`.
 
 Rules by which an answer is found; which apply, and in what order, is for the caller to say:

@@ -193,7 +193,7 @@ def split_unit(normal: str, any_word: bool) -> tuple[str, str | None, int]:
 
 def quantities_equal(ours: Quantity, gold: Quantity) -> bool:
     """Equality by value, under the rules for percent signs, units and decimals that
-    `math_equality.py` states."""
+    `equality.py` states."""
     if ours.unit and gold.unit and ours.unit != gold.unit:
         return False
     readings = [ours.value]

@@ -1,7 +1,7 @@
 """The near side of the sandbox: how a process gives up its rights before it runs anything.
 
 This file runs in clean interpreters (`-I -S`, empty environment, standard library only), never in
-a verifier worker. It decides the order in which rights are given up; `sandbox.py` decides which
+a verifier worker. It decides the order in which rights are given up; `layers.py` decides which
 layers are used and says what they cover. There are two ways in:
 
   * `main`: bubblewrap has made the namespaces; what is left is done here, and the job is run.

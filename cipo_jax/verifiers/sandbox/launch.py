@@ -1,7 +1,7 @@
 """Starting and stopping sandboxes: `bwrap`, and the process that forks them.
 
-This file decides how the layers that `sandbox.py` names are made and what a program can see there.
-How a process gives up its rights is in `sandbox_inside.py`, what runs there in `code_roles.py`.
+This file decides how the layers that `layers.py` names are made and what a program can see there.
+How a process gives up its rights is in `inside.py`, what runs there in `roles.py`.
 """
 
 import contextlib
@@ -140,7 +140,7 @@ class Sandbox:
             self._start_zygote()
 
     def start(self, job: dict[str, Any], limits: Limits, link: socket.socket | None = None):
-        """A sandbox that runs `job` (see `code_roles.py`).
+        """A sandbox that runs `job` (see `roles.py`).
 
         Args:
           job: JSON data with the "role".

@@ -1,8 +1,8 @@
 """The sandbox for programs that a model wrote.
 
 This file decides which isolation a machine offers and says what it covers. Sandboxes are started
-and stopped in `sandbox_launch.py`; how a process gives up its rights is in `sandbox_inside.py`,
-what runs there in `code_roles.py`.
+and stopped in `launch.py`; how a process gives up its rights is in `inside.py`,
+what runs there in `roles.py`.
 
 A sandbox is one program's: it starts clean, is killed whole, and is never used again. Nothing in it
 is worth stealing (no test, no reference, no secret of the machine), and nothing it says is believed

@@ -1,7 +1,7 @@
 """The system-call filter of the sandbox, built by libseccomp.
 
 This file decides which system calls a candidate program may not make. The filter is compiled once
-in a trusted process, to the form the kernel takes; `sandbox_inside.py` installs it. It needs
+in a trusted process, to the form the kernel takes; `inside.py` installs it. It needs
 `libseccomp.so.2` (Debian and Ubuntu: libseccomp2, Fedora: libseccomp) where it is compiled only.
 
 The filter lists what is refused. What is left to a program is computing, threads, and files in
