@@ -17,7 +17,8 @@ from cipo_jax.config import keys as config_module
 _HEAD = """# Configuration
 
 Made from `cipo_jax/config/keys.py` by
-`python -m cipo_jax.config.reference > docs/configuration.md`; edit the comments there, not this page.
+`python -m cipo_jax.config.reference > docs/configuration.md`; edit the comments there, not this
+page.
 
 A config file (`configs/*.py`) starts from these defaults; `--config.section.key=value` on the
 command line sets one key; `--mode=explain` shows what a command ends up with and where each value
