@@ -55,13 +55,14 @@ from cipo_jax.config.keys import (
 )
 from cipo_jax.policy import sharding
 from cipo_jax.policy.model import ModelConfig
+from cipo_jax.rl.rewards import reward_array
 from cipo_jax.run.hosts.processes import Hosts
 from cipo_jax.run.parts import fresh_params, open_policy, open_sampler
 from cipo_jax.run.rollout import make_attempter
 from cipo_jax.run.streams import base_sequences, sample_base
 from cipo_jax.run.update import make_policy_update
 from cipo_jax.types import Problem, Prompt
-from cipo_jax.verifiers.judge import open_pool, reward_array
+from cipo_jax.verifiers.judge import open_pool
 
 GROWTH = {
     "group": (4, 8, 16, 32),

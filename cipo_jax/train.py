@@ -35,7 +35,7 @@ from cipo_jax.rl.difficulty import choose_learnable, remember, write_difficulty
 from cipo_jax.rl.optimizer import make_schedule
 from cipo_jax.rl.packing import pad_share
 from cipo_jax.rl.replay import update_replay
-from cipo_jax.rl.rewards import retention
+from cipo_jax.rl.rewards import retention, reward_array
 from cipo_jax.run.budget import evaluation_is_due, is_over, steps_left
 from cipo_jax.run.cold_start import open_material
 from cipo_jax.run.evaluate import evaluate, plain_values
@@ -43,7 +43,6 @@ from cipo_jax.run.hosts.preemption import Preempted
 from cipo_jax.run.hosts.processes import open_hosts
 from cipo_jax.run.measures import (
     anchor_metrics,
-    format_step_line,
     of_streams_in_use,
     pass_rate_histogram,
     reduce_attempts,
@@ -54,7 +53,13 @@ from cipo_jax.run.problems import given_attempts, open_evaluation, open_training
 from cipo_jax.run.records.checkpoint import Checkpoints, checkpoint_root, origin
 from cipo_jax.run.records.directory import claim_workdir
 from cipo_jax.run.records.record import Record
-from cipo_jax.run.records.terminal import print_evaluation, print_header, print_pair, print_summary
+from cipo_jax.run.records.terminal import (
+    format_step_line,
+    print_evaluation,
+    print_header,
+    print_pair,
+    print_summary,
+)
 from cipo_jax.run.start import HostState, check_run, frozen_reference, restore_or_begin
 from cipo_jax.run.streams import (
     BaseStream,
@@ -71,7 +76,6 @@ from cipo_jax.run.watch.health import check_health, health_rules
 from cipo_jax.run.watch.profiling import Profile
 from cipo_jax.run.watch.speed import PEAK_FLOPS, speeds, step_times, update_flops
 from cipo_jax.types import STREAMS, CipoError, Prompt
-from cipo_jax.verifiers.judge import reward_array
 
 EVAL_KEY, TRAIN_KEY = 2, 3  # folded into the run's key, like the cold start's
 # The third part of the seeds of host-side draws.

@@ -6,7 +6,7 @@ import pytest
 from places import ROOT
 
 from cipo_jax.main import run
-from cipo_jax.run.measures import read_metrics
+from cipo_jax.run.records.metrics_file import read_metrics
 
 CONFIG = ROOT / "configs" / "code.py"
 

@@ -11,7 +11,7 @@ import pytest
 import cipo_jax
 
 PACKAGE = Path(cipo_jax.__file__).parent
-ROOMS = ("policy", "sampling", "rl", "verifiers", "data")
+ROOMS = ("policy", "sampling", "rl", "verifiers", "data", "config", "run", "report", "commands")
 HOST_ROOMS = ("verifiers", "data")
 DEVICE_LIBRARIES = {"jax", "jaxlib", "flax", "optax", "orbax", "tensorflow", "clu", "torch"}
 

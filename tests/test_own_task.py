@@ -12,7 +12,7 @@ import pytest
 from places import ROOT, TESTS
 
 from cipo_jax.main import run
-from cipo_jax.run.measures import read_metrics
+from cipo_jax.run.records.metrics_file import read_metrics
 from cipo_jax.run.rollout import make_attempter
 from cipo_jax.types import CipoError, Completion, Outcome, Problem, Prompt, Verdict
 

@@ -9,8 +9,8 @@ from tiny_hf import make_tokenizer
 from tiny_models import save_tiny_model_without_torch
 
 from cipo_jax.main import run
-from cipo_jax.run.measures import read_metrics
 from cipo_jax.run.records.archive import read_attempts
+from cipo_jax.run.records.metrics_file import read_metrics
 from cipo_jax.types import CipoError
 
 CONFIG = ROOT / "configs" / "math.py"

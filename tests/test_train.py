@@ -13,8 +13,8 @@ from places import ROOT
 from cipo_jax import train
 from cipo_jax.main import run
 from cipo_jax.run import measures as metrics
-from cipo_jax.run.measures import read_metrics
 from cipo_jax.run.records.archive import read_attempts
+from cipo_jax.run.records.metrics_file import read_metrics
 from cipo_jax.run.watch.speed import MEASURED
 from cipo_jax.types import CipoError
 

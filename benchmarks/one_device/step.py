@@ -14,7 +14,7 @@ import jax
 from one_device.work import MODELS, Work, count_parameters
 from peers.turns import spread
 
-from cipo_jax.run.measures import read_metrics
+from cipo_jax.run.records.metrics_file import read_metrics
 
 WARMUP_STEPS = 2  # of the run: its programs for few rows are compiled as they are met
 STATE_BYTES = 12  # of a parameter: itself and Adam's moments

@@ -23,8 +23,8 @@ import numpy as np
 
 from cipo_jax.config.keys import Config, flatten
 from cipo_jax.config.resolve import read_resolved
-from cipo_jax.run.measures import read_metrics
 from cipo_jax.run.records.archive import ATTEMPTS_DIR, read_attempts
+from cipo_jax.run.records.metrics_file import read_metrics
 from cipo_jax.run.statistics import Difference, mcnemar, paired_difference
 from cipo_jax.types import CipoError
 

@@ -26,12 +26,12 @@ from cipo_jax.data.benchmarks.rows import Item
 from cipo_jax.data.benchmarks.suites import CORRECT, CRITIQUE, LoadedSuite, Suite, load_suite
 from cipo_jax.policy.model import Params, abstract_params, param_shardings
 from cipo_jax.run.evaluate import SameAnswers, evaluate, evaluate_corrections, evaluate_critiques
-from cipo_jax.run.measures import read_metrics
 from cipo_jax.run.parts import Parts, fresh_params, open_parts, open_tokenizer
 from cipo_jax.run.problems import given_attempt, given_attempts, open_evaluation
 from cipo_jax.run.records.archive import AttemptArchive
 from cipo_jax.run.records.checkpoint import Checkpoints, checkpoint_root
 from cipo_jax.run.records.directory import model_differences
+from cipo_jax.run.records.metrics_file import read_metrics
 from cipo_jax.run.statistics import Estimate
 from cipo_jax.run.update import Policy
 from cipo_jax.types import Attempt, CipoError, Problem, Prompt

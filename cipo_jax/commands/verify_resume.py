@@ -27,9 +27,9 @@ from etils import epath
 
 from cipo_jax.config.resolve import read_resolved
 from cipo_jax.run.hosts.preemption import EXIT_CODE
-from cipo_jax.run.measures import read_metrics
 from cipo_jax.run.records.archive import read_attempts
 from cipo_jax.run.records.checkpoint import Checkpoints, checkpoint_root
+from cipo_jax.run.records.metrics_file import read_metrics
 from cipo_jax.run.watch.speed import MEASURED
 from cipo_jax.types import CipoError
 

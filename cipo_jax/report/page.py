@@ -35,7 +35,7 @@ from cipo_jax.report.tables import (
     nothing,
 )
 from cipo_jax.report.template import PAGE, SCRIPT, STYLE
-from cipo_jax.run.measures import read_metrics
+from cipo_jax.run.records.metrics_file import read_metrics
 from cipo_jax.types import CipoError
 
 REPORT_FILE = "report.html"

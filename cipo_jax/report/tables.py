@@ -17,7 +17,7 @@ import numpy as np
 from cipo_jax.config.keys import Health
 from cipo_jax.report.figures import Breach, spark
 from cipo_jax.report.pairs import Archive
-from cipo_jax.run.measures import format_duration
+from cipo_jax.run.records.terminal import format_duration
 from cipo_jax.run.watch.health import Rule, health_rules
 
 Records = Sequence[Mapping[str, Any]]

@@ -10,10 +10,9 @@ from cipo_jax.config.keys import Algorithm, Verifier
 from cipo_jax.policy.model import Params
 from cipo_jax.rl.advantages import group_advantages, overlong_penalty
 from cipo_jax.rl.packing import TrainSequence
-from cipo_jax.rl.rewards import shaped_rewards
+from cipo_jax.rl.rewards import reward_of, shaped_rewards
 from cipo_jax.run.rollout import MakeAttempts
 from cipo_jax.types import BASE, CORRECTION, Attempt, Outcome, Prompt
-from cipo_jax.verifiers.judge import reward_of
 
 CORRECTION_KEY, REFILL_KEY = 1, 2  # folded into the step's key; refill r uses REFILL_KEY + r
 

@@ -1,15 +1,9 @@
-"""What the verifier section of the config means: the pool that judges, and what a verdict earns.
-
-Rewards are used by the policy gradient alone. Whether an attempt is right is its verdict's outcome:
-pass rates, anchors, transitions and retention go by that.
-"""
+"""Judging by the verifier section of the config: the pool, and whether it works at all."""
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from cipo_jax.config.keys import Verifier
-from cipo_jax.types import Attempt, CipoError, Outcome, Verdict
+from cipo_jax.types import Attempt, CipoError, Outcome
 from cipo_jax.verifiers.pool import VerifierPool
 
 
@@ -34,27 +28,6 @@ def open_pool(verifier: Verifier, kind: str = "", wait: bool = True) -> Verifier
         partial_credit=verifier.partial_credit,
         wait=wait,
     )
-
-
-def reward_of(verdict: Verdict, verifier: Verifier) -> float:
-    """What a verdict earns: by its outcome; with partial credit, one with a score goes that share
-    of the way from there to what CORRECT earns."""
-    earned = {
-        Outcome.CORRECT: verifier.reward_correct,
-        Outcome.WRONG: verifier.reward_wrong,
-        Outcome.NO_ANSWER: verifier.reward_no_answer,
-        Outcome.TIMEOUT: verifier.reward_timeout,
-        Outcome.ERROR: verifier.reward_error,
-    }[verdict.outcome]
-    if verifier.partial_credit and verdict.score is not None:
-        return earned + verdict.score * (verifier.reward_correct - earned)
-    return earned
-
-
-def reward_array(attempts: Sequence[Attempt], group_size: int, verifier: Verifier) -> np.ndarray:
-    """[N, G] float64, the reward of each attempt ([N * G], group-major)."""
-    rewards = [reward_of(a.verdict, verifier) for a in attempts]
-    return np.array(rewards, np.float64).reshape(-1, group_size)
 
 
 def verifier_works(attempts: Sequence[Attempt]) -> bool:

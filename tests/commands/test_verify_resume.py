@@ -15,8 +15,8 @@ from places import TESTS
 from cipo_jax.commands.verify_resume import differences, run_until
 from cipo_jax.main import run
 from cipo_jax.run.hosts.preemption import EXIT_CODE
-from cipo_jax.run.measures import read_metrics
 from cipo_jax.run.records.checkpoint import Checkpoints
+from cipo_jax.run.records.metrics_file import read_metrics
 from cipo_jax.types import CipoError
 
 ARGUMENTS = [f"--config={TESTS / 'tiny_run.py'}"]

@@ -13,8 +13,8 @@ from invented_run import Page, make_attempt, make_run
 from cipo_jax.report.figures import Breach, figure
 from cipo_jax.report.page import write_report
 from cipo_jax.report.plots import Plot, histogram_names, plots
-from cipo_jax.run.measures import MetricWriter
 from cipo_jax.run.records.archive import AttemptArchive
+from cipo_jax.run.records.metrics_file import MetricWriter
 from cipo_jax.types import CipoError, Problem
 
 HOSTILE = (

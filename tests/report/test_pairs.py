@@ -11,8 +11,8 @@ from invented_run import Page, make_attempt, make_run, make_step
 from cipo_jax.report import pairs as report_pairs
 from cipo_jax.report.page import write_report
 from cipo_jax.report.pairs import choose_pairs, look_up_archive
-from cipo_jax.run.measures import read_metrics
 from cipo_jax.run.records.archive import AttemptArchive
+from cipo_jax.run.records.metrics_file import read_metrics
 from cipo_jax.types import Problem
 
 

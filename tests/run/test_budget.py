@@ -9,8 +9,8 @@ from places import TESTS
 from cipo_jax.config.keys import Config, Eval
 from cipo_jax.main import run
 from cipo_jax.run.budget import evaluation_is_due, is_over, steps_left
-from cipo_jax.run.measures import read_metrics
 from cipo_jax.run.records.archive import read_attempts
+from cipo_jax.run.records.metrics_file import read_metrics
 
 TINY = TESTS / "tiny_run.py"
 # Rows for the suite's eight virtual devices.

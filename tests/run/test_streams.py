@@ -4,6 +4,7 @@ import jax
 import numpy as np
 
 from cipo_jax.config.keys import Algorithm, Verifier
+from cipo_jax.rl.rewards import reward_array
 from cipo_jax.run.streams import (
     base_sequences,
     correction_sequences,
@@ -11,7 +12,6 @@ from cipo_jax.run.streams import (
     sample_corrections,
 )
 from cipo_jax.types import Attempt, Completion, Outcome, Problem, Prompt, Verdict
-from cipo_jax.verifiers.judge import reward_array
 
 KEY = jax.random.key(0)
 

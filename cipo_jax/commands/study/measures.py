@@ -17,9 +17,9 @@ import numpy as np
 
 from cipo_jax.config.resolve import read_resolved, resolve
 from cipo_jax.data.sources import GENERATED
-from cipo_jax.run.measures import read_metrics
 from cipo_jax.run.problems import open_evaluation
 from cipo_jax.run.records.archive import read_attempts
+from cipo_jax.run.records.metrics_file import read_metrics
 from cipo_jax.run.statistics import pass_at_k
 from cipo_jax.types import CipoError
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from cipo_jax.config.resolve import read_resolved, resolve
-from cipo_jax.run.measures import read_metrics
+from cipo_jax.run.records.metrics_file import read_metrics
 from cipo_jax.types import CipoError
 
 COLD = "cold"  # the method that is the cold-started model itself

@@ -39,7 +39,7 @@ from cipo_jax.commands.study.report import write_study_report
 from cipo_jax.config.keys import Config, flatten
 from cipo_jax.config.resolve import read_resolved, resolve
 from cipo_jax.run.hosts.preemption import EXIT_CODE, Notice, Preempted, notice_of_sigterm
-from cipo_jax.run.measures import format_duration
+from cipo_jax.run.records.terminal import format_duration
 from cipo_jax.types import CipoError
 
 # The arguments of a run -> its resolved config, as the command line would have it.

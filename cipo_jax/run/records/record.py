@@ -9,8 +9,8 @@ from pathlib import Path
 
 from cipo_jax.config.keys import Log
 from cipo_jax.report.page import write_report
-from cipo_jax.run.measures import MetricWriter, read_metrics
 from cipo_jax.run.records.archive import AttemptArchive
+from cipo_jax.run.records.metrics_file import MetricWriter, read_metrics
 from cipo_jax.types import Attempt
 
 

@@ -1,20 +1,26 @@
 """What a run prints besides its lines per step: header, sample pairs, closing summary."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import jax
 import numpy as np
 
 from cipo_jax.config.keys import Config
-from cipo_jax.rl.train_step import TrainState
-from cipo_jax.run.measures import format_duration, read_metrics, transition
-from cipo_jax.run.parts import Parts
+from cipo_jax.run.measures import transition
+from cipo_jax.run.records.metrics_file import read_metrics
 from cipo_jax.types import Attempt
 
+if TYPE_CHECKING:  # the report shares this file, and needs no JAX
+    from cipo_jax.rl.train_step import TrainState
+    from cipo_jax.run.parts import Parts
 
-def print_header(config: Config, parts: Parts, workdir: Path, state: TrainState) -> None:
+
+def print_header(config: Config, parts: "Parts", workdir: Path, state: "TrainState") -> None:
     """What is about to run, on what, and how large it is."""
+    import jax
+
     model, mesh = parts.model, parts.mesh
     leaves = jax.tree.leaves(state.params)
     size = sum(x.size for x in leaves)
@@ -41,6 +47,47 @@ def print_header(config: Config, parts: Parts, workdir: Path, state: TrainState)
         f"workdir  {workdir}",
         flush=True,
     )
+
+
+# What the terminal shows of a step: (label, metric, how a value is written).
+_STEP_COLUMNS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+    ("reward", "base/reward/mean", "{:.3f}".format),
+    ("corr", "correction/reward/mean", "{:.3f}".format),
+    ("fix", "correction/fix_rate", "{:.2f}".format),
+    ("break", "correction/break_rate", "{:.2f}".format),
+    ("rho", "replay/rho", "{:.2f}".format),
+    ("loss", "loss/total", "{:+.4f}".format),
+    ("grad", "grad_norm", "{:.2f}".format),
+    ("len", "base/length/mean", "{:.0f}".format),
+    ("time", "time/step", "{:.1f}s".format),
+)
+
+
+def format_step_line(
+    step: int, num_steps: int, scalars: Mapping[str, float], seconds_left: float
+) -> str:
+    """One terminal line for a train step: rewards, fix / break rates, rho, loss, gradient norm,
+    length in tokens, wall time, time left. Metrics the step does not have are left out.
+
+    Args:
+      step: the number of steps done.
+      num_steps: of the whole run.
+      scalars: the step's metrics by name.
+      seconds_left: the estimate for the rest of the run.
+    """
+    parts = [f"step {step:>{len(str(num_steps))}}/{num_steps}"]
+    parts += [f"{label} {show(scalars[k])}" for label, k, show in _STEP_COLUMNS if k in scalars]
+    parts.append(f"eta {format_duration(seconds_left)}")
+    return "  ".join(parts)
+
+
+def format_duration(seconds: float) -> str:
+    """h:mm:ss, or m:ss below an hour; "?" if not finite."""
+    if not math.isfinite(seconds):
+        return "?"
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def print_evaluation(step: int, results: Mapping[str, float]) -> None:

@@ -14,9 +14,9 @@ from cipo_jax.commands.study.report import format_study, write_study_report
 from cipo_jax.config import default_config
 from cipo_jax.config.keys import Config, Data
 from cipo_jax.config.resolve import provenance, resolve, write_resolved
-from cipo_jax.run.measures import MetricWriter
 from cipo_jax.run.problems import given_attempt, given_attempts, open_evaluation
 from cipo_jax.run.records.archive import AttemptArchive
+from cipo_jax.run.records.metrics_file import MetricWriter
 from cipo_jax.types import Attempt, CipoError, Completion, Outcome, Problem, Prompt, Verdict
 
 PROBLEMS = 4

@@ -25,7 +25,7 @@ from cipo_jax.data.prompts import demonstration_tokens
 from cipo_jax.data.tokenizer import load_tokenizer
 from cipo_jax.main import run as run_command
 from cipo_jax.run.hosts.preemption import EXIT_CODE, Preempted
-from cipo_jax.run.measures import MetricWriter, read_metrics
+from cipo_jax.run.records.metrics_file import MetricWriter, read_metrics
 from cipo_jax.types import CipoError
 
 STUDIES = ROOT / "configs" / "studies"

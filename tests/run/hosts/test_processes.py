@@ -16,8 +16,8 @@ from cipo_jax.commands.verify_resume import differences
 from cipo_jax.run.hosts import exchange
 from cipo_jax.run.hosts import processes as hosts
 from cipo_jax.run.hosts.preemption import EXIT_CODE, Preempted
-from cipo_jax.run.measures import read_metrics
 from cipo_jax.run.records.archive import read_attempts
+from cipo_jax.run.records.metrics_file import read_metrics
 from cipo_jax.run.watch.speed import MEASURED
 from cipo_jax.types import CipoError, Completion, Outcome, Verdict
 

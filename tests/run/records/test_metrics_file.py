@@ -1,0 +1,143 @@
+"""metrics.jsonl and event files, through kill and resume."""
+
+import json
+import math
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from cipo_jax.run.records.metrics_file import MetricWriter, read_metrics, tensorboard_tag
+from cipo_jax.types import CipoError
+
+
+def write_run(writer: MetricWriter, train: range) -> None:
+    for step in train:
+        writer.write(step, {"loss/total": 1 / (1 + step)}, "train")
+        if step % 4 == 0:
+            writer.write(step, {"eval/pass@1": step / 10}, "eval")
+
+
+def test_file_after_kill_and_resume_equals_an_uninterrupted_one(tmp_path):
+    whole = MetricWriter(tmp_path / "whole", tensorboard=False)
+    whole.write(5, {"loss/demonstration": 2.0}, "cold_start")
+    write_run(whole, range(1, 11))
+    whole.close()
+
+    killed = MetricWriter(tmp_path / "killed", tensorboard=False)
+    killed.write(5, {"loss/demonstration": 2.0}, "cold_start")
+    write_run(killed, range(1, 9))
+    killed.close()
+    path = tmp_path / "killed" / "metrics.jsonl"
+    with path.open("a") as file:
+        file.write('{"phase": "train", "step": 9, "loss/to')  # killed while writing
+
+    resumed = MetricWriter(tmp_path / "killed", tensorboard=False)
+    assert path.read_text().endswith("}\n")
+    for phase in ("train", "eval"):
+        resumed.rewind(phase, 6)  # the last checkpoint
+    write_run(resumed, range(7, 11))
+    resumed.close()
+    assert path.read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
+    assert [p.name for p in path.parent.iterdir()] == ["metrics.jsonl"]
+
+
+def test_rewind_touches_its_phase_only(tmp_path):
+    writer = MetricWriter(tmp_path, tensorboard=False)
+    for phase in ("cold_start", "train", "eval"):
+        writer.write(30, {"x": 1.0}, phase)
+    writer.rewind("train", 30)
+    assert len(read_metrics(tmp_path)) == 3
+    writer.rewind("train", -1)
+    assert [r["phase"] for r in read_metrics(tmp_path)] == ["cold_start", "eval"]
+
+
+def test_lines_can_be_read_while_the_writer_is_open(tmp_path):
+    assert read_metrics(tmp_path) == []
+    writer = MetricWriter(tmp_path, tensorboard=False)
+    writer.write(1, {"a": np.float32(0.5), "n": 3}, "train")
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"phase": "tr')  # what a reader may see of a line in the making
+    assert read_metrics(tmp_path) == [{"phase": "train", "step": 1, "a": 0.5, "n": 3.0}]
+
+
+def test_values_that_are_not_finite_survive_as_valid_json(tmp_path):
+    writer = MetricWriter(tmp_path, tensorboard=False)
+    writer.write(1, {"a": math.nan, "b": -math.inf, "c": 1.0}, "train")
+    writer.close()
+    line = (tmp_path / "metrics.jsonl").read_text()
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not json")
+
+    raw = json.loads(line, parse_constant=refuse)
+    assert raw["a"] is None and raw["non_finite"] == {"a": "nan", "b": "-inf"}
+    (record,) = read_metrics(tmp_path)
+    assert math.isnan(record["a"]) and record["b"] == -math.inf and record["c"] == 1.0
+    assert "non_finite" not in record
+
+
+def test_damaged_line_is_named(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"phase": "train", "step": 1}\n{"phase": \n')
+    with pytest.raises(CipoError, match=r"metrics\.jsonl:2: not json"):
+        read_metrics(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text('{"phase": "train"}\n')
+    with pytest.raises(CipoError, match=r'metrics\.jsonl:1: .*wanted an object with "phase"'):
+        read_metrics(tmp_path)
+
+
+def test_tags_carry_their_phase_once():
+    assert tensorboard_tag("loss/total", "train") == "loss/total"
+    assert tensorboard_tag("eval/pass@1", "eval") == "eval/pass@1"
+    assert tensorboard_tag("pass_rate", "cold_start") == "cold_start/pass_rate"
+
+
+def test_tensorflow_is_not_imported_without_tensorboard(tmp_path):
+    code = (
+        "import sys, pathlib, cipo_jax.run.records.metrics_file as m\n"
+        "import cipo_jax.run.records.archive, cipo_jax.report.page\n"
+        f"m.MetricWriter(pathlib.Path({str(tmp_path)!r}), tensorboard=False).write(1, {{}}, 'x')\n"
+        "print(sorted({'tensorflow', 'clu', 'jax', 'matplotlib'} & set(sys.modules)))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+def test_missing_tensorboard_packages_are_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    with pytest.raises(CipoError, match=r"config\.log\.tensorboard.*tensorflow.*pip install"):
+        MetricWriter(tmp_path, tensorboard=True)
+
+
+def test_what_fails_while_event_files_are_written_is_raised(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "clu.metric_writers", None)
+    writer = MetricWriter(tmp_path, tensorboard=True)
+    writer.write(1, {"base/reward/mean": 0.25}, "train")
+    with pytest.raises(ImportError, match=r"clu\.metric_writers"):
+        writer.close()
+    assert not [t for t in threading.enumerate() if t.name.startswith("tensorboard")]
+
+
+def test_without_a_write_there_are_no_event_files(tmp_path):
+    MetricWriter(tmp_path, tensorboard=True).close()
+    assert not (tmp_path / "tensorboard").exists()
+
+
+@pytest.mark.slow
+def test_tensorboard_events_hold_the_scalars(tmp_path):
+    writer = MetricWriter(tmp_path, tensorboard=True)
+    writer.write(3, {"base/reward/mean": 0.25}, "train")
+    writer.write(3, {"eval/pass@1": 0.5}, "eval")
+    writer.close()
+    from tensorflow import make_ndarray
+    from tensorflow.compat.v1.train import summary_iterator
+
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    found = {
+        (value.tag, event.step): float(make_ndarray(value.tensor))
+        for event in summary_iterator(str(events))
+        for value in event.summary.value
+    }
+    assert found == {("base/reward/mean", 3): 0.25, ("eval/pass@1", 3): 0.5}
