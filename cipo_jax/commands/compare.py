@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from cipo_jax.config.command_line import Invocation
 from cipo_jax.config.keys import Config, flatten
 from cipo_jax.config.resolve import read_resolved
 from cipo_jax.run.records.archive import ATTEMPTS_DIR, read_attempts
@@ -86,6 +87,12 @@ class Comparison:
     only_baseline: int
     p_mcnemar: float
     problems: int
+
+
+def command(invocation: Invocation) -> None:
+    """The mode."""
+    given, workdir = invocation.workdir_given, invocation.workdir
+    compare(list(map(Path, invocation.paths)), workdir if given else Path("runs/comparison"))
 
 
 def compare(paths: Sequence[Path], out: Path) -> list[Comparison]:

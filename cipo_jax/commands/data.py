@@ -6,7 +6,7 @@ prints the sources with their fingerprints; how long prompts are in tokens and w
 the budget; repeated questions; questions that `data.eval` or `eval.suites` also have; reference
 answers that the verifier cannot read; one base prompt and one correction prompt as the policy sees
 them. `--output=kept.jsonl` also writes the problems that `data.drop` keeps. Nothing here uses an
-accelerator. Of an embedded generator, which has no end, the first step's problems are looked at.
+accelerator. An embedded task makes as many problems as are wanted: the first step's are looked at.
 """
 
 import dataclasses
@@ -17,20 +17,27 @@ from pathlib import Path
 import numpy as np
 
 from cipo_jax.commands.gold import unread_answers
-from cipo_jax.config.keys import Config
-from cipo_jax.data import mixture, prompts
+from cipo_jax.config.command_line import Invocation
+from cipo_jax.config.keys import Config, Data
+from cipo_jax.data import mixture
 from cipo_jax.data.datasets import Placed
 from cipo_jax.data.decontaminate import find_duplicates
+from cipo_jax.data.prompts import PromptWriter
 from cipo_jax.data.sources import GENERATED
 from cipo_jax.data.tasks.generated import GeneratedProblems
-from cipo_jax.data.tokenizer import Tokenizer
 from cipo_jax.run import problems as problem_sets
-from cipo_jax.run.parts import open_tokenizer
+from cipo_jax.run.parts import open_prompts, open_tokenizer
+from cipo_jax.run.records.files import replacing
 from cipo_jax.types import Attempt, CipoError, Completion, Outcome, Problem, Verdict
 
 _SHOWN = 5  # examples of each kind of finding
 _GENERATED = 256  # problems of a generator that are looked at
 _BINS, _BAR = 10, 40  # rows and width of the histogram
+
+
+def command(invocation: Invocation) -> None:
+    """The mode."""
+    inspect_data(invocation.config, invocation.flags["output"])
 
 
 def inspect_data(config: Config, output: str | None = None) -> None:
@@ -39,46 +46,49 @@ def inspect_data(config: Config, output: str | None = None) -> None:
     Raises:
       CipoError: data that cannot be read, with file and line.
     """
-    parts = problem_sets.load_training(config)
-    evaluation = problem_sets.load_evaluation(config)
+    data, seed = config.data, config.seed
+    parts = problem_sets.load_training(data, seed)
+    evaluation = problem_sets.load_evaluation(data)
     tokenizer = open_tokenizer(config)
-    _print_sources("train", config, parts)
-    _print_sources("eval", config, evaluation)
-    placed = _looked_at(config, parts, "train")
+    prompts = open_prompts(config, tokenizer)
+    _print_sources("train", data, parts)
+    _print_sources("eval", data, evaluation)
+    placed = _looked_at(data, seed, parts, "train")
 
-    fitting = _print_lengths(config, placed, tokenizer)
+    fitting = _print_lengths(config, placed, prompts)
     _print_duplicates(placed)
     _print_overlap(config, problem_sets.all_placed(parts))
-    for name, checked in (("train", placed), ("eval", _looked_at(config, evaluation, "test"))):
+    for name, checked in (("train", placed), ("eval", _looked_at(data, seed, evaluation, "test"))):
         unread = unread_answers(checked, config.verifier)
         answers = sum(p.problem.answer is not None for p in checked)
         _print_findings(f"answers of {name} that the verifier cannot read", unread, answers)
     if fitting:
-        _print_prompts(config, fitting[0].problem, tokenizer)
+        _print_prompts(prompts, fitting[0].problem, tokenizer.show)
     else:
         print("\nno prompt fits, so none is shown")
     if output:
-        _write_kept(config, parts, tokenizer, Path(output))
+        reasons = problem_sets.find_reasons(data, config.eval, parts, prompts)
+        _write_kept(parts, reasons, Path(output))
 
 
-def _looked_at(config: Config, parts: Sequence[mixture.Part], split: str) -> list[Placed]:
-    """All problems of the parts that have an end, and some of those that have none."""
-    d, placed = config.data, problem_sets.all_placed(parts)
+def _looked_at(data: Data, seed: int, parts: Sequence[mixture.Part], split: str) -> list[Placed]:
+    """All problems of the parts that are lists, and some of those that a generator makes."""
+    placed = problem_sets.all_placed(parts)
     for part in parts:
         if part.placed is None:
-            bounds = d.min_operations, d.max_operations
-            source = GeneratedProblems(GENERATED[part.name], config.seed, split, *bounds)
+            bounds = data.min_operations, data.max_operations
+            source = GeneratedProblems(GENERATED[part.name], seed, split, *bounds)
             placed += [Placed(f"{part.name}:{p.id}", p) for p in source.batch(0, _GENERATED)]
     return placed
 
 
-def _print_sources(name: str, config: Config, parts: Sequence[mixture.Part]) -> None:
+def _print_sources(name: str, data: Data, parts: Sequence[mixture.Part]) -> None:
     split = "train" if name == "train" else "test"
-    generator = mixture.Generator(split, config.data.min_operations, config.data.max_operations)
+    generator = mixture.Generator(split, data.min_operations, data.max_operations)
     total = sum(part.weight or 0.0 for part in parts)
     for source, about in mixture.fingerprints(parts, generator).items():
         part = next(part for part in parts if part.name == source)
-        size = "without end" if part.placed is None else f"{len(part.placed)} problems"
+        size = "unlimited" if part.placed is None else f"{len(part.placed)} problems"
         kinds = ""
         if part.placed is not None:
             tested = sum(p.problem.tests is not None for p in part.placed)
@@ -87,13 +97,13 @@ def _print_sources(name: str, config: Config, parts: Sequence[mixture.Part]) -> 
         print(f"{name:<6} {source}: {size}{kinds}{weight}, fingerprint {about['fingerprint']}")
 
 
-def _print_lengths(config: Config, placed: Sequence[Placed], tokenizer: Tokenizer) -> list[Placed]:
+def _print_lengths(config: Config, placed: Sequence[Placed], prompts: PromptWriter) -> list[Placed]:
     """Prints lengths in tokens; returns the problems whose base prompt fits its budget."""
-    d, measure = config.data, problem_sets.measurer(config, tokenizer)
+    d = config.data
     measured, unwritable = [], []
     for at in placed:
         try:
-            measured.append((at, *measure(at.problem)))
+            measured.append((at, *prompts.lengths(at.problem)))
         except CipoError as error:
             unwritable.append(f"{at.where}: {error}")
     if unwritable:
@@ -146,7 +156,7 @@ def _print_overlap(config: Config, placed: Sequence[Placed]) -> None:
         print("\nquestions also in the evaluation data: a generator keeps its splits apart")
         return
     n = config.data.overlap_words
-    matches = problem_sets.overlap(config, placed)
+    matches = problem_sets.overlap(config.data, config.eval, placed)
     lines = [
         f"{placed[m.position].where}: "
         + (f"shares {m.words!r} with" if m.words else "is the same as")
@@ -168,36 +178,29 @@ def _print_findings(title: str, lines: Sequence[str], total: int) -> None:
         print(f"  and {len(lines) - _SHOWN} more")
 
 
-def _print_prompts(config: Config, problem: Problem, tokenizer: Tokenizer) -> None:
+def _print_prompts(prompts: PromptWriter, problem: Problem, show: Callable) -> None:
     """A base prompt, and a correction prompt that quotes the source's own solution or "..."."""
-    d = config.data
-    base = prompts.base_prompt(
-        problem, tokenizer, d.prompt_template, d.chat_template, d.max_prompt_tokens
-    )
-    _print_prompt("base prompt", tokenizer.show, base.tokens)
+    base = prompts.base(problem)
+    _print_prompt("base prompt", show, base.tokens)
     solution = problem.meta.get("solution")
     text = solution if isinstance(solution, str) else "..."
     nothing = Completion(np.zeros(0, np.int32), np.zeros(0, np.float32), finished=True)
     attempt = Attempt(base, nothing, text, Verdict(Outcome.WRONG))
-    correction = prompts.correction_prompt(
-        attempt, tokenizer, d.correction_template, d.chat_template, d.max_attempt_tokens
-    )
+    correction = prompts.correction(attempt)
     cut = ", the attempt cut in the middle" if correction.trimmed else ""
-    _print_prompt(f"correction prompt{cut}", tokenizer.show, correction.tokens)
+    _print_prompt(f"correction prompt{cut}", show, correction.tokens)
 
 
 def _print_prompt(title: str, show: Callable, tokens: np.ndarray) -> None:
     print(f"\n----- {title}, {len(tokens)} tokens -----\n{show(tokens)}\n----- end -----")
 
 
-def _write_kept(
-    config: Config, parts: Sequence[mixture.Part], tokenizer: Tokenizer, file: Path
-) -> None:
-    kept, dropped = problem_sets.drop(parts, problem_sets.find_reasons(config, parts, tokenizer))
+def _write_kept(parts: Sequence[mixture.Part], reasons: dict[str, str], file: Path) -> None:
+    kept, dropped = problem_sets.drop(parts, reasons)
     problems = [placed.problem for placed in problem_sets.all_placed(kept)]
     if not problems:
-        raise CipoError(f"--output={file}: an embedded generator has no end, nothing to write")
-    with file.open("w", encoding="utf-8") as out:
+        raise CipoError(f"--output={file}: an embedded task is no list of problems to write")
+    with replacing(file) as temporary, temporary.open("w", encoding="utf-8") as out:
         for problem in problems:
             fields = dataclasses.asdict(problem)
             row = fields.pop("meta") | {k: v for k, v in fields.items() if v is not None}

@@ -11,7 +11,6 @@ Steps 1 and 2 need no accelerator. How attempts are sampled and judged is decide
 """
 
 import dataclasses
-import json
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,20 +19,18 @@ from typing import Any
 import jax
 
 from cipo_jax.commands.gold import check_gold, print_gold, read_answers
+from cipo_jax.config.command_line import Invocation
 from cipo_jax.config.keys import Config
-from cipo_jax.data import prompts
 from cipo_jax.data.benchmarks.rows import Item
 from cipo_jax.data.benchmarks.suites import CORRECT, CRITIQUE, LoadedSuite, Suite, load_suite
-from cipo_jax.policy.model import Params, abstract_params, param_shardings
+from cipo_jax.policy.model import Params
 from cipo_jax.run.evaluate import SameAnswers, evaluate, evaluate_corrections, evaluate_critiques
-from cipo_jax.run.parts import Parts, fresh_params, open_parts, open_tokenizer
+from cipo_jax.run.parameters import find_parameters, load_parameters
+from cipo_jax.run.parts import Parts, open_parts, open_prompts, open_tokenizer
 from cipo_jax.run.problems import given_attempt, given_attempts, open_evaluation
 from cipo_jax.run.records.archive import AttemptArchive
-from cipo_jax.run.records.checkpoint import Checkpoints, checkpoint_root
-from cipo_jax.run.records.directory import model_differences
-from cipo_jax.run.records.metrics_file import read_metrics
+from cipo_jax.run.records.files import write_json, write_text
 from cipo_jax.run.statistics import Estimate
-from cipo_jax.run.update import Policy
 from cipo_jax.types import Attempt, CipoError, Problem, Prompt
 from cipo_jax.verifiers.judge import open_pool
 from cipo_jax.verifiers.pool import VerifierPool
@@ -41,6 +38,12 @@ from cipo_jax.verifiers.pool import VerifierPool
 EVALUATIONS_DIR = "evaluations"
 OWN = "eval"  # the name of the problems of `config.data.eval` among the suites
 _EVAL_KEY = 2  # folded into the run's key, as in training: equal problems give equal attempts
+
+
+def command(invocation: Invocation) -> None:
+    """The mode."""
+    step = invocation.flags["step"] or "latest"
+    evaluate_run(invocation.config, invocation.workdir, step)
 
 
 def evaluate_run(config: Config, workdir: Path, step: str = "latest") -> Path | None:
@@ -69,10 +72,10 @@ def evaluate_run(config: Config, workdir: Path, step: str = "latest") -> Path | 
     if skipped:
         print(f"warning  {len(skipped)} rows have no tests and are left out; see results.json")
     _check_lengths(c, loaded)
-    place = find_checkpoint(c, workdir, step)
-    name = c.eval.name or _default_name(place)
+    place = find_parameters(c, workdir, step)
+    name = c.eval.name or ("source" if place is None else place.name)
     directory = workdir / EVALUATIONS_DIR / name
-    taken = 0 if place is None else place[1]
+    taken = 0 if place is None else place.step
 
     results: dict[str, Any] = {}
     params: Params | None = None
@@ -80,7 +83,7 @@ def evaluate_run(config: Config, workdir: Path, step: str = "latest") -> Path | 
     with open_pool(c.verifier, "math") as equality:
         for suite_config, members in _asked_alike(c, loaded):
             with open_parts(suite_config) as parts:
-                params = params if params is not None else load_params(c, parts, place)
+                params = params or load_parameters(c, parts.policy, place)
                 for member in members:
                     metrics, attempts = evaluate_suite(
                         member,
@@ -94,11 +97,11 @@ def evaluate_run(config: Config, workdir: Path, step: str = "latest") -> Path | 
                     results[member.suite.name]["unread_answers"] = [
                         line for line in unread if line.startswith(member.source)
                     ]
-    model = c.model.source if place is None else str(place[0].parent)
+    model = c.model.source if place is None else str(place.directory.parent)
     document = {"model": model, "step": taken, "name": name, "suites": results}
-    (directory / "results.json").write_text(json.dumps(document, indent=1) + "\n")
+    write_json(directory / "results.json", document)
     table = format_table(document)
-    (directory / "table.md").write_text(table)
+    write_text(directory / "table.md", table)
     print(table + f"\nresults  {directory}", flush=True)
     return directory
 
@@ -144,7 +147,7 @@ def evaluate_suite(
     key = jax.random.fold_in(jax.random.key(config.seed), _EVAL_KEY)
     if suite.name != OWN:
         key = jax.random.fold_in(key, zlib.crc32(suite.name.encode()))
-    asked = [parts.base_prompt(item.problem) for item in items]
+    asked = [parts.prompts.base(item.problem) for item in items]
     groups = [item.group or item.problem.id for item in items]
     if suite.task == CORRECT:
         anchors = [_given(item, prompt) for item, prompt in zip(items, asked, strict=True)]
@@ -152,7 +155,7 @@ def evaluate_suite(
             parts.attempt,
             params,
             anchors,
-            parts.correction_prompt,
+            parts.prompts.correction,
             samples=samples,
             key=key,
             groups=groups,
@@ -161,16 +164,19 @@ def evaluate_suite(
         return evaluate_critiques(
             parts.attempt, params, asked, samples=samples, key=key, groups=groups
         )
+    given: Sequence[Attempt] = ()
+    if suite.name == OWN:
+        given = given_attempts(config.data.eval, config.eval.given_attempts, asked)
     return evaluate(
         parts.attempt,
         params,
         asked,
-        parts.correction_prompt,
+        parts.prompts.correction,
         samples=samples,
         pass_at=config.eval.pass_at,
         corrected_attempts=min(config.eval.corrected_attempts, samples),
         key=key,
-        given=given_attempts(config, asked) if suite.name == OWN else (),
+        given=given,
         same_answers=same_answers,
     )
 
@@ -231,78 +237,14 @@ def _asked_alike(
 
 
 def _check_lengths(config: Config, loaded: Sequence[LoadedSuite]) -> None:
-    tokenizer, d = open_tokenizer(config), config.data
+    tokenizer = open_tokenizer(config)
     for member in loaded:
+        prompts = open_prompts(_suite_config(config, member.suite), tokenizer)
         for item in member.items:
             try:
-                prompts.base_prompt(
-                    item.problem,
-                    tokenizer,
-                    member.suite.prompt,
-                    d.chat_template,
-                    d.max_prompt_tokens,
-                )
+                prompts.base(item.problem)
             except CipoError as error:
                 raise CipoError(f"{item.where}: {error}") from error
-
-
-def find_checkpoint(config: Config, workdir: Path, step: str) -> tuple[Path, int] | None:
-    """The directory and step of the parameters; None for those of `model.source`."""
-    if not (workdir / "config.json").is_file():
-        if config.model.source:
-            return None
-        raise CipoError(
-            f"--workdir={workdir}: is not a run directory (no config.json); give one, or set "
-            "--config.model.source to a Hugging Face model"
-        )
-    for key, (theirs, ours) in model_differences(workdir / "config.json", config).items():
-        raise CipoError(f"config.{key}: got {ours!r}, the run in {workdir} has {theirs!r}")
-    steps: list[int] = []
-    root = checkpoint_root(workdir, config.checkpoint.directory)
-    for phase in ("checkpoints", "cold_start"):
-        if (root / phase).is_dir():
-            with Checkpoints(root / phase, keep=1, read_only=True) as saved:
-                steps = saved.all_steps()
-        if steps:
-            break
-    if not steps:
-        raise CipoError(f"--workdir={workdir}: holds no finished checkpoint")
-    return root / phase, _choose_step(workdir, steps, step)
-
-
-def _default_name(place: tuple[Path, int] | None) -> str:
-    if place is None:
-        return "source"
-    return f"{'step' if place[0].name == 'checkpoints' else place[0].name}-{place[1]:06d}"
-
-
-def _choose_step(workdir: Path, steps: Sequence[int], wanted: str) -> int:
-    if wanted == "latest":
-        return steps[-1]
-    if wanted == "best":
-        scores = {r["step"]: r["eval/pass@1"] for r in read_metrics(workdir) if "eval/pass@1" in r}
-        known = [step for step in steps if step in scores]
-        if not known:
-            raise CipoError(f"--step=best: no checkpoint of {workdir} was evaluated; kept: {steps}")
-        return max(known, key=lambda step: scores[step])
-    if not wanted.isdecimal() or int(wanted) not in steps:
-        raise CipoError(
-            f"--step: got {wanted!r}, wanted 'latest', 'best' or one of the steps kept: {steps}"
-        )
-    return int(wanted)
-
-
-def load_params(config: Config, parts: Policy, place: tuple[Path, int] | None) -> Params:
-    """The parameters at `place`, as `find_checkpoint` gives it, on their shards."""
-    if place is None:
-        return fresh_params(config, parts)
-    shapes = abstract_params(parts.model)
-    shardings = param_shardings(parts.model, parts.mesh)
-    like = jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
-    )
-    with Checkpoints(place[0], keep=1, read_only=True) as saved:
-        return saved.restore_params(like, place[1])
 
 
 def _same_answers(pool: VerifierPool) -> SameAnswers:

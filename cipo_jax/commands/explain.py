@@ -8,22 +8,14 @@ What depends on files or devices that are not there is said to be unknown, with 
 and compilation are `preflight.py`'s.
 """
 
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-
+from cipo_jax.config.command_line import Invocation
 from cipo_jax.config.keys import Config, flatten
-from cipo_jax.policy import sharding
-from cipo_jax.run.parts import (
-    correction_prompt_limit,
-    make_model_config,
-    open_policy,
-    open_tokenizer,
-)
-from cipo_jax.run.update import make_policy_update, num_anchors
+from cipo_jax.run.parts import longest_prompt, open_mesh, open_policy, open_prompts, open_tokenizer
+from cipo_jax.run.update import make_policy_update
 from cipo_jax.types import CipoError
 
 # Settings known from arXiv 2605.14539 or summaries of it, and how they are known. Everything else
@@ -45,6 +37,11 @@ PAPER: dict[str, tuple[Any, str]] = {
 }
 
 Row = tuple[str, str]
+
+
+def command(invocation: Invocation) -> None:
+    """The mode."""
+    explain(invocation.config, invocation.provenance())
 
 
 def explain(config: Config, values: Mapping[str, Mapping[str, Any]]) -> None:
@@ -95,7 +92,7 @@ def paper_settings(config: Config) -> list[tuple[str, str, str]]:
 def _step(config: Config) -> Iterator[Row]:
     """What follows from the numbers alone."""
     r, k = config.rollout, config.correction
-    anchors = num_anchors(config)
+    anchors = config.num_anchors
     base = r.problems_per_step * r.group_size
     completions = base + anchors * k.group_size
     limit = config.data.max_completion_tokens
@@ -127,9 +124,7 @@ def _parts(config: Config) -> Iterator[Row]:
             "parameters and rows follow from it"
         )
     tokenizer = open_tokenizer(c)
-    model = make_model_config(c, tokenizer)
-    longest = correction_prompt_limit(c, tokenizer, model)
-    completion = c.data.max_completion_tokens
+    longest = longest_prompt(c, open_prompts(c, tokenizer))
     yield "base prompt", f"at most {c.data.max_prompt_tokens:,} tokens"
     if longest > c.data.max_prompt_tokens:
         yield (
@@ -137,28 +132,23 @@ def _parts(config: Config) -> Iterator[Row]:
             f"at most {longest:,} tokens: {c.data.max_prompt_tokens:,} of the problem, "
             f"{c.data.max_attempt_tokens:,} of the attempt, the rest is the template",
         )
+    mesh = open_mesh(c.mesh)
+    policy = open_policy(c, tokenizer, mesh, longest)
     yield (
         "longest sequence",
-        f"{longest + completion:,} tokens; a row holds {c.batch.row_tokens:,}"
-        + (f", the model {model.max_positions:,}" if c.model.source else ""),
+        f"{longest + policy.longest_completion:,} tokens; a row holds {c.batch.row_tokens:,}"
+        + (f", the model {policy.model.max_positions:,}" if c.model.source else ""),
     )
-    mesh = sharding.make_mesh(c.mesh.data, c.mesh.fsdp, c.mesh.tensor)
     axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
     yield "mesh", f"{axes} on {mesh.size} x {mesh.devices.flat[0].device_kind}"
-    policy = open_policy(c, tokenizer, mesh)
     update = make_policy_update(c, policy, lambda _: c.optimizer.learning_rate)
-    leaves = jax.tree.leaves(update.abstract.params)
-    size = sum(x.size * x.dtype.itemsize for x in leaves)
+    sizes, model = update.sizes, policy.model
     yield (
         "parameters",
-        f"{sum(x.size for x in leaves):,} in {model.num_layers} layers, vocabulary "
-        f"{model.vocab_size:,}: {size / 2**20:,.1f} MiB in {model.param_dtype}",
+        f"{sizes.parameters:,} in {model.num_layers} layers, vocabulary "
+        f"{model.vocab_size:,}: {sizes.weight_bytes / 2**20:,.1f} MiB in {model.param_dtype}",
     )
-    state = sum(
-        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
-        for x in jax.tree.leaves(update.abstract)
-    )
-    yield "state", f"{state / 2**20:,.1f} MiB a device: parameters and optimiser"
+    yield "state", f"{sizes.device_bytes / 2**20:,.1f} MiB a device: parameters and optimiser"
     _, microbatches, rows, tokens = update.abstract_batch.tokens.shape
     yield (
         "an update",

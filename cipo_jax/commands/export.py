@@ -1,7 +1,9 @@
 """A run's parameters as a Hugging Face directory: the mode `export`.
 
-Decides which checkpoint is taken, that the config belongs to it, and which tokenizer files go
-along. Tensors and config.json are `policy/hf_export`'s.
+    python -m cipo_jax.main --mode=export --workdir=runs/x [--output=directory] [--step=N]
+
+Decides which tokenizer files go along. Which checkpoint is taken is decided in `run/parameters.py`;
+tensors and config.json are `policy/huggingface/export`'s.
 """
 
 import dataclasses
@@ -12,19 +14,14 @@ from pathlib import Path
 
 import jax
 
+from cipo_jax.config.command_line import Invocation
 from cipo_jax.config.keys import Config
 from cipo_jax.data.tokenizer import CharTokenizer, Tokenizer
-from cipo_jax.policy import model, sharding
 from cipo_jax.policy.huggingface.export import export_hf, require_unused
 from cipo_jax.policy.huggingface.hub import model_directory
-from cipo_jax.policy.model import ModelConfig, Params
-from cipo_jax.run.parts import make_model_config, open_tokenizer
-from cipo_jax.run.records.checkpoint import Checkpoints, checkpoint_root
-from cipo_jax.run.records.directory import config_differences
-from cipo_jax.types import CipoError
+from cipo_jax.run.parameters import check_fits, find_parameters, load_parameters
+from cipo_jax.run.parts import open_mesh, open_policy, open_tokenizer
 
-# Keys of the run that make no difference to what is exported.
-_FREE = ("model.remat", "model.unroll", "model.compute_dtype")
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -38,14 +35,22 @@ _TOKENIZER_FILES = (
 )
 
 
-def export(config: Config, workdir: Path, output: Path | None, step: int | None) -> Path:
+def command(invocation: Invocation) -> None:
+    """The mode."""
+    output, step = invocation.flags["output"], invocation.flags["step"]
+    export(
+        invocation.config, invocation.workdir, Path(output) if output else None, step or "latest"
+    )
+
+
+def export(config: Config, workdir: Path, output: Path | None, step: str = "latest") -> Path:
     """Writes the parameters of the run in `workdir` so that transformers loads them.
 
     Only parameters are read, not the optimiser's state, so it takes the memory of the model alone.
 
     Args:
-      output: must not exist yet, or be empty; None: `workdir`/hf-step<N>.
-      step: which checkpoint; None: the newest, or that of the cold start if the run has no other.
+      output: must not exist yet, or be empty; None: `workdir`/hf-<phase>-<step>.
+      step: as in `parameters.find_parameters`.
 
     Returns:
       The directory.
@@ -54,14 +59,14 @@ def export(config: Config, workdir: Path, output: Path | None, step: int | None)
       CipoError: `workdir` holds no run, one of another model than `config`'s, or not that step;
         `output` is in use; or transformers has no architecture for the model.
     """
-    _require_same_model(config, workdir)
+    check_fits(workdir, config)
+    place = find_parameters(config, workdir, step)
+    assert place is not None  # it is a run
     tokenizer = open_tokenizer(config)
-    model_config = make_model_config(config, tokenizer)
-    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-    checkpoint, step = _find(checkpoint_root(workdir, config.checkpoint.directory), step)
-    output = output or workdir / f"hf-{checkpoint.name}-step{step}"
+    policy = open_policy(config, tokenizer, open_mesh(config.mesh), config.data.max_prompt_tokens)
+    output = output or workdir / f"hf-{place.name}"
     require_unused(output)
-    params = _read(checkpoint, step, model_config, mesh)
+    params, model_config = load_parameters(config, policy, place), policy.model
     source = None
     if config.model.source:
         source = model_directory(config.model.source)
@@ -69,56 +74,10 @@ def export(config: Config, workdir: Path, output: Path | None, step: int | None)
         # Rows of training are the longest context that this model has been shown.
         model_config = dataclasses.replace(model_config, max_positions=config.batch.row_tokens)
     add_files, about = _tokenizer_files(config, tokenizer, source)
-    with jax.set_mesh(mesh):
+    with jax.set_mesh(policy.mesh):
         export_hf(params, model_config, output, source, add_files=add_files)
-    print(f"{output}: parameters after step {step} of {checkpoint}\ntokenizer: {about}", flush=True)
+    print(f"{output}: parameters of {place}\ntokenizer: {about}", flush=True)
     return output
-
-
-def _require_same_model(config: Config, workdir: Path) -> None:
-    file = workdir / "config.json"
-    if not file.is_file():
-        raise CipoError(f"--workdir={workdir}: is not a run directory (no config.json)")
-    differences = {
-        key: values
-        for prefix in ("model.", "data.tokenizer", "batch.row_tokens")
-        for key, values in config_differences(file, config, only=prefix).items()
-        if key not in _FREE
-    }
-    if differences:
-        raise CipoError(
-            f"--workdir={workdir} holds a run of another model than --config describes:\n"
-            + "\n".join(
-                f"  config.{key}: {theirs!r} there, {ours!r} here"
-                for key, (theirs, ours) in differences.items()
-            )
-        )
-
-
-def _find(root: Path, step: int | None) -> tuple[Path, int]:
-    """The directory of checkpoints and the step in it."""
-    for directory in (root / "checkpoints", root / "cold_start"):
-        if not directory.is_dir():
-            continue
-        with Checkpoints(directory, keep=1, read_only=True) as saved:
-            steps = saved.all_steps()
-        if step in steps or (steps and step is None):
-            return directory, steps[-1] if step is None else step
-        if steps:
-            raise CipoError(
-                f"--step={step}: {directory} has the steps {', '.join(map(str, steps))}"
-            )
-    raise CipoError(f"{root}: holds no finished checkpoint")
-
-
-def _read(directory: Path, step: int, config: ModelConfig, mesh: jax.sharding.Mesh) -> Params:
-    like = jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-        model.abstract_params(config),
-        model.param_shardings(config, mesh),
-    )
-    with Checkpoints(directory, keep=1, read_only=True) as saved:
-        return saved.restore_params(like, step)
 
 
 # Tokenizers.

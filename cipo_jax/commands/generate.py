@@ -14,15 +14,25 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from cipo_jax.commands.evaluate import find_checkpoint, load_params
+from cipo_jax.config.command_line import Invocation
 from cipo_jax.config.keys import Config
-from cipo_jax.data import prompts
 from cipo_jax.data.tokenizer import Tokenizer
-from cipo_jax.policy import sharding
-from cipo_jax.run.parts import make_model_config, open_engine, open_tokenizer
+from cipo_jax.run.parameters import find_parameters, load_parameters
+from cipo_jax.run.parts import open_engine, open_mesh, open_policy, open_prompts, open_tokenizer
 from cipo_jax.run.rollout import before_stop
-from cipo_jax.run.update import Policy, make_score
 from cipo_jax.types import CipoError, Completion, Problem
+
+
+def command(invocation: Invocation) -> None:
+    """The mode."""
+    flags = invocation.flags
+    generate(
+        invocation.config,
+        invocation.workdir,
+        flags["prompt"] or [],
+        flags["samples"],
+        flags["step"] or "latest",
+    )
 
 
 def generate(
@@ -36,7 +46,7 @@ def generate(
 
     Args:
       workdir: a run directory, or, with `config.model.source`, any directory.
-      step: as in `evaluate_run`.
+      step: as in `parameters.find_parameters`.
 
     Raises:
       CipoError: no question, a question over the budget, no such checkpoint.
@@ -45,33 +55,23 @@ def generate(
         raise CipoError('--prompt is missing; --mode=generate answers it, as --prompt="1+1?"')
     if samples < 1:
         raise CipoError(f"--samples: got {samples}, wanted at least 1")
-    c, d = config, config.data
-    place = find_checkpoint(c, workdir, step)
+    c = config
+    place = find_parameters(c, workdir, step)
     tokenizer = open_tokenizer(c)
-    asked = [
-        prompts.base_prompt(
-            Problem(f"--prompt {i}", question),
-            tokenizer,
-            d.prompt_template,
-            d.chat_template,
-            d.max_prompt_tokens,
-        ).tokens
-        for i, question in enumerate(questions)
-    ]
-    model_config = make_model_config(c, tokenizer)
-    mesh = sharding.make_mesh(c.mesh.data, c.mesh.fsdp, c.mesh.tensor)
+    prompts = open_prompts(c, tokenizer)
+    problems = [Problem(f"--prompt {i}", question) for i, question in enumerate(questions)]
+    asked = [prompts.base(problem).tokens for problem in problems]
     # A cache for these requests, not for a training step's.
     slots = min(c.sampling.slots, len(asked) * samples)
-    c = dataclasses.replace(c, sampling=dataclasses.replace(c.sampling, slots=slots))
-    longest = max(map(len, asked))
-    policy = Policy(mesh, model_config, make_score(c, model_config, mesh), longest, longest)
-    engine = open_engine(c, model_config, mesh, tokenizer, longest)
+    sampling = dataclasses.replace(c.sampling, slots=slots)
+    mesh = open_mesh(c.mesh)
+    policy = open_policy(c, tokenizer, mesh, max(map(len, asked)))
+    engine = open_engine(sampling, policy, tokenizer)
 
     texts = [""] * (len(asked) * samples)
     with jax.set_mesh(mesh):
-        params = load_params(c, policy, place)
-        about = c.model.source if place is None else f"{place[0].name}, step {place[1]}"
-        print(f"parameters: {about}", flush=True)
+        params = load_parameters(c, policy, place)
+        print(f"parameters: {place or c.model.source}", flush=True)
         engine.open(params)
         key = np.asarray(jax.random.key_data(jax.random.key(c.seed)))
         for i, tokens in enumerate(asked):

@@ -23,16 +23,16 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from cipo_jax.commands.evaluate import find_checkpoint, load_params
+from cipo_jax.config.command_line import Invocation
 from cipo_jax.config.keys import Config
-from cipo_jax.data import prompts
 from cipo_jax.data.tokenizer import Tokenizer
 from cipo_jax.policy import attention_kernels, sharding
 from cipo_jax.policy.model import Params
 from cipo_jax.rl.packing import TrainSequence, make_train_batch, pack_rows
-from cipo_jax.run.parts import make_model_config, open_engine, open_tokenizer
+from cipo_jax.run.parameters import find_parameters, load_parameters
+from cipo_jax.run.parts import open_engine, open_mesh, open_policy, open_prompts, open_tokenizer
 from cipo_jax.run.problems import open_evaluation
-from cipo_jax.run.update import Policy, make_score
+from cipo_jax.run.update import Policy
 from cipo_jax.types import BASE, CipoError
 
 AGREE = 1e-5  # mean absolute difference in nats that float32 explains
@@ -70,6 +70,13 @@ class Mismatch:
     ratio: float
 
 
+def command(invocation: Invocation) -> None:
+    """The mode. The default run directory is taken if there is a run, else random parameters."""
+    workdir = invocation.workdir
+    named = invocation.workdir_given or (workdir / "config.json").is_file()
+    parity(invocation.config, workdir if named else None, invocation.flags["step"] or "latest")
+
+
 def parity(config: Config, workdir: Path | None = None, step: str = "latest") -> list[str]:
     """Measures, prints a table, returns the names of the causes; none if both agree or if no switch
     helps.
@@ -86,19 +93,16 @@ def parity(config: Config, workdir: Path | None = None, step: str = "latest") ->
             "config.sampling.temperature: got 0.0, wanted a value > 0: the trainer scores under "
             "a distribution, and greedy sampling has none"
         )
-    place = None if workdir is None else find_checkpoint(c, workdir, step)
+    place = None if workdir is None else find_parameters(c, workdir, step)
     tokenizer = open_tokenizer(c)
-    mesh = sharding.make_mesh(c.mesh.data, c.mesh.fsdp, c.mesh.tensor)
+    mesh = open_mesh(c.mesh)
     with jax.set_mesh(mesh):
-        policy = _policy(c, tokenizer, mesh)
-        params = load_params(c, policy, place)
-        lines, causes, left = explain(
+        policy = open_policy(c, tokenizer, mesh, c.data.max_prompt_tokens)
+        params = load_parameters(c, policy, place)
+        lines, causes, left = find_causes(
             Setting(c), lambda setting: measure(setting, params, tokenizer, mesh)
         )
-    if place is None:
-        about = c.model.source or "random parameters"
-    else:
-        about = f"{place[0]}, step {place[1]}"
+    about = place or c.model.source or "random parameters"
     print(f"{about}: {lines[0][1].tokens} sampled tokens, log-probs of sampler and trainer\n")
     print(format_lines(lines))
     if causes:
@@ -110,7 +114,7 @@ def parity(config: Config, workdir: Path | None = None, step: str = "latest") ->
     return causes
 
 
-def explain(
+def find_causes(
     setting: Setting, measured: Callable[[Setting], Mismatch]
 ) -> tuple[list[tuple[str, Mismatch]], list[str], float]:
     """(switches, mismatch) of everything tried, the causes, and the mean difference left.
@@ -141,15 +145,12 @@ def measure(
     """Samples completions of evaluation problems and scores them as the trainer does. Needs `mesh`
     as the ambient one."""
     c, d = setting.config, setting.config.data
-    asked = [
-        prompts.base_prompt(
-            problem, tokenizer, d.prompt_template, d.chat_template, d.max_prompt_tokens
-        ).tokens
-        for problem in open_evaluation(c).source.first(d.eval_problems)[:PROBLEMS]
-    ]
+    prompts = open_prompts(c, tokenizer)
+    problems = open_evaluation(c).source.first(d.eval_problems)[:PROBLEMS]
+    asked = [prompts.base(problem).tokens for problem in problems]
     with attention_kernels.without_kernels() if setting.reference else contextlib.nullcontext():
-        policy = _policy(c, tokenizer, mesh)
-        engine = open_engine(c, policy.model, mesh, tokenizer, d.max_prompt_tokens)
+        policy = open_policy(c, tokenizer, mesh, d.max_prompt_tokens)
+        engine = open_engine(c.sampling, policy, tokenizer)
         done = dict(engine.sample(params, asked, SAMPLES, jax.random.key(c.seed)))
         engine.close()
         sequences = [
@@ -168,12 +169,6 @@ def format_lines(lines: Sequence[tuple[str, Mismatch]]) -> str:
     return "\n".join(
         [head, *(f"{n:{width}}  {m.mean:12.2e} {m.max:12.2e} {m.ratio:12.6f}" for n, m in lines)]
     )
-
-
-def _policy(config: Config, tokenizer: Tokenizer, mesh: jax.sharding.Mesh) -> Policy:
-    model_config = make_model_config(config, tokenizer)
-    longest = config.data.max_prompt_tokens
-    return Policy(mesh, model_config, make_score(config, model_config, mesh), longest, longest)
 
 
 def _compare(

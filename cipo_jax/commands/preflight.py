@@ -16,6 +16,7 @@ from typing import Any
 import jax
 
 from cipo_jax.config.checks import check_training
+from cipo_jax.config.command_line import Invocation
 from cipo_jax.config.keys import Config
 from cipo_jax.run.memory_plan import (
     GIB,
@@ -28,11 +29,16 @@ from cipo_jax.run.memory_plan import (
     open_shapes,
     topology_devices,
 )
-from cipo_jax.run.parts import open_tokenizer
+from cipo_jax.run.parts import open_prompts, open_tokenizer
 from cipo_jax.run.problems import open_evaluation, open_training
-from cipo_jax.run.update import num_anchors
 from cipo_jax.types import CipoError
 from cipo_jax.verifiers.judge import open_pool
+
+
+def command(invocation: Invocation) -> None:
+    """The mode."""
+    flags = invocation.flags
+    preflight(invocation.config, flags["topology"], flags["device_memory"])
 
 
 def preflight(config: Config, topology: str | None, device_gib: float | None) -> Plan:
@@ -43,13 +49,13 @@ def preflight(config: Config, topology: str | None, device_gib: float | None) ->
         does not fit into the devices' memory.
     """
     check_training(config)
-    tokenizer = open_tokenizer(config)
+    prompts = open_prompts(config, open_tokenizer(config))
     for name, opened in (
-        ("data.train", open_training(config, tokenizer)),
+        ("data.train", open_training(config, prompts)),
         ("data.eval", open_evaluation(config)),
     ):
         for source, facts in opened.fingerprints.items():
-            _say(f"{name:12} {source}: {facts['problems'] or 'no end of'} problems")
+            _say(f"{name:12} {source}: {facts['problems'] or 'unlimited'} problems")
     with open_pool(config.verifier) as pool:
         _say(f"verifier     {config.verifier.kind}: {pool.about or 'runs no programs'}")
 
@@ -69,7 +75,7 @@ def preflight(config: Config, topology: str | None, device_gib: float | None) ->
     ):
         _say(f"{label:12} {size / GIB:.3f} GiB per device{note}")
     r, limit = config.rollout, config.data.max_completion_tokens
-    corrections = num_anchors(config) * config.correction.group_size
+    corrections = config.num_anchors * config.correction.group_size
     completions = r.problems_per_step * r.group_size + corrections
     _say(f"step         {completions} completions, at most {completions * limit:,} tokens")
     kept = config.checkpoint.keep + config.checkpoint.keep_best + 1

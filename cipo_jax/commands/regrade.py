@@ -10,15 +10,16 @@ import collections
 import dataclasses
 import itertools
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from cipo_jax.config.command_line import Invocation
 from cipo_jax.config.keys import Verifier
 from cipo_jax.run.records.archive import read_attempts
+from cipo_jax.run.records.files import replacing
 from cipo_jax.types import CipoError, Outcome, Problem, Verdict
 from cipo_jax.verifiers.judge import open_pool
 
@@ -44,6 +45,12 @@ class Regrade:
         return sum(count for (old, new), count in self.confusion.items() if old is not new)
 
 
+def command(invocation: Invocation) -> None:
+    """The mode."""
+    workdir = invocation.required("workdir", "verifies the attempts of that run")
+    regrade(Path(workdir), invocation.config.verifier)
+
+
 def regrade(workdir: Path, verifier: Verifier) -> Regrade:
     """Verifies every archived attempt of the run in `workdir` again.
 
@@ -64,8 +71,7 @@ def regrade(workdir: Path, verifier: Verifier) -> Regrade:
     confusion: collections.Counter[tuple[Outcome, Outcome]] = collections.Counter()
     examples: list[dict[str, Any]] = []
     path = workdir / REGRADE_FILE
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", encoding="ascii") as file:
+    with replacing(path) as temporary, temporary.open("w", encoding="ascii") as file:
         for record, verdict in _verdicts(itertools.chain([first], records), verifier):
             line = _line(record, verdict)
             file.write(json.dumps(line) + "\n")
@@ -73,7 +79,6 @@ def regrade(workdir: Path, verifier: Verifier) -> Regrade:
             confusion[old, new] += 1
             if old is not new and len(examples) < _SHOWN:
                 examples.append(line | {"answer": record["answer"], "text": record["text"]})
-    os.replace(temporary, path)
     result = Regrade(dict(confusion), examples)
     print(format_regrade(result) + f"\nall verdicts  {path}")
     return result

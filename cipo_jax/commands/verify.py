@@ -20,7 +20,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+from cipo_jax.config.command_line import Invocation
 from cipo_jax.types import CipoError, Outcome, Problem, Verdict
+from cipo_jax.verifiers.judge import open_pool as open_verifier_pool
 from cipo_jax.verifiers.pool import VerifierPool
 
 _TEXTS = ("text", "completion", "response")
@@ -59,6 +61,12 @@ class Audit:
     @property
     def labelled(self) -> int:
         return sum(self.confusion.values())
+
+
+def command(invocation: Invocation) -> None:
+    """The mode."""
+    input_file = invocation.required("input", "grades the jsonl file it names")
+    audit(input_file, lambda: open_verifier_pool(invocation.config.verifier))
 
 
 def audit(input_file: str | Path, open_pool: Callable[[], VerifierPool]) -> Audit:

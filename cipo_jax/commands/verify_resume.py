@@ -25,6 +25,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from cipo_jax.config.command_line import Invocation
 from cipo_jax.config.resolve import read_resolved
 from cipo_jax.run.hosts.preemption import EXIT_CODE
 from cipo_jax.run.records.archive import read_attempts
@@ -35,6 +36,12 @@ from cipo_jax.types import CipoError
 
 _AT_WORK = "saving "  # how the line begins that a run prints before it starts to work
 _MOST_SHOWN = 10
+
+
+def command(invocation: Invocation) -> None:
+    """The mode."""
+    workdir = invocation.required("workdir", "does its runs there; name a new directory")
+    verify_resume(invocation.config_arguments, Path(workdir))
 
 
 def verify_resume(arguments: Sequence[str], workdir: Path, interruptions: int = 2) -> None:

@@ -384,6 +384,13 @@ class Config:
     log: Log = Log()
     health: Health = Health()
 
+    @property
+    def num_anchors(self) -> int:
+        """Anchors of a step; 0 without a correction stream."""
+        if not self.correction.weight:
+            return 0
+        return round(self.correction.replay_fraction * self.rollout.problems_per_step)
+
 
 def default_config() -> ConfigDict:
     """The defaults as a locked `ConfigDict`, for config files to change."""

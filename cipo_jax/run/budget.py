@@ -6,40 +6,47 @@ Sampled tokens are the completion tokens of both streams and of what dynamic sam
 step is never cut: the budget is passed by less than one step.
 """
 
+import dataclasses
 import math
 
-from cipo_jax.config.keys import Config
+from cipo_jax.config.keys import Eval
 
 
-def is_over(config: Config, step: int, sampled_tokens: int) -> bool:
-    """Whether the run ends after `step` steps, in which it has sampled `sampled_tokens`."""
-    limit = config.max_sampled_tokens
-    return step >= config.num_steps or bool(limit and sampled_tokens >= limit)
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """Attributes: as the keys of the config with these names; `evaluation` is its `eval`."""
 
+    num_steps: int
+    max_sampled_tokens: int
+    evaluation: Eval
 
-def evaluation_is_due(config: Config, step: int, sampled_tokens: int, step_tokens: int) -> bool:
-    """Before the first step (`eval.at_start`), after the last, every `eval.every` steps, and
-    whenever the sampled tokens have passed a multiple of `eval.every_tokens`.
+    def is_over(self, step: int, sampled_tokens: int) -> bool:
+        """Whether the run ends after `step` steps, in which it has sampled `sampled_tokens`."""
+        limit = self.max_sampled_tokens
+        return step >= self.num_steps or bool(limit and sampled_tokens >= limit)
 
-    Args:
-      sampled_tokens: in all `step` steps.
-      step_tokens: in the last of them.
-    """
-    e = config.eval
-    if is_over(config, step, sampled_tokens):
-        return True
-    if step == 0:
-        return e.at_start
-    if e.every and step % e.every == 0:
-        return True
-    before = sampled_tokens - step_tokens
-    return bool(e.every_tokens and sampled_tokens // e.every_tokens > before // e.every_tokens)
+    def evaluation_is_due(self, step: int, sampled_tokens: int, step_tokens: int) -> bool:
+        """Before the first step (`eval.at_start`), after the last, every `eval.every` steps, and
+        whenever the sampled tokens have passed a multiple of `eval.every_tokens`.
 
+        Args:
+          sampled_tokens: in all `step` steps.
+          step_tokens: in the last of them.
+        """
+        e = self.evaluation
+        if self.is_over(step, sampled_tokens):
+            return True
+        if step == 0:
+            return e.at_start
+        if e.every and step % e.every == 0:
+            return True
+        before = sampled_tokens - step_tokens
+        return bool(e.every_tokens and sampled_tokens // e.every_tokens > before // e.every_tokens)
 
-def steps_left(config: Config, step: int, sampled_tokens: int) -> int:
-    """How many steps are to come; with a budget of tokens an estimate from the mean so far."""
-    left = config.num_steps - step
-    if config.max_sampled_tokens and sampled_tokens:
-        tokens_left = max(0, config.max_sampled_tokens - sampled_tokens)
-        left = min(left, math.ceil(tokens_left * step / sampled_tokens))
-    return left
+    def steps_left(self, step: int, sampled_tokens: int) -> int:
+        """How many steps are to come; with a budget of tokens an estimate from the mean so far."""
+        left = self.num_steps - step
+        if self.max_sampled_tokens and sampled_tokens:
+            tokens_left = max(0, self.max_sampled_tokens - sampled_tokens)
+            left = min(left, math.ceil(tokens_left * step / sampled_tokens))
+        return left

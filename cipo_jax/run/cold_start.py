@@ -7,10 +7,10 @@ one serves later runs (`init_from`).
 
 import dataclasses
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
+from etils import epath
 from tqdm import tqdm
 
 from cipo_jax.config.keys import Config
@@ -20,11 +20,12 @@ from cipo_jax.rl.losses import demonstration_loss
 from cipo_jax.rl.optimizer import make_optimizer, warmup_schedule
 from cipo_jax.rl.packing import TrainSequence
 from cipo_jax.run.hosts.preemption import Preempted
-from cipo_jax.run.parts import Parts, fresh_params
+from cipo_jax.run.parameters import fresh_parameters
+from cipo_jax.run.parts import Parts
 from cipo_jax.run.problems import open_training
 from cipo_jax.run.records.checkpoint import Checkpoints, origin
 from cipo_jax.run.records.record import Record
-from cipo_jax.run.update import make_update
+from cipo_jax.run.update import BatchPlan, Update
 from cipo_jax.types import BASE, CipoError, Prompt
 
 WARMUP_STEPS = 20
@@ -55,13 +56,13 @@ def open_material(config: Config, parts: Parts) -> Material:
         max_operations=d.max_operations,
     )
     for demonstration in demonstrations.batch(0, cs.batch_size):
-        parts.demonstration_tokens(demonstration)
-    problems = open_training(config, parts.tokenizer, "dev").source.first(cs.check_problems)
-    return Material(demonstrations, [parts.base_prompt(problem) for problem in problems])
+        parts.prompts.demonstration(demonstration)
+    problems = open_training(config, parts.prompts, "dev").source.first(cs.check_problems)
+    return Material(demonstrations, [parts.prompts.base(problem) for problem in problems])
 
 
 def cold_start(
-    config: Config, parts: Parts, material: Material, root: Path, record: Record
+    config: Config, parts: Parts, material: Material, root: epath.Path, record: Record
 ) -> Params:
     """Runs the phase, or what is left of it, and returns its parameters.
 
@@ -78,20 +79,20 @@ def cold_start(
     cs = config.cold_start
     schedule = warmup_schedule(cs.learning_rate, WARMUP_STEPS)
     o = config.optimizer
-    update = make_update(
-        config,
-        parts,
+    update = Update(
+        parts.policy,
         demonstration_loss,
         make_optimizer(schedule, o.b1, o.b2, o.weight_decay, o.grad_clip),
         stream_weights=(1.0, 0.0),
         # Corrections are demonstrations like others here; any of them may be the longest kind.
-        sequences=(0, cs.batch_size),
+        plan=BatchPlan((0, cs.batch_size), config.batch.microbatch_rows, config.batch.row_tokens),
     )
     key = jax.random.fold_in(jax.random.key(config.seed), 1)
 
     with Checkpoints(root / "cold_start", keep=1, origin=origin(config)) as checkpoints:
         if checkpoints.latest_step() is None:
-            state, done = update.init(fresh_params(config, parts)), False
+            params = fresh_parameters(config.model, config.seed, parts.policy)
+            state, done = update.init(params), False
         else:
             state, host = checkpoints.restore(update.abstract)
             done = host["done"]
@@ -110,7 +111,7 @@ def cold_start(
                 sequences = [
                     TrainSequence(prompt, completion, np.zeros(len(completion)), 1.0, BASE)
                     for prompt, completion in map(
-                        parts.demonstration_tokens,
+                        parts.prompts.demonstration,
                         material.demonstrations.batch(step, cs.batch_size),
                     )
                 ]

@@ -1,9 +1,17 @@
-"""The metrics of a run: what each is, computed from attempts, anchors and verdicts.
+"""Every metric of a run: its name, its unit, what it is, and how it is computed from attempts.
 
-Not decided here: what is measured on the device (losses, entropy, gradient norms come in as
-scalars), when anything is written, or how hosts are combined.
+`METRICS` is the one list of names; docs/metrics.md is made from it:
+
+    python -m cipo_jax.run.measures > docs/metrics.md
+
+What is a function of attempts, anchors and verdicts is computed here. The rest comes as scalars
+from where it is measured: the train step (losses, entropy, gradients), sampler, verifier pool,
+clock and compiler. Not decided here: when anything is written, and how hosts are combined.
 """
 
+import dataclasses
+import re
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +19,180 @@ import numpy as np
 
 from cipo_jax.rl.anchors import Selection
 from cipo_jax.types import STREAMS, Attempt, Outcome, Prompt
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """What a metric is.
+
+    Attributes:
+      section: of the page of metrics.
+      name: as in metrics.jsonl; {stream} is "base" or "correction", other braces are any word.
+      unit: of its values; a share is in [0, 1].
+      meaning: what it is, and how it is computed. A share of nothing is absent.
+    """
+
+    section: str
+    name: str
+    unit: str
+    meaning: str
+
+    def matches(self, name: str) -> bool:
+        """Whether this is the metric called `name`."""
+        pattern = re.escape(self.name).replace(r"\{stream\}", "(base|correction)")
+        return re.fullmatch(re.sub(r"\\\{\w+\\\}", r"[^/]+?", pattern), name) is not None
+
+
+_TABLE = """
+# Attempts
+{stream}/reward/mean | reward | Mean of what the verdicts earn (`verifier.reward_*`), before
+    shaping.
+{stream}/pass_rate | share | Of attempts that are correct.
+{stream}/outcome/{outcome} | share | Of attempts with this outcome: correct, wrong, no_answer,
+    timeout, error.
+{stream}/length/mean | tokens | Mean length of completions, stop token included.
+{stream}/length/p95 | tokens | 95th percentile of the length, with linear interpolation.
+{stream}/truncated | share | Of completions that ran into the token limit.
+{stream}/group/all_right | share | Of groups whose attempts are all correct.
+{stream}/group/all_wrong | share | Of groups with no correct attempt.
+{stream}/group/mixed | share | Of groups with both; with rewards of 1 and 0 only these have a
+    gradient.
+pass_rate/{k}_of_{G} | share | Of the base stream's groups with k of their G attempts correct.
+rollout/replaced_groups | number | Groups that dynamic sampling has replaced
+    (`rollout.max_refills`).
+
+# Corrections
+transition/{kind} | share | Of corrections by what the quoted attempt was and the correction is:
+    r2r, r2w, w2r, w2w (r right, w wrong). They sum to 1.
+transition/{kind}_count | number | How many they are.
+correction/fix_rate | share | w2r / (w2r + w2w): of wrong attempts that are corrected.
+correction/retention | share | r2r / (r2r + r2w): of right attempts that are kept right; the
+    controller of rho goes by it.
+correction/break_rate | share | 1 - retention: of right attempts that are spoilt.
+correction/copy_rate | share | Of corrections whose text is the quoted attempt's, outer space aside.
+correction/answer_changed_frac | share | Of corrections whose extracted answer is another string
+    than the quoted attempt's; no answer equals no answer only.
+anchor/count | number | Attempts put back.
+anchor/realised_success_share | share | Of them that are right.
+anchor/fallback_frac | share | Of them from problems outside the band of difficulty.
+anchor/trimmed_frac | share | Of correction prompts whose quoted attempt was cut.
+replay/rho | share | Of anchors that are to be right, as the controller wants it (rho).
+
+# Update
+loss/total | loss | L_base + lambda L_corr, the mean over the step's updates.
+loss/{stream} | loss | Of the stream alone, without its weight.
+{stream}/tokens | tokens | Completion tokens that were scored.
+{stream}/entropy | nats per token | Entropy of the policy at the sampling temperature.
+{stream}/ratio_mean | ratio | Mean importance ratio, new over old policy.
+{stream}/ratio_max | ratio | The largest.
+{stream}/clip_frac | share | Of tokens whose ratio is clipped.
+{stream}/clip_low_frac | share | Of them from below.
+{stream}/clip_high_frac | share | Of them from above, dual clipping included.
+{stream}/advantage_abs | reward | Mean absolute advantage of a token.
+{stream}/sampler_gap | nats per token | Mean absolute difference of the trainer's log-probs from
+    the sampler's.
+{stream}/sampler_k3 | nats per token | KL(sampler, trainer) by the k3 estimate.
+{stream}/kl | nats per token | KL to the frozen reference, with `algorithm.kl_coef`.
+{stream}/tis_mean | ratio | Mean weight of truncated importance sampling, with `algorithm.tis_cap`.
+{stream}/tis_capped_frac | share | Of tokens whose weight is capped.
+grad_norm | norm | Global norm of the gradient before clipping, the mean over the step's updates.
+grad/{stream}_norm | norm | Of the stream's own gradient, without lambda
+    (`log.gradient_stats_every`).
+grad/cosine | cosine | Between the gradients of the two streams.
+learning_rate | rate | Of the step's first update.
+
+# Cost
+time/rollout | seconds | Sampling and verifying the base stream.
+time/correct | seconds | Choosing anchors, sampling and verifying corrections.
+time/score | seconds | Log-probs of the frozen reference, with `algorithm.kl_coef`.
+time/update | seconds | Packing and the compiled update.
+time/step | seconds | The sum of these four.
+time/checkpoint | seconds | For which the save after the step before held the loop up.
+time/compile | seconds | Compiling programs, or reading them from the cache.
+time/verify_hidden | share | Of the time with outstanding verdicts, during which sampling went on.
+time/verify_wait | seconds | Waiting for verdicts after sampling had ended.
+time/verify_p50 | seconds | Median of the most recent verifications.
+time/verify_p99 | seconds | 99th percentile of them.
+verify/lost_workers | number | Verifier workers that were killed or crashed.
+tokens/sampled | tokens | Completion tokens of both streams and of what dynamic sampling replaced.
+tokens/trained | tokens | Completion tokens that were scored, of both streams.
+tokens/pad_share | share | Of the batch's tokens in use that are padding.
+tokens/per_second_per_device | tokens per second | Sampled, over time/rollout + time/correct.
+tokens/trained_per_second_per_device | tokens per second | Trained, over time/update.
+update/mfu | share | Of the devices' bfloat16 peak that the model's FLOPs have used (padding and
+    remat do not count); for the devices in run/watch/speed.py.
+sampler/useful_rows | share | Of decoded rows that gave a token.
+sampler/reused_prompt | share | Of prompt tokens that were found in the cache.
+sampler/cache_used | share | Of the cache's pages that were held at the fullest.
+sampler/preemptions | number | Sequences that lost their pages to others and were computed again.
+compile/count | number | Programs compiled since the step before.
+compile/cached | number | Programs read from the cache instead.
+
+# Evaluations
+eval/pass@{k} | share | Unbiased pass@k, the mean over problems.
+eval/pass@{k}_stderr | share | Its standard error over problems.
+eval/length/mean | tokens | Mean length of completions.
+eval/no_answer | share | Of attempts without a readable answer.
+eval/correction/accuracy_before | share | Of the own attempts that are then corrected, those that
+    are right.
+eval/correction/accuracy_after | share | Of their corrections, those that are right.
+eval/correction/w2r | share | Of wrong own attempts, those that are corrected.
+eval/correction/r2r | share | Of right own attempts, those that are kept right.
+eval/correction/r2w | share | Of right own attempts, those that are spoilt.
+eval/given/{name} | share | The same five for attempts that the task makes (`eval.given_attempts`).
+time/eval | seconds | The evaluation.
+
+# Cold start
+loss/demonstration | nats per token | Negative log-likelihood of the demonstrations.
+pass_rate | share | pass@1 on held-out problems, one sample each.
+learning_rate | rate | Of the step.
+
+# Health
+health/{rule} | as its metric | The value at which a rule of the `health` section fired.
+"""
+
+
+def _parse(table: str) -> tuple[Metric, ...]:
+    """The metrics of a table: "name | unit | meaning" a line, indented lines go on with it."""
+    metrics, section = [], ""
+    for line in table.replace("\n    ", " ").splitlines():
+        if line.startswith("# "):
+            section = line.removeprefix("# ")
+        elif line:
+            metrics.append(Metric(section, *line.split(" | ")))
+    return tuple(metrics)
+
+
+METRICS = _parse(_TABLE)
+
+
+def find_metric(name: str) -> Metric | None:
+    """What is known of the metric called `name` in metrics.jsonl."""
+    return next((metric for metric in METRICS if metric.matches(name)), None)
+
+
+def reference() -> str:
+    """The page of metrics, as markdown."""
+    lines = [_HEAD]
+    for section in dict.fromkeys(metric.section for metric in METRICS):
+        lines += [f"## {section}\n", "| metric | unit | |", "| --- | --- | --- |"]
+        lines += [
+            f"| `{m.name}` | {m.unit} | {m.meaning} |" for m in METRICS if m.section == section
+        ]
+        lines.append("")
+    return "\n".join(lines)
+
+
+_HEAD = """# Metrics
+
+Made from `cipo_jax/run/measures.py` by `python -m cipo_jax.run.measures > docs/metrics.md`; edit
+the table there, not this page.
+
+metrics.jsonl has a json object a line: `phase` (cold_start, train, eval, health), `step`, and these
+numbers. TensorBoard has the same names; those of phases other than train begin with the phase.
+`{stream}` is `base` or `correction`. A share is in [0, 1]; where it would be a share of nothing, it
+is absent. A value that is not finite is null, and `non_finite` says which it was.
+"""
 
 
 def reduce_attempts(
@@ -65,6 +247,31 @@ def reduce_attempts(
         "group/mixed": float(np.mean((rights > 0) & (rights < group_size))),
     }
     return {f"{prefix}/{name}": value for name, value in metrics.items()}
+
+
+def stream_measures(
+    attempts: Sequence[Attempt],
+    rewards: np.ndarray,
+    corrections: Sequence[Attempt],
+    correction_rewards: np.ndarray,
+    anchors: Selection,
+) -> dict[str, float]:
+    """What both streams of a step say: `reduce_attempts` of each, the histogram of pass rates,
+    transitions and anchors.
+
+    Args:
+      attempts: [N * G], group-major; `rewards` [N, G] are what they earned.
+      corrections: [K * G_c], group-major, of `anchors`; `correction_rewards` [K, G_c].
+    """
+    G, G_c = rewards.shape[1], correction_rewards.shape[1]
+    correct = np.array([a.correct for a in attempts]).reshape(-1, G)
+    return {
+        **reduce_attempts(attempts, G, "base", rewards),
+        **reduce_attempts(corrections, G_c, "correction", correction_rewards),
+        **pass_rate_histogram(correct),
+        **transitions(corrections),
+        **anchor_metrics(anchors, [c.prompt for c in corrections[::G_c]]),
+    }
 
 
 def pass_rate_histogram(correct: np.ndarray) -> dict[str, float]:
@@ -143,11 +350,18 @@ def anchor_metrics(anchors: Selection, prompts: Sequence[Prompt]) -> dict[str, f
     }
 
 
-def of_streams_in_use(device_metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The train step's metrics as floats, without those of a stream that had no tokens."""
+def device_measures(device_metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The train step's metrics as floats, with "tokens/trained", and without those of a stream that
+    had no tokens."""
     empty = [s for s in STREAMS if device_metrics[f"{s}/tokens"] == 0]
-    return {
+    measures = {
         name: float(value)
         for name, value in device_metrics.items()
         if not any(name.startswith(f"{s}/") or name == f"loss/{s}" for s in empty)
     }
+    trained = sum(device_metrics[f"{s}/tokens"] for s in STREAMS)
+    return measures | {"tokens/trained": float(trained)}
+
+
+if __name__ == "__main__":
+    sys.stdout.write(reference())

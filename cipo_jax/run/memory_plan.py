@@ -13,14 +13,20 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from cipo_jax.config.keys import Config
 from cipo_jax.policy import sharding
 from cipo_jax.policy.model import ModelConfig
-from cipo_jax.run.parts import open_engine, open_policy, open_tokenizer
-from cipo_jax.run.update import Policy, Update, make_policy_update, num_anchors
+from cipo_jax.run.parts import (
+    longest_prompt,
+    open_engine,
+    open_mesh,
+    open_policy,
+    open_prompts,
+    open_tokenizer,
+)
+from cipo_jax.run.update import Policy, Update, bytes_per_device, make_policy_update
 from cipo_jax.sampling.programs import (
     abstract_cache,
     abstract_weights,
@@ -159,16 +165,16 @@ def open_shapes(config: Config, devices: list[Any]) -> Shapes:
       CipoError: whatever in the config cannot work with the devices.
     """
     c, tokenizer = config, open_tokenizer(config)
-    mesh = sharding.make_mesh(c.mesh.data, c.mesh.fsdp, c.mesh.tensor, devices=devices)
-    policy = open_policy(c, tokenizer, mesh)
-    sampling_mesh = mesh
+    mesh = open_mesh(c.mesh, devices)
+    policy = open_policy(c, tokenizer, mesh, longest_prompt(c, open_prompts(c, tokenizer)))
+    sampling, sampling_policy = c.sampling, policy
     hosts = len({device.process_index for device in devices})
     if hosts > 1:
         tensor = c.sampling.tensor or c.mesh.tensor
-        sampling_mesh = sharding.make_mesh(hosts, -1, tensor, devices=devices)
-        c = dataclasses.replace(c, sampling=dataclasses.replace(c.sampling, tensor=0))
-    longest = policy.longest_correction_prompt
-    engine = open_engine(c, policy.model, sampling_mesh, tokenizer, longest)
+        own_mesh = sharding.make_mesh(hosts, -1, tensor, devices=devices)
+        sampling_policy = dataclasses.replace(policy, mesh=own_mesh)
+        sampling = dataclasses.replace(sampling, tensor=0)
+    engine = open_engine(sampling, sampling_policy, tokenizer)
     return Shapes(config, policy, (engine.config, engine.mesh, engine.settings))
 
 
@@ -180,15 +186,14 @@ def make_plan(shapes: Shapes, say: Say) -> Plan:
         programs.append(compile_program(name, lowered, say))
     policy = shapes.policy
     shares = model.param_dtype == model.compute_dtype and mesh == policy.mesh
-    leaves = jax.tree.leaves((update.abstract.params, update.abstract.opt_state))
     return Plan(
-        parameters=sum(x.size for x in jax.tree.leaves(update.abstract.params)),
+        parameters=update.sizes.parameters,
         programs=tuple(programs),
-        state_bytes=_bytes(update.abstract),
-        weight_bytes=0 if shares else _bytes(abstract_weights(model, mesh)),
-        cache_bytes=_bytes(abstract_cache(model, mesh, settings)),
+        state_bytes=update.sizes.device_bytes,
+        weight_bytes=0 if shares else bytes_per_device(abstract_weights(model, mesh)),
+        cache_bytes=bytes_per_device(abstract_cache(model, mesh, settings)),
         slots=settings.slots,
-        checkpoint_bytes=sum(x.size * x.dtype.itemsize for x in leaves),
+        checkpoint_bytes=update.sizes.checkpoint_bytes,
     )
 
 
@@ -222,12 +227,12 @@ def fit_slots(shapes: Shapes, plan: Plan, device_bytes: int, say: Say) -> Fit:
     def measure(size: int) -> int:
         sampler = shapes.with_slots(size)
         program = compile_program(f"decode chunk of {size}", lower_decode(*sampler), say)
-        cache = _bytes(abstract_cache(*sampler))
+        cache = bytes_per_device(abstract_cache(*sampler))
         return plan.state_bytes + plan.weight_bytes + cache + max(prefill, program.temporary_bytes)
 
     step = sharding.row_count(shapes.sampler[1])
     base = c.rollout.problems_per_step * c.rollout.group_size
-    most = max(base, num_anchors(c) * c.correction.group_size, plan.slots)
+    most = max(base, c.num_anchors * c.correction.group_size, plan.slots)
     return largest_that_fits(measure, {plan.slots: plan.sampling_bytes}, step, most, device_bytes)
 
 
@@ -304,11 +309,3 @@ def compile_program(name: str, lowered: jax.stages.Lowered, say: Say) -> Program
 
 def _lower(shapes: Shapes, update: Update) -> jax.stages.Lowered:
     return update.lower(with_reference=bool(shapes.config.algorithm.kl_coef))
-
-
-def _bytes(tree: Any) -> int:
-    """On one device, by the shardings."""
-    return sum(
-        int(np.prod(x.sharding.shard_shape(x.shape), dtype=np.int64)) * x.dtype.itemsize
-        for x in jax.tree.leaves(tree)
-    )

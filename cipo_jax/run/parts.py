@@ -1,53 +1,61 @@
 """From the config to the parts of a run: mesh, model, tokenizer, prompts, sampler, verifier pool.
 
-Every mode of the program builds the same parts here, so that training and evaluation cannot
-disagree about them. Nothing is decided about steps and order; that is the caller's.
+Every mode takes its parts from here, all of them (`open_parts`) or those it needs, so that training
+and evaluation cannot disagree about them. Nothing is decided about steps and order; that is the
+caller's. Parameters come from `parameters.py`.
 """
 
 import contextlib
 import dataclasses
-import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
+from cipo_jax.config import keys
 from cipo_jax.config.keys import Config
-from cipo_jax.data import prompts
+from cipo_jax.data.prompts import PromptWriter
 from cipo_jax.data.tokenizer import Tokenizer, load_tokenizer
-from cipo_jax.policy import model, sharding
+from cipo_jax.policy import sharding
 from cipo_jax.policy.host_copy import host_meshes
 from cipo_jax.policy.huggingface import config as hf_config
-from cipo_jax.policy.huggingface import load as hf_load
 from cipo_jax.policy.huggingface.hub import model_directory
-from cipo_jax.policy.model import ModelConfig, Params
+from cipo_jax.policy.model import ModelConfig
 from cipo_jax.run.hosts.processes import Hosts
-from cipo_jax.run.rollout import MakeAttempts, VerifyTimes, make_attempter
+from cipo_jax.run.rollout import Attempter
 from cipo_jax.run.sampler import HostSampler
 from cipo_jax.run.update import Policy, make_score
 from cipo_jax.run.watch.heartbeat import Heartbeat
 from cipo_jax.sampling.choose import Choice
 from cipo_jax.sampling.engine import Engine
-from cipo_jax.sampling.settings import EngineSettings, EngineStats
-from cipo_jax.types import Attempt, CipoError, Demonstration, Problem, Prompt
+from cipo_jax.sampling.settings import EngineSettings
+from cipo_jax.types import CipoError
 from cipo_jax.verifiers.judge import open_pool
-from cipo_jax.verifiers.pool import VerifierPool
 
 
 @dataclasses.dataclass(frozen=True)
-class Parts(Policy):
-    """What a run is made of."""
+class Parts:
+    """What a run is made of.
 
+    Attributes:
+      attempt: prompts -> verified attempts.
+      isolation: how generated programs are kept from the machine; "" if none are run.
+    """
+
+    policy: Policy
     tokenizer: Tokenizer
-    base_prompt: Callable[[Problem], Prompt]
-    correction_prompt: Callable[[Attempt], Prompt]
-    demonstration_tokens: Callable[[Demonstration], tuple[np.ndarray, np.ndarray]]
-    attempt: MakeAttempts
-    end_sampling: Callable[[], dict[str, float]]  # see `_end_sampling`
+    prompts: PromptWriter
+    sampler: HostSampler
+    attempt: Attempter
     hosts: Hosts
-    beat: Heartbeat
-    isolation: str  # how generated programs are kept from the machine; "" if none are run
+    heartbeat: Heartbeat
+    isolation: str
+
+    def end_sampling(self) -> dict[str, float]:
+        """Ends a phase of sampling, which frees the cache's memory. Returns what sampling and
+        verification took in it."""
+        return self.sampler.close() | self.attempt.take_measures()
 
 
 @contextlib.contextmanager
@@ -64,130 +72,146 @@ def open_parts(config: Config, hosts: Hosts | None = None) -> Iterator[Parts]:
     hosts = hosts or Hosts()
     with open_pool(c.verifier, wait=False) as pool, contextlib.ExitStack() as stack:
         # While its workers start:
-        mesh = sharding.make_mesh(c.mesh.data, c.mesh.fsdp, c.mesh.tensor)
+        mesh = open_mesh(c.mesh)
         tokenizer = open_tokenizer(c)
-        policy = open_policy(c, tokenizer, mesh)
-        longest = policy.longest_correction_prompt
-        sampler = open_sampler(c, policy.model, mesh, tokenizer, longest, hosts)
+        prompts = open_prompts(c, tokenizer)
+        policy = open_policy(c, tokenizer, mesh, longest_prompt(c, prompts))
+        sampler = open_sampler(c, policy, tokenizer, hosts)
         pool.wait_until_ready()
-        times = VerifyTimes()
         stack.enter_context(jax.set_mesh(mesh))
-        beat = Heartbeat(c.log.heartbeat_seconds, prints=hosts.first)
-        stack.enter_context(beat)
+        heartbeat = Heartbeat(c.log.heartbeat_seconds, prints=hosts.first)
+        stack.enter_context(heartbeat)
+        stop_strings = c.sampling.stop_strings
         yield Parts(
-            **{field.name: getattr(policy, field.name) for field in dataclasses.fields(policy)},
+            policy=policy,
             tokenizer=tokenizer,
-            base_prompt=lambda problem: prompts.base_prompt(
-                problem,
-                tokenizer,
-                c.data.prompt_template,
-                c.data.chat_template,
-                c.data.max_prompt_tokens,
-            ),
-            correction_prompt=lambda anchor: prompts.correction_prompt(
-                anchor,
-                tokenizer,
-                c.data.correction_template,
-                c.data.chat_template,
-                c.data.max_attempt_tokens,
-                c.correction.show_failed_test,
-            ),
-            demonstration_tokens=lambda demo: prompts.demonstration_tokens(
-                demo,
-                tokenizer,
-                prompt_template=c.data.prompt_template,
-                correction_template=c.data.correction_template,
-                chat=c.data.chat_template,
-                max_prompt_tokens=c.data.max_prompt_tokens,
-                max_attempt_tokens=c.data.max_attempt_tokens,
-                max_completion_tokens=c.data.max_completion_tokens,
-            ),
-            attempt=make_attempter(
-                sampler.sample, pool, tokenizer, c.sampling.stop_strings, times, hosts, beat
-            ),
-            end_sampling=functools.partial(_end_sampling, sampler, pool, times),
+            prompts=prompts,
+            sampler=sampler,
+            attempt=Attempter(sampler.sample, pool, tokenizer, stop_strings, hosts, heartbeat),
             hosts=hosts,
-            beat=beat,
+            heartbeat=heartbeat,
             isolation=pool.about,
         )
 
 
-def open_policy(config: Config, tokenizer: Tokenizer, mesh: Mesh) -> Policy:
-    """What an update on `mesh` is built from.
+def open_mesh(mesh: keys.Mesh, devices: list | None = None) -> Mesh:
+    """The mesh of training, of all devices or of `devices`."""
+    return sharding.make_mesh(mesh.data, mesh.fsdp, mesh.tensor, devices=devices)
+
+
+def open_tokenizer(config: Config) -> Tokenizer:
+    """The tokenizer: `data.tokenizer`, or that of `model.source`."""
+    name, source, thinking = config.data.tokenizer, config.model.source, config.data.thinking
+    return load_tokenizer(name if name or not source else str(model_directory(source)), thinking)
+
+
+def open_prompts(config: Config, tokenizer: Tokenizer) -> PromptWriter:
+    """What writes the prompts of the `data` section."""
+    return PromptWriter(tokenizer, config.data, config.correction.show_failed_test)
+
+
+def longest_prompt(config: Config, prompts: PromptWriter) -> int:
+    """The most tokens of a prompt of a run, corrections included where there are any."""
+    c = config
+    if c.correction.weight > 0 or c.eval.corrected_attempts or c.cold_start.max_steps:
+        return prompts.longest_correction()
+    return c.data.max_prompt_tokens
+
+
+def open_policy(config: Config, tokenizer: Tokenizer, mesh: Mesh, longest: int) -> Policy:
+    """What sampler and update are built from.
+
+    Args:
+      longest: bound of a prompt in tokens, see `longest_prompt`.
 
     Raises:
       CipoError: the longest prompt and completion do not fit into the model.
     """
-    model_config = make_model_config(config, tokenizer)
+    c, completion = config, config.data.max_completion_tokens
+    model_config = make_model_config(c.model, c.data.tokenizer, tokenizer)
+    if longest + completion > model_config.max_positions:
+        raise CipoError(
+            f"config.data: the longest prompt ({longest} tokens, with max_prompt_tokens "
+            f"and max_attempt_tokens) plus max_completion_tokens = {completion} "
+            f"is {longest + completion} tokens, but the model has {model_config.max_positions} "
+            "positions"
+        )
     return Policy(
         mesh=mesh,
         model=model_config,
-        score=make_score(config, model_config, mesh),
-        longest_prompt=config.data.max_prompt_tokens,
-        longest_correction_prompt=correction_prompt_limit(config, tokenizer, model_config),
+        score=make_score(model_config, mesh, c.sampling.temperature),
+        longest_prompt=min(c.data.max_prompt_tokens, longest),
+        longest_correction_prompt=longest,
+        longest_completion=completion,
     )
 
 
-def correction_prompt_limit(config: Config, tokenizer: Tokenizer, model_config: ModelConfig) -> int:
-    """The most tokens of a prompt, corrections included where there are any.
+def make_model_config(model: keys.Model, tokenizer_name: str, tokenizer: Tokenizer) -> ModelConfig:
+    """The architecture: that of `model.source`, or the config's own sizes.
+
+    Args:
+      tokenizer_name: config.data.tokenizer.
 
     Raises:
-      CipoError: with a completion it does not fit into the model.
+      CipoError: the model has no embedding for some of the tokenizer's tokens.
     """
-    c, limit = config, config.data.max_prompt_tokens
-    if c.correction.weight > 0 or c.eval.corrected_attempts or c.cold_start.max_steps:
-        limit = prompts.correction_prompt_budget(
-            tokenizer,
-            c.data.correction_template,
-            c.data.chat_template,
-            c.data.max_prompt_tokens,
-            c.data.max_attempt_tokens,
+    computed: dict[str, Any] = {
+        "param_dtype": model.param_dtype,
+        "compute_dtype": model.compute_dtype,
+        "remat": model.remat,
+        "unroll": model.unroll,
+    }
+    if not model.source:
+        return ModelConfig(
+            vocab_size=tokenizer.vocab_size,
+            num_layers=model.num_layers,
+            d_model=model.d_model,
+            num_heads=model.num_heads,
+            num_kv_heads=model.num_kv_heads,
+            head_dim=model.head_dim,
+            mlp_dim=model.mlp_dim,
+            rope_theta=model.rope_theta,
+            qk_norm=model.qk_norm,
+            tie_embeddings=model.tie_embeddings,
+            **computed,
         )
-    longest = limit + c.data.max_completion_tokens
-    if longest > model_config.max_positions:
+    loaded = hf_config.config_from_hf(model_directory(model.source), **computed)
+    if tokenizer.vocab_size > loaded.vocab_size:
         raise CipoError(
-            f"config.data: the longest prompt ({limit} tokens, with max_prompt_tokens "
-            f"and max_attempt_tokens) plus max_completion_tokens = {c.data.max_completion_tokens} "
-            f"is {longest} tokens, but the model has {model_config.max_positions} positions"
+            f"config.data.tokenizer: {tokenizer_name or model.source!r} has "
+            f"{tokenizer.vocab_size} tokens, but the model in {model.source!r} embeds only "
+            f"{loaded.vocab_size}; use the tokenizer that belongs to the model"
         )
-    return limit
+    return loaded
 
 
-def open_sampler(
-    config: Config,
-    model_config: ModelConfig,
-    mesh: Mesh,
-    tokenizer: Tokenizer,
-    max_prompt_tokens: int,
-    hosts: Hosts,
-) -> HostSampler:
+def open_sampler(config: Config, policy: Policy, tokenizer: Tokenizer, hosts: Hosts) -> HostSampler:
     """The sampler of this host, with its part of the slots and of the cache."""
-    every, s = None, config.sampling
-    if hosts.count > 1:
-        every, mesh = host_meshes(s.tensor or config.mesh.tensor)
-        own = dataclasses.replace(
-            s, slots=-(-s.slots // hosts.count), cache_tokens=-(-s.cache_tokens // hosts.count)
-        )
-        config = dataclasses.replace(config, sampling=dataclasses.replace(own, tensor=0))
-        # The copy that a host samples with is made in the compute dtype.
-        model_config = dataclasses.replace(model_config, param_dtype=model_config.compute_dtype)
-    return HostSampler(
-        open_engine(config, model_config, mesh, tokenizer, max_prompt_tokens), hosts, every
+    if hosts.count == 1:
+        return HostSampler(open_engine(config.sampling, policy, tokenizer), hosts, None)
+    s, n = config.sampling, hosts.count
+    every, mesh = host_meshes(s.tensor or config.mesh.tensor)
+    own = dataclasses.replace(
+        s, slots=-(-s.slots // n), cache_tokens=-(-s.cache_tokens // n), tensor=0
     )
+    # The copy that a host samples with is made in the compute dtype.
+    model_config = policy.model
+    model_config = dataclasses.replace(model_config, param_dtype=model_config.compute_dtype)
+    policy = dataclasses.replace(policy, mesh=mesh, model=model_config)
+    return HostSampler(open_engine(own, policy, tokenizer), hosts, every)
 
 
-def open_engine(
-    config: Config,
-    model_config: ModelConfig,
-    mesh: Mesh,
-    tokenizer: Tokenizer,
-    max_prompt_tokens: int,
-) -> Engine:
-    """The sampling engine for prompts of up to `max_prompt_tokens`."""
-    s = config.sampling
+def open_engine(sampling: keys.Sampling, policy: Policy, tokenizer: Tokenizer) -> Engine:
+    """The sampling engine, on the policy's mesh or on another view of its devices
+    (`sampling.tensor`).
+
+    Raises:
+      CipoError: `sampling.tensor` does not divide the number of devices.
+    """
+    s, mesh = sampling, policy.mesh
     settings = EngineSettings(
-        max_prompt_tokens=max_prompt_tokens,
-        max_new_tokens=config.data.max_completion_tokens,
+        max_prompt_tokens=policy.longest_correction_prompt,
+        max_new_tokens=policy.longest_completion,
         choice=Choice(
             stop_ids=tokenizer.stop_ids,
             top_k=s.top_k,
@@ -213,89 +237,4 @@ def open_engine(
                 "number of devices"
             )
         mesh = sharding.make_mesh(-1, 1, s.tensor, devices=mesh.devices.flatten().tolist())
-    return Engine(model_config, mesh, settings, tokenizer.decode)
-
-
-def _end_sampling(sampler: HostSampler, pool: VerifierPool, times: VerifyTimes) -> dict[str, float]:
-    """Ends a phase of sampling: gives the cache's memory back, so that the next phase begins with
-    an empty one. Returns what sampling and verification did in it:
-
-    "sampler/useful_rows": sampled tokens over rows computed; "sampler/reused_prompt": share of
-    prompt tokens found in the cache; "sampler/preemptions"; "sampler/cache_used": share of the
-    cache's pages held at the fullest; "time/verify_hidden": share of the time with outstanding
-    verdicts that sampling went on meanwhile; "time/verify_wait": seconds it did not;
-    "time/verify_p50", "time/verify_p99": seconds of the most recent items; "verify/lost_workers":
-    killed or crashed. Shares of nothing are left out.
-    """
-    sampler.close()
-    engine = sampler.engine
-    s, engine.stats = engine.stats, EngineStats()
-    stats = {
-        "sampler/preemptions": float(s.preemptions),
-        "sampler/cache_used": s.peak_pages / engine.num_pages,
-    }
-    if s.row_steps:
-        stats["sampler/useful_rows"] = s.sampled_tokens / s.row_steps
-    if s.prompt_tokens:
-        stats["sampler/reused_prompt"] = s.reused_tokens / s.prompt_tokens
-    if times.pending:
-        stats["time/verify_hidden"] = 1 - times.waited / times.pending
-    judged = pool.stats()
-    stats["time/verify_wait"] = times.waited
-    stats["time/verify_p50"] = judged["latency_p50_seconds"]
-    stats["time/verify_p99"] = judged["latency_p99_seconds"]
-    stats["verify/lost_workers"] = judged["restarts"] - times.lost_workers
-    times.pending, times.waited, times.lost_workers = 0.0, 0.0, judged["restarts"]
-    return stats
-
-
-def open_tokenizer(config: Config) -> Tokenizer:
-    """The tokenizer: `data.tokenizer`, or that of `model.source`."""
-    d = config.data
-    if d.tokenizer or not config.model.source:
-        return load_tokenizer(d.tokenizer, d.thinking)
-    return load_tokenizer(str(model_directory(config.model.source)), d.thinking)
-
-
-def make_model_config(config: Config, tokenizer: Tokenizer) -> ModelConfig:
-    """The architecture: that of `model.source`, or the config's own sizes."""
-    m = config.model
-    if m.source:
-        loaded = hf_config.config_from_hf(
-            model_directory(m.source),
-            param_dtype=m.param_dtype,
-            compute_dtype=m.compute_dtype,
-            remat=m.remat,
-            unroll=m.unroll,
-        )
-        if tokenizer.vocab_size > loaded.vocab_size:
-            raise CipoError(
-                f"config.data.tokenizer: {config.data.tokenizer or m.source!r} has "
-                f"{tokenizer.vocab_size} tokens, but the model in {m.source!r} embeds only "
-                f"{loaded.vocab_size}; use the tokenizer that belongs to the model"
-            )
-        return loaded
-    return ModelConfig(
-        vocab_size=tokenizer.vocab_size,
-        num_layers=m.num_layers,
-        d_model=m.d_model,
-        num_heads=m.num_heads,
-        num_kv_heads=m.num_kv_heads,
-        head_dim=m.head_dim,
-        mlp_dim=m.mlp_dim,
-        rope_theta=m.rope_theta,
-        qk_norm=m.qk_norm,
-        tie_embeddings=m.tie_embeddings,
-        param_dtype=m.param_dtype,
-        compute_dtype=m.compute_dtype,
-        remat=m.remat,
-        unroll=m.unroll,
-    )
-
-
-def fresh_params(config: Config, parts: Policy) -> Params:
-    """Parameters before any training: those of `model.source`, or random ones from the seed."""
-    if config.model.source:
-        directory = model_directory(config.model.source)
-        return hf_load.load_params(directory, parts.model, parts.mesh)
-    return model.init_params(parts.model, jax.random.key(config.seed), parts.mesh)
+    return Engine(policy.model, mesh, settings, tokenizer.decode)

@@ -8,21 +8,20 @@ what is too long, repeated, or also in the evaluation data. How each is found is
 
 import collections
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from cipo_jax.config.keys import Config
+from cipo_jax.config.keys import Config, Data, Eval
 from cipo_jax.data.benchmarks.suites import load_suite
 from cipo_jax.data.datasets import Columns, Placed, ProblemSource
 from cipo_jax.data.decontaminate import Match, find_duplicates, find_overlap
 from cipo_jax.data.mixture import Generator, Part, fingerprints, load_parts, open_mixture
-from cipo_jax.data.prompts import prompt_lengths
+from cipo_jax.data.prompts import PromptWriter
 from cipo_jax.data.sources import GENERATED
 from cipo_jax.data.tasks.generated import given_solutions
-from cipo_jax.data.tokenizer import Tokenizer
-from cipo_jax.types import Attempt, CipoError, Completion, Outcome, Problem, Prompt, Verdict
+from cipo_jax.types import Attempt, CipoError, Completion, Outcome, Prompt, Verdict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +39,7 @@ class ProblemSet:
     fingerprints: dict[str, dict[str, Any]]
 
 
-def open_training(config: Config, tokenizer: Tokenizer, split: str = "train") -> ProblemSet:
+def open_training(config: Config, prompts: PromptWriter, split: str = "train") -> ProblemSet:
     """The problems to train on ("train"), or to watch the cold start with ("dev": apart from
     "train" where the source is a generator).
 
@@ -48,15 +47,15 @@ def open_training(config: Config, tokenizer: Tokenizer, split: str = "train") ->
       CipoError: anything wrong with the data, a prompt that is too long or cannot be written and
         is not to be dropped, or nothing left.
     """
-    parts = load_training(config, split)
-    reasons = find_reasons(config, parts, tokenizer)
+    parts = load_training(config.data, config.seed, split)
+    reasons = find_reasons(config.data, config.eval, parts, prompts)
     kept, dropped = drop(parts, reasons)
     if dropped and split == "train":
         left = sum(len(part.placed or ()) for part in kept)
         print(f"data     {left} problems to train on; left out: {shown_counts(dropped)}")
-    generator = _generator(config, split)
+    generator = _generator(config.data, split)
     source = open_mixture(kept, config.seed, generator)
-    _check_judged(config, kept, source, "data.train")
+    _check_judged(config.verifier.kind, kept, source, "data.train")
     return ProblemSet(source, dropped, fingerprints(kept, generator))
 
 
@@ -66,20 +65,23 @@ def open_evaluation(config: Config) -> ProblemSet:
     Raises:
       CipoError: anything wrong with the data.
     """
-    parts, generator = load_evaluation(config), _generator(config, "test")
+    parts, generator = load_evaluation(config.data), _generator(config.data, "test")
     source = open_mixture(parts, config.seed, generator)
-    _check_judged(config, parts, source, "data.eval")
+    _check_judged(config.verifier.kind, parts, source, "data.eval")
     return ProblemSet(source, {}, fingerprints(parts, generator))
 
 
-def given_attempts(config: Config, prompts: Sequence[Prompt]) -> list[Attempt]:
+def given_attempts(name: str, wrong: int, prompts: Sequence[Prompt]) -> list[Attempt]:
     """Attempts at the problems of `prompts` that the embedded task makes, to see what a policy does
-    with attempts that are not its own: `eval.given_attempts` wrong ones each, and the right one.
+    with attempts that are not its own: `wrong` wrong ones each, and the right one.
+
+    Args:
+      name: config.data.eval, where the problems are from.
+      wrong: config.eval.given_attempts; 0 gives none.
 
     Raises:
-      CipoError: they are asked for, and `data.eval` is not an embedded task.
+      CipoError: they are asked for, and `name` is not an embedded task.
     """
-    wrong, name = config.eval.given_attempts, config.data.eval
     if not wrong:
         return []
     if name not in GENERATED:
@@ -101,59 +103,61 @@ def given_attempt(prompt: Prompt, text: str, right: bool) -> Attempt:
     return Attempt(prompt, nothing, text, Verdict(outcome, detail="given by the data"))
 
 
-def load_training(config: Config, split: str = "train") -> list[Part]:
-    """The sources of `config.data.train`, before anything is left out. To train on, a generator is
-    a list of its first `data.train_problems`, unless that is 0.
+def load_training(data: Data, seed: int, split: str = "train") -> list[Part]:
+    """The sources of `data.train`, before anything is left out. To train on, a generator is a list
+    of its first `data.train_problems`, unless that is 0.
 
     Raises:
       CipoError: anything wrong with a source, or there is no generator to limit.
     """
-    d = config.data
-    parts = load_parts(d.train, _columns(config), "data.train")
+    d = data
+    parts = load_parts(d.train, _columns(d), "data.train")
     if not d.train_problems or split != "train":
         return parts
     if all(part.placed is not None for part in parts):
         raise CipoError(
             f"config.data.train_problems: got {d.train_problems}, wanted 0 with config.data.train="
-            f"{d.train!r}: only {', '.join(GENERATED)} have problems without end"
+            f"{d.train!r}: only {', '.join(GENERATED)} make as many problems as are wanted"
         )
-    return [part if part.placed is not None else _listed(part, config) for part in parts]
+    return [part if part.placed is not None else _listed(part, d, seed) for part in parts]
 
 
-def _listed(part: Part, config: Config) -> Part:
+def _listed(part: Part, data: Data, seed: int) -> Part:
     """A generator's first training problems, the same for every seed."""
     alone = dataclasses.replace(part, weight=None)
-    source = open_mixture([alone], config.seed, _generator(config, "train"))
-    problems = source.first(config.data.train_problems)
+    source = open_mixture([alone], seed, _generator(data, "train"))
+    problems = source.first(data.train_problems)
     placed = [Placed(f"{part.name}:{p.id}", p) for p in problems]
     return dataclasses.replace(part, placed=tuple(placed))
 
 
-def load_evaluation(config: Config) -> list[Part]:
-    """The sources of `config.data.eval`."""
-    return load_parts(config.data.eval, _columns(config), "data.eval")
+def load_evaluation(data: Data) -> list[Part]:
+    """The sources of `data.eval`."""
+    return load_parts(data.eval, _columns(data), "data.eval")
 
 
-def find_reasons(config: Config, parts: Sequence[Part], tokenizer: Tokenizer) -> dict[str, str]:
-    """{problem id: the reason of `config.data.drop` to leave it out}, the first that holds.
+def find_reasons(
+    data: Data, evaluation: Eval, parts: Sequence[Part], prompts: PromptWriter
+) -> dict[str, str]:
+    """{problem id: the reason of `data.drop` to leave it out}, the first that holds.
 
     Raises:
       CipoError: a prompt that is too long and not to be dropped, or cannot be written.
     """
-    d = config.data
+    d = data
     placed = all_placed(parts)
     reasons: dict[str, str] = {}
     if "overlap" in d.drop:
-        reasons |= {placed[m.position].problem.id: "overlap" for m in overlap(config, placed)}
+        matches = overlap(d, evaluation, placed)
+        reasons |= {placed[m.position].problem.id: "overlap" for m in matches}
     if "duplicates" in d.drop:
         for position, _ in find_duplicates([p.problem.question for p in placed]):
             reasons.setdefault(placed[position].problem.id, "duplicates")
-    measure = measurer(config, tokenizer)
     for where, problem in placed:
         if problem.id in reasons:
             continue
         try:
-            length, _ = measure(problem)
+            length, _ = prompts.lengths(problem)
         except CipoError as error:
             raise CipoError(f"config.data.train: {where}: {error}") from error
         if length <= d.max_prompt_tokens:
@@ -200,54 +204,39 @@ def all_placed(parts: Sequence[Part]) -> list[Placed]:
     return [placed for part in parts for placed in part.placed or ()]
 
 
-def overlap(config: Config, placed: Sequence[Placed]) -> list[Match]:
+def overlap(data: Data, evaluation: Eval, placed: Sequence[Placed]) -> list[Match]:
     """The problems that `data.eval` or `eval.suites` also have. A generator keeps its splits apart
     by itself and is left out.
 
     Raises:
       CipoError: anything wrong with the evaluation data.
     """
-    e = config.eval
-    evaluation = [(p.where, p.problem.question) for p in all_placed(load_evaluation(config))]
-    for name in dict.fromkeys(e.suites):
-        loaded = load_suite(name, e.data_dir)
-        evaluation += [(item.where, item.problem.question) for item in loaded.items]
+    against = [(p.where, p.problem.question) for p in all_placed(load_evaluation(data))]
+    for name in dict.fromkeys(evaluation.suites):
+        loaded = load_suite(name, evaluation.data_dir)
+        against += [(item.where, item.problem.question) for item in loaded.items]
     questions = [p.problem.question for p in placed]
-    return find_overlap(questions, evaluation, config.data.overlap_words)
+    return find_overlap(questions, against, data.overlap_words)
 
 
-def measurer(config: Config, tokenizer: Tokenizer) -> Callable[[Problem], tuple[int, int]]:
-    """`prompt_lengths` with the config's templates."""
-    d = config.data
-    return lambda problem: prompt_lengths(
-        problem,
-        tokenizer,
-        d.prompt_template,
-        d.correction_template,
-        d.chat_template,
-        d.max_attempt_tokens,
-    )
-
-
-def _check_judged(config: Config, parts: Sequence[Part], source: ProblemSource, key: str) -> None:
+def _check_judged(kind: str, parts: Sequence[Part], source: ProblemSource, key: str) -> None:
     """Refuses problems that hold nothing for the verifier to go by."""
     by_kind = {"math": ("answer",), "code": ("tests",), "auto": ("answer", "tests")}
-    fields = by_kind.get(config.verifier.kind, ())  # an own function's wants are its own
+    fields = by_kind.get(kind, ())  # what a custom function needs is its own business
     found = [(p.where, p.problem) for p in all_placed(parts)]
     for where, problem in found or [("its first problem", source.first(1)[0])]:
         if fields and all(getattr(problem, field) is None for field in fields):
             raise CipoError(
-                f"config.verifier.kind: got {config.verifier.kind!r}, but in config.{key} {where} "
+                f"config.verifier.kind: got {kind!r}, but in config.{key} {where} "
                 f"has no {' and no '.join(fields)}; wanted a verifier for such problems ('math' "
                 "goes by answers, 'code' by tests, 'auto' by what there is), or the column's name "
                 "in config.data.answer_column or config.data.tests_column"
             )
 
 
-def _columns(config: Config) -> Columns:
-    d = config.data
+def _columns(d: Data) -> Columns:
     return Columns(d.question_column, d.answer_column, d.tests_column, d.id_column)
 
 
-def _generator(config: Config, split: str) -> Generator:
-    return Generator(split, config.data.min_operations, config.data.max_operations)
+def _generator(data: Data, split: str) -> Generator:
+    return Generator(split, data.min_operations, data.max_operations)

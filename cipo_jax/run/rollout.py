@@ -1,6 +1,11 @@
-"""Prompts to verified attempts: the one path, for training, evaluation and both streams."""
+"""Prompts to verified attempts: the one path, for training, evaluation and both streams.
 
-import dataclasses
+    prompts -> sampler -> text -> verifier pool -> attempts, the same on all hosts
+
+Decided here: that a completion goes to the verifier while others are still being decoded, and the
+order of the result. How tokens are sampled is `sampling/`'s, on which host `sampler.py`'s.
+"""
+
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -23,52 +28,79 @@ from cipo_jax.verifiers.pool import VerifierPool
 MakeAttempts = Callable[[Params, Sequence[Prompt], int, jax.Array, str], list[Attempt]]
 
 
-@dataclasses.dataclass
-class VerifyTimes:
-    """What verification cost since its numbers were last read.
-
-    Attributes:
-      pending: seconds during which verdicts were outstanding.
-      waited: of that, after sampling had ended, with nothing else to do.
-      lost_workers: the pool's lost workers when last read.
-    """
-
-    pending: float = 0.0
-    waited: float = 0.0
-    lost_workers: float = 0.0
-
-
-def make_attempter(
-    sample: Sample,
-    pool: VerifierPool,
-    tokenizer: Tokenizer,
-    stop_strings: Sequence[str] = (),
-    times: VerifyTimes | None = None,
-    hosts: Hosts | None = None,
-    beat: Heartbeat | None = None,
-) -> MakeAttempts:
-    """Ties sampler, verifier pool and tokenizer together.
-
-    The result samples `samples` completions of each prompt and has each verified while the others
-    are still being decoded. `attempts[i * samples + j]` is sample j of prompt i. CipoError is
-    raised where the verifier fails on all that it is given from the start.
+class Attempter:
+    """Samples completions and has each verified while the others are still being decoded.
 
     Args:
+      sample: yields this host's share of the completions as they finish.
       stop_strings: texts end before the first of these.
-      times: added to.
-      hosts: the sampler yields this host's share of the completions; what the others made of theirs
-        is then gathered. None: this host alone.
-      beat: told how many completions and verdicts are still to come.
+      hosts: what the others made of their share is gathered. None: this host alone.
+      heartbeat: told how many completions and verdicts are still to come.
     """
-    hosts, beat = hosts or Hosts(), beat or Heartbeat()
-    times = VerifyTimes() if times is None else times
-    works = False
 
-    def judge(
-        params: Params, prompts: Sequence[Prompt], samples: int, key: jax.Array, purpose: str
+    def __init__(
+        self,
+        sample: Sample,
+        pool: VerifierPool,
+        tokenizer: Tokenizer,
+        stop_strings: Sequence[str] = (),
+        hosts: Hosts | None = None,
+        heartbeat: Heartbeat | None = None,
+    ) -> None:
+        self._sample, self._pool, self._tokenizer = sample, pool, tokenizer
+        self._stop_strings = stop_strings
+        self._hosts, self._heartbeat = hosts or Hosts(), heartbeat or Heartbeat()
+        self._works = False  # the verifier has reached a verdict
+        # Since `take_measures`: seconds with verdicts outstanding, and those of them after sampling
+        # had ended, with nothing else to do.
+        self._pending, self._waited = 0.0, 0.0
+        self._lost_workers = 0.0
+
+    def __call__(
+        self, params: Params, prompts: Sequence[Prompt], samples: int, key: jax.Array, purpose: str
+    ) -> list[Attempt]:
+        """`samples` attempts at each prompt; `attempts[i * samples + j]` is sample j of prompt i.
+        Called by all hosts with all prompts.
+
+        Args:
+          purpose: shown while it lasts.
+
+        Raises:
+          CipoError: the verifier fails on all that it is given from the start.
+          Preempted: the run was asked to end.
+        """
+        try:
+            own = self._judge(params, prompts, samples, key, purpose)
+        except Preempted:
+            own = None
+        with self._heartbeat.waiting(lambda: "the attempts of the other hosts"):
+            everyones = exchange(self._hosts, own)
+        attempts = [Attempt(prompts[i // samples], *judged) for i, judged in enumerate(everyones)]
+        # Once it has worked, its failures are data, also those of a judge that is out of order for
+        # a while.
+        self._works = self._works or verifier_works(attempts)
+        return attempts
+
+    def take_measures(self) -> dict[str, float]:
+        """What verification took since this was last asked; see `measures.METRICS`."""
+        judged = self._pool.stats()
+        measures = {
+            "time/verify_wait": self._waited,
+            "time/verify_p50": judged["latency_p50_seconds"],
+            "time/verify_p99": judged["latency_p99_seconds"],
+            "verify/lost_workers": judged["restarts"] - self._lost_workers,
+        }
+        if self._pending:
+            measures["time/verify_hidden"] = 1 - self._waited / self._pending
+        self._pending, self._waited, self._lost_workers = 0.0, 0.0, judged["restarts"]
+        return measures
+
+    def _judge(
+        self, params: Params, prompts: Sequence[Prompt], samples: int, key: jax.Array, purpose: str
     ) -> list[Judged]:
+        """This host's completions with their verdicts, in order."""
         pending: dict[int, tuple[Completion, str, Future[Verdict]]] = {}
-        mine = hosts.share(len(prompts))
+        mine = self._hosts.share(len(prompts))
         first, total = None, len(mine) * samples
 
         def to_come() -> str:
@@ -78,12 +110,14 @@ def make_attempter(
 
         # A bar for whoever watches a terminal; silent in a pipe.
         with (
-            beat.waiting(to_come),
+            self._heartbeat.waiting(to_come),
             tqdm(total=total, desc=purpose, unit="seq", leave=False, disable=None) as bar,
         ):
-            for request, completion in sample(params, [p.tokens for p in prompts], samples, key):
-                text = before_stop(tokenizer.decode(completion.tokens.tolist()), stop_strings)
-                verdict = pool.submit(prompts[request // samples].problem, text)
+            tokens = [p.tokens for p in prompts]
+            for request, completion in self._sample(params, tokens, samples, key):
+                text = self._tokenizer.decode(completion.tokens.tolist())
+                text = before_stop(text, self._stop_strings)
+                verdict = self._pool.submit(prompts[request // samples].problem, text)
                 first = first or time.monotonic()
                 pending[request] = (completion, text, verdict)
                 bar.update()
@@ -92,29 +126,12 @@ def make_attempter(
             judged = []
             for request in range(mine.start * samples, mine.stop * samples):
                 completion, text, future = pending[request]
-                hosts.poll()
+                self._hosts.poll()
                 judged.append((completion, text, future.result()))
         if first is not None:
-            times.pending += time.monotonic() - first
-            times.waited += time.monotonic() - sampled
+            self._pending += time.monotonic() - first
+            self._waited += time.monotonic() - sampled
         return judged
-
-    def attempt(
-        params: Params, prompts: Sequence[Prompt], samples: int, key: jax.Array, purpose: str
-    ) -> list[Attempt]:
-        try:
-            own = judge(params, prompts, samples, key, purpose)
-        except Preempted:
-            own = None
-        with beat.waiting(lambda: "the attempts of the other hosts"):
-            everyones = exchange(hosts, own)
-        attempts = [Attempt(prompts[i // samples], *judged) for i, judged in enumerate(everyones)]
-        # Once it has worked, failures are data; a judge that is out of order for a while included.
-        nonlocal works
-        works = works or verifier_works(attempts)
-        return attempts
-
-    return attempt
 
 
 def before_stop(text: str, stop_strings: Sequence[str]) -> str:

@@ -16,6 +16,7 @@ from cipo_jax.policy.host_copy import copy_to_hosts
 from cipo_jax.policy.model import Params, cast_weights, param_shardings
 from cipo_jax.run.hosts.processes import Hosts
 from cipo_jax.sampling.engine import Engine
+from cipo_jax.sampling.settings import EngineStats
 from cipo_jax.types import Completion
 
 
@@ -55,10 +56,22 @@ class HostSampler:
         finally:
             engine.cancel()
 
-    def close(self) -> None:
-        """Gives the memory of cache and copy back."""
+    def close(self) -> dict[str, float]:
+        """Ends a phase of sampling: gives the memory of cache and copy back, so that the next phase
+        begins with an empty cache. Returns what sampling took since it was last closed; see
+        `measures.METRICS`. Shares of nothing are left out."""
         self.engine.close()
         self._leaves, self._copy = [], {}
+        s, self.engine.stats = self.engine.stats, EngineStats()
+        measures = {
+            "sampler/preemptions": float(s.preemptions),
+            "sampler/cache_used": s.peak_pages / self.engine.num_pages,
+        }
+        if s.row_steps:
+            measures["sampler/useful_rows"] = s.sampled_tokens / s.row_steps
+        if s.prompt_tokens:
+            measures["sampler/reused_prompt"] = s.reused_tokens / s.prompt_tokens
+        return measures
 
     def _within_reach(self, params: Params) -> Params:
         if self._every is None:

@@ -1,4 +1,8 @@
-"""The two streams of a step: sampling them, and turning their attempts into training sequences."""
+"""The two streams of a step: prompts, sampling, and attempts as training sequences.
+
+Decided here: what dynamic sampling replaces, and with which keys streams are sampled. Advantages
+are `rl/advantages`', which attempts are put back `rl/anchors`'.
+"""
 
 import dataclasses
 from collections.abc import Sequence
@@ -6,9 +10,12 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from cipo_jax.config.keys import Algorithm, Verifier
+from cipo_jax.config.keys import Algorithm, Rollout, Verifier
+from cipo_jax.data.datasets import ProblemSource
+from cipo_jax.data.prompts import PromptWriter
 from cipo_jax.policy.model import Params
 from cipo_jax.rl.advantages import group_advantages, overlong_penalty
+from cipo_jax.rl.difficulty import Memory, choose_learnable
 from cipo_jax.rl.packing import TrainSequence
 from cipo_jax.rl.rewards import reward_of, shaped_rewards
 from cipo_jax.run.rollout import MakeAttempts
@@ -30,6 +37,11 @@ class BaseStream:
     attempts: list[Attempt]
     replaced: list[Attempt]
 
+    @property
+    def sampled(self) -> list[Attempt]:
+        """All that was sampled, group-major."""
+        return [*self.attempts, *self.replaced]
+
 
 def correct_array(attempts: Sequence[Attempt], group_size: int) -> np.ndarray:
     """[N, G] bool, whether each attempt is correct."""
@@ -40,6 +52,32 @@ def verified_array(attempts: Sequence[Attempt], group_size: int) -> np.ndarray:
     """[N, G] bool, whether the verifier reached a verdict; where it failed, nothing is known."""
     known = [a.verdict.outcome is not Outcome.ERROR for a in attempts]
     return np.array(known, bool).reshape(-1, group_size)
+
+
+def choose_prompts(
+    rollout: Rollout,
+    prompts: PromptWriter,
+    problems: ProblemSource,
+    difficulty: Memory,
+    seed: Sequence[int],
+    step: int,
+) -> tuple[list[Prompt], list[Prompt]]:
+    """The step's prompts, and the spares of dynamic sampling: a function of the arguments alone.
+
+    Args:
+      difficulty: what is known of the problems, for the curriculum "learnability".
+      seed: of the curriculum's draw.
+    """
+    wanted = rollout.problems_per_step * (1 + rollout.max_refills)
+    if rollout.curriculum == "learnability":
+        candidates = problems.batch(step, wanted * rollout.curriculum_candidates)
+        ids = [p.id for p in candidates]
+        chosen = choose_learnable(difficulty, ids, wanted, np.random.default_rng(seed))
+        drawn = [candidates[i] for i in chosen]
+    else:
+        drawn = problems.batch(step, wanted)
+    written = [prompts.base(p) for p in drawn]
+    return written[: rollout.problems_per_step], written[rollout.problems_per_step :]
 
 
 def sample_base(
@@ -72,8 +110,8 @@ def sample_base(
     groups = [attempts[i : i + group_size] for i in range(0, len(attempts), group_size)]
     replaced: list[Attempt] = []
     refill = 0
-    while spares and (dull := [i for i, group in enumerate(groups) if teaches_nothing(group)]):
-        batch, spares = spares[: len(dull)], spares[len(dull) :]
+    while spares and (useless := [i for i, group in enumerate(groups) if teaches_nothing(group)]):
+        batch, spares = spares[: len(useless)], spares[len(useless) :]
         refill_key = jax.random.fold_in(key, REFILL_KEY + refill)
         fresh = attempt(params, batch, group_size, refill_key, f"refill {refill + 1}")
         for i in range(len(batch)):
@@ -81,7 +119,7 @@ def sample_base(
             if teaches_nothing(group):
                 replaced += group
             else:
-                place = dull.pop(0)
+                place = useless.pop(0)
                 replaced += groups[place]
                 groups[place] = group
         refill += 1

@@ -5,7 +5,6 @@ Static shapes and shardings are decided here; the computation itself is `rl/trai
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any, cast
 
 import jax
@@ -13,10 +12,10 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from cipo_jax.config.keys import Config
+from cipo_jax.config.keys import Algorithm, Config
 from cipo_jax.policy import model, sharding
 from cipo_jax.policy.model import ModelConfig, Params
-from cipo_jax.rl import packing as batching
+from cipo_jax.rl import packing
 from cipo_jax.rl.aggregate import Aggregation
 from cipo_jax.rl.losses import PolicyLoss, TokenLoss
 from cipo_jax.rl.optimizer import make_optimizer
@@ -35,43 +34,25 @@ from cipo_jax.types import CipoError, TrainBatch
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """What an update is built from. `longest_*` bound lengths in tokens, for static shapes."""
+    """The model on its mesh, and how long its sequences are.
+
+    Attributes:
+      mesh: of training.
+      model: the architecture.
+      score: teacher-forced log-probs, see `make_score`.
+      longest_prompt, longest_correction_prompt: bounds in tokens, for static shapes.
+      longest_completion: likewise, stop token included.
+    """
 
     mesh: Mesh
     model: ModelConfig
     score: Score
     longest_prompt: int
     longest_correction_prompt: int
+    longest_completion: int
 
 
-@dataclasses.dataclass(frozen=True)
-class Update:
-    """An optimiser's side of the run.
-
-    Attributes:
-      abstract: the TrainState's shapes, dtypes and shardings.
-      abstract_batch: likewise of a batch, without reference log-probs.
-      init: parameters -> TrainState with a fresh optimiser; takes the parameters over.
-      step: the compiled update, on a batch of NumPy arrays.
-      lower: the update's program from shapes alone; nothing is allocated. Takes `with_reference`,
-        whether batches hold reference log-probs.
-      pack: training sequences -> the batch of `step`'s static shape; with several minibatches it
-        also takes the generator that deals groups to them.
-      reference_logprobs: the log-probs of a batch's tokens under other parameters.
-      gradient_stats: norms of the streams' gradients on a batch and their cosine.
-    """
-
-    abstract: TrainState
-    abstract_batch: TrainBatch
-    init: Callable[[Params], TrainState]
-    step: Callable[[TrainState, TrainBatch], tuple[TrainState, Metrics]]
-    lower: Callable[..., jax.stages.Lowered]
-    pack: Callable[..., TrainBatch]
-    reference_logprobs: Callable[[Params, TrainBatch], jax.Array]
-    gradient_stats: Callable[[Params, TrainBatch], Metrics]
-
-
-def make_score(config: Config, model_config: ModelConfig, mesh: Mesh) -> Score:
+def make_score(model_config: ModelConfig, mesh: Mesh, temperature: float) -> Score:
     """Teacher-forced log-probs and entropies at the sampling temperature."""
     rules = sharding.logical_rules(mesh, model_config.axis_sizes)
 
@@ -79,43 +60,201 @@ def make_score(config: Config, model_config: ModelConfig, mesh: Mesh) -> Score:
         params: Params, tokens: jax.Array, positions: jax.Array, segments: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         return model.token_logprobs(
-            model_config, params, tokens, positions, segments, config.sampling.temperature, rules
+            model_config, params, tokens, positions, segments, temperature, rules
         )
 
     return score
 
 
-def num_anchors(config: Config) -> int:
-    """Anchors of a step."""
-    k = config.correction
-    return round(k.replay_fraction * config.rollout.problems_per_step) if k.weight else 0
+@dataclasses.dataclass(frozen=True)
+class BatchPlan:
+    """What a step's batch holds at most, and how it is cut up.
+
+    Attributes:
+      sequences: of the base and of the correction stream.
+      microbatch_rows: rows of a microbatch, over all devices; a multiple of the row shards.
+      row_tokens: tokens of a row, at least the longest sequence.
+      group_sizes: completions of one prompt in each stream, kept together in a minibatch.
+      minibatches, epochs: optimiser updates per batch, see `rl/train_step`.
+    """
+
+    sequences: tuple[int, int]
+    microbatch_rows: int
+    row_tokens: int
+    group_sizes: tuple[int, int] = (1, 1)
+    minibatches: int = 1
+    epochs: int = 1
 
 
-def make_policy_update(config: Config, policy: Policy, schedule: optax.Schedule) -> Update:
-    """The RL update: the joint objective of both streams."""
-    o, loss = config.optimizer, policy_loss(config)
-    group_sizes = (config.rollout.group_size, config.correction.group_size)
-    return make_update(
-        config,
-        policy,
-        loss,
-        make_optimizer(
-            schedule, o.b1, o.b2, o.weight_decay, o.grad_clip, o.name, o.mu_dtype or None
-        ),
-        stream_weights=(1.0, config.correction.weight),
-        sequences=(
-            config.rollout.problems_per_step * group_sizes[0],
-            num_anchors(config) * group_sizes[1],
-        ),
-        group_sizes=group_sizes,
-        minibatches=config.batch.minibatches,
-        epochs=config.batch.epochs,
+@dataclasses.dataclass(frozen=True)
+class StateSizes:
+    """How large a TrainState is.
+
+    Attributes:
+      parameters: how many numbers.
+      weight_bytes: of the parameters, over all devices, each counted once.
+      checkpoint_bytes: of parameters and optimiser state, likewise.
+      device_bytes: of parameters and optimiser state on one device.
+    """
+
+    parameters: int
+    weight_bytes: int
+    checkpoint_bytes: int
+    device_bytes: int
+
+
+class Update:
+    """An optimiser's side of the run: its state's shapes, and the compiled update.
+
+    Args:
+      policy: what is updated.
+      token_loss: `PolicyLoss(...)` or `demonstration_loss`.
+      optimizer: after clipping.
+      stream_weights: weights of the base and the correction loss, (1, lambda).
+      plan: the batch's static shape.
+
+    Attributes:
+      abstract: the TrainState's shapes, dtypes and shardings.
+      abstract_batch: likewise of a batch, without reference log-probs.
+
+    Raises:
+      CipoError: rows too short for the longest sequence, or not divisible over the devices.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        token_loss: TokenLoss,
+        optimizer: optax.GradientTransformation,
+        stream_weights: tuple[float, float],
+        plan: BatchPlan,
+    ) -> None:
+        self._mesh = policy.mesh
+        shape = _batch_shape(policy, plan)
+        self.abstract_batch = abstract_batch(shape, policy.mesh, sharding.ROWS)
+        self._pack_minibatch = functools.partial(
+            packing.make_train_batch,
+            microbatches=shape[1],
+            microbatch_rows=shape[2],
+            row_tokens=shape[3],
+            skip_zero_advantages=not token_loss.needs_zero_advantages,
+            normaliser=token_loss.aggregation.normaliser,
+        )
+        self._minibatches = plan.minibatches
+
+        params = model.abstract_params(policy.model)
+        param_shardings = model.param_shardings(policy.model, policy.mesh)
+        opt_shardings = sharding.optimizer_shardings(
+            optimizer, params, param_shardings, policy.mesh
+        )
+        self._replicated = sharding.replicated(policy.mesh)
+        shardings = TrainState(self._replicated, param_shardings, opt_shardings)
+        shapes = TrainState(
+            step=jax.ShapeDtypeStruct((), np.int32),
+            params=params,
+            opt_state=jax.eval_shape(optimizer.init, params),
+        )
+        self.abstract: TrainState = jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
+        )
+        self._init_optimizer = jax.jit(optimizer.init, out_shardings=opt_shardings)
+        self._compiled = make_train_step(
+            policy.score, token_loss, optimizer, stream_weights, shardings, plan.epochs
+        )
+        self._scorer = make_reference_scorer(policy.score)
+        self._statistics = make_stream_gradient_stats(policy.score, token_loss)
+
+    def init(self, params: Params) -> TrainState:
+        """Parameters, which are taken over, with a fresh optimiser."""
+        step = jax.device_put(np.zeros((), np.int32), self._replicated)
+        return TrainState(step=step, params=params, opt_state=self._init_optimizer(params))
+
+    def pack(
+        self, members: list[packing.TrainSequence], rng: np.random.Generator | None = None
+    ) -> TrainBatch:
+        """Training sequences as a batch of `step`'s static shape, in NumPy arrays.
+
+        Args:
+          rng: deals groups to minibatches, where there are several.
+        """
+        return packing.make_minibatches(members, self._minibatches, rng, self._pack_minibatch)
+
+    def step(self, state: TrainState, batch: TrainBatch) -> tuple[TrainState, Metrics]:
+        """The compiled update, on a batch of NumPy arrays; `state` is donated."""
+        return self._compiled(state, self._put(batch))
+
+    def lower(self, with_reference: bool = False) -> jax.stages.Lowered:
+        """The update's program from shapes alone; nothing is allocated.
+
+        Args:
+          with_reference: batches hold reference log-probs.
+        """
+        batch = self.abstract_batch
+        if with_reference:
+            batch = batch._replace(ref_logprobs=batch.old_logprobs)
+        with jax.set_mesh(self._mesh):
+            return cast(Any, self._compiled).lower(self.abstract, batch)  # it is jitted
+
+    def reference_logprobs(self, params: Params, batch: TrainBatch) -> jax.Array:
+        """[U, M, R, T] the log-probs of a batch's tokens under other parameters."""
+        return self._scorer(params, self._put(batch))
+
+    def gradient_stats(self, params: Params, batch: TrainBatch) -> Metrics:
+        """Norms of the streams' gradients on a batch, and their cosine."""
+        return self._statistics(params, self._put(batch))
+
+    @property
+    def sizes(self) -> StateSizes:
+        weights = jax.tree.leaves(self.abstract.params)
+        saved = [*weights, *jax.tree.leaves(self.abstract.opt_state)]
+        return StateSizes(
+            parameters=sum(x.size for x in weights),
+            weight_bytes=sum(x.size * x.dtype.itemsize for x in weights),
+            checkpoint_bytes=sum(x.size * x.dtype.itemsize for x in saved),
+            device_bytes=bytes_per_device(saved),
+        )
+
+    def _put(self, batch: TrainBatch) -> TrainBatch:
+        return put_batch(batch, self._mesh, sharding.ROWS)
+
+
+def bytes_per_device(tree: Any) -> int:
+    """Bytes of abstract arrays on one device, by their shardings."""
+    return sum(
+        int(np.prod(x.sharding.shard_shape(x.shape), dtype=np.int64)) * x.dtype.itemsize
+        for x in jax.tree.leaves(tree)
     )
 
 
-def policy_loss(config: Config) -> PolicyLoss:
+def make_policy_update(config: Config, policy: Policy, schedule: optax.Schedule) -> Update:
+    """The RL update of a run: the joint objective of both streams (paper: L_base + lambda
+    L_corr)."""
+    o, batch, correction = config.optimizer, config.batch, config.correction
+    group_sizes = (config.rollout.group_size, correction.group_size)
+    return Update(
+        policy,
+        policy_loss(config.algorithm, policy.longest_completion),
+        make_optimizer(
+            schedule, o.b1, o.b2, o.weight_decay, o.grad_clip, o.name, o.mu_dtype or None
+        ),
+        stream_weights=(1.0, correction.weight),
+        plan=BatchPlan(
+            sequences=(
+                config.rollout.problems_per_step * group_sizes[0],
+                config.num_anchors * group_sizes[1],
+            ),
+            microbatch_rows=batch.microbatch_rows,
+            row_tokens=batch.row_tokens,
+            group_sizes=group_sizes,
+            minibatches=batch.minibatches,
+            epochs=batch.epochs,
+        ),
+    )
+
+
+def policy_loss(algorithm: Algorithm, longest_completion: int) -> PolicyLoss:
     """The RL objective's settings; 0 means off where the config says so."""
-    a = config.algorithm
+    a = algorithm
     return PolicyLoss(
         clip_low=a.clip_low,
         clip_high=a.clip_high,
@@ -127,117 +266,33 @@ def policy_loss(config: Config) -> PolicyLoss:
         dual_clip=a.dual_clip or None,
         old_logprobs=a.old_logprobs,
         tis_cap=a.tis_cap or None,
-        aggregation=Aggregation(a.aggregation, config.data.max_completion_tokens),
+        aggregation=Aggregation(a.aggregation, longest_completion),
     )
 
 
-def make_update(
-    config: Config,
-    policy: Policy,
-    token_loss: TokenLoss,
-    optimizer: optax.GradientTransformation,
-    stream_weights: tuple[float, float],
-    sequences: tuple[int, int],
-    group_sizes: tuple[int, int] = (1, 1),
-    minibatches: int = 1,
-    epochs: int = 1,
-) -> Update:
-    """Builds the update for batches of up to `sequences` (base, correction) sequences.
-
-    Args:
-      group_sizes: completions of one prompt in each stream, kept together in a minibatch.
-      minibatches, epochs: optimiser updates per batch, see `rl.train_step`.
+def _batch_shape(policy: Policy, plan: BatchPlan) -> tuple[int, int, int, int]:
+    """[U, M, R, T] of a batch.
 
     Raises:
-      CipoError: rows too short for the longest sequence, or not divisible over the devices.
+      CipoError: as `Update`.
     """
-    R, T = config.batch.microbatch_rows, config.batch.row_tokens
-    devices = sharding.row_count(policy.mesh)
-    if R % devices:
+    R, T = plan.microbatch_rows, plan.row_tokens
+    shards = sharding.row_count(policy.mesh)
+    if R % shards:
         raise CipoError(
-            f"config.batch.microbatch_rows: got {R}, wanted a multiple of {devices}, the product "
+            f"config.batch.microbatch_rows: got {R}, wanted a multiple of {shards}, the product "
             "of mesh.data and mesh.fsdp, over which rows are split"
         )
-    completion = config.data.max_completion_tokens
+    longest_prompts = (policy.longest_prompt, policy.longest_correction_prompt)
     rows = sum(
-        batching.row_capacity(
-            batching.minibatch_sequences(count, group_size, minibatches), prompt + completion, T
+        packing.row_capacity(
+            packing.minibatch_sequences(count, group_size, plan.minibatches),
+            prompt + policy.longest_completion,
+            T,
         )
         for count, group_size, prompt in zip(
-            sequences,
-            group_sizes,
-            (policy.longest_prompt, policy.longest_correction_prompt),
-            strict=True,
+            plan.sequences, plan.group_sizes, longest_prompts, strict=True
         )
         if count
     )
-    microbatches = batching.microbatch_count(rows, R)
-
-    params = model.abstract_params(policy.model)
-    param_shardings = model.param_shardings(policy.model, policy.mesh)
-    opt_shardings = sharding.optimizer_shardings(optimizer, params, param_shardings, policy.mesh)
-    replicated = sharding.replicated(policy.mesh)
-    shardings = TrainState(step=replicated, params=param_shardings, opt_state=opt_shardings)
-    shapes = TrainState(
-        step=jax.ShapeDtypeStruct((), np.int32),
-        params=params,
-        opt_state=jax.eval_shape(optimizer.init, params),
-    )
-    abstract = jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
-    )
-    init_optimizer = jax.jit(optimizer.init, out_shardings=opt_shardings)
-    compiled = make_train_step(
-        policy.score, token_loss, optimizer, stream_weights, shardings, epochs
-    )
-
-    batch_shapes = abstract_batch((minibatches, microbatches, R, T), policy.mesh, sharding.ROWS)
-
-    def lower(with_reference: bool = False) -> jax.stages.Lowered:
-        batch = batch_shapes
-        if with_reference:
-            batch = batch._replace(ref_logprobs=batch.old_logprobs)
-        with jax.set_mesh(policy.mesh):
-            return cast(Any, compiled).lower(abstract, batch)  # it is jitted
-
-    def init(params: Params) -> TrainState:
-        step = jax.device_put(np.zeros((), np.int32), replicated)
-        return TrainState(step=step, params=params, opt_state=init_optimizer(params))
-
-    def step(state: TrainState, batch: TrainBatch) -> tuple[TrainState, Metrics]:
-        return compiled(state, put_batch(batch, policy.mesh, sharding.ROWS))
-
-    pack_minibatch = functools.partial(
-        batching.make_train_batch,
-        microbatches=microbatches,
-        microbatch_rows=R,
-        row_tokens=T,
-        skip_zero_advantages=not token_loss.needs_zero_advantages,
-        normaliser=token_loss.aggregation.normaliser,
-    )
-
-    def pack(
-        members: list[batching.TrainSequence], rng: np.random.Generator | None = None
-    ) -> TrainBatch:
-        return batching.make_minibatches(members, minibatches, rng, pack_minibatch)
-
-    scorer = make_reference_scorer(policy.score)
-
-    def reference_logprobs(params: Params, batch: TrainBatch) -> jax.Array:
-        return scorer(params, put_batch(batch, policy.mesh, sharding.ROWS))
-
-    statistics = make_stream_gradient_stats(policy.score, token_loss)
-
-    def gradient_stats(params: Params, batch: TrainBatch) -> Metrics:
-        return statistics(params, put_batch(batch, policy.mesh, sharding.ROWS))
-
-    return Update(
-        abstract=abstract,
-        abstract_batch=batch_shapes,
-        init=init,
-        step=step,
-        lower=lower,
-        pack=pack,
-        reference_logprobs=reference_logprobs,
-        gradient_stats=gradient_stats,
-    )
+    return plan.minibatches, packing.microbatch_count(rows, R), R, T

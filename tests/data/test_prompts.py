@@ -6,14 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_hf import SPECIAL_TOKENS, TAG_TOKENS, make_tokenizer
 
-from cipo_jax.config.keys import Config
-from cipo_jax.data.prompts import (
-    CUT_MARK,
-    base_prompt,
-    correction_prompt,
-    correction_prompt_budget,
-    demonstration_tokens,
-)
+from cipo_jax.config.keys import Config, Data
+from cipo_jax.data.prompts import CUT_MARK, PromptWriter
 from cipo_jax.data.tasks import arithmetic
 from cipo_jax.data.tasks.generated import GeneratedDemonstrations, GeneratedProblems
 from cipo_jax.data.tokenizer import CharTokenizer, HFTokenizer
@@ -51,6 +45,30 @@ def attempt_at(problem: Problem, text: str, outcome: Outcome = Outcome.WRONG) ->
     empty = Completion(np.zeros(0, np.int32), np.zeros(0, np.float32), finished=True)
     prompt = Prompt(problem, np.zeros(1, np.int32))
     return Attempt(prompt, empty, text, Verdict(outcome, extracted="E-17", detail="D-23"))
+
+
+def base_prompt(problem, tokenizer, template, chat, max_tokens):
+    data = Data(prompt_template=template, chat_template=chat, max_prompt_tokens=max_tokens)
+    return PromptWriter(tokenizer, data).base(problem)
+
+
+def correction_prompt(
+    anchor, tokenizer, template, chat, max_attempt_tokens, show_failed_test=False
+):
+    data = Data(
+        correction_template=template, chat_template=chat, max_attempt_tokens=max_attempt_tokens
+    )
+    return PromptWriter(tokenizer, data, show_failed_test).correction(anchor)
+
+
+def correction_prompt_budget(tokenizer, template, chat, max_prompt_tokens, max_attempt_tokens):
+    data = Data(
+        correction_template=template,
+        chat_template=chat,
+        max_prompt_tokens=max_prompt_tokens,
+        max_attempt_tokens=max_attempt_tokens,
+    )
+    return PromptWriter(tokenizer, data).longest_correction()
 
 
 # --- base prompts ---
@@ -312,15 +330,9 @@ def test_embedded_task_fits_the_default_budgets_uncut():
 
 
 def demonstrate(demo, **changes):
-    settings_ = {
-        "prompt_template": "{question}\n",
-        "correction_template": Config().data.correction_template,
-        "chat": False,
-        "max_prompt_tokens": 32,
-        "max_attempt_tokens": 48,
-        "max_completion_tokens": 48,
-    }
-    return demonstration_tokens(demo, CharTokenizer(), **settings_ | changes)
+    budgets = {"max_prompt_tokens": 32, "max_attempt_tokens": 48, "max_completion_tokens": 48}
+    data = Data(prompt_template="{question}\n", **budgets | changes)
+    return PromptWriter(CharTokenizer(), data).demonstration(demo)
 
 
 def test_demonstration_uses_the_prompts_of_the_run():

@@ -36,6 +36,7 @@ from cipo_jax.commands.study.measures import FINAL
 from cipo_jax.commands.study.plan import Run, Study, load_study, plan, run_arguments
 from cipo_jax.commands.study.queue import Queue, shares_of_cores
 from cipo_jax.commands.study.report import write_study_report
+from cipo_jax.config.command_line import Invocation
 from cipo_jax.config.keys import Config, flatten
 from cipo_jax.config.resolve import read_resolved, resolve
 from cipo_jax.run.hosts.preemption import EXIT_CODE, Notice, Preempted, notice_of_sigterm
@@ -44,6 +45,21 @@ from cipo_jax.types import CipoError
 
 # The arguments of a run -> its resolved config, as the command line would have it.
 LoadConfig = Callable[[Sequence[str]], Config]
+
+
+def command(invocation: Invocation) -> None:
+    """The mode."""
+    file, flags = Path(invocation.config_file), invocation.flags
+    _, *overrides = invocation.config_arguments
+    run_study(
+        file,
+        invocation.workdir if invocation.workdir_given else Path("studies") / file.stem,
+        overrides,
+        invocation.load,
+        flags["only"],
+        flags["report_only"],
+        flags["jobs"],
+    )
 
 
 def run_study(

@@ -26,7 +26,6 @@ Fields of a record:
 import gzip
 import json
 import math
-import os
 import zlib
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -34,6 +33,7 @@ from typing import Any
 
 import numpy as np
 
+from cipo_jax.run.records.files import replacing
 from cipo_jax.types import Attempt, CipoError, Problem
 
 ATTEMPTS_DIR = "attempts"
@@ -58,9 +58,9 @@ class AttemptArchive:
           attempts: both streams; a correction is linked to its anchor if that is among them.
         """
         path = self._directory / f"{phase}-{step:06d}{_SUFFIX}"
-        temporary = path.with_suffix(".tmp")
         index_of = {id(attempt): i for i, attempt in enumerate(attempts)}
         with (
+            replacing(path) as temporary,
             temporary.open("wb") as raw,
             # No name and no time in the header: the bytes depend on the attempts alone.
             gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=raw, mtime=0) as packed,
@@ -73,7 +73,6 @@ class AttemptArchive:
                     record["tests"] = None
                 written.add(attempt.problem.id)
                 packed.write(json.dumps(record, allow_nan=False).encode("ascii") + b"\n")
-        os.replace(temporary, path)
         return path
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cipo_jax.config.keys import Config, flatten
+from cipo_jax.run.records.files import write_json
 from cipo_jax.types import CipoError
 
 # Keys that may differ when a run is continued: they change neither the parameters' shapes nor what
@@ -65,9 +66,9 @@ def claim_workdir(
         return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        _replace(file, values)
+        write_json(file, values)
         if data is not None:
-            _replace(workdir / "data.json", data)
+            write_json(workdir / "data.json", data)
     except OSError as e:
         raise CipoError(
             f"--workdir={workdir}: cannot be written ({e}); wanted a directory, new or of a run, "
@@ -104,15 +105,8 @@ def _check_data(file: Path, data: Mapping[str, Mapping[str, Any]]) -> None:
 def _described(source: Mapping[str, Any] | None) -> str:
     if source is None:
         return "nothing"
-    count = "no end of" if source["problems"] is None else source["problems"]
+    count = "unlimited" if source["problems"] is None else source["problems"]
     return f"{count} problems (fingerprint {source['fingerprint']})"
-
-
-def _replace(file: Path, content: object) -> None:
-    """Writes json so that the file is never half written."""
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
-    temporary.replace(file)
 
 
 def config_differences(

@@ -18,6 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from cipo_jax.run.records.files import write_text
 from cipo_jax.types import CipoError
 
 METRICS_FILE = "metrics.jsonl"
@@ -77,9 +78,7 @@ class MetricWriter:
         if len(kept) == len(lines):
             return
         self._file.close()
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text("".join(kept), encoding="utf-8")
-        os.replace(temporary, self._path)
+        write_text(self._path, "".join(kept))
         self._file = self._path.open("a", encoding="utf-8")
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from cipo_jax.config.keys import Log
 from cipo_jax.report.page import write_report
 from cipo_jax.run.records.archive import AttemptArchive
+from cipo_jax.run.records.files import write_text
 from cipo_jax.run.records.metrics_file import MetricWriter, read_metrics
 from cipo_jax.types import Attempt
 
@@ -43,7 +44,7 @@ class Record:
     def text(self, name: str, content: str) -> None:
         """A file of text."""
         if self._metrics is not None:
-            (self.workdir / name).write_text(content)
+            write_text(self.workdir / name, content)
 
     def rewind(self, phase: str, step: int) -> None:
         """Drops what was written beyond `step`, see `MetricWriter.rewind`."""

@@ -1,11 +1,9 @@
-"""What a run prints besides its lines per step: header, sample pairs, closing summary."""
+"""What a run prints: header, a line a step, an attempt beside its correction, the summary."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from cipo_jax.config.keys import Config
 from cipo_jax.run.measures import transition
@@ -13,36 +11,26 @@ from cipo_jax.run.records.metrics_file import read_metrics
 from cipo_jax.types import Attempt
 
 if TYPE_CHECKING:  # the report shares this file, and needs no JAX
-    from cipo_jax.rl.train_step import TrainState
     from cipo_jax.run.parts import Parts
+    from cipo_jax.run.update import Update
 
 
-def print_header(config: Config, parts: "Parts", workdir: Path, state: "TrainState") -> None:
+def print_header(config: Config, parts: "Parts", workdir: Path, update: "Update") -> None:
     """What is about to run, on what, and how large it is."""
-    import jax
-
-    model, mesh = parts.model, parts.mesh
-    leaves = jax.tree.leaves(state.params)
-    size = sum(x.size for x in leaves)
-    weight_bytes = sum(x.size * x.dtype.itemsize for x in leaves)
-    state_bytes = sum(
-        np.prod(x.sharding.shard_shape(x.shape), dtype=float) * x.dtype.itemsize
-        for x in jax.tree.leaves(state)
-    )
+    model, mesh, sizes = parts.policy.model, parts.policy.mesh, update.sizes
     axes = " x ".join(f"{name} {length}" for name, length in mesh.shape.items())
     r, k = config.rollout, config.correction
-    anchors = round(k.replay_fraction * r.problems_per_step) if k.weight else 0
     method = f"CIPO, lambda {k.weight:g}" if k.weight else "GRPO (correction.weight = 0)"
     isolation = f"verifier {parts.isolation}\n" if parts.isolation else ""
     print(
         f"method   {method}\n"
-        f"policy   {size:,} parameters ({config.model.source or 'from scratch'}), "
-        f"{model.num_layers} layers, {weight_bytes / 2**20:,.1f} MiB of {model.param_dtype} "
+        f"policy   {sizes.parameters:,} parameters ({config.model.source or 'from scratch'}), "
+        f"{model.num_layers} layers, {sizes.weight_bytes / 2**20:,.1f} MiB of {model.param_dtype} "
         f"weights, {model.compute_dtype} compute\n"
         f"devices  {mesh.size} x {mesh.devices.flat[0].device_kind}; mesh {axes}; "
-        f"weights and optimiser {state_bytes / 2**20:,.1f} MiB per device\n"
-        f"step     {r.problems_per_step} problems x {r.group_size} attempts + {anchors} anchors x "
-        f"{k.group_size} corrections; {config.num_steps} steps\n"
+        f"weights and optimiser {sizes.device_bytes / 2**20:,.1f} MiB per device\n"
+        f"step     {r.problems_per_step} problems x {r.group_size} attempts + "
+        f"{config.num_anchors} anchors x {k.group_size} corrections; {config.num_steps} steps\n"
         f"{isolation}"
         f"workdir  {workdir}",
         flush=True,

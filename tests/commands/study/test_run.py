@@ -21,7 +21,7 @@ from cipo_jax.commands.study.measures import FINAL
 from cipo_jax.commands.study.plan import Run, Study, load_study, plan, run_arguments, sampled_tokens
 from cipo_jax.config.resolve import resolve
 from cipo_jax.data.datasets import open_demonstrations
-from cipo_jax.data.prompts import demonstration_tokens
+from cipo_jax.data.prompts import PromptWriter
 from cipo_jax.data.tokenizer import load_tokenizer
 from cipo_jax.main import run as run_command
 from cipo_jax.run.hosts.preemption import EXIT_CODE, Preempted
@@ -62,16 +62,7 @@ def test_the_tasks_fit_their_budgets(file: Path) -> None:
             min_operations=operations,
             max_operations=operations,
         ).batch(0, 100):
-            prompt, completion = demonstration_tokens(
-                demonstration,
-                tokenizer,
-                prompt_template=c.data.prompt_template,
-                correction_template=c.data.correction_template,
-                chat=False,
-                max_prompt_tokens=c.data.max_prompt_tokens,
-                max_attempt_tokens=c.data.max_attempt_tokens,
-                max_completion_tokens=c.data.max_completion_tokens,
-            )
+            prompt, completion = PromptWriter(tokenizer, c.data).demonstration(demonstration)
             assert len(prompt) + len(completion) <= c.batch.row_tokens
 
 

@@ -1,0 +1,83 @@
+"""What the loop remembers between steps besides the TrainState; part of every checkpoint."""
+
+import dataclasses
+from typing import Any
+
+from cipo_jax.config import keys
+from cipo_jax.rl.difficulty import Difficulty, remember
+from cipo_jax.rl.replay import ReplayState, update_replay
+from cipo_jax.run.streams import BaseStream, correct_array
+
+
+@dataclasses.dataclass(frozen=True)
+class HostState:
+    """The state of the host side.
+
+    Attributes:
+      replay: the controller of rho.
+      difficulty: running pass rate per problem id.
+      streaks: how long each health rule has been broken.
+      sampled_tokens: in all steps so far.
+      step_tokens: in the last step.
+    """
+
+    replay: ReplayState
+    difficulty: dict[str, Difficulty] = dataclasses.field(default_factory=dict)
+    streaks: dict[str, int] = dataclasses.field(default_factory=dict)
+    sampled_tokens: int = 0
+    step_tokens: int = 0
+
+    def after_step(
+        self,
+        rollout: keys.Rollout,
+        replay: keys.Replay,
+        base: BaseStream,
+        retention: float | None,
+        sampled_tokens: int,
+    ) -> "HostState":
+        """The state after a step's two streams.
+
+        Args:
+          retention: accuracy of the corrections of right anchors; None if there were none.
+          sampled_tokens: in this step.
+        """
+        G, seen = rollout.group_size, base.sampled
+        return dataclasses.replace(
+            self,
+            replay=self._next_replay(replay, retention),
+            difficulty=remember(
+                self.difficulty,
+                [a.problem.id for a in seen[::G]],
+                correct_array(seen, G).mean(axis=1),
+                rollout.pass_rate_decay,
+            ),
+            sampled_tokens=self.sampled_tokens + sampled_tokens,
+            step_tokens=sampled_tokens,
+        )
+
+    def _next_replay(self, replay: keys.Replay, retention: float | None) -> ReplayState:
+        if not replay.adaptive:
+            return self.replay
+        return update_replay(
+            self.replay,
+            retention,
+            target=replay.target_retention,
+            minimum=replay.minimum,
+            maximum=replay.maximum,
+            gap_weight=replay.gap_weight,
+            drop_weight=replay.drop_weight,
+            streak_weight=replay.streak_weight,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> "HostState":
+        return cls(
+            replay=ReplayState(**raw["replay"]),
+            difficulty={k: Difficulty(**v) for k, v in raw["difficulty"].items()},
+            streaks=dict(raw["streaks"]),
+            sampled_tokens=raw.get("sampled_tokens", 0),
+            step_tokens=raw.get("step_tokens", 0),
+        )

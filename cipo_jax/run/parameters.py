@@ -1,0 +1,177 @@
+"""Parameters that something begins with: where they are, whether they fit, and loading them.
+
+    a run         its newest RL checkpoint, else that of its cold start, or a step that is named
+    a model       the weights of `model.source`
+    a seed        random ones
+
+Every mode finds them here. What a checkpoint is is decided in `records/checkpoint.py`; how a run
+goes on from its own state, optimiser included, in `start.py`.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+from etils import epath
+
+from cipo_jax.config import keys
+from cipo_jax.config.keys import Config
+from cipo_jax.config.resolve import read_resolved
+from cipo_jax.policy import model
+from cipo_jax.policy.huggingface import load as huggingface
+from cipo_jax.policy.huggingface.hub import model_directory
+from cipo_jax.policy.model import Params
+from cipo_jax.run.records.checkpoint import Checkpoints, checkpoint_root
+from cipo_jax.run.records.directory import model_differences
+from cipo_jax.run.records.metrics_file import read_metrics
+from cipo_jax.run.update import Policy
+from cipo_jax.types import CipoError
+
+_PHASES = ("checkpoints", "cold_start")  # directories, in order of preference
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """A checkpoint of a run.
+
+    Attributes:
+      directory: of the checkpoints of one phase.
+      step: of the RL steps, or of the cold start's.
+    """
+
+    directory: epath.Path
+    step: int
+
+    def __str__(self) -> str:
+        return f"{self.directory}, step {self.step}"
+
+    @property
+    def name(self) -> str:
+        """As part of a file name: "step-000080", "cold_start-000350"."""
+        phase = "step" if self.directory.name == "checkpoints" else self.directory.name
+        return f"{phase}-{self.step:06d}"
+
+
+def find_parameters(config: Config, workdir: Path, step: str = "latest") -> Place | None:
+    """The checkpoint of the run in `workdir`; None for the parameters of `model.source`, where
+    `workdir` holds no run.
+
+    Args:
+      step: "latest", "best" (by pass@1 of the run's own evaluations) or a number of steps.
+
+    Raises:
+      CipoError: neither a run nor a model, a run of another model, or no such checkpoint.
+    """
+    if not (workdir / "config.json").is_file():
+        if config.model.source:
+            return None
+        raise CipoError(
+            f"--workdir={workdir}: is not a run directory (no config.json); give one, or set "
+            "--config.model.source to a Hugging Face model"
+        )
+    check_fits(workdir, config)
+    found = _newest_phase(workdir, config.checkpoint.directory)
+    if found is None:
+        raise CipoError(f"--workdir={workdir}: holds no finished checkpoint")
+    directory, steps = found
+    return Place(directory, _choose_step(workdir, steps, step))
+
+
+def check_fits(workdir: Path, config: Config, key: str = "--workdir") -> None:
+    """Refuses a run whose parameters have other shapes than `config`'s.
+
+    Args:
+      key: what named `workdir`.
+
+    Raises:
+      CipoError: it is no run, or one of another model; with the keys that differ.
+    """
+    file = workdir / "config.json"
+    if not file.is_file():
+        raise CipoError(
+            f"{key}: {workdir} is not a run directory (no config.json); wanted the --workdir of a "
+            "run, such as runs/demo"
+        )
+    if differences := model_differences(file, config):
+        raise CipoError(
+            f"{key}: the run in {workdir} has another model than this config:\n"
+            + "\n".join(
+                f"  config.{name}: {theirs!r} there, {ours!r} here"
+                for name, (theirs, ours) in differences.items()
+            )
+        )
+
+
+def load_parameters(config: Config, policy: Policy, place: Place | None) -> Params:
+    """The parameters at `place`, on the devices of the policy's mesh; without one, those before any
+    training."""
+    if place is None:
+        return fresh_parameters(config.model, config.seed, policy)
+    with Checkpoints(place.directory, keep=1, read_only=True) as saved:
+        return saved.restore_params(_abstract(policy), place.step)
+
+
+def fresh_parameters(section: keys.Model, seed: int, policy: Policy) -> Params:
+    """Parameters before any training: those of `model.source`, or random ones from the seed."""
+    if section.source:
+        directory = model_directory(section.source)
+        return huggingface.load_params(directory, policy.model, policy.mesh)
+    return model.init_params(policy.model, jax.random.key(seed), policy.mesh)
+
+
+def newest_parameters(run: Path, policy: Policy) -> Params:
+    """The newest parameters of another run: after RL, else after its cold start.
+
+    Raises:
+      CipoError: it holds none.
+    """
+    found = _newest_phase(run, "")
+    if found is None:
+        raise CipoError(f"config.init_from: {run} holds no finished checkpoint")
+    print(f"starting from the parameters of {found[0]}")
+    with Checkpoints(found[0], keep=1, read_only=True) as saved:
+        return saved.restore_params(_abstract(policy))
+
+
+def _newest_phase(run: Path, directory: str) -> tuple[epath.Path, list[int]] | None:
+    """The checkpoints of the latest phase that has any, and their steps.
+
+    Args:
+      directory: where checkpoints are; "": where the run's own config says.
+    """
+    if not directory:
+        theirs = read_resolved(run / "config.json").get("checkpoint", {})
+        directory = theirs.get("directory", "")
+    root = checkpoint_root(run, directory)
+    for phase in _PHASES:
+        if (root / phase).is_dir():
+            with Checkpoints(root / phase, keep=1, read_only=True) as saved:
+                if steps := saved.all_steps():
+                    return root / phase, steps
+    return None
+
+
+def _choose_step(workdir: Path, steps: Sequence[int], wanted: str) -> int:
+    if wanted == "latest":
+        return steps[-1]
+    if wanted == "best":
+        scores = {r["step"]: r["eval/pass@1"] for r in read_metrics(workdir) if "eval/pass@1" in r}
+        known = [step for step in steps if step in scores]
+        if not known:
+            raise CipoError(f"--step=best: no checkpoint of {workdir} was evaluated; kept: {steps}")
+        return max(known, key=lambda step: scores[step])
+    if not wanted.isdecimal() or int(wanted) not in steps:
+        raise CipoError(
+            f"--step: got {wanted!r}, wanted 'latest', 'best' or one of the steps kept: {steps}"
+        )
+    return int(wanted)
+
+
+def _abstract(policy: Policy) -> Params:
+    """Shapes, dtypes and shardings."""
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        model.abstract_params(policy.model),
+        model.param_shardings(policy.model, policy.mesh),
+    )

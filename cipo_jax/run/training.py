@@ -1,0 +1,156 @@
+"""A run under way: its parts, where it stands, and what is done around its steps.
+
+Decides when a run is evaluated, saved, watched and ended. The steps themselves are in `train.py`.
+"""
+
+import dataclasses
+import math
+
+import jax
+import numpy as np
+import optax
+
+from cipo_jax.config.keys import Config
+from cipo_jax.data.datasets import ProblemSource
+from cipo_jax.policy.model import Params
+from cipo_jax.rl.train_step import TrainState
+from cipo_jax.run.budget import Budget
+from cipo_jax.run.evaluate import evaluate, plain_values
+from cipo_jax.run.host_state import HostState
+from cipo_jax.run.parts import Parts
+from cipo_jax.run.records.checkpoint import Checkpoints
+from cipo_jax.run.records.record import Record
+from cipo_jax.run.records.terminal import format_step_line, print_evaluation, print_pair
+from cipo_jax.run.update import Update
+from cipo_jax.run.watch.compiles import Ledger
+from cipo_jax.run.watch.health import check_health, health_rules
+from cipo_jax.run.watch.profiling import Profile
+from cipo_jax.run.watch.speed import PEAK_FLOPS
+from cipo_jax.types import Attempt, CipoError, Prompt
+
+EVAL_KEY, TRAIN_KEY = 2, 3  # folded into the run's key, like the cold start's
+
+
+@dataclasses.dataclass
+class Training:
+    """A run under way: its parts, its records, and where it stands.
+
+    Attributes:
+      eval_prompts: of the problems it is evaluated on.
+      given: attempts that are not its own, to be corrected in evaluations.
+      reference: frozen parameters of the KL term; None without one.
+      first_step: the steps that were done when this process began.
+      step: the steps that are done.
+      state, host: after them.
+      is_over: there is nothing left to do.
+    """
+
+    config: Config
+    parts: Parts
+    problems: ProblemSource
+    eval_prompts: list[Prompt]
+    given: list[Attempt]
+    update: Update
+    schedule: optax.Schedule
+    checkpoints: Checkpoints
+    record: Record
+    ledger: Ledger
+    profile: Profile
+    reference: Params | None
+    state: TrainState
+    host: HostState
+
+    def __post_init__(self) -> None:
+        c = self.config
+        self.step = self.first_step = int(self.state.step)
+        run_key = jax.random.key(c.seed)
+        self.eval_key = jax.random.fold_in(run_key, EVAL_KEY)
+        self.train_key = jax.random.fold_in(run_key, TRAIN_KEY)
+        self.peak_flops = PEAK_FLOPS.get(self.parts.policy.mesh.devices.flat[0].device_kind)
+        self._budget = Budget(c.num_steps, c.max_sampled_tokens, c.eval)
+        self._rules = health_rules(c.health)
+        self._recent_seconds: list[float] = []
+        self.is_over = self._budget.is_over(self.step, self.host.sampled_tokens)
+
+    def save(self, score: float | None = None) -> None:
+        """Saves the state after the last finished step; `score` chooses the best checkpoints."""
+        self.parts.heartbeat.begin("checkpoint", "the disk")
+        self.checkpoints.save(self.step, self.state, self.host.to_json(), score)
+        self.parts.heartbeat.end()
+
+    def evaluate(self) -> dict[str, float]:
+        """Evaluates the policy as it is; returns the metrics as they are written."""
+        c, parts = self.config, self.parts
+        parts.heartbeat.begin("eval")
+        estimates, attempts = evaluate(
+            parts.attempt,
+            self.state.params,
+            self.eval_prompts,
+            parts.prompts.correction,
+            samples=c.eval.samples,
+            pass_at=c.eval.pass_at,
+            corrected_attempts=c.eval.corrected_attempts,
+            given=self.given,
+            key=self.eval_key,
+        )
+        parts.end_sampling()
+        parts.heartbeat.end()
+        results = plain_values(estimates)
+        named = {f"eval/{k}": v for k, v in results.items()}
+        self.record.keep("eval", self.step, attempts)
+        seconds = parts.heartbeat.take_times()["eval"]
+        self.record.write(self.step, named | {"time/eval": seconds}, "eval")
+        print_evaluation(self.step, results)
+        return named
+
+    def evaluate_if_due(self) -> None:
+        """Before the first step of this process: a run that was asked to end during an evaluation
+        has saved the state, and makes up for it."""
+        if self._evaluation_is_due() and not self.parts.hosts.first_says(
+            self.record.has("eval", self.step)
+        ):
+            self.evaluate()
+
+    def require_finite(self, loss: float) -> None:
+        """Raises CipoError if the step's loss is not finite."""
+        if not math.isfinite(loss):
+            raise CipoError(
+                f"step {self.step}: the loss is not finite; the last checkpoint is that of step "
+                f"{self.checkpoints.latest_step()}. Lower optimizer.learning_rate = "
+                f"{self.config.optimizer.learning_rate} and continue from it in a new --workdir by "
+                f"--config.init_from={self.record.workdir}"
+            )
+
+    def print_step(self, measures: dict[str, float], attempts: list[Attempt]) -> None:
+        """The step's line, and now and then an attempt beside its correction."""
+        self._recent_seconds = [*self._recent_seconds, measures["time/step"]][-20:]
+        left = self._budget.steps_left(self.step, self.host.sampled_tokens)
+        seconds_left = float(np.median(self._recent_seconds)) * left
+        line = format_step_line(self.step, self.config.num_steps, measures, seconds_left)
+        print(line, flush=True)
+        every = self.config.log.show_samples_every
+        if every and self.step % every == 0:
+            print_pair(attempts)
+
+    def conclude_step(self, measures: dict[str, float]) -> None:
+        """What follows from a step: health rules, an evaluation, a checkpoint, the end."""
+        c = self.config
+        self.ledger.check(self.first_step)
+        streaks, firings = check_health(self._rules, self.host.streaks, measures, c.health.patience)
+        self.host = dataclasses.replace(self.host, streaks=streaks)
+        for firing in firings:
+            print(f"health  {firing}; {c.health.action}", flush=True)
+            self.record.write(self.step, {f"health/{firing.rule.name}": firing.value}, "health")
+        ill = bool(firings) and c.health.action != "warn"
+        self.is_over = self._budget.is_over(self.step, self.host.sampled_tokens)
+        self.is_over |= ill and c.health.action == "stop"
+        if self.is_over or self._evaluation_is_due():
+            measures = measures | self.evaluate()
+            self.record.report()
+        self.checkpoints.check()
+        if self.is_over or ill or self.step % c.checkpoint.every == 0:
+            self.save(measures.get(c.checkpoint.best_metric))
+
+    def _evaluation_is_due(self) -> bool:
+        host = self.host
+        return self._budget.evaluation_is_due(self.step, host.sampled_tokens, host.step_tokens)
