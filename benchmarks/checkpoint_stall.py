@@ -64,7 +64,8 @@ def make_step(shape: ModelConfig) -> tuple[TrainState, Callable[[TrainState], Tr
         correction=Correction(weight=0.0),
         batch=Batch(row_tokens=TOKENS, microbatch_rows=4),
     )
-    policy = Policy(mesh, shape, make_score(config, shape, mesh), TOKENS // 2, TOKENS // 2)
+    half = TOKENS // 2
+    policy = Policy(mesh, shape, make_score(shape, mesh, 1.0), half, half, half)
     update = make_policy_update(config, policy, optax.constant_schedule(1e-4))
     ids = np.random.default_rng(0).integers(0, shape.vocab_size, (4, 2, TOKENS // 2), np.int32)
     old = np.full(TOKENS // 2, -np.log(shape.vocab_size), np.float32)

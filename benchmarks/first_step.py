@@ -74,7 +74,7 @@ def first_step(arguments: Sequence[str], workdir: Path, cache: Path) -> float:
 def peer_first_step(python: str, threads: int) -> float:
     """Seconds of the peer, likewise."""
     c = resolve(load_file(SMOKE.name, beside=str(SMOKE)).get_config())
-    shape = make_model_config(c, open_tokenizer(c))
+    shape = make_model_config(c.model, c.data.tokenizer, open_tokenizer(c))
     work = Work(
         "smoke",
         problems=c.rollout.problems_per_step,

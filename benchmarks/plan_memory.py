@@ -147,9 +147,10 @@ def plan(
     policy = Policy(
         mesh=mesh,
         model=m,
-        score=make_score(config, m, mesh),
+        score=make_score(m, mesh, config.sampling.temperature),
         longest_prompt=row_tokens // 2,
         longest_correction_prompt=row_tokens // 2,
+        longest_completion=row_tokens // 2,
     )
     began = time.monotonic()
     update = make_policy_update(config, policy, optax.constant_schedule(1e-6))

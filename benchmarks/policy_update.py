@@ -74,7 +74,8 @@ def contend(work: Work) -> None:
         correction=Correction(weight=0.0),
         batch=Batch(row_tokens=work.prompt + work.response, microbatch_rows=work.microbatch),
     )
-    policy = Policy(mesh, shape, make_score(config, shape, mesh), work.prompt, work.prompt)
+    score = make_score(shape, mesh, config.sampling.temperature)
+    policy = Policy(mesh, shape, score, work.prompt, work.prompt, work.response)
     update = make_policy_update(config, policy, optax.constant_schedule(1e-4))
     rng = np.random.default_rng(0)
 

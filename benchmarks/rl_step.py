@@ -57,8 +57,9 @@ from cipo_jax.policy import sharding
 from cipo_jax.policy.model import ModelConfig
 from cipo_jax.rl.rewards import reward_array
 from cipo_jax.run.hosts.processes import Hosts
-from cipo_jax.run.parts import fresh_params, open_policy, open_sampler
-from cipo_jax.run.rollout import make_attempter
+from cipo_jax.run.parameters import fresh_parameters
+from cipo_jax.run.parts import open_mesh, open_policy, open_sampler
+from cipo_jax.run.rollout import Attempter
 from cipo_jax.run.streams import base_sequences, sample_base
 from cipo_jax.run.update import make_policy_update
 from cipo_jax.types import Problem, Prompt
@@ -167,11 +168,11 @@ def contend(work: Work) -> None:
     """Takes turns at our step."""
     turns, c = Turns(), make_config(work)
     sharding.make_cpu_devices(work.devices)
-    mesh = sharding.make_mesh(c.mesh.data, c.mesh.fsdp, c.mesh.tensor)
+    mesh = open_mesh(c.mesh)
     tokenizer, hosts = Numbers(work.shape.vocab_size), Hosts()
-    policy = open_policy(c, tokenizer, mesh)
+    policy = open_policy(c, tokenizer, mesh, c.data.max_prompt_tokens)
     update = make_policy_update(c, policy, optax.constant_schedule(1e-4))
-    sampler = open_sampler(c, policy.model, mesh, tokenizer, policy.longest_prompt, hosts)
+    sampler = open_sampler(c, policy, tokenizer, hosts)
     rng, keys = np.random.default_rng(0), jax.random.key(c.seed)
 
     def prompt(i: int) -> Prompt:
@@ -179,8 +180,8 @@ def contend(work: Work) -> None:
         return Prompt(Problem(str(i), "?", answer="0"), tokens)
 
     with jax.set_mesh(mesh), open_pool(c.verifier) as pool:
-        attempt = make_attempter(sampler.sample, pool, tokenizer)
-        state = update.init(fresh_params(c, policy))
+        attempt = Attempter(sampler.sample, pool, tokenizer)
+        state = update.init(fresh_parameters(c.model, c.seed, policy))
 
         def step() -> Measured:
             nonlocal state

@@ -159,7 +159,8 @@ def programs(
     correction_prompt = prompt + config.data.max_attempt_tokens
     lowered: dict[str, jax.stages.Lowered] = {}
     if "update" in names:
-        policy = Policy(mesh, shape, make_score(config, shape, mesh), prompt, correction_prompt)
+        score = make_score(shape, mesh, config.sampling.temperature)
+        policy = Policy(mesh, shape, score, prompt, correction_prompt, most)
         update = make_policy_update(config, policy, lambda _: 1e-6)
         lowered["update"] = update.lower()
     s = config.sampling

@@ -6,16 +6,15 @@ Read are the pages for users. Of cloud commands only our own scripts are tried, 
 import re
 import shlex
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from places import ROOT
 
+from cipo_jax.config.command_line import parse
 from cipo_jax.config.keys import Config, flatten
-from cipo_jax.config.resolve import resolve
-from cipo_jax.main import _in_full, _parse
+from cipo_jax.main import MODES
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXTS = {page: page.read_text() for page in PAGES}
@@ -144,9 +143,7 @@ def test_commands_parse(page: str, command: list[str], monkeypatch: pytest.Monke
     given = [a.partition("=")[2] for a in arguments if a.startswith("--config=")]
     if not given or given[0] == "..." or given[0] in made_by_the_reader(ROOT / page):
         arguments = [CONFIG, *(a for a in arguments if not a.startswith("--config="))]
-    values, raw, _ = _parse(["cipo_jax", *map(_in_full, arguments)])
-    if raw is not None and values["mode"].value != "study":
-        resolve(raw)
+    parse(["cipo_jax", *arguments], MODES)
 
 
 @pytest.mark.parametrize(
@@ -188,11 +185,6 @@ def test_modes_and_pages_are_listed() -> None:
     index = TEXTS[ROOT / "docs" / "README.md"]
     for page in (ROOT / "docs").glob("*.md"):
         assert page.name == "README.md" or f"({page.name})" in index, page.name
-    told = subprocess.run(
-        [sys.executable, *MODULE, "--mode=?", CONFIG], capture_output=True, text=True, cwd=ROOT
-    )
-    modes = re.search(r"<([\w|]+)>", told.stderr)
-    assert modes, told.stderr
     everything = "\n".join(TEXTS.values())
-    missing = [m for m in modes[1].split("|") if m != "train" and f"--mode={m}" not in everything]
-    assert not missing
+    names = {mode.name for mode in MODES} - {"train"}
+    assert not [name for name in names if f"--mode={name}" not in everything]

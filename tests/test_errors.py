@@ -249,7 +249,7 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
     "compare what is no run": (["--mode=compare", "a_file", "b"], "a_file", "run"),
     "generate without prompt": ([TINY, "--mode=generate"], "--prompt", ""),
     "export without checkpoint": ([TINY, "--mode=export", "--workdir=nowhere"], "nowhere", ""),
-    "export of a word": ([TINY, "--mode=export", "--step=best"], "--step", "number"),
+    "export of a word": ([TINY, "--mode=export", "--step=first"], "--step", "number"),
     "regrade nothing": ([TINY, "--mode=regrade", "--workdir=nowhere"], "nowhere", ""),
     "regrade without workdir": ([TINY, "--mode=regrade"], "--workdir is missing", "regrade"),
     "study of a plain config": ([TINY, "--mode=study"], "defines no STUDY", "configs/studies/"),
@@ -378,7 +378,7 @@ def test_a_line_of_a_config_file_is_named(files: Path, capsys: pytest.CaptureFix
 def test_help_is_the_commands_documentation(capsys: pytest.CaptureFixture[str]) -> None:
     main(["cipo_jax", "--help"])
     printed = capsys.readouterr().out
-    for word in ("--mode=train", "--workdir", "--traceback", "--mode=explain", "--config="):
+    for word in ("train", "--workdir", "--traceback", "explain", "--config="):
         assert word in printed
 
 

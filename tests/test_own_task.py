@@ -13,7 +13,7 @@ from places import ROOT, TESTS
 
 from cipo_jax.main import run
 from cipo_jax.run.records.metrics_file import read_metrics
-from cipo_jax.run.rollout import make_attempter
+from cipo_jax.run.rollout import Attempter
 from cipo_jax.types import CipoError, Completion, Outcome, Problem, Prompt, Verdict
 
 PAGE = (ROOT / "docs" / "own_task.md").read_text()
@@ -115,11 +115,11 @@ def test_a_verifier_that_has_worked_may_fail() -> None:
         for request in range(len(prompts) * samples):
             yield request, Completion(np.zeros(1, np.int32), np.zeros(1, np.float32), finished=True)
 
-    attempt = make_attempter(sample, Pool(), Letters())
+    attempt = Attempter(sample, Pool(), Letters())
     for wanted in (["error", "wrong"], ["error", "error"]):
         assert [a.verdict.outcome for a in attempt(None, prompts, 1, None, "")] == wanted
     outcomes += [Outcome.ERROR, Outcome.ERROR]
-    fresh = make_attempter(sample, Pool(), Letters())
+    fresh = Attempter(sample, Pool(), Letters())
     assert fresh(None, [], 1, None, "") == []
     with pytest.raises(CipoError, match="failed on all 2 .* 'p0'.* with 'out of order'"):
         fresh(None, prompts, 1, None, "")

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from places import ROOT
 
-from cipo_jax import train
 from cipo_jax.main import run
-from cipo_jax.run import measures as metrics
+from cipo_jax.run import training
 from cipo_jax.run.records.archive import read_attempts
 from cipo_jax.run.records.metrics_file import read_metrics
+from cipo_jax.run.records.terminal import format_step_line
 from cipo_jax.run.watch.speed import MEASURED
 from cipo_jax.types import CipoError
 
@@ -67,10 +67,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     def step_line(*args: Any) -> str:
         COMPILED_BY_STEP.append(compiled)
-        return metrics.format_step_line(*args)
+        return format_step_line(*args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "format_step_line", step_line)
+        patch.setattr(training, "format_step_line", step_line)
         jax.monitoring.register_event_duration_secs_listener(count)
         return smoke(tmp_path_factory.mktemp("runs") / "whole")
 

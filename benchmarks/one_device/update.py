@@ -26,9 +26,8 @@ def measure_update(work: Work) -> list[dict[str, Any]]:
 def _update_at(work: Work, microbatch_rows: int) -> dict[str, Any]:
     shape, mesh = work.shape, one_device()
     config = update_config(work, microbatch_rows)
-    policy = Policy(
-        mesh, shape, make_score(config, shape, mesh), work.prompt, work.prompt + work.new
-    )
+    score = make_score(shape, mesh, config.sampling.temperature)
+    policy = Policy(mesh, shape, score, work.prompt, work.prompt + work.new, work.new)
     update = make_policy_update(config, policy, optax.constant_schedule(1e-6))
     members, seconds = training_sequences(work), []
     with jax.set_mesh(mesh):

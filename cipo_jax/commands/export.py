@@ -19,8 +19,9 @@ from cipo_jax.config.keys import Config
 from cipo_jax.data.tokenizer import CharTokenizer, Tokenizer
 from cipo_jax.policy.huggingface.export import export_hf, require_unused
 from cipo_jax.policy.huggingface.hub import model_directory
-from cipo_jax.run.parameters import check_fits, find_parameters, load_parameters
+from cipo_jax.run.parameters import find_parameters, load_parameters
 from cipo_jax.run.parts import open_mesh, open_policy, open_tokenizer
+from cipo_jax.types import CipoError
 
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -59,9 +60,12 @@ def export(config: Config, workdir: Path, output: Path | None, step: str = "late
       CipoError: `workdir` holds no run, one of another model than `config`'s, or not that step;
         `output` is in use; or transformers has no architecture for the model.
     """
-    check_fits(workdir, config)
     place = find_parameters(config, workdir, step)
-    assert place is not None  # it is a run
+    if place is None:
+        raise CipoError(
+            f"--workdir={workdir}: is not a run directory (no config.json); the weights of "
+            "config.model.source are a Hugging Face directory already"
+        )
     tokenizer = open_tokenizer(config)
     policy = open_policy(config, tokenizer, open_mesh(config.mesh), config.data.max_prompt_tokens)
     output = output or workdir / f"hf-{place.name}"

@@ -47,7 +47,7 @@ class Regrade:
 
 def command(invocation: Invocation) -> None:
     """The mode."""
-    workdir = invocation.required("workdir", "verifies the attempts of that run")
+    workdir = invocation.required("workdir")
     regrade(Path(workdir), invocation.config.verifier)
 
 

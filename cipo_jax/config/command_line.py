@@ -94,7 +94,7 @@ class Invocation:
     provenance: Callable[[], dict[str, dict[str, Any]]]
     load: Callable[[Sequence[str]], Config]
 
-    def required(self, flag: str, why: str) -> str:
+    def required(self, flag: str, why: str = "needs it") -> str:
         """The value of a flag that must be given.
 
         Raises:
@@ -216,7 +216,8 @@ def _read_config(
             f"--config={config_file}: is not a config file; wanted a Python file whose "
             "get_config() returns an ml_collections.ConfigDict"
         )
-    return raw, set(config_flags.get_override_values(values["config"])), rest
+    overridden = set() if raw is None else config_flags.get_override_values(values["config"])
+    return raw, set(overridden), rest
 
 
 def _config_of_run(mode: Mode, values: Any) -> ConfigDict | None:

@@ -63,6 +63,8 @@ def find_parameters(config: Config, workdir: Path, step: str = "latest") -> Plac
     Raises:
       CipoError: neither a run nor a model, a run of another model, or no such checkpoint.
     """
+    if step not in ("latest", "best") and not step.isdecimal():
+        raise CipoError(f"--step: got {step!r}, wanted 'latest', 'best' or a number of steps")
     if not (workdir / "config.json").is_file():
         if config.model.source:
             return None
@@ -161,7 +163,7 @@ def _choose_step(workdir: Path, steps: Sequence[int], wanted: str) -> int:
         if not known:
             raise CipoError(f"--step=best: no checkpoint of {workdir} was evaluated; kept: {steps}")
         return max(known, key=lambda step: scores[step])
-    if not wanted.isdecimal() or int(wanted) not in steps:
+    if int(wanted) not in steps:
         raise CipoError(
             f"--step: got {wanted!r}, wanted 'latest', 'best' or one of the steps kept: {steps}"
         )

@@ -142,8 +142,8 @@ def test_full_size_programs_lower_for_cuda(for_cuda):
     )
     assert "bf16" in lower_decode(shape, mesh, settings).as_text()
     config = update.update_config(full, full.microbatches[0])
-    score = make_score(config, shape, mesh)
-    policy = Policy(mesh, shape, score, full.prompt, full.prompt + full.new)
+    score = make_score(shape, mesh, 1.0)
+    policy = Policy(mesh, shape, score, full.prompt, full.prompt + full.new, full.new)
     program = make_policy_update(config, policy, lambda _: 1e-6).lower().as_text()
     called = set(re.findall(r"custom_call @([\w$]+)", program))
     assert {"__cudnn$fmhaScaleBiasSoftmax", "__cudnn$fmhaScaleBiasSoftmaxBackward"} <= called

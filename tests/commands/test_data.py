@@ -74,5 +74,5 @@ def test_the_kept_problems_are_written(
 def test_the_embedded_task_can_be_looked_at(capsys: pytest.CaptureFixture) -> None:
     run(["main", "--mode=data", SMOKE, "--config.verifier.workers=1"])
     out = capsys.readouterr().out
-    assert "arithmetic: without end" in out and "a generator keeps its splits apart" in out
+    assert "arithmetic: unlimited" in out and "a generator keeps its splits apart" in out
     assert "cannot read: 0 of 256" in out

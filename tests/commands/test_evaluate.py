@@ -12,13 +12,14 @@ from places import TESTS
 from sandboxes import open_or_skip
 
 from cipo_jax.commands import evaluate as module
-from cipo_jax.commands.evaluate import _choose_step, evaluate_run
+from cipo_jax.commands.evaluate import evaluate_run
 from cipo_jax.config import default_config
 from cipo_jax.config.keys import Config
 from cipo_jax.config.resolve import provenance, resolve
 from cipo_jax.data.benchmarks.suites import CORRECT, CRITIQUE, SUITES
 from cipo_jax.main import run as command
-from cipo_jax.run.parts import fresh_params, open_parts
+from cipo_jax.run.parameters import fresh_parameters
+from cipo_jax.run.parts import open_parts
 from cipo_jax.run.records.archive import read_attempts
 from cipo_jax.run.records.checkpoint import Checkpoints
 from cipo_jax.run.records.directory import claim_workdir
@@ -57,7 +58,7 @@ def run(tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = tiny_config(tokenizer)
     claim_workdir(workdir, config, provenance(config, config, set()))
     with open_parts(config) as parts, Checkpoints(workdir / "checkpoints", keep=1) as saved:
-        saved.save_params(fresh_params(config, parts))
+        saved.save_params(fresh_parameters(config.model, config.seed, parts.policy))
     return workdir
 
 
@@ -132,20 +133,6 @@ def test_bad_data_is_named_before_the_model_is_touched(
     assert "math500.jsonl:1: answer of 'a'" in capsys.readouterr().out
 
 
-def test_checkpoints_are_chosen_by_name_and_score(tmp_path: Path) -> None:
-    lines = [(2, 0.4), (4, 0.6), (6, 0.9), (8, 0.5)]
-    (tmp_path / "metrics.jsonl").write_text(
-        "".join(json.dumps({"phase": "eval", "step": s, "eval/pass@1": v}) + "\n" for s, v in lines)
-    )
-    assert _choose_step(tmp_path, [2, 4, 8], "latest") == 8
-    assert _choose_step(tmp_path, [2, 4, 8], "best") == 4  # that of step 6 was not kept
-    assert _choose_step(tmp_path, [2, 4, 8], "2") == 2
-    with pytest.raises(CipoError, match=r"--step: got '6', .*\[2, 4, 8\]"):
-        _choose_step(tmp_path, [2, 4, 8], "6")
-    with pytest.raises(CipoError, match="no checkpoint of .* was evaluated"):
-        _choose_step(tmp_path, [3], "best")
-
-
 def test_a_directory_that_is_no_run_and_another_model_are_refused(
     tokenizer: Path, tmp_path: Path
 ) -> None:
@@ -156,5 +143,5 @@ def test_a_directory_that_is_no_run_and_another_model_are_refused(
     with pytest.raises(CipoError, match="holds no finished checkpoint"):
         evaluate_run(config, tmp_path)
     other = dataclasses.replace(config, model=dataclasses.replace(config.model, mlp_dim=96))
-    with pytest.raises(CipoError, match=r"config\.model\.mlp_dim: got 96, the run in .* has 48"):
+    with pytest.raises(CipoError, match=r"config\.model\.mlp_dim: 48 there, 96 here"):
         evaluate_run(other, tmp_path)

@@ -59,13 +59,11 @@ def test_transformers_computes_the_same_logits(changes: dict, tmp_path: Path) ->
     tokenizer = load_tokenizer("char")
     config = dataclasses.replace(CONFIG, model=dataclasses.replace(SMALL, **changes))
     shape, saved = save_run(tmp_path / "run", config, tokenizer.vocab_size)
-    for step in (None, 3):
+    for step in ("latest", "3"):
         directory = export(config, tmp_path / "run", None, step)
-        tiny_models.assert_transformers_agrees(directory, shape, saved[step or 5])
+        tiny_models.assert_transformers_agrees(directory, shape, saved[3 if step == "3" else 5])
         assert json.loads((directory / "config.json").read_text())["max_position_embeddings"] == 128
-    assert {"hf-checkpoints-step3", "hf-checkpoints-step5"} <= {
-        p.name for p in (tmp_path / "run").iterdir()
-    }
+    assert {"hf-step-000003", "hf-step-000005"} <= {p.name for p in (tmp_path / "run").iterdir()}
 
 
 def test_generation_stops_where_the_run_does(tmp_path: Path) -> None:
@@ -74,7 +72,7 @@ def test_generation_stops_where_the_run_does(tmp_path: Path) -> None:
 
     tokenizer = load_tokenizer("char")
     save_run(tmp_path / "run", CONFIG, tokenizer.vocab_size)
-    directory = export(CONFIG, tmp_path / "run", tmp_path / "out", None)
+    directory = export(CONFIG, tmp_path / "run", tmp_path / "out")
     assert directory == tmp_path / "out"
     network = transformers.AutoModelForCausalLM.from_pretrained(directory)
     assert network.generation_config.eos_token_id == list(tokenizer.stop_ids)
@@ -132,8 +130,8 @@ def test_a_run_from_a_checkpoint_keeps_its_files(tmp_path: Path, capsys) -> None
     config, trained = hf_run(tmp_path)
     source = tmp_path / "source"
     (source / "generation_config.json").write_text('{"eos_token_id": [258], "top_p": 0.9}')
-    directory = export(config, tmp_path / "run", None, None)
-    assert directory.name == "hf-cold_start-step0"
+    directory = export(config, tmp_path / "run", None)
+    assert directory.name == "hf-cold_start-000000"
     printed = capsys.readouterr().out
     assert "cold_start" in printed and f"the files of {source}" in printed
     for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
@@ -153,7 +151,7 @@ def test_the_tokenizer_trained_with_is_the_one_exported(tmp_path: Path) -> None:
         (other / "tokenizer_config.json").read_text().replace("<|im_end|>", "<|endoftext|>")
     )
     config, _ = hf_run(tmp_path, tokenizer=str(other))
-    directory = export(config, tmp_path / "run", None, None)
+    directory = export(config, tmp_path / "run", None)
     name = "tokenizer_config.json"
     assert (directory / name).read_text() == (other / name).read_text()
     assert (directory / name).read_text() != (tmp_path / "source" / name).read_text()
@@ -170,7 +168,7 @@ def test_a_tokenizer_without_equal_is_named_and_not_replaced(tmp_path: Path, cap
         minloglevel=2,
     )
     config, _ = hf_run(tmp_path, tokenizer=str(tmp_path / "pieces.model"))
-    directory = export(config, tmp_path / "run", None, None)
+    directory = export(config, tmp_path / "run", None)
     assert "NOT exported" in capsys.readouterr().out
     assert {file.name for file in directory.iterdir()} == {
         "config.json",
@@ -184,24 +182,24 @@ def test_refusals(tmp_path: Path) -> None:
     save_run(run, CONFIG, load_tokenizer("char").vocab_size)
     deeper = dataclasses.replace(CONFIG, model=dataclasses.replace(SMALL, num_layers=3))
     with pytest.raises(CipoError, match=r"config\.model\.num_layers: 2 there, 3 here"):
-        export(deeper, run, None, None)
+        export(deeper, run, None)
     other = dataclasses.replace(CONFIG, data=Data(tokenizer="char_code"))
     with pytest.raises(CipoError, match=r"config\.data\.tokenizer: 'char' there, 'char_code' here"):
-        export(other, run, None, None)
-    with pytest.raises(CipoError, match=r"--step=4: .*checkpoints has the steps 3, 5"):
-        export(CONFIG, run, None, 4)
+        export(other, run, None)
+    with pytest.raises(CipoError, match=r"--step: got '4', .*\[3, 5\]"):
+        export(CONFIG, run, None, "4")
     with pytest.raises(CipoError, match="nowhere: is not a run directory"):
-        export(CONFIG, tmp_path / "nowhere", None, None)
+        export(CONFIG, tmp_path / "nowhere", None)
     with pytest.raises(CipoError, match="run is in use"):
-        export(CONFIG, run, run, None)
+        export(CONFIG, run, run)
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty/config.json").write_text((run / "config.json").read_text())
     with pytest.raises(CipoError, match="holds no finished checkpoint"):
-        export(CONFIG, tmp_path / "empty", None, None)
+        export(CONFIG, tmp_path / "empty", None)
     # What changes nothing about the parameters may differ, and the run is left as it was.
     before = sorted(p for p in run.rglob("*"))
     free = dataclasses.replace(SMALL, remat="none", compute_dtype="bfloat16")
-    export(dataclasses.replace(CONFIG, model=free, num_steps=9), run, tmp_path / "out", None)
+    export(dataclasses.replace(CONFIG, model=free, num_steps=9), run, tmp_path / "out")
     assert sorted(p for p in run.rglob("*")) == before
 
 
@@ -220,8 +218,8 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     )
     command = ["cipo_jax", f"--config={file}", "--mode=export", f"--workdir={tmp_path / 'run'}"]
     run([*command, f"--output={tmp_path / 'out'}", "--step=3"])
-    assert "after step 3" in capsys.readouterr().out
+    assert "checkpoints, step 3" in capsys.readouterr().out
     assert (tmp_path / "out/model.safetensors").is_file()
-    with pytest.raises(CipoError, match="--step=7"):
+    with pytest.raises(CipoError, match="--step: got '7'"):
         run([*command, f"--output={tmp_path / 'other'}", "--step=7"])
     assert not (tmp_path / "other").exists()

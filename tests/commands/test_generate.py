@@ -13,7 +13,8 @@ from cipo_jax.config import default_config
 from cipo_jax.config.keys import Config
 from cipo_jax.config.resolve import provenance, resolve
 from cipo_jax.main import run as command
-from cipo_jax.run.parts import fresh_params, open_parts
+from cipo_jax.run.parameters import fresh_parameters
+from cipo_jax.run.parts import open_parts
 from cipo_jax.run.records.checkpoint import Checkpoints
 from cipo_jax.run.records.directory import claim_workdir
 from cipo_jax.sampling.engine import Engine
@@ -37,7 +38,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = tiny_config()
     claim_workdir(workdir, config, provenance(config, config, set()))
     with open_parts(config) as parts, Checkpoints(workdir / "checkpoints", keep=1) as saved:
-        saved.save_params(fresh_params(config, parts))
+        saved.save_params(fresh_parameters(config.model, config.seed, parts.policy))
     return workdir
 
 
@@ -54,7 +55,7 @@ def test_a_single_completion_is_shown_as_it_grows(
     monkeypatch.setattr(Engine, "step", watched)
     (text,) = generate(tiny_config(), run, QUESTIONS[:1])
     rest = capsys.readouterr().out
-    assert pieces[0] == "parameters: checkpoints, step 0\n"
+    assert pieces[0] == f"parameters: {run}/checkpoints, step 0\n"
     streamed = "".join(pieces[1:])
     assert len(list(filter(None, pieces[1:]))) >= 3  # 44 tokens in chunks of four
     shown, _, summary = (streamed + rest).rpartition("\n(")
@@ -82,9 +83,9 @@ def test_it_is_the_runs_policy_that_speaks(run: Path) -> None:
     """The same as its engine says to the prompt of training."""
     c = tiny_config()
     with open_parts(c) as parts:
-        prompt = parts.base_prompt(module.Problem("p", QUESTIONS[0])).tokens
-        engine = module.open_engine(c, parts.model, parts.mesh, parts.tokenizer, 24)
-        params = fresh_params(c, parts)
+        prompt = parts.prompts.base(module.Problem("p", QUESTIONS[0])).tokens
+        engine = module.open_engine(c.sampling, parts.policy, parts.tokenizer)
+        params = fresh_parameters(c.model, c.seed, parts.policy)
         ((_, completion),) = engine.sample(params, [prompt], 1, jax.random.key(c.seed))
         wanted = parts.tokenizer.decode(completion.tokens.tolist())
     assert generate(c, run, QUESTIONS[:1]) == [wanted]

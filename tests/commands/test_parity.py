@@ -1,18 +1,17 @@
 """Sampler against trainer: agreement in float32, and causes called by their names."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 from places import ROOT
 
-from cipo_jax.commands import parity as module
-from cipo_jax.commands.parity import AGREE, Mismatch, Setting, explain, parity
+from cipo_jax.commands.parity import AGREE, Mismatch, Setting, find_causes, parity
 from cipo_jax.config import default_config
 from cipo_jax.config.keys import Config, Sampling
 from cipo_jax.config.resolve import resolve
 from cipo_jax.main import run
+from cipo_jax.run import parts as module
 from cipo_jax.run.update import make_score
 from cipo_jax.types import CipoError
 
@@ -39,8 +38,8 @@ def test_in_float32_they_agree(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_wrong_temperature_in_scoring_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def forgets(config: Config, *args: Any) -> Any:
-        return make_score(dataclasses.replace(config, sampling=Sampling()), *args)
+    def forgets(model_config: Any, mesh: Any, temperature: float) -> Any:
+        return make_score(model_config, mesh, Sampling().temperature)
 
     monkeypatch.setattr(module, "make_score", forgets)
     assert parity(tiny_config(**{"sampling.temperature": 0.6})) == ["temperature"]
@@ -68,8 +67,8 @@ def test_causes_in_the_config_are_named(keys: dict[str, Any], causes: list[str])
 def test_positions_of_packed_rows_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """A trainer that counts on through a packed row."""
 
-    def counts_on(config: Config, *args: Any) -> Any:
-        score = make_score(config, *args)
+    def counts_on(*args: Any) -> Any:
+        score = make_score(*args)
 
         def wrong(params, tokens, positions, segments):
             # Rotary positions are relative: a stretch within a sequence is what shows.
@@ -94,16 +93,16 @@ HOT = Setting(Config(sampling=Sampling(temperature=0.5, top_k=3)))
 
 
 def test_several_causes_are_found_one_after_the_other() -> None:
-    lines, causes, left = explain(HOT, lambda s: of(s, 0.3, 0.01))
+    lines, causes, left = find_causes(HOT, lambda s: of(s, 0.3, 0.01))
     assert causes == ["truncation", "temperature"] and left <= AGREE
     names = [name for name, _ in lines]
     assert names[0] == "as configured" and "truncation + temperature" in names
 
 
 def test_what_no_switch_removes_is_left() -> None:
-    _, causes, left = explain(HOT, lambda s: of(s, 0.3, 0.0, 0.1))
+    _, causes, left = find_causes(HOT, lambda s: of(s, 0.3, 0.0, 0.1))
     assert causes == ["truncation"] and left == pytest.approx(0.1, rel=1e-3)
-    lines, causes, left = explain(Setting(Config()), lambda s: of(s, 0, 0, 0.1))
+    lines, causes, left = find_causes(Setting(Config()), lambda s: of(s, 0, 0, 0.1))
     assert causes == [] and left == pytest.approx(0.1, rel=1e-3)
     # Only what would change something is tried.
     assert [name for name, _ in lines] == ["as configured", "positions"]

@@ -264,12 +264,13 @@ def test_provenance_names_the_source_of_every_value(tmp_path: Path) -> None:
 
 def section_names(tree: ast.AST) -> Iterator[tuple[str, str]]:
     """(name, section) for `name = <anything>.section`, also in tuples, and for parameters that are
-    annotated with the section's class."""
+    annotated with the section's class, `keys.Model` included."""
     by_class = {cls.__name__: section for section, cls in SECTIONS.items()}
     for node in ast.walk(tree):
-        if isinstance(node, ast.arg) and isinstance(node.annotation, ast.Name):
-            if node.annotation.id in by_class:
-                yield node.arg, by_class[node.annotation.id]
+        if isinstance(node, ast.arg) and node.annotation is not None:
+            name = ast.unparse(node.annotation).removeprefix("keys.")
+            if name in by_class:
+                yield node.arg, by_class[name]
         elif isinstance(node, ast.Assign):
             target, value = node.targets[0], node.value
             pairs = [(target, value)]
@@ -299,7 +300,7 @@ def reads(source: str) -> Iterator[str]:
 
 
 def test_every_key_has_a_reader() -> None:
-    files = [f for f in PACKAGE.rglob("*.py") if f.name != "config.py"]
+    files = [f for f in PACKAGE.rglob("*.py") if f != PACKAGE / "config" / "keys.py"]
     read = {key for file in files for key in reads(file.read_text())}
     assert not DEFAULTS.keys() - read
 

@@ -1,14 +1,13 @@
 """Where a run ends and where it is evaluated, by steps and by tokens."""
 
-import dataclasses
 from pathlib import Path
 
 import pytest
 from places import TESTS
 
-from cipo_jax.config.keys import Config, Eval
+from cipo_jax.config.keys import Eval
 from cipo_jax.main import run
-from cipo_jax.run.budget import evaluation_is_due, is_over, steps_left
+from cipo_jax.run.budget import Budget
 from cipo_jax.run.records.archive import read_attempts
 from cipo_jax.run.records.metrics_file import read_metrics
 
@@ -17,47 +16,44 @@ TINY = TESTS / "tiny_run.py"
 FAST = ["--config.eval.every=0", "--config.batch.microbatch_rows=8"]
 
 
-def config(steps: int = 10, tokens: int = 0, every: int = 0, every_tokens: int = 0) -> Config:
-    e = dataclasses.replace(Eval(), every=every, every_tokens=every_tokens)
-    return dataclasses.replace(Config(), num_steps=steps, max_sampled_tokens=tokens, eval=e)
+def budget(steps: int = 10, tokens: int = 0, every: int = 0, every_tokens: int = 0) -> Budget:
+    return Budget(steps, tokens, Eval(every=every, every_tokens=every_tokens))
 
 
 def test_a_run_ends_by_whichever_comes_first() -> None:
-    assert not is_over(config(), 9, 10**9)
-    assert is_over(config(), 10, 0)
-    assert not is_over(config(tokens=100), 3, 99)
-    assert is_over(config(tokens=100), 3, 100)
-    assert is_over(config(steps=0), 0, 0)
+    assert not budget().is_over(9, 10**9)
+    assert budget().is_over(10, 0)
+    assert not budget(tokens=100).is_over(3, 99)
+    assert budget(tokens=100).is_over(3, 100)
+    assert budget(steps=0).is_over(0, 0)
 
 
-def due_steps(c: Config, tokens_by_step: list[int]) -> list[int]:
+def due_steps(b: Budget, tokens_by_step: list[int]) -> list[int]:
     due, total = [0], 0
     for step, tokens in enumerate(tokens_by_step, 1):
         total += tokens
-        if evaluation_is_due(c, step, total, tokens):
+        if b.evaluation_is_due(step, total, tokens):
             due.append(step)
     return due
 
 
 def test_evaluations_by_steps_and_by_tokens() -> None:
     tokens = [40, 40, 40, 40, 250, 10, 10]
-    assert due_steps(config(every=3), tokens) == [0, 3, 6]
+    assert due_steps(budget(every=3), tokens) == [0, 3, 6]
     # 120 passes 100; 410 passes 200 to 400 at once; 430 passes nothing.
-    assert due_steps(config(every_tokens=100), tokens) == [0, 3, 5]
-    assert due_steps(config(every=2, every_tokens=100), tokens) == [0, 2, 3, 4, 5, 6]
-    assert due_steps(config(), tokens) == [0]
-    assert due_steps(config(steps=7), tokens) == [0, 7]
-    assert evaluation_is_due(config(tokens=100), 3, 120, 40)  # the end
+    assert due_steps(budget(every_tokens=100), tokens) == [0, 3, 5]
+    assert due_steps(budget(every=2, every_tokens=100), tokens) == [0, 2, 3, 4, 5, 6]
+    assert due_steps(budget(), tokens) == [0]
+    assert due_steps(budget(steps=7), tokens) == [0, 7]
+    assert budget(tokens=100).evaluation_is_due(3, 120, 40)  # the end
     # A mark that is reached exactly is passed, once.
-    assert due_steps(config(every_tokens=80), [40, 40, 40]) == [0, 2]
+    assert due_steps(budget(every_tokens=80), [40, 40, 40]) == [0, 2]
 
 
 def test_the_evaluation_before_the_first_step_can_be_left_out() -> None:
     def due(at_start: bool, step: int, steps: int = 10) -> bool:
-        c = config(steps=steps, every=3)
-        return evaluation_is_due(
-            dataclasses.replace(c, eval=dataclasses.replace(c.eval, at_start=at_start)), step, 0, 0
-        )
+        b = Budget(steps, 0, Eval(every=3, at_start=at_start))
+        return b.evaluation_is_due(step, 0, 0)
 
     assert due(True, 0) and not due(False, 0)
     assert due(False, 3) and due(False, 10)
@@ -65,10 +61,10 @@ def test_the_evaluation_before_the_first_step_can_be_left_out() -> None:
 
 
 def test_steps_left_follow_the_nearer_end() -> None:
-    assert steps_left(config(), 4, 1000) == 6
-    assert steps_left(config(steps=1000, tokens=500), 4, 200) == 6
-    assert steps_left(config(steps=5, tokens=500), 4, 200) == 1
-    assert steps_left(config(tokens=500), 0, 0) == 10
+    assert budget().steps_left(4, 1000) == 6
+    assert budget(steps=1000, tokens=500).steps_left(4, 200) == 6
+    assert budget(steps=5, tokens=500).steps_left(4, 200) == 1
+    assert budget(tokens=500).steps_left(0, 0) == 10
 
 
 # Whole runs.

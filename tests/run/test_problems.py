@@ -1,6 +1,5 @@
 """Bad problems are found at the start, and left out only where the config says so."""
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,17 @@ import pytest
 from cipo_jax.config import default_config
 from cipo_jax.config.keys import Config
 from cipo_jax.config.resolve import resolve
+from cipo_jax.data.prompts import PromptWriter
 from cipo_jax.data.tasks.generated import split_of
 from cipo_jax.data.tokenizer import load_tokenizer
 from cipo_jax.run import problems as problem_sets
 from cipo_jax.types import CipoError, Prompt
 
-TOKENIZER = load_tokenizer("bytes")
+
+def prompts_of(c: Config, tokenizer: str = "bytes") -> PromptWriter:
+    return PromptWriter(load_tokenizer(tokenizer), c.data)
+
+
 EVALUATED = "A farmer has 3 hens and each of them lays 2 eggs on every day of the week."
 ROWS = [
     "What is 1+1?",
@@ -46,7 +50,7 @@ def config(files: tuple[Path, Path], **keys: Any) -> Config:
 
 
 def kept(c: Config) -> list[int]:
-    opened = problem_sets.open_training(c, TOKENIZER)
+    opened = problem_sets.open_training(c, prompts_of(c))
     return [ROWS.index(p.question) for p in opened.source.first(0)]
 
 
@@ -69,34 +73,37 @@ def test_what_is_left_out_is_counted_and_said(
     files: tuple[Path, Path], capsys: pytest.CaptureFixture
 ) -> None:
     c = config(files, drop=("overlap", "duplicates", "too_long"))
-    opened = problem_sets.open_training(c, TOKENIZER)
+    opened = problem_sets.open_training(c, prompts_of(c))
     assert opened.dropped == {"overlap": 2, "duplicates": 1, "too_long": 1}
     assert "2 problems to train on; left out: 2 overlap, 1 dup" in capsys.readouterr().out
     assert opened.fingerprints[c.data.train]["problems"] == 2
-    whole = problem_sets.open_training(config(files, max_prompt_tokens=2000), TOKENIZER)
+    longer = config(files, max_prompt_tokens=2000)
+    whole = problem_sets.open_training(longer, prompts_of(longer))
     assert whole.fingerprints != opened.fingerprints and not whole.dropped
     assert capsys.readouterr().out == ""
 
 
 def test_a_long_prompt_is_refused_at_the_start(files: tuple[Path, Path]) -> None:
+    c = config(files)
     with pytest.raises(
         CipoError, match=r"config.data.train: .*train.jsonl:6: .* tokens.*max_prompt_tokens = 200"
     ):
-        problem_sets.open_training(config(files), TOKENIZER)
+        problem_sets.open_training(c, prompts_of(c))
 
 
 def test_a_prompt_that_cannot_be_written_is_refused_with_its_line(
     files: tuple[Path, Path],
 ) -> None:
+    c = config(files)
     with pytest.raises(CipoError, match=r"train.jsonl:1: tokenizer 'char' cannot write"):
-        problem_sets.open_training(config(files), load_tokenizer("char"))
+        problem_sets.open_training(c, prompts_of(c, "char"))
 
 
 def test_nothing_left_is_refused(files: tuple[Path, Path]) -> None:
     train, _ = files
     c = config((train, train), drop=("overlap",))
     with pytest.raises(CipoError, match=r"leaves none of the 6 problems of .*\(6 overlap\)"):
-        problem_sets.open_training(c, TOKENIZER)
+        problem_sets.open_training(c, prompts_of(c))
 
 
 def test_suites_count_as_evaluation_data(files: tuple[Path, Path], tmp_path: Path) -> None:
@@ -106,14 +113,14 @@ def test_suites_count_as_evaluation_data(files: tuple[Path, Path], tmp_path: Pat
     raw.data.train, raw.data.eval = map(str, files)
     raw.eval.suites, raw.eval.data_dir = ("aime24",), str(tmp_path)
     c = resolve(raw)
-    placed = problem_sets.all_placed(problem_sets.load_training(c))
-    assert [m.position for m in problem_sets.overlap(c, placed)] == [1, 2, 4]
+    placed = problem_sets.all_placed(problem_sets.load_training(c.data, c.seed))
+    assert [m.position for m in problem_sets.overlap(c.data, c.eval, placed)] == [1, 2, 4]
 
 
 def test_a_generator_keeps_its_splits_apart() -> None:
-    c, tokenizer = resolve(default_config()), load_tokenizer("char")
+    c = resolve(default_config())
     for split in ("train", "dev"):
-        source = problem_sets.open_training(c, tokenizer, split).source
+        source = problem_sets.open_training(c, prompts_of(c, "char"), split).source
         assert {split_of(p.id) for p in source.batch(0, 50)} == {split}
     assert {split_of(p.id) for p in problem_sets.open_evaluation(c).source.first(50)} == {"test"}
 
@@ -123,34 +130,29 @@ def test_a_generator_keeps_its_splits_apart() -> None:
 
 def test_given_attempts_are_a_property_of_the_problem() -> None:
     raw = default_config()
-    raw.eval.given_attempts = 3
     problems = problem_sets.open_evaluation(resolve(raw)).source.first(5)
     prompts = [Prompt(problem, np.zeros(1, np.int32)) for problem in problems]
-    given = problem_sets.given_attempts(resolve(raw), prompts)
+    given = problem_sets.given_attempts("arithmetic", 3, prompts)
     assert [a.correct for a in given] == [False, False, False, True] * 5
     for attempt in given:
         assert attempt.text.endswith(f"{{{attempt.problem.answer}}}") == attempt.correct
     assert len({a.text for a in given[:3]}) > 1
-    # Whatever the seed, and whoever else is asked.
-    raw.seed = 7
-    again = problem_sets.given_attempts(resolve(raw), prompts[2:3])
+    # Whoever else is asked.
+    again = problem_sets.given_attempts("arithmetic", 3, prompts[2:3])
     assert [a.text for a in again] == [a.text for a in given[8:12]]
-    raw.eval.given_attempts = 0
-    assert problem_sets.given_attempts(resolve(raw), prompts) == []
+    assert problem_sets.given_attempts("arithmetic", 0, prompts) == []
 
 
 def test_given_attempts_need_an_embedded_task(files: tuple[Path, Path]) -> None:
-    c = config(files)
-    c = dataclasses.replace(c, eval=dataclasses.replace(c.eval, given_attempts=1))
     with pytest.raises(CipoError, match="config.eval.given_attempts: got 1, wanted 0 with"):
-        problem_sets.given_attempts(c, [])
+        problem_sets.given_attempts(str(files[1]), 1, [])
 
 
 def test_a_generator_may_be_limited_to_some_problems() -> None:
     raw = default_config()
     raw.data.train_problems = 20
     c = resolve(raw)
-    pool = problem_sets.open_training(c, load_tokenizer("char")).source
+    pool = problem_sets.open_training(c, prompts_of(c, "char")).source
     ids = [problem.id for problem in pool.first(0)]
     assert len(set(ids)) == 20 and all(split_of(i) == "train" for i in ids)
     # An epoch has each once; the next goes on with the same.
@@ -158,12 +160,13 @@ def test_a_generator_may_be_limited_to_some_problems() -> None:
     assert sorted(drawn[:20]) == sorted(drawn[20:]) == sorted(ids) and drawn[:20] != drawn[20:]
     # Seeds differ in the order alone, and what the cold start is watched with has no limit.
     raw.seed = 1
-    other = problem_sets.open_training(resolve(raw), load_tokenizer("char")).source
+    other = problem_sets.open_training(resolve(raw), prompts_of(c, "char")).source
     assert [p.id for p in other.first(0)] == ids
-    dev = problem_sets.open_training(c, load_tokenizer("char"), "dev").source
+    dev = problem_sets.open_training(c, prompts_of(c, "char"), "dev").source
     assert all(split_of(problem.id) == "dev" for problem in dev.first(100))
 
 
 def test_a_limit_without_a_generator_is_refused(files: tuple[Path, Path]) -> None:
+    c = config(files, train_problems=5)
     with pytest.raises(CipoError, match="data.train_problems: got 5, wanted 0 with"):
-        problem_sets.open_training(config(files, train_problems=5), TOKENIZER)
+        problem_sets.open_training(c, prompts_of(c))

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from cipo_jax.run.rollout import VerifyTimes, before_stop, make_attempter
+from cipo_jax.run.rollout import Attempter, before_stop
 from cipo_jax.types import Attempt, Completion, Outcome, Problem, Prompt, Verdict
 
 SAMPLES = 3
@@ -64,9 +64,15 @@ class Setup:
             yield request, Completion(tokens, tokens.astype(np.float32), finished=True)
         self.pool.answer()
 
+    def attempter(self, *options: Any) -> Attempter:
+        return Attempter(self.sample, self.pool, Tokenizer(), *options)  # type: ignore[arg-type]
+
     def attempt(self, *options: Any) -> list[Attempt]:
-        attempter = make_attempter(self.sample, self.pool, Tokenizer(), *options)  # type: ignore[arg-type]
-        return attempter("params", PROMPTS, SAMPLES, "key", "test")  # type: ignore[arg-type]
+        return ask(self.attempter(*options))
+
+
+def ask(attempter: Attempter) -> list[Attempt]:
+    return attempter("params", PROMPTS, SAMPLES, "key", "test")  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -108,7 +114,7 @@ def test_a_failure_of_the_pool_is_not_swallowed() -> None:
 
 
 def test_no_prompts_no_attempts() -> None:
-    nothing = make_attempter(lambda *_: iter(()), Pool(), Tokenizer())  # type: ignore[arg-type]
+    nothing = Attempter(lambda *_: iter(()), Pool(), Tokenizer())  # type: ignore[arg-type]
     assert nothing({}, [], SAMPLES, jax.random.key(0), "test") == []
 
 
@@ -139,7 +145,7 @@ def test_before_stop(text: str, stops: tuple[str, ...], wanted: str) -> None:
 
 def test_time_hidden_behind_sampling(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sampling takes 4 s after the first completion, the verdicts 2 s more; calls add up."""
-    setup, times = Setup(), VerifyTimes()
+    setup = Setup()
     clock = [100.0]
     monkeypatch.setattr("cipo_jax.run.rollout.time.monotonic", lambda: clock[0])
     sample, result = setup.sample, Answer.result
@@ -156,9 +162,20 @@ def test_time_hidden_behind_sampling(monkeypatch: pytest.MonkeyPatch) -> None:
 
     setup.sample = slow_sample  # type: ignore[method-assign]
     monkeypatch.setattr(Answer, "result", slow_result)
-    setup.attempt((), times)
-    assert times.pending == pytest.approx(6) and times.waited == pytest.approx(2)
-    setup.pool.submitted.clear()
-    setup.pool.open.clear()
-    setup.attempt((), times)
-    assert times.pending == pytest.approx(12) and times.waited == pytest.approx(4)
+    judged = {"latency_p50_seconds": 0.1, "latency_p99_seconds": 0.9, "restarts": 5}
+    setup.pool.stats = lambda: judged  # type: ignore[attr-defined]
+    attempter = setup.attempter()
+    for _ in range(2):
+        ask(attempter)
+        setup.pool.submitted.clear()
+        setup.pool.open.clear()
+    measures = attempter.take_measures()
+    assert measures["time/verify_wait"] == pytest.approx(2 * 2)
+    assert measures["time/verify_hidden"] == pytest.approx(1 - 2 / 6)
+    assert (measures["time/verify_p50"], measures["time/verify_p99"]) == (0.1, 0.9)
+    assert measures["verify/lost_workers"] == 5
+    # Counted anew, and nothing is said of nothing.
+    judged["restarts"] = 6
+    again = attempter.take_measures()
+    assert again["time/verify_wait"] == 0 and "time/verify_hidden" not in again
+    assert again["verify/lost_workers"] == 1

@@ -33,7 +33,7 @@ CONFIG = Config(
 
 
 def update_on(mesh: jax.sharding.Mesh, config: Config = CONFIG) -> Update:
-    policy = Policy(mesh, SHAPE, make_score(config, SHAPE, mesh), 8, 16)
+    policy = Policy(mesh, SHAPE, make_score(SHAPE, mesh, 1.0), 8, 16, 8)
     return make_policy_update(config, policy, optax.constant_schedule(1e-3))
 
 

@@ -66,7 +66,10 @@ def make_run(
         for p, right in zip(problems, rights, strict=True)
         for j in range(SAMPLES)
     ]
-    anchors = [*own[::SAMPLES], *given_attempts(config, prompts)]
+    anchors = [
+        *own[::SAMPLES],
+        *given_attempts(config.data.eval, config.eval.given_attempts, prompts),
+    ]
     corrections = [attempt(a.problem, keeps if a.correct else fixes, a) for a in anchors]
     AttemptArchive(directory / FINAL).write("eval", 2, [*own, *corrections])
     (directory / FINAL / "results.json").write_text(json.dumps({"step": 2}))

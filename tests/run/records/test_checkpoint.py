@@ -116,9 +116,11 @@ def test_no_room_for_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 FULL_DISK = """
-import resource, sys
+import importlib.util, resource, sys
 from pathlib import Path
-import test_checkpoint as t
+spec = importlib.util.spec_from_file_location("t", sys.argv[2])
+t = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(t)
 directory = Path(sys.argv[1])
 saved = t.Checkpoints(directory, keep=2)
 saved.save(1, t.state(), {})
@@ -135,7 +137,7 @@ except t.CipoError as error:
 def test_a_disk_that_fills_up_costs_no_finished_checkpoint(tmp_path: Path) -> None:
     # A limit on the size of files stands for it: writing fails in the middle, in the background.
     result = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, tmp_path],
+        [sys.executable, "-c", FULL_DISK, tmp_path, __file__],
         cwd=TESTS,
         capture_output=True,
         text=True,

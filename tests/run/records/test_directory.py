@@ -54,7 +54,7 @@ def test_a_run_without_a_record_of_its_data_gets_one(tmp_path: Path) -> None:
             "data.eval",
             "arithmetic",
             (None, "3"),
-            "config.data.eval: arithmetic: no end of problems",
+            "config.data.eval: arithmetic: unlimited problems",
         ),
     ],
 )

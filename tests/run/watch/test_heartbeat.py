@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from cipo_jax.run.rollout import make_attempter
+from cipo_jax.run.rollout import Attempter
 from cipo_jax.run.watch.heartbeat import Heartbeat
 from cipo_jax.types import Completion, Outcome, Problem, Prompt, Verdict
 
@@ -121,7 +121,7 @@ def test_what_sampling_waits_for() -> None:
     tokenizer: Any = SimpleNamespace(decode=str)
     pool: Any = Pool()
     prompts = [Prompt(Problem("p", "?"), np.zeros(1, np.int32))] * 2
-    attempt = make_attempter(sample, pool, tokenizer, beat=beat)
+    attempt = Attempter(sample, pool, tokenizer, heartbeat=beat)
     assert len(attempt({}, prompts, 2, jax.random.key(0), "test")) == 4
     assert said == [
         "4 of 4 completions left, 0 verdicts outstanding",
