@@ -54,7 +54,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from cipo_jax.config.file import check_file, worded
+from cipo_jax.config.file import check_file, describe_failure
 from cipo_jax.config.keys import Config, flatten
 from cipo_jax.config.resolve import provenance, read_resolved, resolve
 from cipo_jax.run.hosts.preemption import EXIT_CODE, Preempted
@@ -332,7 +332,7 @@ def _parse(argv: Sequence[str]) -> tuple[Any, ConfigDict, list[str]]:
     except CipoError:
         raise
     except Exception as e:  # of the flags, or whatever the config file's body raises
-        raise CipoError(worded(e, config_file)) from e
+        raise CipoError(describe_failure(e, config_file)) from e
     comparing = values["mode"].value == "compare"
     if rest[1:] and not comparing:
         raise CipoError(f"unexpected arguments {rest[1:]}; set keys by --config.section.key=value")
