@@ -88,6 +88,7 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
     "config imports what is missing": (["--config=bad_import.py"], "bad_import.py", "no_such"),
     "misspelt config file": (["--config=tinny.py"], "tinny.py", "did you mean tiny.py?"),
     "unknown variant": ([f"{DEMO}:grpoo"], "'grpoo'", "grpo, "),
+    "misspelt variant": ([f"{DEMO}:grop"], "'grop'", "did you mean 'grpo'?"),
     "variant of a config without": (["--config=tiny.py:grpo"], "no variants", "leave out ':grpo'"),
     # Keys and values.
     "misspelt key": ([TINY, "--config.rollout.grup_size=4"], "grup_size", "rollout.group_size"),
