@@ -30,7 +30,6 @@ from cipo_jax.run.memory_plan import (
 )
 from cipo_jax.run.parts import open_tokenizer
 from cipo_jax.run.problems import open_evaluation, open_training
-from cipo_jax.run.update import num_anchors
 from cipo_jax.types import CipoError
 from cipo_jax.verifiers.judge import open_pool
 
@@ -68,9 +67,8 @@ def preflight(config: Config, topology: str | None, device_gib: float | None) ->
         ("sampling", plan.sampling_bytes, " in all"),
     ):
         _say(f"{label:12} {size / GIB:.3f} GiB per device{note}")
-    r, limit = config.rollout, config.data.max_completion_tokens
-    corrections = num_anchors(config) * config.correction.group_size
-    completions = r.problems_per_step * r.group_size + corrections
+    limit = config.data.max_completion_tokens
+    completions = config.num_attempts + config.num_corrections
     _say(f"step         {completions} completions, at most {completions * limit:,} tokens")
     kept = config.checkpoint.keep + config.checkpoint.keep_best + 1
     disk = plan.checkpoint_bytes / GIB
