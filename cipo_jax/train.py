@@ -177,7 +177,7 @@ def take_step(run: Training) -> None:
         **{name: float(value) for name, value in gradient_stats.items()},
         "replay/rho": rho,
         "rollout/replaced_groups": float(len(base.replaced) // G),
-        "learning_rate": float(run.schedule(step * c.batch.minibatches * c.batch.epochs)),
+        "learning_rate": float(run.schedule(step * c.num_updates)),
         "tokens/sampled": float(sampled),
         "tokens/pad_share": pad_share(batch),
         **step_times(heartbeat.take_times()),

@@ -6,6 +6,7 @@
 Each is a few lines over the same program; what is not named stays as in the base.
 """
 
+from cipo_jax.config.ranges import did_you_mean
 from cipo_jax.types import CipoError
 
 
@@ -106,6 +107,10 @@ VARIANTS = {
 def apply(c, name):
     """Changes config `c` into the variant called `name` and returns it."""
     if name not in VARIANTS:
-        raise CipoError(f"variant {name!r} is not known; there are: {', '.join(VARIANTS)}")
+        names = list(VARIANTS)
+        raise CipoError(
+            f"variant {name!r} is not known; there are: {', '.join(names)}"
+            + did_you_mean(name, names)
+        )
     VARIANTS[name](c)
     return c

@@ -41,7 +41,7 @@ TWO_LINES = '{"question": "1+1=", "answer": "2"}\n{"question": "1+2=", "answer":
 FILES = {
     # A row for each of the suite's eight devices.
     "tiny.py": (
-        "from cipo_jax.config.keys import load_file\n"
+        "from cipo_jax.config import load_file\n"
         "def get_config():\n"
         f"    c = load_file('tiny_run.py', beside={__file__!r}).get_config()\n"
         "    c.batch.microbatch_rows = 8\n"
@@ -86,7 +86,9 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
     "config without get_config": (["--config=no_function.py"], "no_function.py", "get_config"),
     "config returns something else": (["--config=no_config.py"], "no_config.py", "ConfigDict"),
     "config imports what is missing": (["--config=bad_import.py"], "bad_import.py", "no_such"),
+    "misspelt config file": (["--config=tinny.py"], "tinny.py", "did you mean tiny.py?"),
     "unknown variant": ([f"{DEMO}:grpoo"], "'grpoo'", "grpo, "),
+    "misspelt variant": ([f"{DEMO}:grop"], "'grop'", "did you mean 'grpo'?"),
     "variant of a config without": (["--config=tiny.py:grpo"], "no variants", "leave out ':grpo'"),
     # Keys and values.
     "misspelt key": ([TINY, "--config.rollout.grup_size=4"], "grup_size", "rollout.group_size"),
@@ -106,6 +108,12 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
         "config.group_size",
         "group_size?",
     ),
+    "misspelt choice": (
+        [TINY, "--config.algorithm.aggregation=token"],
+        "aggregation: got 'token'",
+        "did you mean 'token_mean'?",
+    ),
+    "misspelt verifier": ([TINY, "--config.verifier=cod"], "kind: got 'cod'", "mean 'code'?"),
     "misspelt rule": ([TINY, "--config.verifier.extraction=('box',)"], "'box'", "'boxed'"),
     "no rule": ([TINY, "--config.verifier.extraction=()"], "extraction", "at least one"),
     "reward for wrong answers": (

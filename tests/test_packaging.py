@@ -101,7 +101,7 @@ def test_a_wheel_works_in_an_environment_of_its_own(tmp_path: Path) -> None:
 
     empty.mkdir()
     (empty / "mine.py").write_text(
-        "from cipo_jax.config.keys import default_config\n"
+        "from cipo_jax.config import default_config\n"
         "def get_config():\n"
         "    c = default_config()\n"
         "    c.rollout.problems_per_step = 12\n"

@@ -219,7 +219,7 @@ def test_baselines_run_from_the_same_program(variant: str, finished: Path, tmp_p
     # The demo's variants on the smoke run's sizes.
     file = tmp_path / "variant.py"
     file.write_text(
-        "from cipo_jax.config.keys import load_file\n"
+        "from cipo_jax.config import load_file\n"
         "def get_config():\n"
         f"    c = load_file('smoke.py', beside={str(CONFIG)!r}).get_config()\n"
         f"    return load_file('variants.py', beside={str(CONFIG)!r}).apply(c, {variant!r})\n"

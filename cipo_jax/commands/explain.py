@@ -48,7 +48,7 @@ def explain(config: Config, values: Mapping[str, Mapping[str, Any]]) -> None:
     """Prints all three parts.
 
     Args:
-      values: the output of `config_resolve.provenance`.
+      values: the output of `config.resolve.provenance`.
     """
     print("config")
     width = max(map(len, values))
@@ -92,9 +92,8 @@ def paper_settings(config: Config) -> list[tuple[str, str, str]]:
 def _step(config: Config) -> Iterator[Row]:
     """What follows from the numbers alone."""
     r, k = config.rollout, config.correction
-    anchors = config.num_anchors
-    base = r.problems_per_step * r.group_size
-    completions = base + anchors * k.group_size
+    anchors, base = config.num_anchors, config.num_attempts
+    completions = base + config.num_corrections
     limit = config.data.max_completion_tokens
     yield "method", f"CIPO, lambda {k.weight:g}" if k.weight else "GRPO (correction.weight = 0)"
     yield "anchors", f"{anchors} a step"
@@ -107,8 +106,7 @@ def _step(config: Config) -> Iterator[Row]:
     if r.max_refills:
         yield "dynamic sampling", f"at most {r.max_refills} x {base} completions more"
     yield "run", f"{config.num_steps} steps, {config.num_steps * completions:,} completions"
-    updates = config.batch.minibatches * config.batch.epochs
-    yield "updates", f"{updates} a step"
+    yield "updates", f"{config.num_updates} a step"
 
 
 def _parts(config: Config) -> Iterator[Row]:

@@ -74,9 +74,8 @@ def preflight(config: Config, topology: str | None, device_gib: float | None) ->
         ("sampling", plan.sampling_bytes, " in all"),
     ):
         _say(f"{label:12} {size / GIB:.3f} GiB per device{note}")
-    r, limit = config.rollout, config.data.max_completion_tokens
-    corrections = config.num_anchors * config.correction.group_size
-    completions = r.problems_per_step * r.group_size + corrections
+    limit = config.data.max_completion_tokens
+    completions = config.num_attempts + config.num_corrections
     _say(f"step         {completions} completions, at most {completions * limit:,} tokens")
     kept = config.checkpoint.keep + config.checkpoint.keep_best + 1
     disk = plan.checkpoint_bytes / GIB

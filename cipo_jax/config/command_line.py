@@ -16,7 +16,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from cipo_jax.config.file import check_file, worded
+from cipo_jax.config.file import check_file, describe_failure
 from cipo_jax.config.keys import Config, flatten
 from cipo_jax.config.resolve import provenance, read_resolved, resolve
 from cipo_jax.types import CipoError
@@ -210,7 +210,7 @@ def _read_config(
     except CipoError:
         raise
     except Exception as error:  # of the flags, or whatever the config file's body raises
-        raise CipoError(worded(error, config_file)) from error
+        raise CipoError(describe_failure(error, config_file)) from error
     if raw is not None and not isinstance(raw, ConfigDict):
         raise CipoError(
             f"--config={config_file}: is not a config file; wanted a Python file whose "

@@ -1,12 +1,18 @@
-"""What is said of a --config that cannot be read, or whose body fails.
+"""Config files: what they start from and build on, and the message for one that cannot be used.
 
-ml_collections would show a traceback, or nothing until the config is used. Not decided here: what
-the values may be (resolve.py, checks.py).
+ml_collections would answer a mistake in such a file with a traceback, or with nothing until the
+config is used. Not decided here: what the values may be (keys.py, checks.py).
 """
 
+import dataclasses
+import difflib
 import re
+import runpy
 import traceback
+import types
 from pathlib import Path
+
+from ml_collections import ConfigDict
 
 from cipo_jax.config.keys import Config, flatten
 from cipo_jax.types import CipoError
@@ -14,25 +20,54 @@ from cipo_jax.types import CipoError
 _WANTED = "wanted a Python file with a function get_config(), such as configs/demo.py"
 
 
-def check_file(config: str) -> None:
-    """Refuses what is no Python file.
+def default_config() -> ConfigDict:
+    """The defaults as a locked `ConfigDict`, for config files to change."""
+    return ConfigDict(dataclasses.asdict(Config())).lock()
+
+
+def load_file(name: str, beside: str) -> types.SimpleNamespace:
+    """What another config file defines, for a file that builds on it.
 
     Args:
-      config: "path/to/file.py", perhaps with ":variant" behind it; "" is let through.
+      name: file name, relative to the directory of `beside`.
+      beside: the calling config file's `__file__`.
+    """
+    path = Path(beside).resolve().parent / name
+    return types.SimpleNamespace(**runpy.run_path(str(path)))
+
+
+def check_file(config: str) -> None:
+    """Refuses a --config that is not a Python file.
+
+    Args:
+      config: "path/to/file.py" or "path/to/file.py:variant"; "" is accepted.
 
     Raises:
-      CipoError: nothing is there, or something else.
+      CipoError: there is no such file, with the nearest name in its directory, or it is something
+        else.
     """
     name = config.partition(":")[0]
-    if name and not Path(name).exists():
-        raise CipoError(f"--config={name}: there is no such file; configs/ has some to begin with")
-    if name and (Path(name).suffix != ".py" or not Path(name).is_file()):
+    if not name:
+        return
+    path = Path(name)
+    if not path.exists():
+        there = [file.name for file in path.parent.glob("*.py")]
+        close = difflib.get_close_matches(path.name, there, n=1)
+        hint = f"did you mean {path.with_name(close[0])}?" if close else "configs/ has some"
+        raise CipoError(f"--config={name}: there is no such file; {hint}")
+    if path.suffix != ".py" or not path.is_file():
         raise CipoError(f"--config={name}: {_WANTED}")
 
 
-def worded(error: Exception, config: str) -> str:
-    """What went wrong while the flags were parsed and the file `config` was run: of its body, the
-    line and the error; else the flags' own words."""
+def describe_failure(error: Exception, config: str) -> str:
+    """The message for an error that parsing the flags has raised, which runs the config file.
+
+    It names the line of an error inside the config file, or the key of an ill-typed override;
+    anything else is the flags' own message.
+
+    Args:
+      config: the value of --config, as in `check_file`.
+    """
     name, _, variant = config.partition(":")
     cause: BaseException | None = error
     while cause is not None:

@@ -1,8 +1,8 @@
 """The reference page of the config: `python -m cipo_jax.config.reference > docs/configuration.md`.
 
-Every key with its type, default and comment, read from keys.py's source, so that the comment next
-to a default is the only place where a key is described. A comment belongs to a key if it stands on
-the key's line or on the lines right above it.
+Every key with its type, allowed values, default and comment. The first three are read from the
+dataclasses, the comment from their source: it stands beside the key, or on the lines right above
+it. So a key is described in one place.
 """
 
 import ast
@@ -10,13 +10,17 @@ import dataclasses
 import inspect
 import io
 import sys
+import textwrap
 import tokenize
+import typing
+from typing import Any
 
-from cipo_jax.config import keys as config_module
+from cipo_jax.config.keys import Config
+from cipo_jax.config.ranges import item_of, plain_type, rules
 
 _HEAD = """# Configuration
 
-Made from `cipo_jax/config/keys.py` by
+Made from `cipo_jax/config/keys.py` and `cipo_jax/config/method.py` by
 `python -m cipo_jax.config.reference > docs/configuration.md`; edit the comments there, not this
 page.
 
@@ -29,17 +33,23 @@ came from. Tuples are written `--config.eval.pass_at="(1,8)"`. "paper" marks val
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-    """One key of the config, as its source has it; `comment` is "" where there is none."""
+    """One key of the config.
+
+    Attributes:
+      allowed: which values of the type it may have; "" where its annotation allows all.
+      comment: as in the source, on one line; "" where there is none.
+    """
 
     name: str
     type: str
+    allowed: str
     default: str
     comment: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A dataclass of keys.py; `name` is "" for the keys outside any section."""
+    """A section of the config; `name` is "" for the keys outside any section."""
 
     name: str
     about: str
@@ -48,32 +58,9 @@ class Section:
 
 def sections() -> list[Section]:
     """The sections in the order of `Config`, the top-level keys first."""
-    source = inspect.getsource(config_module)
-    own_line, beside = _comments(source)
-    classes = {node.name: node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)}
-    top = classes["Config"]
-    named = [("", top)]
-    for field in _fields(top):
-        section = classes.get(ast.unparse(field.annotation))
-        if section is not None:
-            named.append((ast.unparse(field.target), section))
-    return [
-        Section(
-            name=name,
-            about=" ".join((ast.get_docstring(node) or "").split()),
-            keys=tuple(
-                Key(
-                    name=".".join(part for part in (name, ast.unparse(f.target)) if part),
-                    type=ast.unparse(f.annotation),
-                    default=ast.unparse(f.value) if f.value else "",
-                    comment=_comment(f, own_line, beside),
-                )
-                for f in _fields(node)
-                if ast.unparse(f.annotation) not in classes
-            ),
-        )
-        for name, node in named
-    ]
+    named = [(f.name, type(f.default)) for f in dataclasses.fields(Config)]
+    nested = [(name, cls) for name, cls in named if dataclasses.is_dataclass(cls)]
+    return [_section(name, cls) for name, cls in [("", Config), *nested]]
 
 
 def reference() -> str:
@@ -81,40 +68,71 @@ def reference() -> str:
     parts = [_HEAD]
     for section in sections():
         parts.append(f"## {section.name or 'Top level'}\n")
-        if section.about:
+        if section.name:
             parts.append(f"{section.about}\n")
-        parts.append("| key | type | default | |\n| --- | --- | --- | --- |")
+        parts.append("| key | type | allowed | default | |\n| --- | --- | --- | --- | --- |")
         parts += [
-            f"| `{key.name}` | {key.type} | `{_cell(key.default)}` | {_cell(key.comment)} |"
+            f"| `{key.name}` | {key.type} | {_cell(key.allowed)} | `{_cell(key.default)}` "
+            f"| {_cell(key.comment)} |"
             for key in section.keys
         ]
         parts.append("")
     return "\n".join(parts)
 
 
-def _fields(node: ast.ClassDef) -> list[ast.AnnAssign]:
-    return [child for child in node.body if isinstance(child, ast.AnnAssign)]
+def _section(name: str, cls: type) -> Section:
+    comments = _comments(cls)
+    annotations = typing.get_type_hints(cls, include_extras=True)
+    return Section(
+        name=name,
+        about=" ".join((cls.__doc__ or "").split()),
+        keys=tuple(
+            Key(
+                name=f"{name}.{field.name}" if name else field.name,
+                type=_type_name(annotations[field.name]),
+                allowed=_allowed(annotations[field.name]),
+                default=repr(field.default),
+                comment=comments.get(field.name, ""),
+            )
+            for field in dataclasses.fields(cls)
+            if not dataclasses.is_dataclass(field.default)
+        ),
+    )
 
 
-def _comments(source: str) -> tuple[dict[int, str], dict[int, str]]:
-    """{line: comment} of those that have their line to themselves, and of those beside code."""
+def _type_name(annotation: Any) -> str:
+    plain = plain_type(annotation)
+    return f"tuple[{_type_name(item_of(annotation))}, ...]" if plain is tuple else plain.__name__
+
+
+def _allowed(annotation: Any) -> str:
+    """What the annotation allows, in the words of the messages."""
+    wanted = [rule.wanted.removeprefix("a value ") for rule in rules(annotation)]
+    if plain_type(annotation) is tuple:
+        wanted += [f"each {rule.wanted}" for rule in rules(item_of(annotation))]
+    return "; ".join(wanted)
+
+
+def _comments(cls: type) -> dict[str, str]:
+    """{key: comment} of a section."""
+    source = textwrap.dedent(inspect.getsource(cls))
+    (node,) = ast.parse(source).body
     own_line: dict[int, str] = {}
     beside: dict[int, str] = {}
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             alone = token.line[: token.start[1]].strip() == ""
             (own_line if alone else beside)[token.start[0]] = token.string.lstrip("# ")
-    return own_line, beside
-
-
-def _comment(field: ast.AnnAssign, own_line: dict[int, str], beside: dict[int, str]) -> str:
-    above: list[str] = []
-    line = field.lineno - 1
-    while line in own_line:
-        above.insert(0, own_line[line])
-        line -= 1
-    lines = range(field.lineno, (field.end_lineno or field.lineno) + 1)
-    return " ".join([*above, *(beside[n] for n in lines if n in beside)])
+    found = {}
+    for field in typing.cast(ast.ClassDef, node).body:
+        if isinstance(field, ast.AnnAssign):
+            first, last = field.lineno, field.end_lineno or field.lineno
+            parts = [beside[n] for n in range(first, last + 1) if n in beside]
+            while first - 1 in own_line:
+                first -= 1
+                parts.insert(0, own_line[first])
+            found[ast.unparse(field.target)] = " ".join(parts)
+    return found
 
 
 def _cell(text: str) -> str:

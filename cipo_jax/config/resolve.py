@@ -1,6 +1,8 @@
 """From a raw config to the frozen `Config`, and to the file that keeps it with a run.
 
-An unknown or ill-typed key fails here at any depth, with the nearest name.
+An unknown key, an ill-typed value, or one that its key's annotation does not allow fails here, at
+any depth. Not decided here: which values those are (keys.py, ranges.py), and which values cannot be
+used together (checks.py).
 """
 
 import dataclasses
@@ -9,33 +11,61 @@ import json
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
 
-from cipo_jax.config.checks import check_values
+from cipo_jax.config.checks import check_combinations
 from cipo_jax.config.keys import Config, flatten
+from cipo_jax.config.ranges import did_you_mean, item_of, plain_type, rules
 from cipo_jax.types import CipoError
+
+_Section = TypeVar("_Section")
 
 
 def resolve(raw: Mapping[str, Any] | ConfigDict) -> Config:
     """Checks `raw` key by key and returns the frozen `Config`.
 
     Raises:
-      CipoError: an unknown key, a value of another type, or values that contradict each other;
-        the message names the key, the value, and what would be right.
+      CipoError: an unknown key, a value of another type or out of range, or values that contradict
+        each other; the message names the key, the value, and what would be right.
     """
-    plain = raw.to_dict() if isinstance(raw, ConfigDict) else raw
-    config = _section(Config, plain, path="config")
-    check_values(config)
+    config = resolve_section(Config, raw.to_dict() if isinstance(raw, ConfigDict) else raw)
+    check_combinations(config)
     return config
+
+
+def resolve_section(cls: type[_Section], raw: Mapping[str, Any], where: str = "config") -> _Section:
+    """An instance of a config dataclass from a mapping, each value checked by itself.
+
+    Args:
+      raw: {key: value}, of sections {key: mapping}. Keys that are left out have their default.
+      where: how messages name the section; a key is "<where>.<key>".
+
+    Raises:
+      CipoError: an unknown key, a value of another type, or one that is not allowed.
+    """
+    hints = typing.get_type_hints(cls, include_extras=True)
+    values = {}
+    for key, value in raw.items():
+        if key not in hints:
+            close = difflib.get_close_matches(key, hints, n=1)
+            hint = f"did you mean {where}.{close[0]}?" if close else f"known: {', '.join(hints)}"
+            raise CipoError(f"{where}.{key}: unknown key; {hint}")
+        if not dataclasses.is_dataclass(hints[key]):
+            values[key] = _value(hints[key], value, f"{where}.{key}")
+        elif isinstance(value, Mapping):
+            values[key] = resolve_section(hints[key], value, f"{where}.{key}")
+        else:
+            raise CipoError(f"{where}.{key}: got {value!r}, wanted a section with its own keys")
+    return cls(**values)
 
 
 def provenance(config: Config, from_file: Config, command_line: set[str]) -> dict[str, dict]:
     """Where each value came from: {"section.key": {"value", "source"}}.
 
     `from_file` is the config before command-line overrides; `command_line` holds the dotted names
-    that were overridden there.
+    that were overridden there. A value of the file that equals the default counts as "default".
     """
     defaults = flatten(Config())
     file_values = flatten(from_file)
@@ -74,35 +104,19 @@ def read_resolved(path: Path) -> dict[str, Any]:
     return raw
 
 
-def _section(cls: type, raw: Mapping[str, Any], path: str) -> Any:
-    """An instance of the config dataclass `cls` from a mapping; `path` names it in errors."""
-    hints = typing.get_type_hints(cls)
-    for key in raw:
-        if key not in hints:
-            close = difflib.get_close_matches(key, hints, n=1)
-            hint = f"did you mean {path}.{close[0]}?" if close else f"known: {', '.join(hints)}"
-            raise CipoError(f"{path}.{key}: unknown key; {hint}")
-    values = {}
-    for key, value in raw.items():
-        where, wanted = f"{path}.{key}", hints[key]
-        if dataclasses.is_dataclass(wanted):
-            if not isinstance(value, Mapping):
-                raise CipoError(f"{where}: got {value!r}, wanted a section with its own keys")
-            values[key] = _section(typing.cast(type, wanted), value, where)
-        else:
-            values[key] = _leaf(wanted, value, where)
-    return cls(**values)
-
-
-def _leaf(wanted: Any, value: Any, where: str) -> Any:
-    """`value` as type `wanted`; an int may stand for a float, a list for a tuple, nothing else."""
-    if typing.get_origin(wanted) is tuple:
-        item = typing.get_args(wanted)[0]
-        if isinstance(value, list | tuple):
-            return tuple(_leaf(item, v, f"{where}[{i}]") for i, v in enumerate(value))
-    elif wanted is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    elif type(value) is wanted:
-        return value
-    name = getattr(wanted, "__name__", str(wanted))
-    raise CipoError(f"{where}: got {value!r} ({type(value).__name__}), wanted {name}")
+def _value(annotation: Any, value: Any, where: str) -> Any:
+    """`value` as its key's type; an int may stand for a float, a list for a tuple, nothing else."""
+    wanted = plain_type(annotation)
+    if wanted is float and type(value) is int:
+        value = float(value)
+    elif wanted is tuple and isinstance(value, list | tuple):
+        item = item_of(annotation)
+        value = tuple(_value(item, v, f"{where}[{i}]") for i, v in enumerate(value))
+    if type(value) is not wanted:
+        name = type(value).__name__
+        raise CipoError(f"{where}: got {value!r} ({name}), wanted {wanted.__name__}")
+    for rule in rules(annotation):
+        if not rule.holds(value):
+            hint = did_you_mean(value, rule.words)
+            raise CipoError(f"{where}: got {value!r}, wanted {rule.wanted}{hint}")
+    return value

@@ -25,7 +25,7 @@ A completion that ran into the token limit was cut, so that its reward says litt
 
 import numpy as np
 
-from cipo_jax.types import CipoError
+from cipo_jax.config.checks import check_overlong_buffer
 
 EPS = 1e-6
 
@@ -103,11 +103,7 @@ def overlong_penalty(lengths: np.ndarray, max_tokens: int, buffer: int) -> np.nd
     Raises:
       CipoError: buffer out of range.
     """
-    if not 1 <= buffer <= max_tokens:
-        raise CipoError(
-            f"overlong buffer: got {buffer}, wanted 1 to {max_tokens}, the token limit of a "
-            "completion"
-        )
+    check_overlong_buffer(buffer, max_tokens, "overlong buffer")
     return np.clip((max_tokens - buffer - np.asarray(lengths)) / buffer, -1.0, 0.0)
 
 

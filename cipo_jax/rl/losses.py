@@ -22,8 +22,11 @@ from typing import Protocol
 import jax
 import jax.numpy as jnp
 
+from cipo_jax.config.checks import check_loss
+from cipo_jax.config.keys import Algorithm
+from cipo_jax.config.resolve import resolve_section
 from cipo_jax.rl.aggregate import TOKEN_MEAN, Aggregation, segment_means
-from cipo_jax.types import CipoError, TrainBatch
+from cipo_jax.types import TrainBatch
 
 Statistics = dict[str, jax.Array]
 
@@ -91,18 +94,10 @@ def sequence_log_ratio(
     return mean + (log_ratio - jax.lax.stop_gradient(log_ratio))
 
 
-def kl_k1(logprobs: jax.Array, ref_logprobs: jax.Array) -> jax.Array:
-    """Schulman's k1 estimate of KL(policy || reference) per token: log(policy / reference).
-
-    Unbiased in value. As a loss term it does nothing but add noise: under samples of the policy its
-    expected gradient is zero. k2 has the gradient of this KL.
-    """
-    return logprobs - ref_logprobs
-
-
 def kl_k2(logprobs: jax.Array, ref_logprobs: jax.Array) -> jax.Array:
-    """Schulman's k2 estimate: log(policy / reference)^2 / 2, biased and never negative; its
-    expected gradient under samples of the policy is that of KL(policy || reference)."""
+    """Schulman's k2 estimate of KL(policy || reference) per token: log(policy / reference)^2 / 2,
+    biased and never negative. Its expected gradient under samples of the policy is that of the KL;
+    that of the unbiased log(policy / reference), k1, would be zero."""
     return 0.5 * jnp.square(logprobs - ref_logprobs)
 
 
@@ -113,7 +108,7 @@ def kl_k3(logprobs: jax.Array, ref_logprobs: jax.Array) -> jax.Array:
     return jnp.expm1(log_ratio) - log_ratio
 
 
-KL_ESTIMATORS = {"k1": kl_k1, "k2": kl_k2, "k3": kl_k3}
+KL_ESTIMATORS = {"k2": kl_k2, "k3": kl_k3}
 
 
 class TokenLoss(Protocol):
@@ -160,20 +155,22 @@ class PolicyLoss:
     Attributes:
       clip_low, clip_high: the ratio is clipped to [1 - clip_low, 1 + clip_high].
       kl_coef: of the KL term; 0 reads no reference log-probs.
-      kl_estimator: "k1", "k2" or "k3".
+      kl_estimator: "k2" or "k3".
       entropy_coef: of the entropy bonus.
       surrogate: "clip" or "cispo".
       ratio: of "token" or "sequence" (GSPO; bounds are then of the order of 3e-4).
-      dual_clip: c > 1, or None: no dual clipping.
+      dual_clip: c > 1; 0 or None: no dual clipping.
       old_logprobs: pi_old of the ratio: "sampler", the log-probs reported by the sampler, or
         "trainer", recomputed by the trainer before the step's first update.
       tis_cap: truncated importance sampling (Yao et al. 2025) corrects for a sampler that computes
         other probabilities than the trainer: w = min(pi_old / pi_sampler, tis_cap), a constant.
-        None: w = 1.
+        0 or None: w = 1.
       aggregation: how tokens add up.
 
+    All fields but `aggregation` are keys of the config's section `algorithm`, whose rules hold.
+
     Raises:
-      CipoError: a value out of range, or a combination that says nothing.
+      CipoError: what the config would refuse too, a value out of range or a contradiction.
     """
 
     clip_low: float
@@ -189,31 +186,8 @@ class PolicyLoss:
     aggregation: Aggregation = TOKEN_MEAN
 
     def __post_init__(self) -> None:
-        def require(ok: bool, name: str, wanted: str) -> None:
-            if not ok:
-                raise CipoError(
-                    f"policy loss, {name}: got {getattr(self, name)!r}, wanted {wanted}"
-                )
-
-        require(0 < self.clip_low <= 1, "clip_low", "a value in (0, 1]")
-        require(self.clip_high > 0, "clip_high", "a value > 0")
-        require(self.kl_estimator in KL_ESTIMATORS, "kl_estimator", "'k1', 'k2' or 'k3'")
-        require(self.surrogate in ("clip", "cispo"), "surrogate", "'clip' or 'cispo'")
-        require(self.ratio in ("token", "sequence"), "ratio", "'token' or 'sequence'")
-        require(self.old_logprobs in ("sampler", "trainer"), "old_logprobs", "'sampler', 'trainer'")
-        clip = self.surrogate == "clip"
-        require(clip or self.ratio == "token", "ratio", "'token': CISPO weighs single tokens")
-        if self.dual_clip is not None:
-            require(self.dual_clip > 1, "dual_clip", "a value > 1")
-            require(clip, "dual_clip", "None: CISPO bounds the weights of either sign")
-        if self.tis_cap is not None:
-            require(self.tis_cap > 0, "tis_cap", "a value > 0")
-            require(
-                self.old_logprobs == "trainer",
-                "old_logprobs",
-                "'trainer': tis_cap corrects the sampler's log-probs by the trainer's, while a "
-                "ratio against the sampler's has that correction in it",
-            )
+        settings = {k: v for k, v in vars(self).items() if k != "aggregation" and v is not None}
+        check_loss(resolve_section(Algorithm, settings, "PolicyLoss"), "PolicyLoss")
 
     @property
     def needs_trainer_logprobs(self) -> bool:
@@ -257,7 +231,7 @@ class PolicyLoss:
             loss, ratio, clipped = cispo(logprobs, log_ratio, batch.advantages, *bounds)
         else:
             loss, ratio, clipped = clipped_surrogate(
-                log_ratio, batch.advantages, *bounds, self.dual_clip
+                log_ratio, batch.advantages, *bounds, self.dual_clip or None
             )
 
         sampler_gap = jnp.where(scored, trainer - batch.old_logprobs, 0.0)
@@ -271,7 +245,7 @@ class PolicyLoss:
             "sampler_gap": jnp.abs(sampler_gap),
             "sampler_k3": jnp.expm1(sampler_gap) - sampler_gap,
         }
-        if self.tis_cap is not None:
+        if self.tis_cap:
             mismatch = jnp.exp(sampler_gap)
             weight = jnp.minimum(mismatch, self.tis_cap)
             loss = weight * loss

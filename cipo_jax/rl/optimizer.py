@@ -21,6 +21,7 @@ import jax
 import optax
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
+from cipo_jax.config.checks import check_schedule
 from cipo_jax.types import CipoError
 
 Params = Any
@@ -45,29 +46,25 @@ LAYER_MATRICES = {
 
 
 def make_schedule(
-    kind: str, peak: float, warmup_steps: int = 0, total_steps: int = 0, final_share: float = 0.0
+    kind: str, peak: float, warmup_steps: int = 0, decay_steps: int = 0, final_share: float = 0.0
 ) -> optax.Schedule:
     """The learning rate as a function of the updates done.
 
     Linear from peak / warmup_steps to `peak` over the first `warmup_steps` updates; after that
-    "constant", or down to final_share x peak at update `total_steps` along a straight line
+    "constant", or down to final_share x peak at update `decay_steps` along a straight line
     ("linear") or half a cosine ("cosine"), and constant from there.
 
     Raises:
-      CipoError: an unknown kind, or nothing left of total_steps to decay over.
+      CipoError: an unknown kind, or a decay that does not end after the warm-up.
     """
     if kind not in SCHEDULES:
         raise CipoError(f"learning rate schedule: got {kind!r}, wanted one of {SCHEDULES}")
-    decay_steps = total_steps - warmup_steps
-    if kind != "constant" and decay_steps < 1:
-        raise CipoError(
-            f"learning rate schedule {kind!r}: got warmup_steps = {warmup_steps} of "
-            f"{total_steps} updates in all, wanted fewer, so that updates are left to decay over"
-        )
+    check_schedule(kind, warmup_steps, decay_steps, "learning rate schedule")
+    falling = decay_steps - warmup_steps
     if kind == "linear":
-        after = optax.linear_schedule(peak, final_share * peak, decay_steps)
+        after = optax.linear_schedule(peak, final_share * peak, falling)
     elif kind == "cosine":
-        after = optax.cosine_decay_schedule(peak, decay_steps, alpha=final_share)
+        after = optax.cosine_decay_schedule(peak, falling, alpha=final_share)
     else:
         after = optax.constant_schedule(peak)
     if warmup_steps == 0:

@@ -231,8 +231,7 @@ def fit_slots(shapes: Shapes, plan: Plan, device_bytes: int, say: Say) -> Fit:
         return plan.state_bytes + plan.weight_bytes + cache + max(prefill, program.temporary_bytes)
 
     step = sharding.row_count(shapes.sampler[1])
-    base = c.rollout.problems_per_step * c.rollout.group_size
-    most = max(base, c.num_anchors * c.correction.group_size, plan.slots)
+    most = max(c.num_attempts, c.num_corrections, plan.slots)
     return largest_that_fits(measure, {plan.slots: plan.sampling_bytes}, step, most, device_bytes)
 
 

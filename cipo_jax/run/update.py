@@ -240,8 +240,8 @@ def make_policy_update(config: Config, policy: Policy, schedule: optax.Schedule)
         stream_weights=(1.0, correction.weight),
         plan=BatchPlan(
             sequences=(
-                config.rollout.problems_per_step * group_sizes[0],
-                config.num_anchors * group_sizes[1],
+                config.num_attempts,
+                config.num_corrections,
             ),
             microbatch_rows=batch.microbatch_rows,
             row_tokens=batch.row_tokens,
@@ -253,7 +253,7 @@ def make_policy_update(config: Config, policy: Policy, schedule: optax.Schedule)
 
 
 def policy_loss(algorithm: Algorithm, longest_completion: int) -> PolicyLoss:
-    """The RL objective's settings; 0 means off where the config says so."""
+    """The RL objective's settings."""
     a = algorithm
     return PolicyLoss(
         clip_low=a.clip_low,
@@ -263,9 +263,9 @@ def policy_loss(algorithm: Algorithm, longest_completion: int) -> PolicyLoss:
         entropy_coef=a.entropy_coef,
         surrogate=a.surrogate,
         ratio=a.ratio,
-        dual_clip=a.dual_clip or None,
+        dual_clip=a.dual_clip,
         old_logprobs=a.old_logprobs,
-        tis_cap=a.tis_cap or None,
+        tis_cap=a.tis_cap,
         aggregation=Aggregation(a.aggregation, longest_completion),
     )
 

@@ -1,4 +1,4 @@
-"""What a command would run, where its values come from, and the reference of the keys."""
+"""What a command would run, and where its values come from."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ from places import ROOT
 
 from cipo_jax.commands.explain import PAPER, derived, paper_settings
 from cipo_jax.config.keys import Config, flatten
-from cipo_jax.config.reference import reference, sections
+from cipo_jax.config.reference import sections
 from cipo_jax.config.resolve import resolve
 from cipo_jax.main import run
 
@@ -95,27 +95,3 @@ def test_the_papers_settings_are_those_that_the_config_marks() -> None:
     verdicts = {key: verdict for key, _, verdict in paper_settings(Config())}
     assert {key for key, verdict in verdicts.items() if verdict != "same"} == {"model.source"}
     assert {k for k in KEYS if k.startswith("replay.")} <= PAPER.keys()
-
-
-# The reference of the keys.
-
-
-def test_every_key_has_a_comment() -> None:
-    assert list(KEYS) == list(flatten(Config()))
-    missing = [name for name, key in KEYS.items() if len(key.comment) < 4]
-    assert not missing, f"config.py says nothing of {missing}"
-
-
-def test_comments_are_read_as_they_are_written() -> None:
-    assert KEYS["mesh.data"].comment == "replicas"
-    assert KEYS["mesh.data"].default == "1" and KEYS["mesh.data"].type == "int"
-    source = KEYS["model.source"].comment
-    assert source.startswith("Directory of a Hugging Face") and source.endswith("from seed.")
-    assert KEYS["eval.pass_at"].type == "tuple[int, ...]"
-
-
-def test_the_reference_page_is_up_to_date() -> None:
-    page = (ROOT / "docs" / "configuration.md").read_text()
-    command = "python -m cipo_jax.config.reference > docs/configuration.md"
-    assert page == reference(), f"run: {command}"
-    assert command in page

@@ -209,7 +209,7 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     save_run(tmp_path / "run", CONFIG, load_tokenizer("char").vocab_size)
     file = tmp_path / "config.py"
     file.write_text(
-        "from cipo_jax.config.keys import default_config\n"
+        "from cipo_jax.config import default_config\n"
         "def get_config():\n"
         "    c = default_config()\n"
         f"    c.model.update({dataclasses.asdict(SMALL)!r})\n"

@@ -42,7 +42,6 @@ OBJECTIVES = {
     "trainer": LOSS(old_logprobs="trainer"),
     "tis": LOSS(old_logprobs="trainer", tis_cap=1.1),
     "gspo_tis": GSPO(old_logprobs="trainer", tis_cap=1.1, aggregation=SEQUENCES),
-    "k1": LOSS(kl_coef=0.3, kl_estimator="k1"),
     "k2": LOSS(kl_coef=0.3, kl_estimator="k2", aggregation=SEQUENCES),
     "k3": LOSS(kl_coef=0.3, kl_estimator="k3"),
     "entropy": LOSS(entropy_coef=0.2),
@@ -165,7 +164,6 @@ def surrogate(loss: PolicyLoss, ratio: float, advantage: float) -> float:
 
 def kl(loss: PolicyLoss, log_ratio: float) -> float:
     return {
-        "k1": log_ratio,
         "k2": log_ratio**2 / 2,
         "k3": math.exp(-log_ratio) - 1 + log_ratio,
     }[loss.kl_estimator]
@@ -358,13 +356,14 @@ def test_gspo_gives_all_tokens_of_a_sequence_one_ratio() -> None:
     [
         ({"surrogate": "ppo"}, "surrogate: got 'ppo'"),
         ({"ratio": "word"}, "ratio: got 'word'"),
+        ({"kl_estimator": "k1"}, "kl_estimator: got 'k1'"),
         ({"kl_estimator": "k4"}, "kl_estimator: got 'k4'"),
         ({"old_logprobs": "both"}, "old_logprobs: got 'both'"),
         ({"dual_clip": 0.9}, "dual_clip: got 0.9, wanted a value > 1"),
-        ({"dual_clip": 3.0, "surrogate": "cispo"}, "dual_clip: got 3.0, wanted None"),
+        ({"dual_clip": 3.0, "surrogate": "cispo"}, "dual_clip: got 3.0, wanted 0 with surrogate"),
         ({"ratio": "sequence", "surrogate": "cispo"}, "ratio: got 'sequence', wanted 'token'"),
-        ({"tis_cap": 2.0}, "old_logprobs: got 'sampler', wanted 'trainer'"),
-        ({"tis_cap": 0.0, "old_logprobs": "trainer"}, "tis_cap: got 0.0"),
+        ({"tis_cap": 2.0}, "tis_cap: got 2.0, wanted 0, or old_logprobs='trainer'"),
+        ({"tis_cap": -1.0, "old_logprobs": "trainer"}, "tis_cap: got -1.0"),
         ({"clip_low": 1.5}, "clip_low: got 1.5"),
         ({"clip_high": 0.0}, "clip_high: got 0.0"),
     ],
@@ -381,4 +380,4 @@ def test_trainer_log_probs_must_be_given_where_they_are_used() -> None:
 
 def test_only_kl_and_entropy_act_without_advantage() -> None:
     acting = {name for name, loss in OBJECTIVES.items() if loss.needs_zero_advantages}
-    assert acting == {"k1", "k2", "k3", "entropy", "all"}
+    assert acting == {"k2", "k3", "entropy", "all"}

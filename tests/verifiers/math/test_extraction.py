@@ -1,16 +1,19 @@
 """Where an answer is found: by which rule, in which order, in linear time."""
 
 import time
+import typing
 
 import pytest
 
-from cipo_jax.config.keys import EXTRACTION_RULES, Verifier
+from cipo_jax.config.keys import Verifier
+from cipo_jax.config.ranges import item_of, rules
 from cipo_jax.types import Outcome
 from cipo_jax.verifiers.math.answer import DEFAULT_RULES, RULES, extract_answer, verify_math
 
 
 def test_the_config_offers_these_rules():
-    assert set(EXTRACTION_RULES) == set(RULES)
+    (words,) = rules(item_of(typing.get_type_hints(Verifier, include_extras=True)["extraction"]))
+    assert set(words.words) == set(RULES)
     assert Verifier().extraction == DEFAULT_RULES
 
 
