@@ -29,6 +29,7 @@ from cipo_jax.config.checks import check_training
 from cipo_jax.config.command_line import Invocation
 from cipo_jax.config.keys import Config
 from cipo_jax.policy.overview import parameter_table
+from cipo_jax.report.page import write_report
 from cipo_jax.rl.anchors import select_anchors
 from cipo_jax.rl.difficulty import write_difficulty
 from cipo_jax.rl.optimizer import make_schedule
@@ -226,7 +227,7 @@ def open_run(
         checkpoints = stack.enter_context(
             Checkpoints(root / "checkpoints", keep, keep_best=keep_best, origin=origin(c))
         )
-        record = stack.enter_context(Record(workdir, c.log, writes=hosts.first))
+        record = stack.enter_context(Record(workdir, c.log, write_report, writes=hosts.first))
         stack.enter_context(open_compilation_cache(c.log.compilation_cache, workdir))
         ledger_file = workdir / LEDGER_FILE if hosts.first else None
         ledger = stack.enter_context(Ledger(ledger_file, c.log, parts.heartbeat))

@@ -1,4 +1,4 @@
-"""The arrows of the house plan: who may import whom."""
+"""The house plan: which rooms there are, and who may import whom."""
 
 import ast
 import subprocess
@@ -11,8 +11,39 @@ import pytest
 import cipo_jax
 
 PACKAGE = Path(cipo_jax.__file__).parent
-ROOMS = ("policy", "sampling", "rl", "verifiers", "data", "config", "run", "report", "commands")
-HOST_ROOMS = ("verifiers", "data")
+
+# room -> the rooms it may import; a module of `run` by the table below it.
+ARROWS: dict[str, set[str]] = {
+    "types": set(),
+    "config": {"types"},
+    "policy": {"types"},
+    "data": {"types", "config"},
+    "verifiers": {"types", "config"},
+    "sampling": {"types", "policy"},
+    "rl": {"types", "config"},
+    "run": {"types", "config", "data", "verifiers", "policy", "sampling", "rl"},
+    "report": {"types", "config", "run"},
+    "commands": {
+        *("types", "config", "data", "verifiers", "policy", "sampling", "rl", "run", "report"),
+    },
+    "train": {"types", "config", "data", "policy", "rl", "run", "report"},
+    "main": {"types", "config", "policy", "run"},
+}
+# Within `run`, a module imports only what stands in a line above its own, or its own sub-room.
+RUN = (
+    {"hosts", "watch", "problems", "update", "budget", "statistics"},
+    {"rollout", "sampler"},
+    {"streams", "evaluate", "measures", "parts"},
+    {"host_state", "records", "memory_plan"},
+    {"parameters"},
+    {"cold_start"},
+    {"start", "training"},
+)
+# What a mode may take from other files of `commands`.
+SHARED_BY_MODES = {"commands.gold"}
+MOST_FLOORS = 7
+
+HOST_ROOMS = ("types", "config", "data", "verifiers")
 DEVICE_LIBRARIES = {"jax", "jaxlib", "flax", "optax", "orbax", "tensorflow", "clu", "torch"}
 
 
@@ -52,32 +83,82 @@ def own_imports(tree: ast.AST) -> set[str]:
 
 
 def room(module: str) -> str:
-    return module.split(".")[0] if module.split(".")[0] in ROOMS else ""
+    return module.split(".")[0]
+
+
+def strangers(name: str, others: set[str], arrows: dict[str, set[str]]) -> set[str]:
+    """Those of `others` that the module `name` may not import."""
+    allowed = arrows[room(name)] | {room(name)}
+    return {other for other in others if room(other) not in allowed}
+
+
+def out_of_order(name: str, others: set[str]) -> set[str]:
+    """Those of `others`, all of `run`, that stand in the line of the module `name` or below."""
+    own = name.split(".")[1]
+
+    def line_of(part: str) -> int:
+        return next(i for i, line in enumerate(RUN) if part in line)
+
+    parts = {other: other.split(".")[1] for other in others if other != "run"}
+    return {o for o, part in parts.items() if part != own and line_of(part) >= line_of(own)}
+
+
+def floors(arrows: dict[str, set[str]]) -> int:
+    """How many rooms the longest way down passes."""
+
+    def height(name: str) -> int:
+        return 1 + max((height(below) for below in arrows[name]), default=0)
+
+    return max(map(height, arrows))
 
 
 GRAPH = {name: own_imports(tree) for name, tree in TREES.items()}
+# main.py imports a mode's module by its name in the table.
+MODES_OF_MAIN = {
+    node.value.removeprefix("cipo_jax.")
+    for node in ast.walk(TREES["main"])
+    if isinstance(node, ast.Constant) and str(node.value).startswith("cipo_jax.train")
+}
 
 
-def test_the_rooms_are_all_there() -> None:
-    assert {room(name) for name in TREES} == {*ROOMS, ""}
-    assert "policy.model" in GRAPH["sampling.engine"]
-    assert GRAPH["main"] >= {"config", "types", "train"}
+def test_the_root_holds_these_names_and_nothing_else() -> None:
+    files = {"main", "train", "types"}
+    entries = {
+        p.name for p in PACKAGE.iterdir() if p.suffix == ".py" or (p / "__init__.py").is_file()
+    }
+    assert found == {"__init__.py", *(f"{f}.py" for f in files), *(ARROWS.keys() - files)}
 
 
-@pytest.mark.parametrize("name", [name for name in TREES if room(name)])
-def test_rooms_import_types_and_themselves(name: str) -> None:
-    allowed = {room(name)} | ({"policy"} if room(name) == "sampling" else set())
-    strangers = {other for other in GRAPH[name] if other != "types" and room(other) not in allowed}
-    assert not strangers
+@pytest.mark.parametrize("name", sorted(TREES.keys() - {""}))
+def test_rooms_import_what_the_table_allows(name: str) -> None:
+    assert not strangers(name, GRAPH[name], ARROWS)
 
 
-def test_types_and_config_import_nothing_of_the_package() -> None:
-    assert GRAPH["types"] == GRAPH["config"] == set()
+@pytest.mark.parametrize("name", [n for n in TREES if n.startswith("run.")])
+def test_within_run_imports_go_up_the_table(name: str) -> None:
+    assert not out_of_order(name, {other for other in GRAPH[name] if room(other) == "run"})
 
 
-def test_only_main_imports_train_and_nothing_imports_main() -> None:
-    assert {name for name, others in GRAPH.items() if "train" in others} == {"main"}
-    assert not {name for name, others in GRAPH.items() if "main" in others}
+def test_a_mode_takes_nothing_from_another_mode() -> None:
+    def mode(name: str) -> str:
+        return ".".join(name.split(".")[:2])  # commands.study.run and others are one
+
+    taken = {
+        mode(other)
+        for name, others in GRAPH.items()
+        for other in others
+        if room(name) == room(other) == "commands" and mode(name) != mode(other)
+    }
+    assert taken == SHARED_BY_MODES
+
+
+def test_there_are_few_floors() -> None:
+    assert floors(ARROWS) <= MOST_FLOORS
+
+
+def test_only_main_knows_train_and_nothing_imports_main() -> None:
+    assert {"train"} == MODES_OF_MAIN
+    assert not {name for name, others in GRAPH.items() if others & {"train", "main"}}
 
 
 def test_imports_have_no_cycle() -> None:
@@ -90,9 +171,12 @@ def test_imports_have_no_cycle() -> None:
     assert not left
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in TREES if room(name) in HOST_ROOMS or name in ("types", "config")]
-)
+def test_modules_can_be_read_in_one_sitting() -> None:
+    lengths = {name: len(path.read_text().splitlines()) for name, path in modules().items()}
+    assert not {name: n for name, n in lengths.items() if n > (300 if name == "train" else 400)}
+
+
+@pytest.mark.parametrize("name", [n for n in TREES if room(n) in HOST_ROOMS])
 def test_host_modules_import_no_device_library(name: str) -> None:
     assert not {other.split(".")[0] for other in imported(TREES[name])} & DEVICE_LIBRARIES
 
@@ -106,15 +190,25 @@ def test_linen_is_imported_in_policy_only() -> None:
     assert users and {room(name) for name in users} == {"policy"}
 
 
-def test_tensorflow_comes_late_and_through_metrics_alone() -> None:
+def test_tensorflow_comes_late_and_through_the_metrics_file_alone() -> None:
     def uses(tree: ast.AST) -> bool:
         # Of clu, the parameter overview alone does without TensorFlow.
         names = {i for i in imported(tree) if i != "clu.parameter_overview"}
         return bool({i.split(".")[0] for i in names} & {"clu", "tensorflow"})
 
-    assert {name for name, tree in TREES.items() if uses(tree)} == {"metrics"}
-    top_level = [n for n in TREES["metrics"].body if isinstance(n, ast.Import | ast.ImportFrom)]
+    home = "run.records.metrics_file"
+    assert {name for name, tree in TREES.items() if uses(tree)} == {home}
+    top_level = [n for n in TREES[home].body if isinstance(n, ast.Import | ast.ImportFrom)]
     assert not any(uses(node) for node in top_level)
+
+
+def test_packages_hold_a_docstring() -> None:
+    """What the room decides, and how to add to it; of the config also what config files call."""
+    for name, path in modules().items():
+        if path.name == "__init__.py" and name:
+            text = ast.get_docstring(TREES[name]) or ""
+            assert len(text.split()) > 20, f"{name}: says too little of itself"
+            assert name == "config" or len(TREES[name].body) == 1, f"{name}: holds more than that"
 
 
 def test_no_module_is_a_drawer() -> None:
@@ -123,7 +217,7 @@ def test_no_module_is_a_drawer() -> None:
 
 
 def test_host_modules_leave_jax_alone_at_run_time() -> None:
-    names = [n for n in TREES if room(n) in HOST_ROOMS or n in ("types", "config", "main")]
+    names = [n for n in TREES if n and room(n) in (*HOST_ROOMS, "main")]
     program = (
         "import importlib, sys\n"
         f"for name in {names!r}:\n"
@@ -153,6 +247,16 @@ def test_host_modules_leave_jax_alone_at_run_time() -> None:
 )
 def test_imports_are_found_in_every_form(source: str, found: set[str]) -> None:
     assert own_imports(ast.parse(source)) == found
+
+
+def test_a_broken_arrow_is_found() -> None:
+    assert strangers("rl.losses", {"types", "policy.model"}, ARROWS) == {"policy.model"}
+    assert strangers("data.rows", {"run.problems"}, ARROWS) == {"run.problems"}
+    assert not strangers("commands.export", {"run.parts", "policy.model"}, ARROWS)
+    assert out_of_order("run.update", {"run.parts"}) == {"run.parts"}
+    assert out_of_order("run.start", {"run.parts", "run.training"}) == {"run.training"}
+    assert not out_of_order("run.records.record", {"run.records.files", "run.measures"})
+    assert floors({"a": set(), "b": {"a"}, "c": {"a", "b"}}) == 3
 
 
 def test_linen_is_found_in_every_form() -> None:

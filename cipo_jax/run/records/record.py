@@ -1,14 +1,13 @@
-"""What a run leaves to read in its directory: metrics, attempts, report.
+"""What a run leaves to read in its directory: metrics, attempts, texts, a report.
 
 The first host writes; on the others, what is to be written is dropped, since it is the same there.
 A step's attempts are written before its metrics line: where there is a line, there are attempts.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from cipo_jax.config.keys import Log
-from cipo_jax.report.page import write_report
 from cipo_jax.run.records.archive import AttemptArchive
 from cipo_jax.run.records.files import write_text
 from cipo_jax.run.records.metrics_file import MetricWriter, read_metrics
@@ -20,14 +19,22 @@ class Record:
 
     Args:
       log: what is wanted.
+      write_report: (run directory, pairs shown at most) -> where the report is.
       writes: whether this host writes.
 
     Raises:
       CipoError: as `MetricWriter`.
     """
 
-    def __init__(self, workdir: Path, log: Log, writes: bool = True) -> None:
+    def __init__(
+        self,
+        workdir: Path,
+        log: Log,
+        write_report: Callable[[Path, int], Path],
+        writes: bool = True,
+    ) -> None:
         self.workdir, self._report_pairs = workdir, log.report_pairs
+        self._write_report = write_report
         self._metrics = MetricWriter(workdir, log.tensorboard) if writes else None
         self._archive = AttemptArchive(workdir) if writes and log.archive else None
 
@@ -60,7 +67,7 @@ class Record:
         """Writes the report; returns where it is."""
         if self._metrics is None:
             return self.workdir / "report.html"
-        return write_report(self.workdir, self._report_pairs)
+        return self._write_report(self.workdir, self._report_pairs)
 
     def __enter__(self) -> "Record":
         return self
