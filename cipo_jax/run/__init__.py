@@ -1,1 +1,31 @@
-"""run."""
+"""What a training run is made of, between the rooms below and the loop in `train.py`.
+
+    problems.py       the run's problems: read, checked, cleaned, identified
+    parts.py          from the config to mesh, tokenizer, prompts, policy, sampler, verifier pool
+    sampler.py        sampling on this host
+    rollout.py        prompts -> verified attempts: the one path, for everything
+    streams.py        the two streams of a step: prompts, sampling, training sequences
+    update.py         the compiled update with its shapes and shardings
+    evaluate.py       how good a policy is; statistics.py: with which uncertainty
+    measures.py       every metric: name, unit, meaning, and what is computed from attempts
+    parameters.py     finding, checking and loading parameters of a run or a model
+    cold_start.py     supervised warm-up
+    start.py          where a run begins or continues
+    host_state.py     what is remembered between steps besides the TrainState
+    training.py       a run under way: when it is evaluated, saved, watched, ended
+    budget.py         how far it goes, by steps and by sampled tokens
+    memory_plan.py    what its programs need on a device, from shapes alone
+    hosts/            several processes as one run, and being asked to end
+    watch/            heartbeat, health, compilations, speed, profiles
+    records/          what it leaves on disk and on screen
+
+Not decided here: the order of a step (`train.py`), the method's formulas (`rl/`), what a mode prints
+(`commands/`). `tests/test_layering.py` has the order in which these files may import one another.
+
+To add a metric: compute it where it is known (from attempts: in `measures.py`), put it into the
+step's `measures` in `train.py`, and add a line to the table in `measures.py`; then
+`python -m cipo_jax.run.measures > docs/metrics.md`. A figure of it is a `Plot` in `report/plots.py`.
+
+To add something that is remembered between steps: a field of `HostState` with a default, set in
+`after_step`, read back in `from_json` from checkpoints that do not have it yet.
+"""

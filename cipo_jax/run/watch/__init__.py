@@ -1,1 +1,12 @@
-"""run.watch."""
+"""Watching a run while it goes on.
+
+    heartbeat.py    times of phases, and a line where one takes long
+    health.py       limits on metrics, and when their breach is said
+    compiles.py     what XLA compiles: cache, ledger, limit
+    speed.py        tokens per second, model FLOPs, peaks of devices
+    profiling.py    a trace of chosen steps
+
+Nothing here changes what a run computes. To add a health rule: a key in the config's `Health` whose
+name ends in `_floor` or `_ceiling`, and a `Rule` in `health.health_rules`. To add a device's peak: a
+line in `speed.PEAK_FLOPS`, with its source.
+"""
