@@ -130,7 +130,7 @@ def _draw(
         if figure := figures.figure(plot, by_phase[plot.phase], breaches):
             drawn.append(figure)
         else:
-            missing.append(plot.title + (f" (wants {plot.needs})" if plot.needs else ""))
+            missing.append(plot.title + (f" (needs {plot.needs})" if plot.needs else ""))
     blocks: list[Block] = [figures.FigureGrid(drawn)] if drawn else []
     return blocks + ([tables.Note(f"No data: {'; '.join(missing)}.")] if missing else [])
 

@@ -11,8 +11,8 @@ page and what is read for it are bounded:
   - A text longer than MAX_TEXT characters loses its middle. All texts are cut shorter still where
     the packed pairs would be larger than MAX_PACKED_BYTES.
 
-The pairs are gzipped json in base64, which the page's script unpacks with DecompressionStream. What
-the page says about them is decided here too; how that looks is the templates' business.
+The pairs are gzipped json in base64. The page's script, templates/report.js, unpacks and lists
+them.
 """
 
 import base64
@@ -49,7 +49,8 @@ class Archive(NamedTuple):
 
     @property
     def size(self) -> str:
-        return f"{self.num_files:,} files, {self.num_bytes / 1e6:,.1f} MB"
+        files = "file" if self.num_files == 1 else "files"
+        return f"{self.num_files:,} {files}, {self.num_bytes / 1e6:,.1f} MB"
 
 
 def look_up_archive(workdir: Path, records: Iterable[Mapping[str, Any]]) -> Archive:

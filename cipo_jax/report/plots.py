@@ -66,7 +66,7 @@ _CORRECTION = (
     ),
     Plot(
         "Share of right anchors",
-        {"replay/rho": "rho (wanted)", "anchor/realised_success_share": "realised"},
+        {"replay/rho": "rho (target)", "anchor/realised_success_share": "realised"},
         share=True,
     ),
     Plot(
@@ -133,11 +133,11 @@ _COST = (
         stacked=True,
     ),
     Plot(
-        "Seconds on the side",
+        "Seconds compiling, saving, waiting",
         {
             "time/compile": "compiling",
             "time/checkpoint": "saving",
-            "time/verify_wait": "only verifying",
+            "time/verify_wait": "waiting for verdicts",
         },
     ),
     Plot("Programs compiled", {"compile/count": "in the step"}),
@@ -159,9 +159,9 @@ _COST = (
         "Sampler, shares",
         {
             "sampler/useful_rows": "rows that gave a token",
-            "sampler/cache_used": "cache at its fullest",
+            "sampler/cache_used": "peak cache use",
             "sampler/reused_prompt": "prompt tokens reused",
-            "time/verify_hidden": "verifying hidden",
+            "time/verify_hidden": "verifying while sampling",
         },
         share=True,
     ),

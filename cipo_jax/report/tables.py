@@ -164,7 +164,7 @@ def all_metrics(by_phase: Mapping[str, Records]) -> Table | Note:
             rows.append((title, spark(values), *numbers))
     if not rows:
         return Note("No metrics yet.")
-    columns, folded = ("Metric", "", "first", "last", "least", "most"), f"{len(rows)} metrics"
+    columns, folded = ("Metric", "", "first", "last", "min", "max"), f"{len(rows)} metrics"
     return Table("All metrics", columns, rows, ("code", "spark"), numbers=True, folded=folded)
 
 

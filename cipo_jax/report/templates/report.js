@@ -42,7 +42,7 @@
     const top = element("div", "top", element("h3", "", before + " → " + after),
       element("span", "", pair.where), element("span", "", "problem " + pair.id));
     if (pair.answer !== null) top.append(element("span", "", "reference " + pair.answer));
-    const length = ", " + pair.tokens + " tokens" + (pair.finished ? "" : ", hit the limit");
+    const length = ", " + pair.tokens + " tokens" + (pair.finished ? "" : ", hit the token limit");
     return element("article", "", top, box(pair.question, "question", "Question"),
       element("div", "sides",
         side("Attempt", pair.before, pair.trimmed ? ", trimmed in the prompt" : ""),
@@ -82,6 +82,7 @@
   back.addEventListener("click", () => turn(back, -PER_PAGE));
   next.addEventListener("click", () => turn(next, PER_PAGE));
   unpack().then((unpacked) => { pairs = unpacked; show(); }, (error) => {
-    count.textContent = "This browser cannot unpack the pairs (" + error + "); one of 2023 can.";
+    count.textContent = "The pairs could not be unpacked (" + error + "). "
+      + "Browsers released since May 2023 can unpack them.";
   });
 })();
