@@ -28,6 +28,7 @@ setup(
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
     packages=find_packages(include=["cipo_jax", "cipo_jax.*"]),
+    package_data={"cipo_jax.report": ["templates/*"]},
     python_requires=">=3.11",
     install_requires=[
         "absl-py",
@@ -37,7 +38,7 @@ setup(
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12",
         "transformers>=5",
-        # transformers imports it for chat templates and does not ask for it.
+        # For the report. transformers imports it too, for chat templates, and does not ask for it.
         "jinja2>=3.1",
         "tensorflow-datasets>=4.9.10",
         # clu's TensorBoard writer needs TensorFlow; nothing else here does.

@@ -131,3 +131,7 @@ def test_a_wheel_works_in_an_environment_of_its_own(tmp_path: Path) -> None:
         "-m", "cipo_jax.main", "--mode=verify", "--config=mine.py", f"--input={answers}"
     )
     assert "correct" in graded
+    # The report's templates are no modules.
+    report = "import pathlib, cipo_jax.report.page as p; print(p.write_report(pathlib.Path(), 5))"
+    page = empty / installed("-c", report).strip()
+    assert "<h1>empty</h1>" in page.read_text()

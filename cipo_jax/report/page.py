@@ -1,44 +1,44 @@
-"""One self-contained HTML page of a run, built from its run directory alone.
+"""Writes the report of a run, one self-contained HTML page, from the run directory alone.
 
-Decides the order of the page: the run in a few numbers, before and after, health, curves, every
-metric, pairs of attempt and correction, the config with provenance. It computes no metric; it reads
-what metrics.jsonl and the archive hold, and says of each part that it has no data where that is so
-(a run that just started, GRPO without corrections, no evaluation).
+Decides what is read and the order of the page: the run in a few numbers, before and after, health,
+curves, every metric, pairs of attempt and correction, the config with the source of each value. It
+computes no metric and writes no HTML: templates/report.html does. Each part says so where it has no
+data (a run that just started, GRPO without corrections, no evaluation).
 
-The completions on the page were written by a model and are not trusted: they travel as base64 and
-reach the document as text nodes only; a content security policy allows the page's one script by its
-hash and nothing from elsewhere.
+The texts on the page were written by a model and are not trusted. The pairs travel as base64 and
+reach the document as text nodes only; the templates escape every other value; a content security
+policy allows the page's one script by its hash and loads nothing from elsewhere.
 """
 
 import base64
 import hashlib
-import html
+import importlib.resources
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
+from markupsafe import Markup
 
-from cipo_jax.report.figures import MAX_POINTS, SMOOTHED_POINTS, Breach, Curve, draw, figure
-from cipo_jax.report.pairs import choose_pairs, look_up_archive, pack_pairs, pairs_section
-from cipo_jax.report.plots import Plot, histogram_names, pass_at_names, plots
-from cipo_jax.report.tables import (
-    Records,
-    before_after,
-    breaches,
-    config_section,
-    facts,
-    health_section,
-    metrics_section,
-    nothing,
-)
-from cipo_jax.report.template import PAGE, SCRIPT, STYLE
+from cipo_jax.report import figures, pairs, plots, tables
 from cipo_jax.run.records.metrics_file import read_metrics
 from cipo_jax.types import CipoError
 
 REPORT_FILE = "report.html"
+
+Block = tables.Note | tables.Table | figures.FigureGrid | pairs.PairBrowser
+
+
+class Section(NamedTuple):
+    """A heading and the blocks below it; `macro` of a block names its macro in blocks.html."""
+
+    title: str
+    blocks: Sequence[Block]
+
+    @property
+    def id(self) -> str:
+        return self.title.lower().replace(" ", "-")
 
 
 def write_report(workdir: Path, max_pairs: int) -> Path:
@@ -46,7 +46,7 @@ def write_report(workdir: Path, max_pairs: int) -> Path:
 
     Args:
       workdir: a run directory, of a finished run or of one in progress.
-      max_pairs: attempt → correction pairs on the page at most; `pairs.py` says which.
+      max_pairs: most pairs of attempt and correction on the page; `pairs.py` chooses them.
 
     Raises:
       CipoError: `workdir` is no directory, or a file in it is damaged.
@@ -55,42 +55,36 @@ def write_report(workdir: Path, max_pairs: int) -> Path:
         raise CipoError(f"workdir: got {str(workdir)!r}, wanted the directory of a run")
     records = read_metrics(workdir)
     config = _read_config(workdir / "config.json")
-    archive = look_up_archive(workdir, records)
+    archive = pairs.look_up_archive(workdir, records)
     ill = {("train", r["step"]) for r in records if r["phase"] == "health"}
-    pairs = choose_pairs(workdir, archive.places, max_pairs, first=ill)
-    by_phase = {
+    chosen = pairs.choose_pairs(workdir, archive.places, max_pairs, first=ill)
+    evaluations = _merge_by_step(r for r in records if r["phase"] in ("eval", "final"))
+    by_phase: dict[str, tables.Records] = {
         "train": [r for r in records if r["phase"] == "train"],
-        "eval": _merge_by_step(r for r in records if r["phase"] in ("eval", "final")),
+        "eval": evaluations,
         "cold_start": [r for r in records if r["phase"] == "cold_start"],
     }
-    evaluations = by_phase["eval"]
-    pass_at, fired = pass_at_names(evaluations), breaches(records, config)
-    figures = plots(pass_at, histogram_names(by_phase["train"]))
-    sections = {
-        "Before and after": before_after(evaluations, pass_at) + _by_k(evaluations, pass_at),
-        "Health": health_section(records, config),
-        **{title: _figures(by_phase, group, fired) for title, group in figures.items()},
-        "All metrics": metrics_section(by_phase),
-        "Attempts and corrections": pairs_section(pairs, archive),
-        "Config": config_section(config),
-    }
-    name = html.escape(workdir.resolve().name)
-    ids = {title: title.lower().replace(" ", "-") for title in sections}
-    page = PAGE.format(
-        name=name,
-        csp_hash=base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode(),
-        style=STYLE,
-        facts=facts(records, config, archive),
-        nav="".join(f'<a href="#{ids[title]}">{title}</a>' for title in sections),
-        sections="".join(
-            f'<section id="{ids[title]}" aria-labelledby="{ids[title]}-h">'
-            f'<h2 id="{ids[title]}-h">{title}</h2>{body}</section>\n'
-            for title, body in sections.items()
-        ),
-        footer=f"A curve of {SMOOTHED_POINTS} points or more is drawn pale, its moving average "
-        f"strong; one of more than {MAX_POINTS} points is averaged to so many first.",
-        pairs=pack_pairs(pairs),
-        script=SCRIPT,
+    pass_at = plots.pass_at_names(evaluations)
+    by_k = figures.pass_at_k_figure(evaluations, pass_at)
+    fired = tables.breaches(records, config)
+    groups = plots.plots(pass_at, plots.histogram_names(by_phase["train"]))
+    compared: list[Block] = [*tables.before_after(evaluations, pass_at)]
+    if by_k is not None:
+        compared.append(figures.FigureGrid([by_k]))
+    sections = (
+        Section("Before and after", compared),
+        Section("Health", tables.health(records, config)),
+        *(Section(title, _draw(group, by_phase, fired)) for title, group in groups.items()),
+        Section("All metrics", [tables.all_metrics(by_phase)]),
+        Section("Attempts and corrections", [pairs.pair_browser(chosen, archive)]),
+        Section("Config", tables.config_tables(config)),
+    )
+    page = _render(
+        name=workdir.resolve().name,
+        facts=tables.facts(records, config, archive.num_bytes),
+        not_finite=tables.not_finite(records),
+        sections=sections,
+        pairs=pairs.pack_pairs(chosen),
     )
     path = workdir / REPORT_FILE
     temporary = path.with_suffix(".tmp")
@@ -100,39 +94,49 @@ def write_report(workdir: Path, max_pairs: int) -> Path:
     return path
 
 
-def _figures(
-    by_phase: Mapping[str, Records], group: Sequence[Plot], fired: Mapping[str, Breach]
-) -> str:
+def _render(**content: Any) -> str:
+    """report.html with `content`; an undefined name in a template raises."""
+    # Here and not at the top: only a report needs jinja2, and a run starts sooner without.
+    import jinja2
+
+    assets = importlib.resources.files("cipo_jax.report") / "templates"
+    script = (assets / "report.js").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("cipo_jax.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html").render(
+        content,
+        style=Markup((assets / "report.css").read_text(encoding="utf-8")),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        max_points=figures.MAX_POINTS,
+        smoothed_points=figures.SMOOTHED_POINTS,
+    )
+
+
+def _draw(
+    group: Sequence[plots.Plot],
+    by_phase: Mapping[str, tables.Records],
+    fired: Mapping[str, figures.Breach],
+) -> list[Block]:
     """The figures of one section, and a line on those without data."""
-    drawn, missing = "", []
+    drawn, missing = [], []
     for plot in group:
-        element = figure(plot, by_phase[plot.phase], fired if plot.phase == "train" else {})
-        if element is None:
-            hint = f" (wants {plot.wanting})" if plot.wanting else ""
-            missing.append(html.escape(plot.title + hint))
+        breaches = fired if plot.phase == "train" else {}
+        if figure := figures.figure(plot, by_phase[plot.phase], breaches):
+            drawn.append(figure)
         else:
-            drawn += element
-    grid = f'<div class="figures">{drawn}</div>' if drawn else ""
-    return grid + (nothing(f"No data: {'; '.join(missing)}.") if missing else "")
-
-
-def _by_k(evaluations: Records, pass_at: Sequence[str]) -> str:
-    """pass@k against k, in the first and the last evaluation, where that is more than a line."""
-    if len(pass_at) < 3:
-        return ""
-    curves = []
-    ends = (evaluations[0], evaluations[-1])[: len(evaluations)]
-    for index, record in enumerate(ends):
-        points = [(float(name.partition("@")[2]), record.get(name, np.nan)) for name in pass_at]
-        k, values = np.array([p for p in points if np.isfinite(p[1])]).reshape(-1, 2).T
-        if len(k):
-            curves.append(Curve(index, f"step {record['step']}", k, values))
-    plot = Plot("pass@k against k, held out", (), share=True)
-    return f'<div class="figures">{draw(plot, curves, x_label="k", doubling=True) or ""}</div>'
+            missing.append(plot.title + (f" (needs {plot.needs})" if plot.needs else ""))
+    blocks: list[Block] = [figures.FigureGrid(drawn)] if drawn else []
+    return blocks + ([tables.Note(f"No data: {'; '.join(missing)}.")] if missing else [])
 
 
 def _merge_by_step(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Records of one step as one, later values first, in order of steps."""
+    """One record per step, in order of steps; of two values of one metric the later counts."""
     merged: dict[int, dict[str, Any]] = {}
     for record in records:
         merged.setdefault(record["step"], {}).update(record)
@@ -140,14 +144,15 @@ def _merge_by_step(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    """{"section.key": {"value", "source"}}, or nothing if the run has no config yet."""
+    """{"section.key": {"value", "source"}}; empty if the run has no config yet."""
     if not path.exists():
         return {}
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        well_formed = all({"value", "source"} <= entry.keys() for entry in config.values())
-    except (ValueError, AttributeError) as error:
-        raise CipoError(f"{path}: not a resolved config ({error})") from error
-    if not well_formed:
-        raise CipoError(f'{path}: wanted {{"section.key": {{"value", "source"}}}}')
-    return config
+        return {
+            key: {name: entry[name] for name in ("value", "source")}
+            for key, entry in config.items()
+        }
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        wanted = '{"section.key": {"value": ..., "source": ...}, ...}'
+        raise CipoError(f"{path}: not a run's config ({error!r}), wanted {wanted}") from error

@@ -1,32 +1,34 @@
-"""The pairs of attempt and correction in the run report: which are shown, and how they travel.
+"""The pairs of attempt and correction in the run report: which are shown, and how they are packed.
 
-Decides the sample and its packing. A page cannot hold every text of a long run, and a report is
-written at each evaluation, so neither the page nor the reading may grow with the run:
+A page cannot hold every text of a long run, and a report is written at each evaluation. So both the
+page and what is read for it are bounded:
 
-  - Steps without corrections are passed over, by their lines in metrics.jsonl. Of the others so
-    many are read that each can show two pairs and the files are MAX_READ_BYTES together: those at
-    which a health rule fired come first (up to half), the rest is spread evenly, first and last
-    step included.
-  - A step shows its transitions in turn, and different anchors before the same one again.
-  - Texts longer than MAX_TEXT characters lose their middle; all of them are cut shorter where
+  - A step without corrections, as metrics.jsonl tells, is not read. Of the others as many are read
+    as keep the files below MAX_READ_BYTES together and leave at least two pairs to each step. Up to
+    half of them are steps at which a health rule fired; the rest are spread evenly over the run,
+    its first and last step included.
+  - A step shows the four transitions in turn, and another anchor each time before one comes again.
+  - A text longer than MAX_TEXT characters loses its middle. All texts are cut shorter still where
     the packed pairs would be larger than MAX_PACKED_BYTES.
 
-The pairs are gzipped json in base64, which the page's script unpacks with DecompressionStream.
+The pairs are gzipped json in base64. The page's script, templates/report.js, unpacks and lists
+them.
 """
 
 import base64
+import collections
+import dataclasses
 import gzip
-import html
 import itertools
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from cipo_jax.report.plots import TRANSITIONS
-from cipo_jax.report.template import BROWSER
+from cipo_jax.report.tables import Note
 from cipo_jax.run.records.archive import ATTEMPTS_DIR, read_attempts
 from cipo_jax.types import Outcome
 
@@ -39,17 +41,16 @@ Place = tuple[str, int]  # phase and step: a file of the archive
 
 
 class Archive(NamedTuple):
-    """What the directory listing tells of the archive.
+    """The archive of a run, as its directory listing shows it."""
 
-    Attributes:
-      num_files: one per phase and step.
-      num_bytes: of all files, compressed.
-      places: {place: bytes} of those that may hold corrections, in order of phase and step.
-    """
+    num_files: int  # one per phase and step
+    num_bytes: int  # of all files, compressed
+    places: dict[Place, int]  # bytes of the files that may hold corrections, in order
 
-    num_files: int
-    num_bytes: int
-    places: dict[Place, int]
+    @property
+    def size(self) -> str:
+        files = "file" if self.num_files == 1 else "files"
+        return f"{self.num_files:,} {files}, {self.num_bytes / 1e6:,.1f} MB"
 
 
 def look_up_archive(workdir: Path, records: Iterable[Mapping[str, Any]]) -> Archive:
@@ -73,13 +74,13 @@ def look_up_archive(workdir: Path, records: Iterable[Mapping[str, Any]]) -> Arch
 def choose_pairs(
     workdir: Path, places: Mapping[Place, int], max_pairs: int, first: Collection[Place] = ()
 ) -> list[dict[str, Any]]:
-    """Archived corrections to show, each with its "transition", by the rule at the head.
+    """Archived corrections to show, each with its "transition"; chosen as said at the top.
 
     Args:
       workdir: the run directory.
       places: {place: bytes} of the files to choose from, in order.
       max_pairs: 0 chooses none.
-      first: places that come before others.
+      first: places to read in any case, as far as half of what is read allows.
     """
     if not places or max_pairs <= 0:
         return []
@@ -98,7 +99,7 @@ def choose_pairs(
                     same = by_anchor[kind].setdefault((attempt["problem_id"], anchor["text"]), [])
                     same.append({**attempt, "transition": kind})
             by_kind = [_in_turn(groups.values()) for groups in by_anchor.values()]
-            # Another transition goes first each time, so that few pairs a step still show all four.
+            # Each step starts with another transition: with few pairs a step all four still occur.
             turn = len(pairs) % len(TRANSITIONS)
             pairs += _in_turn(by_kind[turn:] + by_kind[:turn])[:share]
     return pairs
@@ -128,9 +129,10 @@ def _in_turn(groups: Iterable[Sequence]) -> list:
 def pack_pairs(pairs: Sequence[Mapping[str, Any]]) -> str:
     """The pairs as base64 of gzipped json: characters that are inert inside a <script> element.
 
-    Below MAX_PACKED_BYTES, unless there are so many pairs that 100 characters a text are too much.
+    At most MAX_PACKED_BYTES, unless there are too many pairs even with 100 characters of a text.
     """
-    lengths = np.array([len(text) for pair in pairs for text in _texts(pair)])
+    texts = [text for p in pairs for text in (p["question"], p["anchor"]["text"], p["text"])]
+    lengths = np.array([len(text) for text in texts])
     limit = MAX_TEXT
     while limit >= 200 and np.minimum(lengths, limit).sum() > MAX_JSON_BYTES:
         limit //= 2
@@ -143,12 +145,8 @@ def pack_pairs(pairs: Sequence[Mapping[str, Any]]) -> str:
         limit //= 2
 
 
-def _texts(pair: Mapping[str, Any]) -> tuple[str, str, str]:
-    return pair["question"], pair["anchor"]["text"], pair["text"]
-
-
 def _shown(pair: Mapping[str, Any], limit: int) -> dict[str, Any]:
-    """What the page tells of a pair; texts longer than `limit` characters lose their middle."""
+    """What the page shows of a pair; texts longer than `limit` characters lose their middle."""
 
     def cut(text: str | None) -> str | None:
         if text is None:
@@ -175,30 +173,24 @@ def _shown(pair: Mapping[str, Any], limit: int) -> dict[str, Any]:
     }
 
 
-def pairs_section(pairs: Sequence[Mapping[str, Any]], archive: Archive) -> str:
-    """The browser's HTML, or a line on why there is nothing to browse."""
+@dataclasses.dataclass(frozen=True)
+class PairBrowser:
+    """The pairs on the page, with the controls that search them."""
+
+    macro: ClassVar[str] = "pair_browser"
+    archive: Archive
+    num_pairs: int
+    places: Sequence[str]  # phase and step of each file that is shown
+    kinds: Sequence[tuple[str, str, int]]  # transition, its name, how many of the pairs
+
+
+def pair_browser(pairs: Sequence[Mapping[str, Any]], archive: Archive) -> PairBrowser | Note:
+    """The browser of `pairs`, or a line on why there is nothing to browse."""
     if not archive.num_files:
-        return _nothing("No attempts are archived yet, or log.archive is off.")
+        return Note("No attempts are archived yet, or log.archive is off.")
     if not pairs:
-        return _nothing(f"{_describe(archive)}; there are no corrections to show.")
-    shown = dict.fromkeys(f"{p['phase']} {p['step']}" for p in pairs)
-    kinds = [p["transition"] for p in pairs]
-    return BROWSER.format(
-        about=f"{_describe(archive)}. Shown here: {len(pairs):,} corrections, as log.report_pairs "
-        f"says, from {len(shown):,} of {len(archive.places):,} files with corrections: steps at "
-        "which a health rule fired, and others spread evenly; in each the four changes in turn, "
-        "so that their numbers are no rates.",
-        steps="".join(f"<option>{html.escape(place)}</option>" for place in shown),
-        kinds="".join(
-            f'<option value="{kind}">{words} ({kinds.count(kind):,})</option>'
-            for kind, words in TRANSITIONS.items()
-        ),
-    )
-
-
-def _describe(archive: Archive) -> str:
-    return f"The archive has {archive.num_files:,} files, {archive.num_bytes / 1e6:,.1f} MB"
-
-
-def _nothing(text: str) -> str:
-    return f'<p class="nothing">{text}</p>'
+        return Note(f"The archive has {archive.size}; there are no corrections to show.")
+    places = tuple(dict.fromkeys(f"{p['phase']} {p['step']}" for p in pairs))
+    counts = collections.Counter(p["transition"] for p in pairs)
+    kinds = [(kind, words, counts[kind]) for kind, words in TRANSITIONS.items()]
+    return PairBrowser(archive, len(pairs), places, kinds)

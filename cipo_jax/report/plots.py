@@ -1,12 +1,12 @@
 """Which metrics the run report draws, and which of them together.
 
-Decides the figures of each section. How one looks is `figures.py`'s business.
+Decides the figures of each section and their order. How a figure looks is `figures.py`'s business.
 """
 
 import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 TRANSITIONS = {
     "r2r": "right → right",
@@ -18,29 +18,208 @@ TRANSITIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Plot:
-    """One small figure.
+    """What one figure shows.
 
     Attributes:
       title: what is shown.
-      series: (metric, label) of each curve, at most four, or more if `ramp`.
+      series: {metric: label} of the curves, at most four, or more if `ramp`.
       phase: whose lines of metrics.jsonl; "eval" takes those of the final evaluation too.
+      x: what the x axis shows; that of "k" is logarithmic.
       share: values are shares: the axis is in percent, from 0 to 100.
       stacked: areas on top of each other instead of curves.
       ramp: the series are ordered, and coloured from one end to the other.
-      wanting: what it takes to have data, said where there is none.
+      needs: what a run needs to have data, said where there is none.
     """
 
     title: str
-    series: tuple[tuple[str, str], ...]
+    series: Mapping[str, str]
     phase: str = "train"
+    x: Literal["step", "k"] = "step"
     share: bool = False
     stacked: bool = False
     ramp: bool = False
-    wanting: str = ""
+    needs: str = ""
 
 
-def _streams(metric: str) -> tuple[tuple[str, str], ...]:
-    return (f"base/{metric}", "base"), (f"correction/{metric}", "correction")
+def _streams(metric: str) -> dict[str, str]:
+    return {f"base/{metric}": "base", f"correction/{metric}": "correction"}
+
+
+_GRADIENT_STATS = "a run with log.gradient_stats_every > 0"
+
+_CORRECTION = (
+    Plot(
+        "Transitions, share of corrections",
+        {f"transition/{kind}": words for kind, words in TRANSITIONS.items()},
+        share=True,
+        needs="a run with correction.weight > 0",
+    ),
+    Plot(
+        "Fixing, keeping, copying",
+        {
+            "correction/fix_rate": "fix rate",
+            "correction/retention": "retention",
+            "correction/break_rate": "break rate",
+            "correction/copy_rate": "copy rate",
+        },
+        share=True,
+    ),
+    Plot(
+        "Share of right anchors",
+        {"replay/rho": "rho (target)", "anchor/realised_success_share": "realised"},
+        share=True,
+    ),
+    Plot(
+        "Anchor selection",
+        {"anchor/fallback_frac": "outside the band", "anchor/trimmed_frac": "trimmed"},
+        share=True,
+    ),
+)
+
+_BEHAVIOUR = (
+    Plot(
+        "Completion length, tokens",
+        {
+            "base/length/mean": "base",
+            "correction/length/mean": "correction",
+            "base/length/p95": "base, p95",
+            "correction/length/p95": "correction, p95",
+        },
+    ),
+    Plot("Entropy, nats per token", _streams("entropy")),
+    Plot("Truncated completions", _streams("truncated"), share=True),
+    Plot("Without a readable answer", _streams("outcome/no_answer"), share=True),
+    Plot(
+        "Verifier failures",
+        {
+            "base/outcome/timeout": "timeout, base",
+            "correction/outcome/timeout": "timeout, correction",
+            "base/outcome/error": "error, base",
+            "correction/outcome/error": "error, correction",
+        },
+        share=True,
+    ),
+    Plot("Groups with both outcomes", _streams("group/mixed"), share=True),
+)
+
+_OPTIMISATION = (
+    Plot("Loss", {"loss/base": "base", "loss/correction": "correction", "loss/total": "total"}),
+    Plot("Gradient norm", {"grad_norm": "before clipping"}),
+    Plot(
+        "Gradient norm by stream",
+        {"grad/base_norm": "base", "grad/correction_norm": "correction"},
+        needs=_GRADIENT_STATS,
+    ),
+    Plot(
+        "Cosine between the streams' gradients",
+        {"grad/cosine": "base · correction"},
+        needs=_GRADIENT_STATS,
+    ),
+    Plot("Clipped ratios, share of tokens", _streams("clip_frac")),
+    Plot("Largest ratio", _streams("ratio_max")),
+    Plot("Sampler against trainer, mean |Δ log-prob|", _streams("sampler_gap")),
+    Plot("Learning rate", {"learning_rate": "RL"}),
+)
+
+_COST = (
+    Plot(
+        "Seconds per step",
+        {
+            "time/rollout": "rollout",
+            "time/correct": "correct",
+            "time/update": "update",
+            "time/score": "old and reference log-probs",
+        },
+        stacked=True,
+    ),
+    Plot(
+        "Seconds compiling, saving, waiting",
+        {
+            "time/compile": "compiling",
+            "time/checkpoint": "saving",
+            "time/verify_wait": "waiting for verdicts",
+        },
+    ),
+    Plot("Programs compiled", {"compile/count": "in the step"}),
+    Plot("Tokens per step", {"tokens/sampled": "sampled", "tokens/trained": "trained"}),
+    Plot(
+        "Tokens per second and device",
+        {
+            "tokens/per_second_per_device": "sampled",
+            "tokens/trained_per_second_per_device": "trained",
+        },
+    ),
+    Plot(
+        "Update's share of peak FLOPs",
+        {"update/mfu": "model FLOPs"},
+        share=True,
+        needs="a device of known peak",
+    ),
+    Plot(
+        "Sampler, shares",
+        {
+            "sampler/useful_rows": "rows that gave a token",
+            "sampler/cache_used": "peak cache use",
+            "sampler/reused_prompt": "prompt tokens reused",
+            "time/verify_hidden": "verifying while sampling",
+        },
+        share=True,
+    ),
+    Plot(
+        "Verifier, seconds per item",
+        {"time/verify_p50": "median", "time/verify_p99": "99th percentile"},
+    ),
+    Plot("Padding in the train batch", {"tokens/pad_share": "padding"}, share=True),
+)
+
+_COLD_START = (
+    Plot("Loss, nats per token", {"loss/demonstration": "demonstrations"}, "cold_start"),
+    Plot("Pass rate, held out", {"pass_rate": "pass@1"}, "cold_start", share=True),
+)
+
+
+def plots(pass_at: Sequence[str], histogram: Sequence[str] = ()) -> dict[str, tuple[Plot, ...]]:
+    """The figures by section.
+
+    Args:
+      pass_at: see `pass_at_names`.
+      histogram: see `histogram_names`.
+    """
+    if len(pass_at) > 4:  # four of them, the first and the last included
+        pass_at = [pass_at[round(i * (len(pass_at) - 1) / 3)] for i in range(4)]
+    accuracy = "eval/correction/accuracy_"
+    learning = (
+        Plot("Pass rate", _streams("pass_rate"), share=True),
+        Plot("Reward, before shaping", _streams("reward/mean")),
+        Plot(
+            f"Problems by how many of {histogram[0].rpartition('_of_')[2] if histogram else 'G'} "
+            "attempts are right",
+            {name: name.removeprefix("pass_rate/").partition("_of_")[0] for name in histogram},
+            share=True,
+            stacked=True,
+            ramp=True,
+        ),
+        Plot(
+            "pass@k, held out",
+            {name: name.removeprefix("eval/") for name in pass_at},
+            "eval",
+            share=True,
+        ),
+        Plot(
+            "Correction accuracy, held out",
+            {accuracy + "before": "first attempt", accuracy + "after": "after correction"},
+            "eval",
+            share=True,
+        ),
+    )
+    return {
+        "Learning": learning,
+        "Correction": _CORRECTION,
+        "Behaviour": _BEHAVIOUR,
+        "Optimisation": _OPTIMISATION,
+        "Cost": _COST,
+        "Cold start": _COLD_START,
+    }
 
 
 def pass_at_names(evaluations: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -56,180 +235,3 @@ def histogram_names(records: Iterable[Mapping[str, Any]]) -> list[str]:
     largest = max((int(m[2]) for m in found), default=0)
     of_largest = [m for m in found if int(m[2]) == largest]
     return [m[0] for m in sorted(of_largest, key=lambda m: int(m[1]))]
-
-
-def _spread_out(names: Sequence[str], count: int) -> list[str]:
-    """At most `count` of the names, the first and the last among them."""
-    if len(names) <= count:
-        return list(names)
-    return [names[round(i * (len(names) - 1) / (count - 1))] for i in range(count)]
-
-
-def plots(pass_at: Sequence[str], histogram: Sequence[str] = ()) -> dict[str, tuple[Plot, ...]]:
-    """The figures by section.
-
-    Args:
-      pass_at: see `pass_at_names`.
-      histogram: see `histogram_names`.
-    """
-    accuracy = "eval/correction/accuracy_"
-    of = histogram[0].rpartition("_of_")[2] if histogram else "G"
-    no_streams = "a run with log.gradient_stats_every > 0"
-    corrections = "a run with correction.weight > 0"
-    return {
-        "Learning": (
-            Plot("Pass rate", _streams("pass_rate"), share=True),
-            Plot("Reward, before shaping", _streams("reward/mean")),
-            Plot(
-                f"Problems by how many of {of} attempts are right",
-                tuple((n, n.removeprefix("pass_rate/").partition("_of_")[0]) for n in histogram),
-                share=True,
-                stacked=True,
-                ramp=True,
-            ),
-            Plot(
-                "pass@k, held out",
-                tuple((n, n.removeprefix("eval/")) for n in _spread_out(pass_at, 4)),
-                "eval",
-                share=True,
-            ),
-            Plot(
-                "Correction accuracy, held out",
-                ((accuracy + "before", "first attempt"), (accuracy + "after", "after correction")),
-                "eval",
-                share=True,
-            ),
-        ),
-        "Correction": (
-            Plot(
-                "Transitions, share of corrections",
-                tuple((f"transition/{kind}", words) for kind, words in TRANSITIONS.items()),
-                share=True,
-                wanting=corrections,
-            ),
-            Plot(
-                "Fixing, keeping, copying",
-                (
-                    ("correction/fix_rate", "fix rate"),
-                    ("correction/retention", "retention"),
-                    ("correction/break_rate", "break rate"),
-                    ("correction/copy_rate", "copy rate"),
-                ),
-                share=True,
-            ),
-            Plot(
-                "Share of right anchors",
-                (("replay/rho", "rho (wanted)"), ("anchor/realised_success_share", "realised")),
-                share=True,
-            ),
-            Plot(
-                "Anchor selection",
-                (("anchor/fallback_frac", "outside the band"), ("anchor/trimmed_frac", "trimmed")),
-                share=True,
-            ),
-        ),
-        "Behaviour": (
-            Plot(
-                "Completion length, tokens",
-                (
-                    ("base/length/mean", "base"),
-                    ("correction/length/mean", "correction"),
-                    ("base/length/p95", "base, p95"),
-                    ("correction/length/p95", "correction, p95"),
-                ),
-            ),
-            Plot("Entropy, nats per token", _streams("entropy")),
-            Plot("Truncated completions", _streams("truncated"), share=True),
-            Plot("Without a readable answer", _streams("outcome/no_answer"), share=True),
-            Plot(
-                "Verifier failures",
-                (
-                    ("base/outcome/timeout", "timeout, base"),
-                    ("correction/outcome/timeout", "timeout, correction"),
-                    ("base/outcome/error", "error, base"),
-                    ("correction/outcome/error", "error, correction"),
-                ),
-                share=True,
-            ),
-            Plot("Groups with both outcomes", _streams("group/mixed"), share=True),
-        ),
-        "Optimisation": (
-            Plot(
-                "Loss",
-                (
-                    ("loss/base", "base"),
-                    ("loss/correction", "correction"),
-                    ("loss/total", "total"),
-                ),
-            ),
-            Plot("Gradient norm", (("grad_norm", "before clipping"),)),
-            Plot(
-                "Gradient norm by stream",
-                (("grad/base_norm", "base"), ("grad/correction_norm", "correction")),
-                wanting=no_streams,
-            ),
-            Plot(
-                "Cosine between the streams' gradients",
-                (("grad/cosine", "base · correction"),),
-                wanting=no_streams,
-            ),
-            Plot("Clipped ratios, share of tokens", _streams("clip_frac")),
-            Plot("Largest ratio", _streams("ratio_max")),
-            Plot("Sampler against trainer, mean |Δ log-prob|", _streams("sampler_gap")),
-            Plot("Learning rate", (("learning_rate", "RL"),)),
-        ),
-        "Cost": (
-            Plot(
-                "Seconds per step",
-                (
-                    ("time/rollout", "rollout"),
-                    ("time/correct", "correct"),
-                    ("time/update", "update"),
-                    ("time/score", "old and reference log-probs"),
-                ),
-                stacked=True,
-            ),
-            Plot(
-                "Seconds on the side",
-                (
-                    ("time/compile", "compiling"),
-                    ("time/checkpoint", "saving"),
-                    ("time/verify_wait", "only verifying"),
-                ),
-            ),
-            Plot("Programs compiled", (("compile/count", "in the step"),)),
-            Plot("Tokens per step", (("tokens/sampled", "sampled"), ("tokens/trained", "trained"))),
-            Plot(
-                "Tokens per second and device",
-                (
-                    ("tokens/per_second_per_device", "sampled"),
-                    ("tokens/trained_per_second_per_device", "trained"),
-                ),
-            ),
-            Plot(
-                "Update's share of peak FLOPs",
-                (("update/mfu", "model FLOPs"),),
-                share=True,
-                wanting="a device of known peak",
-            ),
-            Plot(
-                "Sampler, shares",
-                (
-                    ("sampler/useful_rows", "rows that gave a token"),
-                    ("sampler/cache_used", "cache at its fullest"),
-                    ("sampler/reused_prompt", "prompt tokens reused"),
-                    ("time/verify_hidden", "verifying hidden"),
-                ),
-                share=True,
-            ),
-            Plot(
-                "Verifier, seconds per item",
-                (("time/verify_p50", "median"), ("time/verify_p99", "99th percentile")),
-            ),
-            Plot("Padding in the train batch", (("tokens/pad_share", "padding"),), share=True),
-        ),
-        "Cold start": (
-            Plot("Loss, nats per token", (("loss/demonstration", "demonstrations"),), "cold_start"),
-            Plot("Pass rate, held out", (("pass_rate", "pass@1"),), "cold_start", share=True),
-        ),
-    }

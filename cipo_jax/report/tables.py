@@ -1,30 +1,61 @@
-"""The tables of the run report: the run in a few numbers, before and after, health, every metric,
-the config.
+"""The tables of the run report, as plain data: the run in a few numbers, before and after, health,
+every metric, the config.
 
-Decides what stands in them and in which order. Everything comes from metrics.jsonl and config.json;
-text from there is escaped here.
+Decides what stands in them, in which order, and how numbers are rounded. Everything comes from
+metrics.jsonl and config.json. How a table looks is the templates' business.
 """
 
 import dataclasses
-import html
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from cipo_jax.config.keys import Health
 from cipo_jax.report.figures import Breach, spark
-from cipo_jax.report.pairs import Archive
 from cipo_jax.run.records.terminal import format_duration
 from cipo_jax.run.watch.health import Rule, health_rules
 
 Records = Sequence[Mapping[str, Any]]
+Kind = Literal["text", "code", "estimate", "spark"]
 
 
-def facts(records: Records, config: Mapping[str, Any], archive: Archive) -> str:
-    """The run in a few numbers, and the values that were not finite."""
+@dataclasses.dataclass(frozen=True)
+class Note:
+    """A line of text."""
+
+    macro: ClassVar[str] = "note"
+    text: str
+    style: Literal["nothing", "note"] = "nothing"  # CSS class
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Rows of values; the first value of a row is its heading.
+
+    Attributes:
+      label: what a screen reader calls the table.
+      columns: the title of each column.
+      rows: a value for each column. In a column of kind "estimate" it is a number and its standard
+        error, in a "spark" the points of a small curve, in others text; error and points may be "".
+      kinds: of the first columns; further ones are "text". A "code" is shown in fixed width.
+      numbers: whether all columns but the first are aligned to the right.
+      folded: if not "", only this line of the table is shown until it is clicked.
+    """
+
+    macro: ClassVar[str] = "table"
+    label: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str | tuple[str, str]]]
+    kinds: Sequence[Kind] = ()
+    numbers: bool = False
+    folded: str = ""
+
+
+def facts(records: Records, config: Mapping[str, Any], archive_bytes: int) -> dict[str, str]:
+    """The run in a few numbers, {label: value}."""
     train = [r for r in records if r["phase"] == "train"]
 
     def total(name: str) -> float:
@@ -32,59 +63,61 @@ def facts(records: Records, config: Mapping[str, Any], archive: Archive) -> str:
 
     planned = config.get("num_steps", {}).get("value", "?")
     fired = sum(r["phase"] == "health" for r in records)
-    items = {
+    return {
         "RL steps": f"{max((r['step'] for r in train), default=0)} of {planned}",
         "Tokens sampled": f"{total('tokens/sampled'):,.0f}",
         "Tokens trained": f"{total('tokens/trained'):,.0f}",
         "Time in RL steps": format_duration(total("time/step")),
-        "Archive": f"{archive.num_bytes / 1e6:,.1f} MB",
+        "Archive": f"{archive_bytes / 1e6:,.1f} MB",
         "Health rules": f"fired {fired} time{'s' * (fired != 1)}" if fired else "none fired",
     }
-    body = "".join(f"<div><dt>{k}</dt><dd>{html.escape(v)}</dd></div>" for k, v in items.items())
-    broken: dict[str, list[str]] = {}
+
+
+def not_finite(records: Records) -> dict[str, str]:
+    """{metric: the first steps at which it was NaN or infinite}."""
+    places: dict[str, list[str]] = {}
     for record in records:
         for name, value in record.items():
             if isinstance(value, float) and not math.isfinite(value):
-                broken.setdefault(name, []).append(f"{record['phase']} {record['step']}")
-    warning = "".join(
-        f"<li><code>{html.escape(name)}</code> at {html.escape(_some(places))}</li>"
-        for name, places in broken.items()
-    )
-    if warning:
-        warning = f'<div class="warning"><b>Values that were not finite</b><ul>{warning}</ul></div>'
-    return f"<dl>{body}</dl>{warning}"
+                places.setdefault(name, []).append(f"{record['phase']} {record['step']}")
+    return {name: _some(of_metric) for name, of_metric in places.items()}
 
 
-def before_after(evaluations: Records, pass_at: Sequence[str]) -> str:
-    """The table of the first and the last evaluation with their differences."""
+def before_after(evaluations: Records, pass_at: Sequence[str]) -> list[Note | Table]:
+    """The first and the last evaluation with their differences.
+
+    Args:
+      evaluations: in order of steps.
+      pass_at: see `plots.pass_at_names`.
+    """
     if not evaluations:
-        return nothing("No evaluation yet.")
+        return [Note("No evaluation yet.")]
     first, last = evaluations[0], evaluations[-1]
     correction = "eval/correction/"
-    rows = [
-        *((name, name.removeprefix("eval/"), "points") for name in pass_at),
-        (correction + "accuracy_before", "accuracy of the attempts to correct", "points"),
-        (correction + "accuracy_after", "accuracy after correction", "points"),
-        (correction + "w2r", "wrong → right", "points"),
-        (correction + "r2r", "right → right", "points"),
-        ("eval/no_answer", "no answer found", "points"),
-        ("eval/length/mean", "completion length, tokens", "tokens"),
+    measures = [
+        *((name, name.removeprefix("eval/"), True) for name in pass_at),
+        (correction + "accuracy_before", "accuracy of the attempts to correct", True),
+        (correction + "accuracy_after", "accuracy after correction", True),
+        (correction + "w2r", "wrong → right", True),
+        (correction + "r2r", "right → right", True),
+        ("eval/no_answer", "no answer found", True),
+        ("eval/length/mean", "completion length, tokens", False),
     ]
-    body = ""
-    for name, label, unit in rows:
-        if name not in first and name not in last:
-            continue
-        before, after = first.get(name, math.nan), last.get(name, math.nan)
-        cells = (
-            _quantity(before, unit, first.get(name + "_stderr")),
-            _quantity(after, unit, last.get(name + "_stderr")),
-            _quantity(after - before, unit, signed=True),
-        )
-        body += _row(html.escape(label), *cells)
-    single = nothing("One evaluation so far: nothing to compare yet.") if first is last else ""
-    errors = '<p class="note">± is one standard error over problems.</p>' if "±" in body else ""
+    rows = []
+    for name, label, share in measures:
+        if name in first or name in last:
+            before, after = first.get(name, math.nan), last.get(name, math.nan)
+            of_first = _quantity(before, share, first.get(name + "_stderr"))
+            of_last = _quantity(after, share, last.get(name + "_stderr"))
+            rows.append((label, of_first, of_last, _quantity(after - before, share, signed=True)))
     columns = ("Held-out problems", f"step {first['step']}", f"step {last['step']}", "difference")
-    return single + table(columns, body, "Before and after", numbers=True) + errors
+    kinds: tuple[Kind, ...] = ("text", "estimate", "estimate", "estimate")
+    blocks: list[Note | Table] = [Table("Before and after", columns, rows, kinds, numbers=True)]
+    if first is last:
+        blocks.insert(0, Note("One evaluation so far: nothing to compare yet."))
+    if any(error for row in rows for _, error in row[1:]):
+        blocks.append(Note("± is one standard error over problems.", "note"))
+    return blocks
 
 
 def breaches(records: Records, config: Mapping[str, Any]) -> dict[str, Breach]:
@@ -97,96 +130,64 @@ def breaches(records: Records, config: Mapping[str, Any]) -> dict[str, Breach]:
     }
 
 
-def health_section(records: Records, config: Mapping[str, Any]) -> str:
+def health(records: Records, config: Mapping[str, Any]) -> list[Note | Table]:
     """Each rule with its limit, and the steps at which it fired."""
     rules, fired = _rules(config), _firings(records)
-    rows = [(rule.name, _condition(rule), fired.get(rule.name, {})) for rule in rules]
-    known = {rule.name for rule in rules}
-    rows += [(name, "", steps) for name, steps in fired.items() if name not in known]
+    conditions = {r.name: f"{r.metric} {'<' if r.below else '>'} {r.limit:g}" for r in rules}
+    rows = []
+    for name in dict.fromkeys((*conditions, *fired)):
+        steps = fired.get(name, {})
+        where = _some([str(step) for step in steps]) if steps else "–"
+        value = f"{list(steps.values())[-1]:.4g}" if steps else "–"
+        rows.append((name, conditions.get(name, ""), str(len(steps)), where, value))
     if not rows:
-        return nothing("No health rule is known: there is no config.json, or all are off.")
-    body = "".join(
-        _row(
-            f"<code>{html.escape(name)}</code>",
-            html.escape(condition),
-            str(len(steps)),
-            html.escape(_some([str(step) for step in steps])) if steps else "–",
-            f"{list(steps.values())[-1]:.4g}" if steps else "–",
-        )
-        for name, condition, steps in rows
-    )
+        return [Note("No health rule is known: there is no config.json, or all are off.")]
+    columns = ("Rule", "Fires if", "Times", "At steps", "Last value")
     patience = config.get("health.patience", {}).get("value")
     note = f" for {patience} steps in a row" if patience else ""
-    return table(
-        ("Rule", "Fires if", "Times", "At steps", "Last value"), body, "Health rules"
-    ) + nothing(f"A rule fires when its metric has been beyond the limit{html.escape(note)}.")
+    return [
+        Table("Health rules", columns, rows, ("code",)),
+        Note(f"A rule fires when its metric has been beyond the limit{note}."),
+    ]
 
 
-def metrics_section(by_phase: Mapping[str, Records]) -> str:
+def all_metrics(by_phase: Mapping[str, Records]) -> Table | Note:
     """Every metric of the run as one line with a small curve, so that none is hidden."""
-    body, count = "", 0
+    rows = []
     for phase, records in by_phase.items():
-        names = sorted({name for record in records for name in record} - {"phase", "step"})
-        for name in names:
+        for name in sorted({name for record in records for name in record} - {"phase", "step"}):
             values = np.array([r[name] for r in records if name in r], dtype=np.float64)
             finite = values[np.isfinite(values)]
             low_high = (finite.min(), finite.max()) if len(finite) else (math.nan, math.nan)
             numbers = (f"{value:.4g}" for value in (values[0], values[-1], *low_high))
             title = name if name.startswith(phase + "/") or phase == "train" else f"{phase}: {name}"
-            body += _row(f"<code>{html.escape(title)}</code>", spark(values), *numbers)
-            count += 1
-    if not count:
-        return nothing("No metrics yet.")
-    columns = ("Metric", "", "first", "last", "least", "most")
-    return (
-        f"<details><summary>{count} metrics</summary>"
-        f"{table(columns, body, 'All metrics', numbers=True)}</details>"
-    )
+            rows.append((title, spark(values), *numbers))
+    if not rows:
+        return Note("No metrics yet.")
+    columns, folded = ("Metric", "", "first", "last", "min", "max"), f"{len(rows)} metrics"
+    return Table("All metrics", columns, rows, ("code", "spark"), numbers=True, folded=folded)
 
 
-def config_section(config: Mapping[str, Any]) -> str:
+def config_tables(config: Mapping[str, Any]) -> list[Note | Table]:
     """Every key with its value and source; what differs from the defaults first."""
     if not config:
-        return nothing("No config.json in this run directory.")
-    rows = {
-        key: _row(
-            f"<code>{html.escape(key)}</code>",
-            f"<code>{html.escape(json.dumps(entry['value'], ensure_ascii=False))}</code>",
-            html.escape(str(entry["source"])),
-        )
+        return [Note("No config.json in this run directory.")]
+    rows = [
+        (key, json.dumps(entry["value"], ensure_ascii=False), str(entry["source"]))
         for key, entry in config.items()
-    }
-    changed = "".join(row for key, row in rows.items() if config[key]["source"] != "default")
-    default = [row for key, row in rows.items() if config[key]["source"] == "default"]
-    columns = ("key", "value", "source")
-    return (
-        table(columns, changed, "Set by the config file or the command line")
+    ]
+    changed = [row for row in rows if row[-1] != "default"]
+    default = [row for row in rows if row[-1] == "default"]
+
+    def table(label: str, rows: Sequence[tuple[str, str, str]], folded: str = "") -> Table:
+        return Table(label, ("key", "value", "source"), rows, ("code", "code"), folded=folded)
+
+    return [
+        table("Set by the config file or the command line", changed)
         if changed
-        else nothing("Every value is the default.")
-    ) + (
-        f"<details><summary>{len(default)} values at their default</summary>"
-        f"{table(columns, ''.join(default), 'Defaults')}</details>"
-    )
-
-
-def table(columns: Iterable[str], body: str, label: str, numbers: bool = False) -> str:
-    """A table that scrolls by itself where it is wider than the page."""
-    head = "".join(f'<th scope="col">{column}</th>' for column in columns)
-    kind = ' class="numbers"' if numbers else ""
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">'
-        f"<table{kind}><thead><tr>{head}</tr></thead>"
-        f"<tbody>{body}</tbody></table></div>"
-    )
-
-
-def nothing(text: str) -> str:
-    """A line on what is missing."""
-    return f'<p class="nothing">{text}</p>'
-
-
-def _row(head: str, *cells: str) -> str:
-    return f'<tr><th scope="row">{head}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
+        else Note("Every value is the default."),
+        table("Defaults", default, f"{len(default)} values at their default"),
+    ]
 
 
 def _some(items: Sequence[str], count: int = 5) -> str:
@@ -195,17 +196,16 @@ def _some(items: Sequence[str], count: int = 5) -> str:
     return ", ".join(items[:count]) + more
 
 
-def _quantity(value: float, unit: str, error: float | None = None, signed: bool = False) -> str:
-    """A number of the table; shares are in percent, their differences in percentage points."""
+def _quantity(
+    value: float, share: bool, error: float | None = None, signed: bool = False
+) -> tuple[str, str]:
+    """A number and its standard error ("" without); a share in percent, a difference of shares
+    (`signed`) in percentage points."""
     if not math.isfinite(value):
-        return "–"
-    scale, suffix = (100, " pts" if signed else "%") if unit == "points" else (1, "")
+        return "–", ""
+    scale, suffix = (100, " pts" if signed else "%") if share else (1, "")
     text = f"{value * scale:{'+' if signed else ''}.1f}{suffix}".replace("-", "−")
-    return text if error is None else f"{text} <small>± {error * scale:.1f}</small>"
-
-
-def _condition(rule: Rule) -> str:
-    return f"{rule.metric} {'<' if rule.below else '>'} {rule.limit:g}"
+    return text, "" if error is None else f"{error * scale:.1f}"
 
 
 def _rules(config: Mapping[str, Any]) -> tuple[Rule, ...]:

@@ -1,5 +1,7 @@
 """The run report: complete, self-contained, and harmless whatever the model wrote."""
 
+import base64
+import hashlib
 import json
 import math
 import re
@@ -19,7 +21,7 @@ from cipo_jax.types import CipoError, Problem
 
 HOSTILE = (
     "</script><script>window.pwned = 1</script><!-- <script> --><img src=x onerror='pwned=1'>"
-    "</pre>\u2028&lt;b&gt;\ud800 {style} %s"
+    "</pre>\u2028&lt;b&gt;\ud800 {style} %s {{ script }} {% raw %}"
 )
 
 
@@ -51,6 +53,15 @@ def test_page_loads_nothing_and_its_ids_are_unique(page):
     ids = [v for _, name, v in page.attributes if name == "id"]
     assert len(ids) == len(set(ids))
     assert {link[1:] for link in links} <= set(ids)
+
+
+def test_security_policy_allows_the_one_script_and_nothing_else(page):
+    (policy,) = [v for _, name, v in page.attributes if name == "content" and "default-src" in v]
+    (script,) = re.findall(r"<script>(.*?)</script>", page.source, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    allowed = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    assert policy == allowed and page.tags.count("script") == 2
+    assert not [name for _, name, _ in page.attributes if name.startswith("on")]
 
 
 def test_figures_take_their_colours_from_the_page(page):
@@ -101,17 +112,18 @@ def test_histogram_is_that_of_the_largest_group():
 
 
 def test_breach_marks_the_figure_and_shows_the_limit():
-    plot, records = Plot("t", (("m", "m"),)), [{"step": i, "m": 0.5} for i in range(9)]
+    plot, records = Plot("t", {"m": "m"}), [{"step": i, "m": 0.5} for i in range(9)]
     plain, marked = figure(plot, records), figure(plot, records, {"m": Breach(0.4, (3, 7))})
-    assert "var(--bad)" not in plain and "health rule fired" not in plain
-    assert marked.count("var(--bad)") >= 2 and "a health rule fired 2 times" in marked
-    assert figure(plot, records, {"other": Breach(0.4, (3,))}) == plain
+    assert "var(--bad)" not in plain.svg and plain.breaches == []
+    assert marked.svg.count("var(--bad)") >= 2 and marked.breaches == [Breach(0.4, (3, 7))]
+    other = figure(plot, records, {"other": Breach(0.4, (3,))})
+    assert other.svg == plain.svg and other.breaches == []
 
 
 def test_rare_shares_are_not_drawn_flat():
-    plot = Plot("t", (("m", "m"),), share=True)
+    plot = Plot("t", {"m": "m"}, share=True)
     for highest, top in ((0.03, "4%"), (0.3, "40%"), (0.41, "100%")):
-        svg = figure(plot, [{"step": i, "m": highest * (i % 2)} for i in range(9)])
+        svg = figure(plot, [{"step": i, "m": highest * (i % 2)} for i in range(9)]).svg
         ticks = re.findall(r">([\d.]+%)<", svg)
         assert ticks[-1] == top, ticks
 
@@ -181,9 +193,11 @@ def test_values_that_are_not_finite_are_named_and_not_drawn(tmp_path):
 
 def test_long_curves_are_averaged():
     records = [{"step": i, "m": float(i % 2)} for i in range(10_000)]
-    svg = figure(Plot("t", (("m", "m"),)), records)
-    assert len(svg) < 60_000
-    assert "first 0.48, last 0.52" in svg or "first 0.5, last 0.5" in svg
+    drawn = figure(Plot("t", {"m": "m"}), records)
+    assert len(drawn.svg) < 60_000
+    (curve,) = drawn.curves
+    ends = (f"{curve.y[0]:.4g}", f"{curve.y[-1]:.4g}")
+    assert ends in (("0.48", "0.52"), ("0.5", "0.5"))
 
 
 def test_missing_workdir_and_damaged_config(tmp_path):
