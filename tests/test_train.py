@@ -12,6 +12,7 @@ from places import ROOT
 
 from cipo_jax.main import run
 from cipo_jax.run import training
+from cipo_jax.run.measures import find_metric
 from cipo_jax.run.records.archive import read_attempts
 from cipo_jax.run.records.metrics_file import read_metrics
 from cipo_jax.run.records.terminal import format_step_line
@@ -92,6 +93,11 @@ def test_cold_start_loss_falls_and_corrections_are_made(finished: Path) -> None:
         assert np.isfinite(record["loss/total"])
         # Sampler and trainer agree on what they sampled.
         assert record.get("base/sampler_gap", 0.0) < 1e-4
+
+
+def test_every_metric_is_explained(finished: Path) -> None:
+    names = {name for record in read_metrics(finished) for name in record} - {"phase", "step"}
+    assert len(names) > 80 and not [name for name in names if find_metric(name) is None]
 
 
 def test_what_is_measured(finished: Path) -> None:

@@ -14,7 +14,6 @@ import base64
 import hashlib
 import importlib.resources
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +21,7 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from cipo_jax.report import figures, pairs, plots, tables
+from cipo_jax.run.records.files import write_text
 from cipo_jax.run.records.metrics_file import read_metrics
 from cipo_jax.types import CipoError
 
@@ -87,10 +87,8 @@ def write_report(workdir: Path, max_pairs: int) -> Path:
         pairs=pairs.pack_pairs(chosen),
     )
     path = workdir / REPORT_FILE
-    temporary = path.with_suffix(".tmp")
     # Names and values may hold half a surrogate pair, which UTF-8 cannot: U+FFFD is shown.
-    temporary.write_text(page, encoding="utf-8", errors="xmlcharrefreplace")
-    os.replace(temporary, path)
+    write_text(path, page, errors="xmlcharrefreplace")
     return path
 
 

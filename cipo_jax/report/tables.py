@@ -15,11 +15,12 @@ import numpy as np
 
 from cipo_jax.config.keys import Health
 from cipo_jax.report.figures import Breach, spark
+from cipo_jax.run.measures import find_metric
 from cipo_jax.run.records.terminal import format_duration
 from cipo_jax.run.watch.health import Rule, health_rules
 
 Records = Sequence[Mapping[str, Any]]
-Kind = Literal["text", "code", "estimate", "spark"]
+Kind = Literal["text", "code", "metric", "estimate", "spark"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +40,8 @@ class Table:
       label: what a screen reader calls the table.
       columns: the title of each column.
       rows: a value for each column. In a column of kind "estimate" it is a number and its standard
-        error, in a "spark" the points of a small curve, in others text; error and points may be "".
+        error, in a "metric" a name and its explanation, in a "spark" the points of a small curve,
+        in others text; error, explanation and points may be "".
       kinds: of the first columns; further ones are "text". A "code" is shown in fixed width.
       numbers: whether all columns but the first are aligned to the right.
       folded: if not "", only this line of the table is shown until it is clicked.
@@ -153,7 +155,7 @@ def health(records: Records, config: Mapping[str, Any]) -> list[Note | Table]:
 
 def all_metrics(by_phase: Mapping[str, Records]) -> Table | Note:
     """Every metric of the run as one line with a small curve, so that none is hidden."""
-    rows = []
+    rows: list[tuple[str | tuple[str, str], ...]] = []
     for phase, records in by_phase.items():
         for name in sorted({name for record in records for name in record} - {"phase", "step"}):
             values = np.array([r[name] for r in records if name in r], dtype=np.float64)
@@ -161,11 +163,17 @@ def all_metrics(by_phase: Mapping[str, Records]) -> Table | Note:
             low_high = (finite.min(), finite.max()) if len(finite) else (math.nan, math.nan)
             numbers = (f"{value:.4g}" for value in (values[0], values[-1], *low_high))
             title = name if name.startswith(phase + "/") or phase == "train" else f"{phase}: {name}"
-            rows.append((title, spark(values), *numbers))
+            rows.append(((title, _explained(name)), spark(values), *numbers))
     if not rows:
         return Note("No metrics yet.")
     columns, folded = ("Metric", "", "first", "last", "min", "max"), f"{len(rows)} metrics"
-    return Table("All metrics", columns, rows, ("code", "spark"), numbers=True, folded=folded)
+    return Table("All metrics", columns, rows, ("metric", "spark"), numbers=True, folded=folded)
+
+
+def _explained(name: str) -> str:
+    """What a metric is, with its unit; nothing for one that the program does not know."""
+    metric = find_metric(name)
+    return "" if metric is None else f"{metric.unit}: {metric.meaning}"
 
 
 def config_tables(config: Mapping[str, Any]) -> list[Note | Table]:

@@ -19,13 +19,15 @@
     watch/            heartbeat, health, compilations, speed, profiles
     records/          what it leaves on disk and on screen
 
-Not decided here: the order of a step (`train.py`), the method's formulas (`rl/`), what a mode prints
-(`commands/`). `tests/test_layering.py` has the order in which these files may import one another.
+Not decided here: the order of a step (`train.py`), the method's formulas (`rl/`), what a mode
+prints (`commands/`). `tests/test_layering.py` has the order in which these files may import one
+another.
 
 To add a metric: compute it where it is known (from attempts: in `measures.py`), put it into the
-step's `measures` in `train.py`, and add a line to the table in `measures.py`; then
-`python -m cipo_jax.run.measures > docs/metrics.md`. A figure of it is a `Plot` in `report/plots.py`.
+step's `measures` in `train.py`, and add a line to the table in `measures.py`; then run
+`python -m cipo_jax.run.measures > docs/metrics.md`. A figure of it is a `Plot` in
+`report/plots.py`.
 
 To add something that is remembered between steps: a field of `HostState` with a default, set in
-`after_step`, read back in `from_json` from checkpoints that do not have it yet.
+`after_step`, and read back in `from_json` from checkpoints that do not have it yet.
 """

@@ -14,11 +14,11 @@ from cipo_jax.config.keys import Eval
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """Attributes: as the keys of the config with these names; `evaluation` is its `eval`."""
+    """Attributes: as the keys and the section of the config with these names."""
 
     num_steps: int
     max_sampled_tokens: int
-    evaluation: Eval
+    eval: Eval
 
     def is_over(self, step: int, sampled_tokens: int) -> bool:
         """Whether the run ends after `step` steps, in which it has sampled `sampled_tokens`."""
@@ -33,7 +33,7 @@ class Budget:
           sampled_tokens: in all `step` steps.
           step_tokens: in the last of them.
         """
-        e = self.evaluation
+        e = self.eval
         if self.is_over(step, sampled_tokens):
             return True
         if step == 0:

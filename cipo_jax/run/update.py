@@ -254,19 +254,18 @@ def make_policy_update(config: Config, policy: Policy, schedule: optax.Schedule)
 
 def policy_loss(algorithm: Algorithm, longest_completion: int) -> PolicyLoss:
     """The RL objective's settings."""
-    a = algorithm
     return PolicyLoss(
-        clip_low=a.clip_low,
-        clip_high=a.clip_high,
-        kl_coef=a.kl_coef,
-        kl_estimator=a.kl_estimator,
-        entropy_coef=a.entropy_coef,
-        surrogate=a.surrogate,
-        ratio=a.ratio,
-        dual_clip=a.dual_clip,
-        old_logprobs=a.old_logprobs,
-        tis_cap=a.tis_cap,
-        aggregation=Aggregation(a.aggregation, longest_completion),
+        clip_low=algorithm.clip_low,
+        clip_high=algorithm.clip_high,
+        kl_coef=algorithm.kl_coef,
+        kl_estimator=algorithm.kl_estimator,
+        entropy_coef=algorithm.entropy_coef,
+        surrogate=algorithm.surrogate,
+        ratio=algorithm.ratio,
+        dual_clip=algorithm.dual_clip,
+        old_logprobs=algorithm.old_logprobs,
+        tis_cap=algorithm.tis_cap,
+        aggregation=Aggregation(algorithm.aggregation, longest_completion),
     )
 
 

@@ -284,7 +284,7 @@ def section_names(tree: ast.AST) -> Iterator[tuple[str, str]]:
                 pairs = list(zip(target.elts, value.elts, strict=True))
             for name, source in pairs:
                 if isinstance(name, ast.Name) and isinstance(source, ast.Attribute):
-                    yield name.id, source.attr
+                    yield name.id, source.attr.removeprefix("_")
 
 
 def reads(source: str) -> Iterator[str]:
@@ -298,7 +298,7 @@ def reads(source: str) -> Iterator[str]:
         if not isinstance(node, ast.Attribute) or not isinstance(node.ctx, ast.Load):
             continue
         if isinstance(node.value, ast.Attribute):
-            yield f"{node.value.attr}.{node.attr}"
+            yield f"{node.value.attr.removeprefix('_')}.{node.attr}"
         elif isinstance(node.value, ast.Name):
             yield from (f"{section}.{node.attr}" for section in names.get(node.value.id, ()))
             if node.value.id in ("c", "config"):

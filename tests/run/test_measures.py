@@ -2,8 +2,17 @@
 
 import numpy as np
 import pytest
+from places import ROOT
 
-from cipo_jax.run.measures import reduce_attempts, transition, transitions
+from cipo_jax.run.measures import (
+    METRICS,
+    Metric,
+    find_metric,
+    reduce_attempts,
+    reference,
+    transition,
+    transitions,
+)
 from cipo_jax.types import Attempt, Completion, Outcome, Problem, Prompt, Verdict
 
 PROBLEM = Problem("p", "1+1?", "2")
@@ -130,3 +139,44 @@ def test_rates_without_a_denominator_are_absent():
     assert transitions([]) == {}
     with pytest.raises(ValueError, match="no anchor"):
         transitions([right])
+
+
+# The table.
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "matches"),
+    [
+        ("{stream}/pass_rate", "base/pass_rate", True),
+        ("{stream}/pass_rate", "correction/pass_rate", True),
+        ("{stream}/pass_rate", "eval/pass_rate", False),
+        ("{stream}/pass_rate", "pass_rate", False),
+        ("pass_rate/{k}_of_{G}", "pass_rate/3_of_8", True),
+        ("eval/pass@{k}", "eval/pass@16", True),
+        ("eval/pass@{k}", "eval/pass@16/x", False),
+        ("time/step", "time/steps", False),
+        ("time/step", "time.step", False),
+    ],
+)
+def test_names_of_the_table_stand_for_names_of_the_file(
+    pattern: str, name: str, matches: bool
+) -> None:
+    assert Metric("Section", pattern, "share", "What it is.").matches(name) is matches
+
+
+def test_every_metric_computed_from_attempts_is_in_the_table() -> None:
+    right, wrong = attempt(Outcome.CORRECT), attempt(Outcome.WRONG)
+    corrections = [attempt(o, anchor=a) for o in Outcome for a in (right, wrong)]
+    names = {*reduce_attempts([right, wrong], 2, "base"), *transitions(corrections)}
+    assert len(names) > 25 and not [name for name in names if find_metric(name) is None]
+
+
+def test_a_metric_is_listed_once_and_says_what_it_is() -> None:
+    names = [(metric.section, metric.name) for metric in METRICS]
+    assert len(names) == len(set(names)) > 70
+    for metric in METRICS:
+        assert metric.meaning.endswith(".") and metric.unit, metric
+
+
+def test_the_page_of_metrics_is_that_of_the_table() -> None:
+    assert (ROOT / "docs" / "metrics.md").read_text() == reference()

@@ -39,7 +39,7 @@ def claim_workdir(
     """Makes `workdir` the run directory of `config`, or checks that it already is.
 
     Args:
-      values: the output of `config_resolve.provenance`, written as config.json.
+      values: the output of `resolve.provenance`, written as config.json.
       data: {"data.train": {source: {"problems", "fingerprint"}}, ...}, written as data.json; None
         neither checks nor writes it.
       writes: whether this host does; others only check.
