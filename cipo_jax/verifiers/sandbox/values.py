@@ -19,7 +19,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from cipo_jax.verifiers.sandbox.inside import read_message, write_message
+from cipo_jax.verifiers.sandbox.wire import read_message, write_message
 
 MAX_BYTES = 1 << 24  # of one message
 _PLAIN_INT = 1 << 63  # larger ones go as hexadecimal digits, which have no length limit
