@@ -260,7 +260,7 @@ def test_a_memory_limit_below_what_the_worker_needs_is_refused():
 
 @pytest.mark.parametrize(
     "argument",
-    ["workers", "timeout_seconds", "stand_ins", "recycle_after", "max_waiting"],
+    ["workers", "timeout_seconds", "stand_ins", "recycle_after"],
 )
 def test_values_out_of_range_are_refused(argument):
     arguments = {"workers": 1, "timeout_seconds": 1.0, argument: -1}
