@@ -120,7 +120,9 @@ def run(argv: Sequence[str]) -> None:
         return
     config = resolve(raw)
     if flag_values["mode"].value == "verify":
-        grade(config, flag_values["input"].value)
+        from cipo_jax.commands.verify import verify
+
+        verify(config.verifier, flag_values["input"].value)
         return
     if flag_values["mode"].value == "regrade":
         from cipo_jax.commands.regrade import regrade
@@ -218,16 +220,6 @@ def run(argv: Sequence[str]) -> None:
     from cipo_jax.train import train
 
     train(config, workdir, values)
-
-
-def grade(config: Config, input_file: str | None) -> None:
-    """Grades a jsonl file of answers and prints the verdicts' counts."""
-    from cipo_jax.commands.verify import audit
-    from cipo_jax.verifiers.judge import open_pool
-
-    if input_file is None:
-        raise CipoError("--input is missing; --mode=verify grades the jsonl file it names")
-    audit(Path(input_file), lambda: open_pool(config.verifier))
 
 
 def _out_of_memory(error: RuntimeError) -> str:
