@@ -74,7 +74,7 @@ def _looked_at(config: Config, parts: Sequence[mixture.Part], split: str) -> lis
 
 def _print_sources(name: str, config: Config, parts: Sequence[mixture.Part]) -> None:
     split = "train" if name == "train" else "test"
-    generator = mixture.Generator(split, config.data.min_operations, config.data.max_operations)
+    generator = mixture.TaskSplit(split, config.data.min_operations, config.data.max_operations)
     total = sum(part.weight or 0.0 for part in parts)
     for source, about in mixture.fingerprints(parts, generator).items():
         part = next(part for part in parts if part.name == source)

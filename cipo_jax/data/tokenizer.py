@@ -5,7 +5,7 @@ ordinary characters, so nothing that a model or a data file wrote can end a turn
 Control tokens enter a prompt only through `frame`, which comes from the chat template.
 
 This file decides what counts as a control token and what stops a completion. It does not decide
-how prompts are worded or cut (`prompts.py`).
+what a prompt says or where it is cut (`prompts.py`).
 """
 
 import itertools
@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from cipo_jax.data.tasks import digit_lists, small_programs
+from cipo_jax.data.tasks.embedded import GENERATED
 from cipo_jax.types import CipoError
 
 _GENERATION = "generation_config.json"
@@ -68,7 +68,7 @@ def load_tokenizer(name: str, thinking: str = "") -> Tokenizer:
     """The tokenizer called `name`.
 
     Args:
-      name: "char", "char_code" or "char_lists" (embedded, for the embedded tasks), "bytes" (one
+      name: that of an embedded task's tokenizer ("char", "char_code", "char_lists"), "bytes" (one
         token per UTF-8 byte, for any text), a directory with Hugging Face tokenizer files, or a
         sentencepiece `*.model` file.
       thinking: "on" or "off" sets the chat template's `enable_thinking` (Qwen3); "" leaves it.
@@ -83,24 +83,21 @@ def load_tokenizer(name: str, thinking: str = "") -> Tokenizer:
         raise CipoError(
             f"data.thinking: got {thinking!r}, wanted '': tokenizer {name!r} has no chat template"
         )
-    if name == "char":
-        return CharTokenizer()
-    if name == "char_code":
-        return CharTokenizer(small_programs.CHARACTERS, small_programs.PHRASES)
-    if name == "char_lists":
-        return CharTokenizer(phrases=digit_lists.PHRASES)
+    embedded = {task.tokenizer: (task.characters, task.phrases) for task in GENERATED.values()}
+    if name in embedded:
+        return CharTokenizer(*embedded[name])
     if name == "bytes":
         return ByteTokenizer()
     if path.suffix == ".model":
         return SentencePieceTokenizer(path)
     raise CipoError(
-        f"config.data.tokenizer: got {name!r}, wanted 'char', 'char_code', 'char_lists', 'bytes', "
+        f"config.data.tokenizer: got {name!r}, wanted {', '.join(map(repr, embedded))}, 'bytes', "
         "an existing directory with Hugging Face tokenizer files, or a sentencepiece *.model file"
     )
 
 
 class CharTokenizer:
-    """The embedded tokenizer of the arithmetic task, and with more pieces of the other two.
+    """The embedded tokenizer of the arithmetic task, and, with more pieces, of the other tasks.
 
     One piece per digit, sign and lower-case letter, so that the model sees numbers digit by digit;
     the phrases of the default templates and `\\boxed{` are single pieces, which shortens prompts.

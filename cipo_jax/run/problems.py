@@ -17,7 +17,7 @@ from cipo_jax.config.keys import Config
 from cipo_jax.data.benchmarks.suites import load_suite
 from cipo_jax.data.datasets import Columns, Placed, ProblemSource
 from cipo_jax.data.decontaminate import Match, find_duplicates, find_overlap
-from cipo_jax.data.mixture import Generator, Part, fingerprints, load_parts, open_mixture
+from cipo_jax.data.mixture import Part, TaskSplit, fingerprints, load_parts, open_mixture
 from cipo_jax.data.prompts import prompt_lengths
 from cipo_jax.data.sources import GENERATED
 from cipo_jax.data.tasks.generated import given_solutions
@@ -249,5 +249,5 @@ def _columns(config: Config) -> Columns:
     return Columns(d.question_column, d.answer_column, d.tests_column, d.id_column)
 
 
-def _generator(config: Config, split: str) -> Generator:
-    return Generator(split, config.data.min_operations, config.data.max_operations)
+def _generator(config: Config, split: str) -> TaskSplit:
+    return TaskSplit(split, config.data.min_operations, config.data.max_operations)

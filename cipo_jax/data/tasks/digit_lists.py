@@ -141,4 +141,12 @@ def _corruption(digits: str, names: list[str], rng: np.random.Generator) -> tupl
     return _write(names, values), values[-1]
 
 
-TASK = Task("list problems", make_problem, solution, corrupt, first_stream=20)
+TASK = Task(
+    "list problems",
+    make_problem,
+    solution,
+    corrupt,
+    first_stream=20,
+    tokenizer="char_lists",
+    phrases=PHRASES,
+)
