@@ -23,11 +23,11 @@ from typing import Any
 from tqdm import tqdm
 
 from cipo_jax.config.keys import Verifier
+from cipo_jax.data.rows import ALIASES
 from cipo_jax.types import CipoError, Outcome, Problem, Verdict
 from cipo_jax.verifiers.judge import open_pool, verdicts
 
 _TEXTS = ("text", "completion", "response")
-_QUESTIONS = ("question", "problem", "prompt")
 _LABELS = ("label_correct", "label", "correct")
 _SHOWN = 20  # disagreements
 _REASONS = 5  # of errors
@@ -165,7 +165,7 @@ def _item(row: Any, stem: str, number: int) -> tuple[Problem, str, bool | None]:
         raise ValueError("wanted a json object")
     fields = ", ".join(row)
     text = _take(row, _TEXTS)
-    question = _take(row, _QUESTIONS)
+    question = _take(row, ALIASES["question"])
     label = _take(row, _LABELS)
     answer, tests = row.pop("answer", None), row.pop("tests", None)
     if not isinstance(text, str):
