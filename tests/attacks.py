@@ -1,4 +1,4 @@
-"""Hostile programs, as text; `test_sandbox_attacks.py` runs them, in sandboxes only."""
+"""Hostile programs, as text; `test_attacks.py` runs them, in sandboxes only."""
 
 # Statements that must fail. {port}, {abstract}: of servers on the machine; {secret}: of a file.
 FORBIDDEN = {
