@@ -1,4 +1,49 @@
-"""Hostile programs, as text; `test_sandbox_attacks.py` runs them, in sandboxes only."""
+"""Hostile programs, as text, and the problem that they answer. They are run in sandboxes only."""
+
+import time
+
+from cipo_jax.types import Problem, Verdict
+from cipo_jax.verifiers.code.tests import verify_code
+from cipo_jax.verifiers.sandbox.layers import Sandbox
+
+LIMITS = {"time_limit": 1.0, "total_time_limit": 3.0, "memory_limit_bytes": 256 << 20}
+
+SECRET = "7f3a-expected"
+
+ASSERTS = {
+    "type": "assert",
+    "asserts": ["assert double(21) == 42", f"assert double({SECRET!r}) == {SECRET * 2!r}"],
+    **LIMITS,
+}
+
+CHECK = {
+    "type": "check_fn",
+    "code": "def check(candidate):\n    assert candidate(21) == 42\n"
+    "    assert abs(candidate(0.5) - 1.0) < 1e-9\n",
+    "call": "check(double)",
+    **LIMITS,
+}
+
+CALLS = {
+    "type": "call",
+    "entry_point": "double",
+    "cases": [{"input": [21], "output": 42}, {"input": [0.5], "output": 1.0}],
+    **LIMITS,
+}
+
+STDIN = {
+    "type": "stdin",
+    "cases": [{"input": "21\n", "output": "42\n"}, {"input": "4\n", "output": "8\n"}],
+    **LIMITS,
+}
+
+TESTS = {"assert": ASSERTS, "check_fn": CHECK, "call": CALLS, "stdin": STDIN}
+
+QUESTION = "def double(n):\n"
+
+HONEST = "def double(n):\n    return n + n\n"
+
+HONEST_STDIN = "print(2 * int(input()))"
 
 # Statements that must fail. {port}, {abstract}: of servers on the machine; {secret}: of a file.
 FORBIDDEN = {
@@ -145,3 +190,17 @@ SURVIVORS = {
     "kill the group": "os.killpg(0, 9)",
     "threads": "[threading.Thread(target=time.sleep, args=(60,)).start() for _ in range(10_000)]",
 }
+
+
+def judge_and_go_on(sandbox: Sandbox, kind: str, program: str) -> Verdict:
+    """The verdict; the next honest program must be judged right, within its limits."""
+    start = time.monotonic()
+    verdict = verify_code(
+        Problem("p", QUESTION, tests=TESTS[kind]), f"```python\n{program}\n```", sandbox=sandbox
+    )
+    assert time.monotonic() - start < 3.0 + 5.0  # the total limit, on a busy machine
+    honest = HONEST_STDIN if kind == "stdin" else HONEST
+    assert verify_code(
+        Problem("q", QUESTION, tests=TESTS[kind]), honest, sandbox=sandbox
+    ).correct, "the next verdict is right"
+    return verdict

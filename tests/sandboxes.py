@@ -5,10 +5,11 @@ import re
 
 import pytest
 
-from cipo_jax.types import CipoError
+from cipo_jax.types import CipoError, Problem, Verdict
+from cipo_jax.verifiers.code.tests import verify_code
 from cipo_jax.verifiers.sandbox.layers import LAYERS, Sandbox, open_sandbox
 
-__all__ = ["LAYERS", "open_or_skip"]
+__all__ = ["LAYERS", "judge", "open_or_skip"]
 
 
 @functools.cache
@@ -28,3 +29,10 @@ def open_or_skip(layer: str | None = None) -> Sandbox:
             pytest.fail(found)
         pytest.skip(found)
     return found
+
+
+def judge(tests: dict, program: str, question: str = "?", **options) -> Verdict:
+    """The verdict on a program, in the best layer. Options: `meta` of the problem, and those of
+    `verify_code`."""
+    problem = Problem("p", question, tests=tests, meta=options.pop("meta", {}))
+    return verify_code(problem, program, sandbox=open_or_skip(), **options)

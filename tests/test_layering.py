@@ -17,7 +17,7 @@ ARROWS: dict[str, set[str]] = {
     "types": set(),
     "config": {"types"},
     "policy": {"types"},
-    "data": {"types", "config"},
+    "data": {"types", "config", "verifiers"},
     "verifiers": {"types", "config"},
     "sampling": {"types", "policy"},
     "rl": {"types", "config"},

@@ -84,9 +84,9 @@ def _looked_at(data: Data, seed: int, parts: Sequence[mixture.Part], split: str)
 
 def _print_sources(name: str, data: Data, parts: Sequence[mixture.Part]) -> None:
     split = "train" if name == "train" else "test"
-    generator = mixture.Generator(split, data.min_operations, data.max_operations)
+    generated = mixture.TaskSplit(split, data.min_operations, data.max_operations)
     total = sum(part.weight or 0.0 for part in parts)
-    for source, about in mixture.fingerprints(parts, generator).items():
+    for source, about in mixture.fingerprints(parts, generated).items():
         part = next(part for part in parts if part.name == source)
         size = "unlimited" if part.placed is None else f"{len(part.placed)} problems"
         kinds = ""

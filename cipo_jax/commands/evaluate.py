@@ -32,7 +32,7 @@ from cipo_jax.run.records.archive import AttemptArchive
 from cipo_jax.run.records.files import write_json, write_text
 from cipo_jax.run.statistics import Estimate
 from cipo_jax.types import Attempt, CipoError, Problem, Prompt
-from cipo_jax.verifiers.judge import open_pool
+from cipo_jax.verifiers.judge import open_pool, verdicts
 from cipo_jax.verifiers.pool import VerifierPool
 
 EVALUATIONS_DIR = "evaluations"
@@ -251,10 +251,10 @@ def _same_answers(pool: VerifierPool) -> SameAnswers:
     """Whether answers are equal, in the pool: a pair that hangs costs its worker."""
 
     def same(pairs: Sequence[tuple[str, str]]) -> list[bool]:
-        waiting = [
-            pool.submit(Problem("answers", "", answer=a), f"\\boxed{{{b}}}") for a, b in pairs
-        ]
-        return [future.result().correct for future in waiting]
+        def completion(pair: tuple[str, str]) -> tuple[Problem, str]:
+            return Problem("answers", "", answer=pair[0]), f"\\boxed{{{pair[1]}}}"
+
+        return [verdict.correct for _, verdict in verdicts(pool, pairs, completion)]
 
     return same
 

@@ -1,4 +1,4 @@
-"""Are a suite's own answers right by our verifier? Before a model is blamed for what data do.
+"""Does our verifier agree with a suite's own answers? If not, scores say little about a model.
 
 `read_answers` names the reference answers that cannot be read as mathematics; it takes a second
 and runs before every evaluation. `check_gold` verifies all that is known to be right or wrong:
@@ -14,11 +14,9 @@ from cipo_jax.config.keys import Verifier
 from cipo_jax.data.benchmarks.rows import Item
 from cipo_jax.data.benchmarks.suites import LoadedSuite
 from cipo_jax.types import Problem, Verdict
-from cipo_jax.verifiers.judge import open_pool
-from cipo_jax.verifiers.pool import VerifierPool
+from cipo_jax.verifiers.judge import open_pool, verdicts
 
 READER = "cipo_jax.verifiers.math.gold:read_gold"
-_IN_FLIGHT = 256  # items handed to the pool at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,11 +54,10 @@ def unread_answers(placed: Iterable[tuple[str, Problem]], verifier: Verifier) ->
     if not with_answer:
         return []
     with open_pool(verifier, READER) as pool:
-        verdicts = _verify(pool, [(problem, "") for _, problem in with_answer])
         return [
             f"{where}: answer of {problem.id!r}: {problem.answer!r:.80}: "
             f"{verdict.detail or verdict.outcome.value}"
-            for (where, problem), verdict in zip(with_answer, verdicts, strict=True)
+            for (where, problem), verdict in verdicts(pool, with_answer, lambda at: (at[1], ""))
             if not verdict.correct
         ]
 
@@ -71,10 +68,10 @@ def check_gold(suites: Sequence[LoadedSuite], verifier: Verifier) -> list[GoldRe
     with open_pool(verifier, "auto") as pool:
         for loaded in suites:
             known = [(item, *text) for item in loaded.items for text in _known_texts(item)]
-            texts = [(item.problem, text) for item, _, text, _ in known]
             totals: collections.Counter[str] = collections.Counter()
             failures = collections.defaultdict(list)
-            for (item, kind, _, right), verdict in zip(known, _verify(pool, texts), strict=True):
+            judged = verdicts(pool, known, lambda text: (text[0].problem, text[2]))
+            for (item, kind, _, right), verdict in judged:
                 totals[kind] += 1
                 if verdict.correct != right:
                     failures[kind].append((item.where, item.problem.id, verdict, right))
@@ -112,14 +109,3 @@ def _known_texts(item: Item) -> Iterator[tuple[str, str, bool]]:
         yield "solution", item.solution, True
     if item.given is not None and item.given_correct is not None:
         yield "given", item.given, item.given_correct
-
-
-def _verify(pool: VerifierPool, texts: Sequence[tuple[Problem, str]]) -> list[Verdict]:
-    """The verdicts in order; a bounded number of texts is on the way at a time."""
-    waiting: collections.deque = collections.deque()
-    verdicts = []
-    for problem, text in texts:
-        waiting.append(pool.submit(problem, text))
-        if len(waiting) >= _IN_FLIGHT:
-            verdicts.append(waiting.popleft().result())
-    return verdicts + [future.result() for future in waiting]

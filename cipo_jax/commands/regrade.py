@@ -10,7 +10,6 @@ import collections
 import dataclasses
 import itertools
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,9 @@ from cipo_jax.config.keys import Verifier
 from cipo_jax.run.records.archive import read_attempts
 from cipo_jax.run.records.files import replacing
 from cipo_jax.types import CipoError, Outcome, Problem, Verdict
-from cipo_jax.verifiers.judge import open_pool
+from cipo_jax.verifiers.judge import open_pool, verdicts
 
 REGRADE_FILE = "regrade.jsonl"
-_IN_FLIGHT = 1_000  # attempts handed to the pool at a time
 _SHOWN = 20  # examples of changes
 
 
@@ -71,8 +69,13 @@ def regrade(workdir: Path, verifier: Verifier) -> Regrade:
     confusion: collections.Counter[tuple[Outcome, Outcome]] = collections.Counter()
     examples: list[dict[str, Any]] = []
     path = workdir / REGRADE_FILE
-    with replacing(path) as temporary, temporary.open("w", encoding="ascii") as file:
-        for record, verdict in _verdicts(itertools.chain([first], records), verifier):
+    with (
+        replacing(path) as temporary,
+        temporary.open("w", encoding="ascii") as file,
+        open_pool(verifier) as pool,
+    ):
+        judged = verdicts(pool, itertools.chain([first], records), _completion)
+        for record, verdict in tqdm(judged, unit="attempt", disable=None, leave=False):
             line = _line(record, verdict)
             file.write(json.dumps(line) + "\n")
             old, new = Outcome(record["outcome"]), verdict.outcome
@@ -104,27 +107,10 @@ def format_regrade(result: Regrade) -> str:
     return "\n".join(lines)
 
 
-def _verdicts(
-    records: Iterator[dict[str, Any]], verifier: Verifier
-) -> Iterator[tuple[dict[str, Any], Verdict]]:
-    """Each record with its new verdict, in order; a bounded number is in memory."""
-    with open_pool(verifier) as pool, tqdm(unit="attempt", disable=None, leave=False) as bar:
-        waiting: collections.deque = collections.deque()
-        for record in records:
-            waiting.append((record, pool.submit(_problem(record), record["text"])))
-            if len(waiting) >= _IN_FLIGHT:
-                done, future = waiting.popleft()
-                yield done, future.result()
-                bar.update()
-        for done, future in waiting:
-            yield done, future.result()
-            bar.update()
-
-
-def _problem(record: dict[str, Any]) -> Problem:
-    return Problem(
-        record["problem_id"], record["question"], answer=record["answer"], tests=record["tests"]
-    )
+def _completion(record: dict[str, Any]) -> tuple[Problem, str]:
+    answer, tests = record["answer"], record["tests"]
+    problem = Problem(record["problem_id"], record["question"], answer=answer, tests=tests)
+    return problem, record["text"]
 
 
 def _line(record: dict[str, Any], verdict: Verdict) -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""Grades a file of completions and says how that went: `audit`.
+"""`--mode=verify`: a file of completions, judged by the verifier of a config.
+
+    python -m cipo_jax.main --mode=verify --config=configs/math.py --input=answers.jsonl
 
 A line of the file is one JSON object:
 
@@ -6,36 +8,35 @@ A line of the file is one JSON object:
     problem      `question`, `problem` or `prompt`; `answer` (text) or `tests` (an object)
     optionally   `id`, and a label: `label_correct`, `label` or `correct` (true or false)
 
-Everything else goes to `Problem.meta`. This file decides what is read and reported; how completions
-are judged is the business of the verifier.
+Everything else goes to `Problem.meta`. This file decides what is read and reported. How completions
+are judged is decided in `verifiers/`.
 """
 
 import collections
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from cipo_jax.config.command_line import Invocation
+from cipo_jax.config.keys import Verifier
+from cipo_jax.data.rows import ALIASES
 from cipo_jax.types import CipoError, Outcome, Problem, Verdict
-from cipo_jax.verifiers.judge import open_pool as open_verifier_pool
-from cipo_jax.verifiers.pool import VerifierPool
+from cipo_jax.verifiers.judge import open_pool, verdicts
 
 _TEXTS = ("text", "completion", "response")
-_QUESTIONS = ("question", "problem", "prompt")
 _LABELS = ("label_correct", "label", "correct")
-_IN_FLIGHT = 1_000  # items handed to the pool at a time
 _SHOWN = 20  # disagreements
 _REASONS = 5  # of errors
 _WORDS = {True: "right", False: "wrong"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Audit:
+class Grading:
     """What became of a file.
 
     Attributes:
@@ -66,18 +67,18 @@ class Audit:
 def command(invocation: Invocation) -> None:
     """The mode."""
     input_file = invocation.required("input", "grades the jsonl file it names")
-    audit(input_file, lambda: open_verifier_pool(invocation.config.verifier))
+    verify(invocation.config.verifier, input_file)
 
 
-def audit(input_file: str | Path, open_pool: Callable[[], VerifierPool]) -> Audit:
-    """Grades every line of `input_file` through a verifier pool and prints a report.
+def verify(verifier: Verifier, input_file: str | Path) -> Grading:
+    """Judges every line of `input_file` and prints a report.
 
     Args:
+      verifier: started once the whole file was found to be in order.
       input_file: a jsonl file, see the module.
-      open_pool: called once the file was found to be in order; the pool is closed at the end.
 
     Raises:
-      CipoError: the file cannot be read, with the line and field; or the pool cannot be started.
+      CipoError: the file cannot be read, with line and field, or the verifier cannot be started.
     """
     path = Path(input_file)
     total = sum(1 for _ in _items(path))  # and every line is checked before anything starts
@@ -85,37 +86,26 @@ def audit(input_file: str | Path, open_pool: Callable[[], VerifierPool]) -> Audi
     confusion: collections.Counter[tuple[bool, Outcome]] = collections.Counter()
     failures: collections.Counter[str] = collections.Counter()
     disagreements = []
-    with (
-        open_pool() as pool,
-        tqdm(total=total, unit="item", disable=None, leave=False, file=sys.stderr) as bar,
-    ):
+    with open_pool(verifier) as pool:
         if pool.about:
             print(pool.about)
-        waiting: collections.deque = collections.deque()
-        items = _items(path)
-        while True:
-            for problem, text, label in items:
-                waiting.append((problem.id, label, pool.submit(problem, text)))
-                if len(waiting) >= _IN_FLIGHT:
-                    break
-            if not waiting:
-                break
-            problem_id, label, future = waiting.popleft()
-            verdict = future.result()
-            bar.update()
+        judged = verdicts(pool, _items(path), lambda item: item[:2])
+        for (problem, _, label), verdict in tqdm(
+            judged, total=total, unit="item", disable=None, leave=False, file=sys.stderr
+        ):
             outcomes[verdict.outcome] += 1
             if verdict.outcome is Outcome.ERROR:
-                failures[verdict.detail.replace(f"problem {problem_id!r}", "a problem")] += 1
+                failures[verdict.detail.replace(f"problem {problem.id!r}", "a problem")] += 1
             if label is not None:
                 confusion[label, verdict.outcome] += 1
                 if label != verdict.correct:
-                    disagreements.append((problem_id, label, verdict))
-        result = Audit(outcomes, confusion, disagreements, failures, pool.slowest(), pool.stats())
+                    disagreements.append((problem.id, label, verdict))
+        result = Grading(outcomes, confusion, disagreements, failures, pool.slowest(), pool.stats())
     _print(path, result)
     return result
 
 
-def _print(path: Path, result: Audit) -> None:
+def _print(path: Path, result: Grading) -> None:
     stats = result.stats
     print(
         f"{path}: {result.total} items, {stats['busy_seconds']:.1f} s of work; latency p50 "
@@ -179,7 +169,7 @@ def _item(row: Any, stem: str, number: int) -> tuple[Problem, str, bool | None]:
         raise ValueError("wanted a json object")
     fields = ", ".join(row)
     text = _take(row, _TEXTS)
-    question = _take(row, _QUESTIONS)
+    question = _take(row, ALIASES["question"])
     label = _take(row, _LABELS)
     answer, tests = row.pop("answer", None), row.pop("tests", None)
     if not isinstance(text, str):

@@ -4,9 +4,9 @@ A row of problems has a question and an answer (text) or tests (an object), perh
 everything else goes to `Problem.meta`. A row of demonstrations has a question, `solution`, and
 perhaps `previous_attempt`, an id, an answer. `Columns` names the columns.
 
-Sources are read and checked whole before anything else happens; every complaint names place and
-field. This file does not decide how rows are read (`rows.py`, `tfds_rows.py`), nor how problems
-are worded for the policy (`prompts.py`).
+Sources are read and checked whole before anything else happens; every error message names place
+and field. This file does not decide how rows are read (`rows.py`, `tfds_rows.py`), nor how a
+problem becomes a prompt (`prompts.py`).
 """
 
 import dataclasses
@@ -19,17 +19,19 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from cipo_jax.data.rows import ID_COLUMNS, Row
-from cipo_jax.data.sources import GENERATED, read_rows
+from cipo_jax.data.rows import ALIASES, Row
+from cipo_jax.data.sources import read_rows
+from cipo_jax.data.tasks.embedded import GENERATED
 from cipo_jax.data.tasks.generated import GeneratedDemonstrations, GeneratedProblems
 from cipo_jax.types import CipoError, Demonstration, Problem
+from cipo_jax.verifiers.math.boxes import find_boxes
 
 Item = TypeVar("Item")
 
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-    """Which column holds what; "" takes the one of the usual names below that is there."""
+    """Which column holds what; "": whichever of the usual names (`rows.ALIASES`) is there."""
 
     question: str = ""
     answer: str = ""
@@ -39,15 +41,9 @@ class Columns:
     def names(self, field: str) -> tuple[str, ...]:
         """The names to look for, for "question", "answer", "tests" or "id"."""
         chosen = getattr(self, field)
-        return (chosen,) if chosen else _USUAL[field]
+        return (chosen,) if chosen else ALIASES[field]
 
 
-_USUAL = {
-    "question": ("question", "problem", "prompt"),
-    "answer": ("answer", "final_answer", "expected_answer"),
-    "tests": ("tests",),
-    "id": ID_COLUMNS,
-}
 _SOLUTION = "solution"  # without an answer, the column whose end may give one
 
 
@@ -87,8 +83,8 @@ def open_demonstrations(
 ) -> DemonstrationSource:
     """The demonstrations of one source, see `sources.py`.
 
-    The shares and the numbers of operations shape what a generator makes (see
-    `GeneratedDemonstrations`); other sources have their own mixture and ignore them.
+    The shares and the numbers of operations are for embedded tasks (see `GeneratedDemonstrations`);
+    other sources ignore them.
 
     Raises:
       CipoError: anything wrong with the source or the settings.
@@ -209,7 +205,7 @@ def fingerprint(problems: Iterable[Problem]) -> str:
 
 
 def fingerprint_generated(name: str, split: str, min_operations: int, max_operations: int) -> str:
-    """As `fingerprint`, of the first problems of an embedded generator."""
+    """As `fingerprint`, of the first problems of an embedded task."""
     source = GeneratedProblems(GENERATED[name], 0, split, min_operations, max_operations)
     return fingerprint(source.first(4))
 
@@ -218,15 +214,13 @@ def worked_answer(text: str) -> str:
     """x of a text that ends in "#### x", or of its last \\boxed{x}; else the text itself."""
     if "####" in text:
         return text.rpartition("####")[2].strip()
-    start = text.rfind("\\boxed{")
-    if start < 0:
+    boxes, unclosed = find_boxes(text)
+    answers = [box for box in boxes if text.startswith("\\boxed", box[0])]
+    if not answers:
         return text
-    start, depth = start + len("\\boxed{"), 1
-    for position, character in enumerate(text[start:], start):
-        depth += (character == "{") - (character == "}")
-        if depth == 0:
-            return text[start:position].strip()
-    return text
+    start, content, end = max(answers)  # the last to begin
+    is_cut = unclosed is not None and unclosed > start
+    return text if is_cut else text[content:end].strip()
 
 
 def _rows(source: str) -> Iterable[Row]:
@@ -236,7 +230,7 @@ def _rows(source: str) -> Iterable[Row]:
 
 def _take(row: Row, columns: Columns, field: str) -> Any:
     """Takes the value of a field out of `row`; None if it is absent or null."""
-    present = [n for n in columns.names(field) if row.columns.get(n) is not None]
+    present = row.present(*columns.names(field))
     if field != "id" and len(present) > 1:
         raise CipoError(
             f"{row.where}: {field}: got the columns {' and '.join(present)}, wanted one of them; "

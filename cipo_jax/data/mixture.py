@@ -21,7 +21,8 @@ from cipo_jax.data.datasets import (
     fingerprint_generated,
     load_problems,
 )
-from cipo_jax.data.sources import GENERATED, parse_sources
+from cipo_jax.data.sources import parse_sources
+from cipo_jax.data.tasks.embedded import GENERATED
 from cipo_jax.data.tasks.generated import GeneratedProblems
 from cipo_jax.types import CipoError, Problem
 
@@ -36,7 +37,7 @@ class Part:
     Attributes:
       name: of the source.
       weight: relative to the others'; None joins it with the others as a whole.
-      placed: its problems; None for an embedded generator, which has no end.
+      placed: its problems; None for an embedded task, whose problems have no end.
     """
 
     name: str
@@ -45,8 +46,8 @@ class Part:
 
 
 @dataclasses.dataclass(frozen=True)
-class Generator:
-    """What an embedded generator is opened with: split and numbers of operations."""
+class TaskSplit:
+    """Which problems of an embedded task are meant: a split, and numbers of operations."""
 
     split: str
     min_operations: int = 2
@@ -82,36 +83,34 @@ def load_parts(text: str, columns: Columns, key: str) -> list[Part]:
     return parts
 
 
-def open_mixture(parts: Sequence[Part], seed: int, generator: Generator) -> ProblemSource:
-    """The problems of the parts as one source.
+def open_mixture(parts: Sequence[Part], seed: int, task_split: TaskSplit) -> ProblemSource:
+    """The problems of the parts as one source; `task_split` is that of all embedded tasks.
 
     Raises:
       CipoError: a part without problems, or with a weight too small to have an effect.
     """
     if any(part.weight is not None for part in parts):
         opened = [
-            open_mixture([dataclasses.replace(p, weight=None)], seed, generator) for p in parts
+            open_mixture([dataclasses.replace(p, weight=None)], seed, task_split) for p in parts
         ]
         return Mixture(opened, _apportion([part.weight or 0.0 for part in parts], parts), seed)
     if parts[0].placed is None:
         task = GENERATED[parts[0].name]
-        bounds = generator.min_operations, generator.max_operations
-        return GeneratedProblems(task, seed, generator.split, *bounds)
+        return GeneratedProblems(task, seed, *dataclasses.astuple(task_split))
     return ListedProblems([p.problem for part in parts for p in part.placed or ()], seed)
 
 
-def fingerprints(parts: Sequence[Part], generator: Generator) -> dict[str, dict[str, object]]:
+def fingerprints(parts: Sequence[Part], task_split: TaskSplit) -> dict[str, dict[str, object]]:
     """{source: {"problems": their number, None if without end, "fingerprint": of the content}}."""
-    g = generator
-    return {
-        part.name: {"problems": None, "fingerprint": fingerprint_generated(part.name, *_of(g))}
-        if part.placed is None
-        else {
-            "problems": len(part.placed),
-            "fingerprint": fingerprint(placed.problem for placed in part.placed),
-        }
-        for part in parts
-    }
+    found: dict[str, dict[str, object]] = {}
+    for part in parts:
+        if part.placed is None:
+            digits = fingerprint_generated(part.name, *dataclasses.astuple(task_split))
+            found[part.name] = {"problems": None, "fingerprint": digits}
+        else:
+            digits = fingerprint(placed.problem for placed in part.placed)
+            found[part.name] = {"problems": len(part.placed), "fingerprint": digits}
+    return found
 
 
 class Mixture:
@@ -171,7 +170,3 @@ def _largest_remainders(weights: Sequence[float], total: int) -> list[int]:
     by_remainder = np.argsort(counts - exact, kind="stable")
     counts[by_remainder[: total - counts.sum()]] += 1
     return [int(count) for count in counts]
-
-
-def _of(generator: Generator) -> tuple[str, int, int]:
-    return generator.split, generator.min_operations, generator.max_operations

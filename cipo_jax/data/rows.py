@@ -1,8 +1,8 @@
 """Rows of a file or of a Hugging Face data set, each with the place it came from.
 
-This file decides how rows are read and what is wrong with a source as such: encoding, json, a cut
-end, no rows. What the columns mean is decided by who asks for them (`datasets.py`,
-`data/benchmarks/rows.py`).
+This file decides how rows are read, under which names a column is looked up, and which sources
+cannot be read: wrong encoding, no json, a cut end, no rows. What is made of the columns is decided
+in `datasets.py` and `data/benchmarks/rows.py`.
 """
 
 import dataclasses
@@ -18,7 +18,13 @@ from etils import epath
 
 from cipo_jax.types import CipoError
 
-ID_COLUMNS = ("id", "task_id", "unique_id", "question_id", "ID")
+# The names that data sets have for one thing, the usual one first.
+ALIASES = {
+    "question": ("question", "problem", "prompt"),
+    "answer": ("answer", "final_answer", "expected_answer"),
+    "tests": ("tests",),
+    "id": ("id", "task_id", "unique_id", "question_id", "ID"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,16 +42,20 @@ class Row:
     @property
     def id(self) -> str:
         """The row's id as text, or its file and line."""
-        value = next((self.columns[n] for n in ID_COLUMNS if self.columns.get(n) is not None), None)
-        return self.where.rpartition("/")[2] if value is None else str(value)
+        found = self.present(*ALIASES["id"])
+        return str(self.columns[found[0]]) if found else self.where.rpartition("/")[2]
+
+    def present(self, *names: str) -> list[str]:
+        """Those of the columns that are there and not null, in the order of `names`."""
+        return [name for name in names if self.columns.get(name) is not None]
 
     def first(self, *names: str) -> Any:
-        """The first of the columns that is there. Raises CipoError if none is."""
-        for name in names:
-            if self.columns.get(name) is not None:
-                return self.columns[name]
-        found = ", ".join(self.columns) or "none"
-        raise CipoError(f"{self.where}: {' or '.join(names)}: missing; columns of the row: {found}")
+        """The value of the first of the columns that is present. Raises CipoError if none is."""
+        if found := self.present(*names):
+            return self.columns[found[0]]
+        others = ", ".join(self.columns) or "none"
+        wanted = " or ".join(names)
+        raise CipoError(f"{self.where}: {wanted}: missing; columns of the row: {others}")
 
     def text(self, *names: str) -> str:
         """As `first`, and it must be a text that is not blank."""

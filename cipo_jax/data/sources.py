@@ -1,6 +1,6 @@
 """How a source of problems is written in the config, and which reader it gets.
 
-    arithmetic, lists, programs     the embedded generators
+    arithmetic, lists, programs     the embedded tasks
     path/to/file.jsonl              json lines; also .jsonl.gz, .json (a list), gs://bucket/f.jsonl
     hf:owner/name:split             the hub; hf:owner/name/config:split, hf:owner/name@main:split
     hf:directory:split              a local directory, of `save_to_disk` or of parquet or json files
@@ -18,15 +18,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cipo_jax.data.rows import Row, hub_source, read_file, read_hub
-from cipo_jax.data.tasks import arithmetic, digit_lists, small_programs
+from cipo_jax.data.tasks.embedded import GENERATED
 from cipo_jax.types import CipoError
-
-# The names of the embedded tasks in place of a file.
-GENERATED = {
-    "arithmetic": arithmetic.TASK,
-    "lists": digit_lists.TASK,
-    "programs": small_programs.TASK,
-}
 
 
 class Source(NamedTuple):

@@ -1,21 +1,23 @@
 """Tokenizers behind one small interface: the embedded one, Hugging Face's, sentencepiece.
 
 `encode` never produces a control token: text that looks like `<|im_end|>` or `</think>` becomes
-ordinary characters, so nothing that a model or a data file wrote can end a turn or close a tag.
+ordinary characters, so nothing that a model or a data file wrote can end a turn or close a tag
+(`control_tokens.py`).
 Control tokens enter a prompt only through `frame`, which comes from the chat template.
 
 This file decides what counts as a control token and what stops a completion. It does not decide
-how prompts are worded or cut (`prompts.py`).
+what a prompt says or where it is cut (`prompts.py`).
 """
 
 import itertools
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from cipo_jax.data.tasks import digit_lists, small_programs
+from cipo_jax.data.control_tokens import encode_without_control
+from cipo_jax.data.tasks.embedded import GENERATED
 from cipo_jax.types import CipoError
 
 _GENERATION = "generation_config.json"
@@ -68,7 +70,7 @@ def load_tokenizer(name: str, thinking: str = "") -> Tokenizer:
     """The tokenizer called `name`.
 
     Args:
-      name: "char", "char_code" or "char_lists" (embedded, for the embedded tasks), "bytes" (one
+      name: that of an embedded task's tokenizer ("char", "char_code", "char_lists"), "bytes" (one
         token per UTF-8 byte, for any text), a directory with Hugging Face tokenizer files, or a
         sentencepiece `*.model` file.
       thinking: "on" or "off" sets the chat template's `enable_thinking` (Qwen3); "" leaves it.
@@ -83,24 +85,21 @@ def load_tokenizer(name: str, thinking: str = "") -> Tokenizer:
         raise CipoError(
             f"data.thinking: got {thinking!r}, wanted '': tokenizer {name!r} has no chat template"
         )
-    if name == "char":
-        return CharTokenizer()
-    if name == "char_code":
-        return CharTokenizer(small_programs.CHARACTERS, small_programs.PHRASES)
-    if name == "char_lists":
-        return CharTokenizer(phrases=digit_lists.PHRASES)
+    embedded = {task.tokenizer: (task.characters, task.phrases) for task in GENERATED.values()}
+    if name in embedded:
+        return CharTokenizer(*embedded[name])
     if name == "bytes":
         return ByteTokenizer()
     if path.suffix == ".model":
         return SentencePieceTokenizer(path)
     raise CipoError(
-        f"config.data.tokenizer: got {name!r}, wanted 'char', 'char_code', 'char_lists', 'bytes', "
+        f"config.data.tokenizer: got {name!r}, wanted {', '.join(map(repr, embedded))}, 'bytes', "
         "an existing directory with Hugging Face tokenizer files, or a sentencepiece *.model file"
     )
 
 
 class CharTokenizer:
-    """The embedded tokenizer of the arithmetic task, and with more pieces of the other two.
+    """The embedded tokenizer of the arithmetic task, and, with more pieces, of the other tasks.
 
     One piece per digit, sign and lower-case letter, so that the model sees numbers digit by digit;
     the phrases of the default templates and `\\boxed{` are single pieces, which shortens prompts.
@@ -216,7 +215,7 @@ class HFTokenizer:
         self._frames: dict[bool, tuple[list[int], list[int]]] = {}
 
     def encode(self, text: str) -> list[int]:
-        return _encode_without_control(self._encode, text, self._control)
+        return encode_without_control(self._encode, text, self._control)
 
     def decode(self, ids: Iterable[int]) -> str:
         kept = [int(i) for i in ids if i not in self._silent]
@@ -330,7 +329,7 @@ class SentencePieceTokenizer:
                 self._control[piece] = i
 
     def encode(self, text: str) -> list[int]:
-        return _encode_without_control(self._model.encode, text, self._control)
+        return encode_without_control(self._model.encode, text, self._control)
 
     def decode(self, ids: Iterable[int]) -> str:
         return self._model.decode(
@@ -352,35 +351,6 @@ class SentencePieceTokenizer:
             )
         start = self._model.bos_id()
         return ([int(start)] if start >= 0 else []), []
-
-
-def _encode_without_control(
-    encode: Callable[[str], list[int]], text: str, control: dict[str, int]
-) -> list[int]:
-    """`encode(text)`, with the text cut inside whatever would have become a control token.
-
-    The same text comes back from decoding, but for tokenizers that put a space before each piece.
-    """
-    forbidden = set(control.values())
-    ids = encode(text)
-    if forbidden.isdisjoint(ids):
-        return ids
-    pieces = _cut_inside(text, control)
-    if len(pieces) == 1:  # the tokenizer's normalisation made the control token: halve the text
-        if len(text) == 1:
-            raise CipoError(f"config.data.tokenizer: writes {text!r} only as a control token")
-        pieces = [text[: len(text) // 2], text[len(text) // 2 :]]
-    return [i for piece in pieces for i in _encode_without_control(encode, piece, control)]
-
-
-def _cut_inside(text: str, names: Collection[str]) -> list[str]:
-    """`text` cut after the first character of each occurrence of a multi-character name."""
-    long_names = [re.escape(name) for name in names if len(name) > 1]
-    if not long_names:
-        return [text]
-    starts = [m.start() for m in re.finditer(f"(?={'|'.join(long_names)})", text)]
-    edges = [0, *(start + 1 for start in starts), len(text)]
-    return [text[a:b] for a, b in zip(edges, edges[1:], strict=False)]
 
 
 def _generation_stop_ids(path: Path, vocab_size: int) -> list[int]:

@@ -1,14 +1,15 @@
-"""A sentencepiece tokenizer of one's own, for a small model that is trained from nothing.
+"""Trains a sentencepiece tokenizer, for a small model that is trained from scratch.
 
-    python -c "from cipo_jax.data.train_tokenizer import train_sentencepiece; \\
-        train_sentencepiece('corpus.txt', 'tokenizer.model', 2000)"
+    python -m cipo_jax.data.train_tokenizer corpus.txt tokenizer.model 2000
 
-then `--config.data.tokenizer=tokenizer.model`. This file decides how such a vocabulary is made:
-digits apart (a model sees numbers digit by digit), white space kept as it is, bytes for characters
-that the corpus does not have, so that any text can be written.
+learns 2,000 pieces; `--config.data.tokenizer=tokenizer.model` then uses them. This file decides how
+such a vocabulary is made: digits apart (a model sees numbers digit by digit), white space kept as
+it is, and bytes for characters that the corpus does not have, so that any text can be written.
 """
 
 import io
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from cipo_jax.types import CipoError
@@ -60,3 +61,18 @@ def train_sentencepiece(text_file: str | Path, model_file: str | Path, vocab_siz
     except (RuntimeError, OSError) as error:
         raise CipoError(f"vocab_size: got {vocab_size}, cannot be trained: {error}") from error
     Path(model_file).write_bytes(written.getvalue())
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Trains on (text file, model file, number of pieces); ends the process on mistakes."""
+    try:
+        text_file, model_file, vocab_size = arguments
+        train_sentencepiece(text_file, model_file, int(vocab_size))
+    except CipoError as error:
+        sys.exit(f"error: {error}")
+    except ValueError:
+        sys.exit("usage: python -m cipo_jax.data.train_tokenizer corpus.txt tokenizer.model 2000")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

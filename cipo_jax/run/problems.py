@@ -17,7 +17,7 @@ from cipo_jax.config.keys import Config, Data, Eval
 from cipo_jax.data.benchmarks.suites import load_suite
 from cipo_jax.data.datasets import Columns, Placed, ProblemSource
 from cipo_jax.data.decontaminate import Match, find_duplicates, find_overlap
-from cipo_jax.data.mixture import Generator, Part, fingerprints, load_parts, open_mixture
+from cipo_jax.data.mixture import Part, TaskSplit, fingerprints, load_parts, open_mixture
 from cipo_jax.data.prompts import PromptWriter
 from cipo_jax.data.sources import GENERATED
 from cipo_jax.data.tasks.generated import given_solutions
@@ -53,10 +53,10 @@ def open_training(config: Config, prompts: PromptWriter, split: str = "train") -
     if dropped and split == "train":
         left = sum(len(part.placed or ()) for part in kept)
         print(f"data     {left} problems to train on; left out: {shown_counts(dropped)}")
-    generator = _generator(config.data, split)
-    source = open_mixture(kept, config.seed, generator)
+    task_split = _task_split(config.data, split)
+    source = open_mixture(kept, config.seed, task_split)
     _check_judged(config.verifier.kind, kept, source, "data.train")
-    return ProblemSet(source, dropped, fingerprints(kept, generator))
+    return ProblemSet(source, dropped, fingerprints(kept, task_split))
 
 
 def open_evaluation(config: Config) -> ProblemSet:
@@ -65,10 +65,10 @@ def open_evaluation(config: Config) -> ProblemSet:
     Raises:
       CipoError: anything wrong with the data.
     """
-    parts, generator = load_evaluation(config.data), _generator(config.data, "test")
-    source = open_mixture(parts, config.seed, generator)
+    parts, task_split = load_evaluation(config.data), _task_split(config.data, "test")
+    source = open_mixture(parts, config.seed, task_split)
     _check_judged(config.verifier.kind, parts, source, "data.eval")
-    return ProblemSet(source, {}, fingerprints(parts, generator))
+    return ProblemSet(source, {}, fingerprints(parts, task_split))
 
 
 def given_attempts(name: str, wrong: int, prompts: Sequence[Prompt]) -> list[Attempt]:
@@ -125,7 +125,7 @@ def load_training(data: Data, seed: int, split: str = "train") -> list[Part]:
 def _listed(part: Part, data: Data, seed: int) -> Part:
     """A generator's first training problems, the same for every seed."""
     alone = dataclasses.replace(part, weight=None)
-    source = open_mixture([alone], seed, _generator(data, "train"))
+    source = open_mixture([alone], seed, _task_split(data, "train"))
     problems = source.first(data.train_problems)
     placed = [Placed(f"{part.name}:{p.id}", p) for p in problems]
     return dataclasses.replace(part, placed=tuple(placed))
@@ -238,5 +238,5 @@ def _columns(d: Data) -> Columns:
     return Columns(d.question_column, d.answer_column, d.tests_column, d.id_column)
 
 
-def _generator(data: Data, split: str) -> Generator:
-    return Generator(split, data.min_operations, data.max_operations)
+def _task_split(data: Data, split: str) -> TaskSplit:
+    return TaskSplit(split, data.min_operations, data.max_operations)

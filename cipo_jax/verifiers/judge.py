@@ -1,16 +1,30 @@
-"""Judging by the verifier section of the config: the pool, and whether it works at all."""
+"""What the rest of the program does with a verifier pool.
 
-from collections.abc import Sequence
+It opens one by the `verifier` section of the config, has many completions judged in order, and
+notices a verifier that fails on all of them.
+
+How one completion is judged, and by which process, is decided in the files below `pool.py`; what a
+verdict earns, in `rl/rewards.py`.
+"""
+
+import collections
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 from cipo_jax.config.keys import Verifier
-from cipo_jax.types import Attempt, CipoError, Outcome
+from cipo_jax.types import Attempt, CipoError, Outcome, Problem, Verdict
 from cipo_jax.verifiers.pool import VerifierPool
+
+Item = TypeVar("Item")
+
+_IN_FLIGHT = 1_000  # items that the pool has at a time; enough to keep any pool busy
 
 
 def open_pool(verifier: Verifier, kind: str = "", wait: bool = True) -> VerifierPool:
-    """Starts the pool of the `verifier` section; a `kind` replaces the section's own.
+    """Starts the pool of the `verifier` section.
 
     Args:
+      kind: takes the place of the section's `kind`, if given.
       wait: as in `VerifierPool`.
 
     Raises:
@@ -30,11 +44,34 @@ def open_pool(verifier: Verifier, kind: str = "", wait: bool = True) -> Verifier
     )
 
 
+def verdicts(
+    pool: VerifierPool, items: Iterable[Item], completion: Callable[[Item], tuple[Problem, str]]
+) -> Iterator[tuple[Item, Verdict]]:
+    """Each item with the verdict on its completion, in the order of `items`.
+
+    Items are taken from `items` as verdicts are asked for, at most 1,000 ahead.
+
+    Args:
+      completion: item -> its problem and the text to be judged.
+
+    Raises:
+      CipoError: as `VerifierPool.submit` and its futures.
+    """
+    waiting: collections.deque = collections.deque()
+    for item in items:
+        waiting.append((item, pool.submit(*completion(item))))
+        if len(waiting) >= _IN_FLIGHT:
+            done, future = waiting.popleft()
+            yield done, future.result()
+    for done, future in waiting:
+        yield done, future.result()
+
+
 def verifier_works(attempts: Sequence[Attempt]) -> bool:
     """Whether any attempt was judged; False if there are none.
 
     Raises:
-      CipoError: there are some, and the verifier has failed on each: nothing can be learnt so.
+      CipoError: there are some, and the verifier has failed on all of them.
     """
     if any(a.verdict.outcome is not Outcome.ERROR for a in attempts):
         return True

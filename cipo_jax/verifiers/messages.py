@@ -1,12 +1,13 @@
-"""Messages over a socket: a 4-byte big-endian length and a body.
+"""Messages over a socket, with deadlines, for the trusted side of a channel.
 
-This file decides how bytes are framed, and that no peer can make the other side wait past a
-deadline or allocate more than a limit. What the bodies mean is for the callers.
+This file decides that no peer can make this side wait past a deadline or allocate more than a
+limit. How a message is framed is in `sandbox/wire.py`; what the bodies mean is for the callers.
 """
 
 import socket
-import struct
 import time
+
+from cipo_jax.verifiers.sandbox import wire
 
 _MAX_BYTES = 1 << 30
 
@@ -21,7 +22,7 @@ def send(channel: socket.socket, body: bytes, deadline: float | None = None) -> 
     """
     if deadline is not None:
         channel.settimeout(max(deadline - time.monotonic(), 1e-6))
-    channel.sendall(struct.pack("!I", len(body)) + body)
+    channel.sendall(wire.frame(body))
 
 
 def receive(
@@ -34,13 +35,10 @@ def receive(
       ValueError: the message is longer than `max_bytes`.
       OSError: the channel is broken.
     """
-    header = _receive_exactly(channel, 4, deadline)
+    header = _receive_exactly(channel, wire.HEADER_BYTES, deadline)
     if header is None:
         return None
-    size = struct.unpack("!I", header)[0]
-    if size > max_bytes:
-        raise ValueError(f"a message of {size:,} bytes, longer than {max_bytes:,}")
-    return _receive_exactly(channel, size, deadline)
+    return _receive_exactly(channel, wire.body_size(header, max_bytes), deadline)
 
 
 def is_readable(channel: socket.socket, deadline: float) -> bool:

@@ -1,27 +1,26 @@
 """The verifier pool: judges completions in worker processes that may hang, crash or be killed.
 
-This file decides which item goes to which worker and when, what the death of a worker costs (one
-verdict), and when a worker is replaced. How a worker is started and one item's time is kept is in
-`worker_process.py`; how an item is judged, and what a worker may use, in `worker.py`.
+This file decides which item goes to which worker and when, that a worker's death costs one verdict,
+and when a worker is replaced. It does not decide how a worker is started and how one item's time is
+limited (`worker_process.py`), nor how an item is judged and what a worker may use (`worker.py`).
 
-One thread of this process attends to one worker process, and only one item is with a worker at a
-time. The thread starts its worker itself and outlives it: the kernel is asked to kill a worker when
-the thread that started it ends (see `worker.py`), so no worker outlives this process, whatever ends
-it. Workers are started with `subprocess`, never by a fork of this process, whose accelerator
-runtime has threads.
+Each worker process has a thread here that starts it, hands it one item at a time, and replaces it.
+The kernel is asked to kill a worker when the thread that started it ends (see `worker.py`), so no
+worker outlives this process, whatever ends it. Workers are started with `subprocess`, never by a
+fork of this process, whose accelerator runtime has threads.
 
-An item that hangs holds its worker until its time limit. So that a few of them do not hold up all
+An item that hangs occupies its worker until its time limit. So that a few of them do not delay all
 the others, a worker that has been on one item for several times what is typical gets a stand-in:
 another worker that goes on with the queue. At most `stand_ins` are started, when first needed; they
-stay. With h hanging items of t seconds each among items that take b seconds without them, the whole
-takes about max(b, h t / (workers + stand_ins)), plus what hanging ones use of the processors.
+stay. Suppose that h items hang for t seconds each, and that all others together take b seconds. The
+whole then takes about max(b, h t / (workers + stand_ins)), plus what hanging items use of the
+processors.
 """
 
 import atexit
 import collections
 import concurrent.futures
 import contextlib
-import heapq
 import logging
 import queue
 import threading
@@ -29,17 +28,17 @@ import time
 import typing
 from collections.abc import Callable, Sequence
 
-from cipo_jax.types import CipoError, Outcome, Problem, Verdict
+from cipo_jax.types import CipoError, Problem, Verdict
 from cipo_jax.verifiers.math.answer import DEFAULT_RULES
+from cipo_jax.verifiers.statistics import Statistics
 from cipo_jax.verifiers.worker import Options, absolute
 from cipo_jax.verifiers.worker_process import Setup, WorkerProcess
 
+MAX_WAITING = 4096  # items in the queue; a caller that submits more has to wait
 _START_ATTEMPTS = 3  # for the replacement of a worker, in case the machine is short of something
-# A worker that has been on one item for so long gets a stand-in: so many times what is typical, the
-# median of the last few items, and never less than the seconds.
-_LONG_TIMES, _LONG_SECONDS, _TYPICAL_OF = 4, 0.05, 64
-_RECENT = 10_000  # latencies kept for the percentiles
-_SLOWEST = 10
+# A worker that has been on one item for so long gets a stand-in: so many times what is typical, and
+# never less than the seconds.
+_LONG_TIMES, _LONG_SECONDS = 4, 0.05
 _log = logging.getLogger(__name__)
 
 Future: typing.TypeAlias = "concurrent.futures.Future[Verdict]"
@@ -61,7 +60,6 @@ class VerifierPool:
         stand_ins: int = 2,
         recycle_after: int = 10_000,
         memory_limit_bytes: int = 2 << 30,
-        max_waiting: int = 4096,
         extraction: Sequence[str] = DEFAULT_RULES,
         allow_unsandboxed_code: bool = False,
         partial_credit: bool = False,
@@ -71,16 +69,15 @@ class VerifierPool:
 
         Args:
           kind: "math"; "code" (runs the program against `Problem.tests` in a sandbox); "auto" (code
-            for problems with tests, else math); or an own function, see `worker.py`.
+            for problems with tests, else math); or your own function, see `worker.py`.
           workers: number of processes.
           timeout_seconds: wall time for one item, not counting its time in the queue nor the start
             of a process. Past it the worker is killed and the verdict is TIMEOUT.
-          stand_ins: most processes beyond `workers`, see the module; 0: none.
+          stand_ins: the most processes beyond `workers`, see the module; 0: none.
           recycle_after: items after which a worker is replaced, against slow leaks.
           memory_limit_bytes: address space of one worker.
-          max_waiting: most items in the queue.
           extraction, allow_unsandboxed_code, partial_credit: see `worker.Options`.
-          wait: else `wait_until_ready` has to be called.
+          wait: False returns at once; `wait_until_ready` has to be called.
 
         Raises:
           CipoError: a value out of range, or a worker that cannot start; with the reason.
@@ -91,7 +88,6 @@ class VerifierPool:
             ("stand_ins", stand_ins, 0),
             ("recycle_after", recycle_after, 1),
             ("memory_limit_bytes", memory_limit_bytes, 1),
-            ("max_waiting", max_waiting, 1),
         ):
             if value < least:
                 raise CipoError(f"VerifierPool.{name}: got {value!r}, wanted a value >= {least}")
@@ -100,7 +96,6 @@ class VerifierPool:
         self.about = ""  # what the verifier says of itself: for "code", the isolation in use
         self._timeout_seconds = timeout_seconds
         self._recycle_after = recycle_after
-        self._max_waiting = max_waiting
         self._max_at_work = workers
 
         self._lock = threading.Lock()  # guards all below
@@ -112,7 +107,7 @@ class VerifierPool:
         self._processes: set[WorkerProcess] = set()
         self._closed = False
         self._failure: CipoError | None = None
-        self._statistics = _Statistics()
+        self._statistics = Statistics()
         self._max_threads = workers + stand_ins
         self._starting = workers  # that have not told yet how their start went
         self._started: queue.SimpleQueue[CipoError | None] = queue.SimpleQueue()
@@ -134,10 +129,10 @@ class VerifierPool:
             raise
 
     def wait_until_ready(self) -> None:
-        """Waits for the workers of the start.
+        """Waits until the first `workers` processes are ready.
 
         Raises:
-          CipoError: one cannot start; with the reason.
+          CipoError: one of them cannot start; with the reason.
         """
         while self._starting:
             self._starting -= 1
@@ -147,13 +142,13 @@ class VerifierPool:
     def submit(self, problem: Problem, text: str) -> Future:
         """Queues the completion `text` of `problem`; waits while the queue is full.
 
-        The queue goes on while workers hang, so this waits `timeout_seconds` and the start of a
-        worker at most for one item to leave it; and not at all in a callback of a future, which
-        runs in the threads that the queue depends on.
+        Items leave the queue even while workers hang: this waits for at most `timeout_seconds` and
+        the start of a worker. In a callback of a future it does not wait at all, since callbacks
+        run in the threads that empty the queue.
 
         The future resolves with a verdict, whatever the text does to its worker. It is cancelled if
-        the pool is closed first, and raises CipoError if the problem cannot be pickled, or workers
-        cannot be started any more.
+        the pool is closed first. It raises CipoError if the problem cannot be pickled, or if
+        workers cannot be started any more.
 
         Raises:
           CipoError: the pool is closed, also while this waits, or its workers cannot be started.
@@ -211,7 +206,7 @@ class VerifierPool:
     def _may_submit(self) -> bool:
         # An ended pool has an empty queue, so it keeps nobody waiting.
         own = threading.current_thread() in self._threads
-        return len(self._waiting) < self._max_waiting or own
+        return len(self._waiting) < MAX_WAITING or own
 
     def _may_take(self) -> bool:
         return bool(self._waiting) and len(self._at_work) < self._max_at_work
@@ -232,7 +227,8 @@ class VerifierPool:
     def _attend(self, tell: Callable[[CipoError | None], None] | None = None) -> None:
         """Keeps one worker at work until the pool is closed or no worker can be started.
 
-        `tell` is told of the start; a stand-in has nobody to tell: the pool goes on without it.
+        `tell` is called once with the outcome of the start: None, or why it failed. A stand-in has
+        no `tell`: the pool goes on without it.
         """
         try:
             current = self._start_worker()
@@ -250,7 +246,10 @@ class VerifierPool:
             self._fail(error)
 
     def _serve(self, current: WorkerProcess) -> None:
-        """Raises CipoError if the worker cannot be replaced."""
+        """Has the worker, and its successors, judge items until there are no more.
+
+        Raises CipoError if a worker cannot be replaced.
+        """
         served = 0
         try:
             while (item := self._take()) is not None:
@@ -301,12 +300,13 @@ class VerifierPool:
             return self._waiting.popleft()
 
     def _let_another_work(self) -> None:
-        """This thread has been on one item for long."""
+        """This thread has been on one item for long: it no longer counts as at work."""
         with self._lock:
             self._at_work.discard(threading.current_thread())
             self._call_worker()
 
     def _replace(self, lost: WorkerProcess) -> WorkerProcess:
+        """A new worker in the place of `lost`. Raises CipoError if none can be started."""
         self._discard(lost)
         for attempt in range(1, _START_ATTEMPTS):
             with contextlib.suppress(CipoError):
@@ -348,7 +348,7 @@ class VerifierPool:
         self._drop_waiting(error)
 
     def _drop_waiting(self, error: CipoError | None) -> None:
-        """Gives up all that is in the queue, and wakes whoever waits for it to move."""
+        """Gives up all that is in the queue, and wakes all threads that wait."""
         with self._lock:
             dropped = list(self._waiting)
             self._waiting.clear()
@@ -358,54 +358,9 @@ class VerifierPool:
             _give_up(future, error)
 
 
-class _Statistics:
-    """Of the verdicts so far. The caller sees to it that one thread at a time is here."""
-
-    def __init__(self) -> None:
-        names = ("verified", "timeouts", "errors", "restarts", "recycled")
-        self.counts = dict.fromkeys(names, 0)
-        self._busy_seconds = 0.0
-        self._recent: collections.deque[float] = collections.deque(maxlen=_RECENT)
-        self._last: list[float] = []
-        self.typical_seconds = 0.0
-        self._slowest: list[tuple[float, str]] = []  # a heap
-
-    def add(self, problem_id: str, verdict: Verdict, lost_worker: bool) -> None:
-        self.counts["verified"] += 1
-        self.counts["timeouts"] += verdict.outcome is Outcome.TIMEOUT
-        self.counts["errors"] += verdict.outcome is Outcome.ERROR
-        self.counts["restarts"] += lost_worker
-        self._busy_seconds += verdict.seconds
-        self._recent.append(verdict.seconds)
-        self._last.append(verdict.seconds)
-        if len(self._last) == _TYPICAL_OF:
-            self.typical_seconds = _quantile(sorted(self._last), 0.5)
-            self._last.clear()
-        heapq.heappush(self._slowest, (verdict.seconds, problem_id))
-        if len(self._slowest) > _SLOWEST:
-            heapq.heappop(self._slowest)
-
-    def summary(self) -> dict[str, float]:
-        recent = sorted(self._recent)
-        return {
-            **{name: float(count) for name, count in self.counts.items()},
-            "busy_seconds": self._busy_seconds,
-            "latency_p50_seconds": _quantile(recent, 0.50),
-            "latency_p99_seconds": _quantile(recent, 0.99),
-        }
-
-    def slowest(self) -> list[tuple[str, float]]:
-        return [(problem_id, seconds) for seconds, problem_id in sorted(self._slowest)[::-1]]
-
-
 def _give_up(future: Future, error: CipoError | None) -> None:
-    """Fails a waiting future with `error`, or cancels it."""
+    """Fails a future that has not started with `error`; without one, cancels it."""
     if error is None:
         future.cancel()
     if future.set_running_or_notify_cancel():
         future.set_exception(error)
-
-
-def _quantile(ordered: Sequence[float], q: float) -> float:
-    """The q-quantile by nearest rank; 0 of nothing."""
-    return ordered[min(int(q * len(ordered)), len(ordered) - 1)] if ordered else 0.0

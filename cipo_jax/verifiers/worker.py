@@ -1,16 +1,18 @@
-"""The process in which verifiers run: `python -m cipo_jax.verifiers.worker`, started by `pool.py`.
+"""The process in which verifiers run: `python -m cipo_jax.verifiers.worker`.
 
-This file decides which function judges, turns whatever it does (returns, raises, prints) into one
-verdict, and ends with the process that started it. It does not limit wall time: the pool kills.
+This file decides which function judges (`VERIFIERS`, `load_verifier`), turns whatever it does
+(returns, raises, prints) into one verdict (`judge`), and ends with the process that started it. It
+does not limit wall time: `worker_process.py`, the other side of the socket, kills this process.
 
-An own verifier is a function, named by "package.module:function" (found by `sys.path`) or by
+Your own verifier is a function, named by "package.module:function" (found by `sys.path`) or by
 "path/to/file.py:function" (which may import what lies beside it):
 
     def verify(problem: cipo_jax.types.Problem, text: str) -> Verdict | bool | float
 
 It is called with the problem and the completion's text, in a process that serves one call at a time
-and may be killed in any of them. True means correct, False wrong; a number is a score in [0, 1], of
-which only 1 is correct; a `Verdict` says all, but for `seconds`. Whatever it raises is an `error`.
+and may be killed during any call. True means correct, False wrong. A number is a score in [0, 1];
+only 1 is correct. A `Verdict` says everything itself, except `seconds`. Whatever the function
+raises makes the outcome ERROR.
 
 The protocol, over one inherited socket: each message is a 4-byte big-endian length and a body. The
 worker says `{"ready": true, "about": text}` or `{"failed": reason}` in JSON; then the pool sends
@@ -58,7 +60,7 @@ Verify = Callable[[Problem, str], Verdict | bool | float]
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Of the verifiers that come with the package.
+    """Settings of the verifiers that come with the package; your own function gets none of them.
 
     Attributes:
       extraction: by which rules "math" finds an answer, in order; see `verifiers/math/answer.py`.
@@ -120,7 +122,7 @@ def absolute(kind: str) -> str:
 
 
 def load_verifier(kind: str, options: Options) -> tuple[Verify, str]:
-    """The function that `kind` names, ready to be called, and what is to be said about it.
+    """The function that `kind` names, ready to be called, and a line about it ("" for none).
 
     Raises:
       ValueError, ImportError, AttributeError, CipoError, and whatever importing the module raises.
@@ -158,7 +160,7 @@ def _load_file(path: str) -> types.ModuleType:
 
 
 def judge(verify: Verify, problem: Problem, text: str) -> Verdict:
-    """One verdict, whatever `verify` does, short of ending or blocking the process."""
+    """One verdict, whatever `verify` does, unless it ends or blocks the process."""
     start = time.perf_counter()
     try:
         verdict = _as_verdict(verify(problem, text))
@@ -226,7 +228,7 @@ def _redirect_standard_streams() -> None:
 
 
 def _reason(error: BaseException) -> str:
-    """Why a verifier cannot be used, with the line of its own code where that failed."""
+    """Why a verifier cannot be used, with the line of the user's code where that failed."""
     machinery = (__file__, importlib.__file__)
     frames = [
         frame

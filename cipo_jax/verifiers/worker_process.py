@@ -1,7 +1,8 @@
-"""A worker process, seen from the process that uses it: starting, asking, stopping.
+"""The pool's side of one worker process: starting it, asking it for a verdict, killing it.
 
 This file decides how a worker is started and how one item's deadline is kept. When workers are
-replaced and which item goes where is decided in `pool.py`; what a worker does in `worker.py`.
+replaced and which item goes to which is decided in `pool.py`; what happens in a worker, in
+`worker.py`.
 """
 
 import contextlib
@@ -38,7 +39,7 @@ class Setup:
 
 
 class WorkerProcess:
-    """A process and this side of its channel. For one thread, but for `kill`."""
+    """A worker process and this side of its channel. One thread may use it; any may call `kill`."""
 
     def __init__(self, setup: Setup):
         """Starts the process; `await_ready` has to follow. Raises CipoError if it cannot start."""
@@ -123,7 +124,7 @@ class WorkerProcess:
         return Verdict(Outcome.ERROR, detail=detail, seconds=time.monotonic() - start)
 
     def has_ended(self) -> bool:
-        """Between two items: has it ended, or sent an answer that nobody asked for?"""
+        """Between two items: has it ended, or sent an answer that was not asked for?"""
         return not self.is_alive or messages.is_readable(self._channel, time.monotonic())
 
     def kill(self) -> None:
@@ -136,7 +137,7 @@ class WorkerProcess:
                 self._process.wait()
 
     def close(self) -> None:
-        """Kills it and gives up the channel."""
+        """Kills the process and closes the channel."""
         self.is_alive = False
         self.kill()
         self._channel.close()

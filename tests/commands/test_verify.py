@@ -6,13 +6,11 @@ from pathlib import Path
 import pytest
 from sandboxes import open_or_skip
 
-from cipo_jax.commands.verify import audit
+from cipo_jax.commands.verify import verify
+from cipo_jax.config.keys import Verifier
 from cipo_jax.types import CipoError, Outcome
-from cipo_jax.verifiers.pool import VerifierPool
 
-
-def math_pool() -> VerifierPool:
-    return VerifierPool("math", 1, 10.0)
+MATH = Verifier(workers=1)
 
 
 def write(path: Path, rows: list) -> Path:
@@ -27,7 +25,7 @@ def test_counts_disagreements_and_slowest(tmp_path, capsys):
     ]
     rows[5]["label"] = True  # a wrong label
     rows.append({"problem": "?", "answer": "4", "response": "no idea\x1b[31m"})
-    result = audit(write(tmp_path / "rows.jsonl", rows), math_pool)
+    result = verify(MATH, write(tmp_path / "rows.jsonl", rows))
     assert result.outcomes == {Outcome.CORRECT: 1, Outcome.WRONG: 5, Outcome.NO_ANSWER: 1}
     assert (result.total, result.labelled) == (7, 6)
     assert [(i, label) for i, label, _ in result.disagreements] == [("m5", True)]
@@ -56,7 +54,7 @@ def test_code_and_math_in_one_file(tmp_path, capsys):
         {"question": "?", "tests": tests, "completion": "def f(n): return n", "correct": False},
         {"question": "?", "answer": "1/2", "completion": "the answer is 0.5", "correct": True},
     ]
-    result = audit(write(tmp_path / "rows.jsonl", rows), lambda: VerifierPool("auto", 1, 10.0))
+    result = verify(Verifier("auto", 1), write(tmp_path / "rows.jsonl", rows))
     assert result.labelled == 3
     assert result.disagreements == []
     assert "namespaces" in capsys.readouterr().out  # what isolates the programs
@@ -64,7 +62,7 @@ def test_code_and_math_in_one_file(tmp_path, capsys):
 
 def test_why_items_could_not_be_judged_is_said(tmp_path, capsys):
     rows = [{"tests": {"type": "call"}, "text": "x"}] * 3
-    result = audit(write(tmp_path / "rows.jsonl", rows), math_pool)
+    result = verify(MATH, write(tmp_path / "rows.jsonl", rows))
     assert result.outcomes == {Outcome.ERROR: 3}
     assert list(result.failures.values()) == [3]
     printed = capsys.readouterr().out
@@ -88,12 +86,12 @@ def test_a_bad_file_is_refused_with_its_line(content, message, tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text(content)
     with pytest.raises(CipoError, match=message):
-        audit(path, math_pool)
+        verify(MATH, path)
     with pytest.raises(CipoError, match="cannot be read"):
-        audit(tmp_path / "missing.jsonl", math_pool)
+        verify(MATH, tmp_path / "missing.jsonl")
 
 
 def test_a_file_that_is_no_text_is_refused(tmp_path):
     (tmp_path / "rows.bin").write_bytes(b"\xb1\x00")
     with pytest.raises(CipoError, match=":1: is not UTF-8 text"):
-        audit(tmp_path / "rows.bin", math_pool)
+        verify(MATH, tmp_path / "rows.bin")

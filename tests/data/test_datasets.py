@@ -194,6 +194,7 @@ def test_open_chooses_between_the_generator_and_a_file(tmp_path):
         ({"final_answer": ["2", "3"]}, "2, 3"),
         ({"solution": "thus \\boxed{1}, no: $\\boxed{\\frac{1}{2}}$."}, "\\frac{1}{2}"),
         ({"answer": "7", "solution": "\\boxed{8}"}, "7"),
+        ({"solution": r"so \boxed{\left\{1, 2\right.} it is"}, r"\left\{1, 2\right."),
     ],
 )
 def test_answers_are_found_under_their_usual_names_and_forms(tmp_path, row, answer):

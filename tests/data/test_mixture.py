@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cipo_jax.data.datasets import Columns
-from cipo_jax.data.mixture import Generator, Part, fingerprints, load_parts, open_mixture
+from cipo_jax.data.mixture import Part, TaskSplit, fingerprints, load_parts, open_mixture
 from cipo_jax.data.tasks.generated import split_of
 from cipo_jax.types import CipoError
 
@@ -27,7 +27,7 @@ def loaded(text: str) -> list[Part]:
     return load_parts(text, Columns(), "data.train")
 
 
-TRAIN = Generator("train")
+TRAIN = TaskSplit("train")
 
 
 def test_one_source_keeps_its_ids_and_several_are_told_apart(files: tuple[str, str]) -> None:
@@ -100,7 +100,7 @@ def test_each_source_has_a_fingerprint(files: tuple[str, str], tmp_path: Path) -
     written(Path(b), 49)
     after = fingerprints(loaded(f"{a}=1,{b}=1,arithmetic=1"), TRAIN)
     assert [name for name in before if before[name] != after[name]] == [b]
-    harder = fingerprints([Part("arithmetic", None, None)], Generator("train", 3, 6))
+    harder = fingerprints([Part("arithmetic", None, None)], TaskSplit("train", 3, 6))
     assert harder["arithmetic"] != before["arithmetic"]
 
 

@@ -1,5 +1,7 @@
-"""A sentencepiece model of one's own."""
+"""A sentencepiece model trained on a text."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,3 +43,20 @@ def test_wrong_input(
     with pytest.raises(CipoError, match=message):
         train_sentencepiece(tmp_path / "corpus.txt", tmp_path / model, size)
     assert not (tmp_path / model).exists()
+
+
+def test_the_command_trains_or_says_what_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "corpus.txt").write_text(TEXT)
+    command = [sys.executable, "-m", "cipo_jax.data.train_tokenizer", "corpus.txt"]
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*command, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+
+    assert run("own.model", "340").returncode == 0
+    assert load_tokenizer(str(tmp_path / "own.model")).vocab_size <= 340
+    refused = run("own.bin", "340")
+    assert refused.returncode == 1 and "error: model_file: got 'own.bin'" in refused.stderr
+    for arguments in (["own.model"], ["own.model", "many"]):
+        assert "usage: python -m cipo_jax.data.train_tokenizer" in run(*arguments).stderr

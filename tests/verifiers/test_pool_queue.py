@@ -67,8 +67,9 @@ def test_stand_ins_that_cannot_be_started_are_done_without(tmp_path, monkeypatch
     assert "stand-in" in caplog.text and "once.py" in caplog.text
 
 
-def test_submitting_waits_while_the_queue_is_full():
-    with VerifierPool(OBEY, workers=1, timeout_seconds=0.5, stand_ins=0, max_waiting=3) as pool:
+def test_submitting_waits_while_the_queue_is_full(monkeypatch):
+    monkeypatch.setattr("cipo_jax.verifiers.pool.MAX_WAITING", 3)
+    with VerifierPool(OBEY, workers=1, timeout_seconds=0.5, stand_ins=0) as pool:
         most = 0
         futures = []
         for text in ["hang", "hang", *["yes"] * 500]:
@@ -79,8 +80,9 @@ def test_submitting_waits_while_the_queue_is_full():
     assert outcomes == [Outcome.TIMEOUT] * 2 + [Outcome.CORRECT] * 500
 
 
-def test_a_full_queue_stops_neither_the_pool_s_answers_nor_its_end():
-    pool = VerifierPool(OBEY, workers=1, timeout_seconds=60.0, stand_ins=0, max_waiting=2)
+def test_a_full_queue_stops_neither_the_pool_s_answers_nor_its_end(monkeypatch):
+    monkeypatch.setattr("cipo_jax.verifiers.pool.MAX_WAITING", 2)
+    pool = VerifierPool(OBEY, workers=1, timeout_seconds=60.0, stand_ins=0)
     ends = []
 
     def submit_much() -> None:
@@ -105,8 +107,9 @@ def test_a_full_queue_stops_neither_the_pool_s_answers_nor_its_end():
     assert ends == ["VerifierPool.submit: the pool is closed; submit before close()"]
 
 
-def test_a_callback_may_submit_though_the_queue_is_full():
-    with VerifierPool(OBEY, workers=1, timeout_seconds=5.0, stand_ins=0, max_waiting=1) as pool:
+def test_a_callback_may_submit_though_the_queue_is_full(monkeypatch):
+    monkeypatch.setattr("cipo_jax.verifiers.pool.MAX_WAITING", 1)
+    with VerifierPool(OBEY, workers=1, timeout_seconds=5.0, stand_ins=0) as pool:
         later: queue.SimpleQueue = queue.SimpleQueue()
         first = pool.submit(PROBLEM, "sleep 0.3")
         first.add_done_callback(lambda _: later.put(pool.submit(PROBLEM, "yes")))

@@ -12,8 +12,8 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cipo_jax.data.benchmarks.rows import QUESTION, Item, fenced, own_tests
-from cipo_jax.data.rows import Row
+from cipo_jax.data.benchmarks.rows import Item, fenced, own_tests
+from cipo_jax.data.rows import ALIASES, Row
 from cipo_jax.types import CipoError, Problem
 
 MAX_TESTS_BYTES = 1 << 30  # of one problem's tests after decompression
@@ -24,7 +24,7 @@ def livecodebench_item(row: Row) -> Item:
     """A programming contest's problem, with tests on stdin or of a function (Jain et al. 2024)."""
     own = own_tests(row)
     if own is not None:
-        question, tests = row.text(*QUESTION), own
+        question, tests = row.text(*ALIASES["question"]), own
         if row.columns.get("entry_point"):
             tests = {**tests, "entry_point": row.columns["entry_point"]}
     else:

@@ -15,10 +15,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cipo_jax.data.rows import Row
+from cipo_jax.data.rows import ALIASES, Row
 from cipo_jax.types import CipoError, Problem
-
-QUESTION = ("question", "problem", "prompt")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +46,7 @@ class NoTestsError(CipoError):
 
 def math_item(row: Row) -> Item:
     """A question with an answer; a list of answers is joined by commas (OlympiadBench)."""
-    answer = row.first("answer", "final_answer", "expected_answer")
+    answer = row.first(*ALIASES["answer"])
     if isinstance(answer, Sequence) and not isinstance(answer, str):
         answer = ", ".join(map(str, answer))
     if isinstance(answer, int | float) and not isinstance(answer, bool):
@@ -56,7 +54,7 @@ def math_item(row: Row) -> Item:
     answer = row.checked_text("answer", answer)
     answer = re.sub(r"(?<!\\)\$", "", answer)  # OlympiadBench sets its answers in dollars
     solution = row.columns.get("solution")
-    problem = Problem(row.id, row.text(*QUESTION), answer=answer, meta=_meta(row))
+    problem = Problem(row.id, row.text(*ALIASES["question"]), answer=answer, meta=_meta(row))
     is_boxed = isinstance(solution, str) and "\\boxed" in solution
     return Item(problem, row.where, solution=solution if is_boxed else None)
 
@@ -111,7 +109,7 @@ def given_item(row: Row) -> Item:
     label = row.first("label_correct", "response_label")
     if not isinstance(label, bool):
         raise CipoError(f"{row.where}: label_correct: got {label!r}, wanted true or false")
-    question, response = row.text(*QUESTION), row.text("response")
+    question, response = row.text(*ALIASES["question"]), row.text("response")
     answer, tests = row.columns.get("answer"), own_tests(row)
     source = row.columns.get("question_source")
     if source in ("HumanEval", "MBPP") and tests is None:

@@ -1,1 +1,20 @@
-"""data.tasks."""
+"""The embedded tasks: problems, solutions and wrong solutions, generated without end.
+
+    generated.py        `Task`: what a task is. Splits, streams of problems and demonstrations
+    embedded.py         the tasks by their names in the config
+    arithmetic.py       chains of integer arithmetic
+    digit_lists.py      digits moved and changed
+    small_programs.py   small functions, judged by running them
+    arithmetic_tfds.py  the arithmetic problems as a TFDS data set, for `tfds:` sources
+
+To add one:
+
+  1. write `tasks/<name>.py` with `make_problem`, `solution`, `corrupt` and
+     `TASK = Task(...)`, see `generated.Task`. If its texts have characters that the tokenizer
+     "char" does not have, give the task a `tokenizer` name with `characters` or `phrases`;
+  2. enter it in `embedded.GENERATED`.
+
+`data.train`, `data.eval` and `cold_start.demonstrations` then take the name. tests/data/tasks has a
+test file for each task; the comments of these keys and of `data.tokenizer` in `config/keys.py` name
+the tasks.
+"""

@@ -11,7 +11,7 @@ value stays within 0..99, and `*` takes a factor of 2..9. Its difficulty is its 
 operations.
 
 This file decides what a problem, its solution and a typical wrong solution look like. It does not
-decide which are drawn (`generated.py`), nor how prompts are worded or tokenised.
+decide which are drawn (`generated.py`), nor what a prompt says or how it is tokenised.
 """
 
 import re

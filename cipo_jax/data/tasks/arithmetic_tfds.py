@@ -4,7 +4,7 @@
 
 prepares it in a directory of choice, to be read as `tfds:directory/cipo_arithmetic/1.0.0:train`.
 Neither preparing nor reading needs TensorFlow: examples are stored as array_record. The file is
-also a model for an own data set. What the problems are is decided in `arithmetic.py`.
+also an example for a data set of your own. What the problems are is decided in `arithmetic.py`.
 """
 
 from collections.abc import Iterator

@@ -16,7 +16,7 @@ No operation makes a 0, so the result read as a number says all. Difficulty is t
 operations. Nothing is added up here: it is another skill than `arithmetic.py` asks for.
 
 This file decides what a problem, its solution and a typical wrong solution look like. It does not
-decide which are drawn (`generated.py`), nor how prompts are worded or tokenised.
+decide which are drawn (`generated.py`), nor what a prompt says or how it is tokenised.
 """
 
 import re
@@ -141,4 +141,12 @@ def _corruption(digits: str, names: list[str], rng: np.random.Generator) -> tupl
     return _write(names, values), values[-1]
 
 
-TASK = Task("list problems", make_problem, solution, corrupt, first_stream=20)
+TASK = Task(
+    "list problems",
+    make_problem,
+    solution,
+    corrupt,
+    first_stream=20,
+    tokenizer="char_lists",
+    phrases=PHRASES,
+)

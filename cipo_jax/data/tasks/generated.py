@@ -1,8 +1,8 @@
 """Problems and demonstrations without end, from a task that can make them.
 
-A task says how one problem, its solution and a wrong solution are made (`arithmetic.py`,
-`small_programs.py`). This file decides which of the problems belong to which split, and what a
-batch is: a pure function of the seed and the step.
+A task says how one problem, its solution and a wrong solution are made (`arithmetic.py` and the
+files beside it; `embedded.py` lists them). This file decides which of the problems belong to which
+split, and what a batch is: a pure function of the seed and the step.
 """
 
 import dataclasses
@@ -26,10 +26,13 @@ class Task:
 
     Attributes:
       name: of the problems, in the plural, for messages.
-      make_problem: (generator, fewest operations, most operations) -> a problem, whose id says all.
+      make_problem: (rng, fewest operations, most operations) -> a problem. The id alone must
+        determine the problem: its split and its solution are computed from it.
       solution: the worked solution of a problem.
-      corrupt: (problem, generator) -> a wrong solution.
-      first_stream: tasks keep their random streams apart by 10s.
+      corrupt: (problem, rng) -> a wrong solution.
+      first_stream: a multiple of 10 that no other task has, to keep their random streams apart.
+      tokenizer: name of the embedded tokenizer that can write the task's texts.
+      characters, phrases: what that tokenizer has besides the pieces of "char".
     """
 
     name: str
@@ -37,6 +40,9 @@ class Task:
     solution: Callable[[Problem], str]
     corrupt: Callable[[Problem, np.random.Generator], str]
     first_stream: int
+    tokenizer: str = "char"
+    characters: str = ""
+    phrases: tuple[str, ...] = ()
 
     def stream(self, use: str) -> int:
         """The random stream of "train", "dev", "test", "demonstrations" or "given"."""

@@ -148,4 +148,13 @@ def _corruption(steps: list[Step], rng: np.random.Generator) -> list[Step]:
     return wrong
 
 
-TASK = Task("small programs", make_problem, solution, corrupt, first_stream=10)
+TASK = Task(
+    "small programs",
+    make_problem,
+    solution,
+    corrupt,
+    first_stream=10,
+    tokenizer="char_code",
+    characters=CHARACTERS,
+    phrases=PHRASES,
+)

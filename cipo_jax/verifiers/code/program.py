@@ -113,7 +113,7 @@ def entry_point(problem: Problem) -> str:
 
 
 def tests_job(problem: Problem) -> tuple[dict[str, Any], dict[str, str]]:
-    """What the tests' process runs, and what goes before and after the program in its own.
+    """What the tests' process runs, and what is put around the program in the program's process.
 
     Returns:
       The job's `preamble` (run first, trusted), `tests` (statements, one unit each), `names` (what

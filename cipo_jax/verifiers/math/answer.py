@@ -21,10 +21,10 @@ import re
 from collections.abc import Callable, Sequence
 
 from cipo_jax.types import Outcome, Verdict
+from cipo_jax.verifiers.math.boxes import Box, find_boxes
 from cipo_jax.verifiers.math.equality import MAX_CHARS, RefusedError, answers_equal
 
 _THINK = re.compile(r"<(/?)think>")
-_BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\[{}]|[{}]")
 _BARE_BOX = re.compile(r"\\boxed\s+([^\s{}$\\]+)")
 _BETWEEN_BOXES = re.compile(r"(?:[\s$,;&]|\\[()\[\],;]|\\q?quad|\\text\{|\}|\band\b|\bor\b){0,40}")
 _FINAL_ANSWER, _ANSWER = (
@@ -88,7 +88,7 @@ def without_thinking(text: str) -> str:
 
 
 def _boxed(text: str) -> str | None:
-    boxes, unclosed = _boxes(text)
+    boxes, unclosed = find_boxes(text)
     if boxes:
         return _joined_last_boxes(text, boxes)
     if unclosed is not None:
@@ -133,26 +133,9 @@ def _line_at(text: str, start: int) -> str:
     return text[start:].lstrip().split("\n", 1)[0]
 
 
-def _boxes(text: str) -> tuple[list[tuple[int, int, int]], int | None]:
-    """Complete boxes as (start, content start, content end) by rising end, in one linear scan;
-    then where the content of the last box begins that is not closed."""
-    stack: list[tuple[int, int, bool]] = []
-    boxes = []
-    for token in _BRACES.finditer(text):
-        if token[0] in ("\\{", "\\}"):
-            continue
-        if token[0] != "}":
-            stack.append((token.start(), token.end(), token[0] != "{"))
-        elif stack:
-            start, content, is_box = stack.pop()
-            if is_box:
-                boxes.append((start, content, token.start()))
-    unclosed = [content for _, content, is_box in stack if is_box]
-    return boxes, unclosed[-1] if unclosed else None
-
-
-def _joined_last_boxes(text: str, boxes: list[tuple[int, int, int]]) -> str:
-    """The last box, with those that only separators part from it. A box around it wins."""
+def _joined_last_boxes(text: str, boxes: list[Box]) -> str:
+    """The last box, joined with those before it that only separators stand between. A box around
+    others takes precedence over them."""
     start, content, end = boxes[-1]
     answers = [_clean(text[content:end])]
     for start_before, content, end in reversed(boxes[:-1]):
@@ -185,10 +168,11 @@ def _clean(answer: str) -> str:
             answer = answer.lstrip(" \t\r\n*_`$").rstrip(" \t\r\n*_`$.,;")
             for mark in ("\\(", "\\)", "\\[", "\\]"):
                 answer = answer.removeprefix(mark).removesuffix(mark)
-        inner, _unclosed = (
-            _boxes(answer) if answer.startswith(("\\boxed", "\\fbox")) else ([], None)
-        )
-        if not inner or inner[-1][0] != 0 or inner[-1][2] != len(answer) - 1:
+        if not answer.startswith(("\\boxed", "\\fbox")):
             break
-        answer = answer[inner[-1][1] : inner[-1][2]]
+        boxes, _ = find_boxes(answer)
+        start, content, end = boxes[-1] if boxes else (-1, 0, 0)
+        if start != 0 or end != len(answer) - 1:
+            break
+        answer = answer[content:end]
     return answer.rstrip("\\").strip()

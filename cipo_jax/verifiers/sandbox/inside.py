@@ -1,8 +1,9 @@
-"""The near side of the sandbox: how a process gives up its rights before it runs anything.
+"""Inside the sandbox: how a process gives up its rights before it runs a role.
 
 This file runs in clean interpreters (`-I -S`, empty environment, standard library only), never in
 a verifier worker. It decides the order in which rights are given up; `layers.py` decides which
-layers are used and says what they cover. There are two ways in:
+layers are used and says what they cover. What is run, the roles, is handed over by the loader of
+`launch.py`. There are two ways in:
 
   * `main`: bubblewrap has made the namespaces; what is left is done here, and the job is run.
   * `serve`: this process, which may be in bubblewrap itself, forks one sandbox for each request;
@@ -20,7 +21,13 @@ import resource
 import select
 import signal
 import struct
+from collections.abc import Callable, Mapping
 from typing import Any
+
+from cipo_jax.verifiers.sandbox.wire import read_message, write_message
+
+Job = dict[str, Any]  # JSON data, made in `launch.py`
+Roles = Mapping[str, Callable[[Job], None]]  # `roles.ROLES`: what runs a job, by its "role"
 
 # From linux/sched.h, linux/mount.h, linux/prctl.h, linux/fcntl.h.
 _CLONE = {
@@ -41,44 +48,25 @@ _CAP_SYS_ADMIN = 21
 _NOBODY = 65534
 _FIRST_USER = 0x40000000  # far from any user of the machine
 
-SCRATCH = "/tmp"
+_SCRATCH = "/tmp"
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
-_COMMON_MODULES = [
-    "array",
-    "bisect",
-    "collections",
-    "copy",
-    "dataclasses",
-    "datetime",
-    "decimal",
-    "fractions",
-    "functools",
-    "heapq",
-    "io",
-    "itertools",
-    "json",
-    "math",
-    "operator",
-    "random",
-    "re",
-    "statistics",
-    "string",
-    "threading",
-    "types",
-    "typing",
-]  # noqa: SIM905
+_COMMON_MODULES = """
+    array bisect collections copy dataclasses datetime decimal fractions functools heapq io
+    itertools json math operator random re statistics string threading types typing
+""".split()  # noqa: SIM905, a table reads better
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def main(job: dict[str, Any]) -> None:
-    """Gives up what bubblewrap left, reads no more, and runs `job`."""
+def main(roles: Roles) -> None:
+    """Gives up what bubblewrap left, and runs the job that comes over descriptor 0."""
+    job = _read_job(0)
     _die_with_parent()
-    drop_user(job["user"])
-    run_job(job)
+    _drop_user(job["user"])
+    _run_job(job, roles)
 
 
-def serve() -> None:
+def serve(roles: Roles) -> None:
     """Forks a sandbox for each request on descriptor 0, until its end.
 
     A request is one byte with the sandbox's descriptors, its answer the id of the process that
@@ -105,13 +93,13 @@ def serve() -> None:
             continue
         pid = os.fork()
         if pid == 0:
-            _in_fork(descriptors)
+            _in_fork(descriptors, roles)
         for descriptor in descriptors:
             os.close(descriptor)
         channel.sendall(struct.pack("!i", pid))
 
 
-def _in_fork(descriptors: list[int]) -> None:
+def _in_fork(descriptors: list[int], roles: Roles) -> None:
     """The forked process: makes a sandbox around a child of its own, or reports why it cannot."""
     control = descriptors[0]
     try:
@@ -123,39 +111,39 @@ def _in_fork(descriptors: list[int]) -> None:
         if len(descriptors) > 1:
             os.dup2(200, 3)
             os.close(200)
-        job = read_job(0)
+        job = _read_job(0)
         if job["isolated"]:
-            enter_namespaces(job)
+            _enter_namespaces(job)
         else:
             os.setsid()
-        run_job(job)
+        _run_job(job, roles)
     except BaseException as error:
-        _report(0, {"failed": f"{type(error).__name__}: {error}"})
+        failure = {"failed": f"{type(error).__name__}: {error}"}
+        write_message(0, json.dumps(failure).encode())
         os._exit(1)
     os._exit(0)
 
 
-def read_job(descriptor: int) -> dict[str, Any]:
+def _read_job(descriptor: int) -> Job:
     body = read_message(descriptor)
     if body is None:
         os._exit(0)  # nobody wants this sandbox any more
     return json.loads(body)
 
 
-def run_job(job: dict[str, Any]) -> None:
-    """Runs the role the job names, in this process; it must call `confine` before anything else
-    that is not trusted."""
+def _run_job(job: Job, roles: Roles) -> None:
+    """Runs the role the job names, in this process; the role calls `confine` before it runs
+    anything that is not trusted."""
     os.chdir(job["scratch"])
     os.environ.clear()
     null = os.open("/dev/null", os.O_RDWR)
     for descriptor in (1, 2):
         os.dup2(null, descriptor)
     os.close(null)
-    roles = importlib.import_module("cipo_jax.verifiers.sandbox.roles")
-    roles.ROLES[job["role"]](job)
+    roles[job["role"]](job)
 
 
-def confine(job: dict[str, Any]) -> None:
+def confine(job: Job) -> None:
     """Limits and system-call filter, for this process and all it starts. Not to be undone."""
     limits = job["limits"]
     for name, value in (
@@ -177,7 +165,7 @@ def confine(job: dict[str, Any]) -> None:
         _install_filter(bytes.fromhex(job["filter"]))
 
 
-def enter_namespaces(job: dict[str, Any]) -> None:
+def _enter_namespaces(job: Job) -> None:
     """Returns in a process of its own: namespaces, a root directory made of `job["view"]`,
     scratch, no capability, no user of the machine. The calling process waits for it and ends."""
     has_rights = os.geteuid() == 0 and _has_capability(_CAP_SYS_ADMIN)
@@ -201,7 +189,7 @@ def enter_namespaces(job: dict[str, Any]) -> None:
     os.setsid()  # a process group may reach across pid namespaces: kill(0) must not
     _make_root(job["view"], job["hidden"], job["limits"]["scratch_bytes"])
     if has_rights:
-        drop_user(job["user"])
+        _drop_user(job["user"])
     _drop_capabilities()
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # after the change of user, which resets it
     poll = select.poll()
@@ -211,7 +199,7 @@ def enter_namespaces(job: dict[str, Any]) -> None:
     os.close(reading)
 
 
-def drop_user(number: int) -> None:
+def _drop_user(number: int) -> None:
     """Root becomes a user that nothing on the machine belongs to, another for each sandbox, so
     that the limit on processes counts those of this sandbox only."""
     if os.geteuid() != 0:
@@ -234,8 +222,8 @@ def _make_root(view: list[str], hidden: list[str], scratch_bytes: int) -> None:
     _mount("", "/", None, _MS_REC | _MS_PRIVATE)
     sources = {path: os.open(path, os.O_PATH) for path in (*view, *_DEVICES)}
     links = {path: os.readlink(path) for path in ("/lib", "/lib64", "/bin") if os.path.islink(path)}
-    _mount("tmpfs", SCRATCH, "tmpfs", _MS_NOSUID | _MS_NODEV, "size=1m,mode=0755")
-    os.chdir(SCRATCH)
+    _mount("tmpfs", _SCRATCH, "tmpfs", _MS_NOSUID | _MS_NODEV, "size=1m,mode=0755")
+    os.chdir(_SCRATCH)
     for path, source in sources.items():
         target = "." + path
         is_directory = os.path.isdir(f"/proc/self/fd/{source}")
@@ -251,9 +239,9 @@ def _make_root(view: list[str], hidden: list[str], scratch_bytes: int) -> None:
     for path, target in links.items():
         if not os.path.lexists("." + path):
             os.symlink(target, "." + path)
-    os.makedirs("." + SCRATCH, exist_ok=True)
+    os.makedirs("." + _SCRATCH, exist_ok=True)
     options = f"size={scratch_bytes},nr_inodes=4096,mode=1777"
-    _mount("tmpfs", "." + SCRATCH, "tmpfs", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, options)
+    _mount("tmpfs", "." + _SCRATCH, "tmpfs", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, options)
     _check(_libc.pivot_root(b".", b"."), "pivot_root")
     _check(_libc.umount2(b".", _MNT_DETACH), "umount2")
     os.chdir("/")
@@ -336,34 +324,3 @@ def _close(descriptor: int) -> None:
         os.close(descriptor)
     except OSError:
         return
-
-
-def read_message(descriptor: int, max_bytes: int = 1 << 28) -> bytes | None:
-    """One message framed as in `messages.py`; None at the end of the stream."""
-    header = _read_exactly(descriptor, 4)
-    if header is None:
-        return None
-    size = struct.unpack("!I", header)[0]
-    if size > max_bytes:
-        raise ValueError("message too long")
-    return _read_exactly(descriptor, size)
-
-
-def write_message(descriptor: int, body: bytes) -> None:
-    rest = memoryview(struct.pack("!I", len(body)) + body)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
-
-
-def _read_exactly(descriptor: int, size: int) -> bytes | None:
-    received = bytearray()
-    while len(received) < size:
-        chunk = os.read(descriptor, min(size - len(received), 1 << 20))
-        if not chunk:
-            return None
-        received += chunk
-    return bytes(received)
-
-
-def _report(descriptor: int, message: dict[str, Any]) -> None:
-    write_message(descriptor, json.dumps(message).encode())

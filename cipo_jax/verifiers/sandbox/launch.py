@@ -31,10 +31,11 @@ START_SECONDS = 20.0
 _STOP_SECONDS = 5.0
 _MAX_ANSWER_BYTES = 1 << 25
 _SCRATCH = "/tmp"
-_MODULES = ("inside", "values", "roles")  # each needs only those before it
+_MODULES = ("wire", "inside", "values", "roles")  # each needs only those before it
 _LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64")
 _NO_ENVIRONMENT: dict[str, str] = {}
-# Reads the code of `_MODULES` from descriptor 0 and runs `entry`, an expression.
+# Reads the code of `_MODULES` from descriptor 0, as one message (see `wire.py`), and makes modules
+# of it. A line that calls one of the ways into `inside.py` with the roles is put after it.
 _LOADER = """
 import marshal, os, struct, sys
 def read(n):
@@ -47,6 +48,7 @@ for name, code in modules.items():
     sys.modules[name] = module = type(sys)(name)
     exec(code, module.__dict__)
 inside = sys.modules["cipo_jax.verifiers.sandbox.inside"]
+roles = sys.modules["cipo_jax.verifiers.sandbox.roles"].ROLES
 """
 
 
@@ -200,7 +202,7 @@ class Sandbox:
         if link is not None:  # it keeps its number on the way
             number = link.fileno()
             loader += f"if {number} != 3: os.dup2({number}, 3); os.close({number})\n"
-        loader += "inside.main(inside.read_job(0))"
+        loader += "inside.main(roles)"
         process = subprocess.Popen(
             [*command, _interpreter(), "-I", "-S", "-c", loader],
             stdin=theirs.fileno(),
@@ -228,7 +230,7 @@ class Sandbox:
 
     def _start_zygote(self) -> None:
         self._requests, theirs = socket.socketpair()
-        command = [_interpreter(), "-I", "-S", "-c", _LOADER + "inside.serve()"]
+        command = [_interpreter(), "-I", "-S", "-c", _LOADER + "inside.serve(roles)"]
         if self.layer == WARM:
             command = [*self._in_bubblewrap(["ALL"], Limits()), *command]
         with theirs:
@@ -329,7 +331,7 @@ def may_make_namespaces() -> bool:
 
 @functools.cache
 def _code() -> bytes:
-    """The code of `_MODULES`, for the same interpreter."""
+    """The code of `_MODULES`, marshalled for the same interpreter."""
     compiled = {}
     for short in _MODULES:
         name = f"{__package__}.{short}"

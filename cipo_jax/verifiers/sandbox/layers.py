@@ -8,8 +8,8 @@ A sandbox is one program's: it starts clean, is killed whole, and is never used 
 is worth stealing (no test, no reference, no secret of the machine), and nothing it says is believed
 but as the program's answer.
 
-Layers, best first. Each is tried out at start with a program that attempts what it must not be able
-to do; the first that holds is used.
+Layers, best first. Each is tried at the start with a program that attempts what it must not be able
+to do; the first layer in which all attempts fail is used.
 
   bubblewrap+namespaces
                a clean interpreter waits in `bwrap` (0.7 or newer), which has made new user, mount,

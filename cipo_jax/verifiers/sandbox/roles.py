@@ -21,15 +21,16 @@ import sys
 import traceback
 from typing import Any
 
-from cipo_jax.verifiers.sandbox.inside import confine, read_message, write_message
+from cipo_jax.verifiers.sandbox.inside import Job, Roles, confine
 from cipo_jax.verifiers.sandbox.values import Peer, ProgramEndedError
+from cipo_jax.verifiers.sandbox.wire import read_message, write_message
 
 _CONTROL, _LINK = 0, 3  # descriptors
 _MAX_OUTPUT_BYTES = 4 << 20  # of what a program prints; the rest is cut off
 _TEXT_END = 2_000  # bytes of the error output that are kept
 
 
-def run_functions(job: dict[str, Any]) -> None:
+def run_functions(job: Job) -> None:
     """Serves the functions of `job["programs"]`, of which the first that compiles is used."""
     channel = _LINK if job["linked"] else _CONTROL
     if job["linked"]:
@@ -105,7 +106,7 @@ class _Iterator:
         return next(self._iterator)
 
 
-def run_cases(job: dict[str, Any]) -> None:
+def run_cases(job: Job) -> None:
     """For each input text that comes over the control channel: runs the program in a fork of this
     process, answers with how it ended and what it printed. The fork alone is confined; this process
     runs nothing of the program."""
@@ -116,7 +117,7 @@ def run_cases(job: dict[str, Any]) -> None:
         write_message(_CONTROL, json.dumps(answer).encode())
 
 
-def _run_case(job: dict[str, Any], text: str, seconds: float) -> dict[str, Any]:
+def _run_case(job: Job, text: str, seconds: float) -> dict[str, Any]:
     files = [os.memfd_create(name, os.MFD_CLOEXEC) for name in ("in", "out", "err")]
     try:
         os.write(files[0], b"")
@@ -164,7 +165,7 @@ def _wait(pid: int, seconds: float) -> bool:
     return bool(ended)
 
 
-def _become_program(job: dict[str, Any], files: list[int]) -> None:
+def _become_program(job: Job, files: list[int]) -> None:
     """Runs the program as a script would run, on `files`, and ends the process."""
     status = 1
     try:
@@ -198,7 +199,7 @@ def _text_file(descriptor: int, mode: str, errors: str) -> Any:
     return open(descriptor, mode, encoding="utf-8", errors=errors, closefd=False)
 
 
-def run_tests(job: dict[str, Any]) -> None:
+def run_tests(job: Job) -> None:
     """Runs `job["tests"]` one after the other against the program at the other end of the link.
 
     Reports over the control channel, each time with the secret of this run: first whether the
@@ -301,4 +302,4 @@ def _replace_by_null(descriptor: int) -> None:
     os.close(null)
 
 
-ROLES = {"functions": run_functions, "cases": run_cases, "tests": run_tests}
+ROLES: Roles = {"functions": run_functions, "cases": run_cases, "tests": run_tests}

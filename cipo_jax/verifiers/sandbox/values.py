@@ -19,7 +19,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from cipo_jax.verifiers.sandbox.inside import read_message, write_message
+from cipo_jax.verifiers.sandbox.wire import read_message, write_message
 
 MAX_BYTES = 1 << 24  # of one message
 _PLAIN_INT = 1 << 63  # larger ones go as hexadecimal digits, which have no length limit
@@ -97,7 +97,7 @@ def _pairs(flat: list[Any]) -> Any:
     return zip(flat[::2], flat[1::2], strict=True)
 
 
-# name -> (types, parts of a value, value of its parts); subclasses before their bases
+# name -> (types, value -> its parts, parts -> value); subclasses before their bases
 _CONTAINERS: dict[str, tuple[Any, Callable[[Any], Any], Callable[[list[Any]], Any]]] = {
     "tuple": (tuple, list, tuple),
     "counter": (
@@ -138,7 +138,7 @@ _CONTAINERS: dict[str, tuple[Any, Callable[[Any], Any], Callable[[list[Any]], An
 
 
 class Peer:
-    """One end: keeps its own objects, stands for those of the other side."""
+    """One end of the channel; it keeps the objects for which the other side has numbers."""
 
     def __init__(self, descriptor: int, serves: "Callable[[Peer, list[Any]], Any]"):
         """`serves(peer, request)` answers a request of the other side."""

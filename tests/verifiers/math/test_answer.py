@@ -1,332 +1,164 @@
-"""What counts as the answer, what equals the reference, and that hostile answers cost little."""
+"""Where an answer is found: by which rule, in which order, in linear time."""
 
-import subprocess
-import sys
 import time
+import typing
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
+from cipo_jax.config.keys import Verifier
+from cipo_jax.config.ranges import item_of, rules
 from cipo_jax.types import Outcome
-from cipo_jax.verifiers.math.answer import extract_answer, verify_math
-
-repeatable = settings(derandomize=True, deadline=None)
-_CHARACTERS = r"0123456789xyE()[]\^_!+-*/=,.%$ abortextfrcqdnhml"
-
-EQUAL = [
-    # (answer, reference)
-    ("42", "42"),
-    ("+42", "42"),
-    ("042", "42"),
-    ("42.", "42"),
-    ("42.0", "42"),
-    ("37.5", "37.50"),
-    (".5", "0.5"),
-    ("-5", "−5"),
-    ("10000", "10{,}000"),
-    ("10,000", "10000"),
-    (r"10,\!080", "10080"),
-    (r"12\,345", "12345"),
-    ("12 345", "12345"),
-    (r"1{,}234{,}567.50", "1234567.5"),
-    ("1/2", r"\frac{1}{2}"),
-    (r"\dfrac{1}{2}", "0.5"),
-    (r"\tfrac12", r"\frac{1}{2}"),
-    (r"\frac59", r"\frac{5}{9}"),
-    (r"\frac{270}7", r"\frac{270}{7}"),
-    (r"-\frac{1}{2}", r"\frac{-1}{2}"),
-    (r"\frac{1}{-2}", "-0.5"),
-    ("2/4", "1/2"),
-    ("0.333333", "1/3"),
-    (r"\frac{2}{3}", "0.6666667"),
-    (r"1\frac{1}{2}", r"\frac{3}{2}"),
-    ("1 1/2", "1.5"),
-    (r"-2 \frac{1}{4}", "-2.25"),
-    ("3e6", "3000000"),
-    (r"3 \times 10^6", "3e6"),
-    (r"3.0\cdot 10^{-4}", "0.0003"),
-    ("5 million", "5,000,000"),
-    (r"50\%", "50"),
-    ("50", r"50\%"),
-    (r"50\%", "0.5"),
-    ("50 percent", r"50 \%"),
-    (r"\frac{1}{2}", r"50\%"),
-    ("$18.90", r"\$18.90"),
-    (r"\$18.9", "18.90"),
-    ("18.90 dollars", r"\$18.90"),
-    (r"45^\circ", "45"),
-    ("45°", r"45^{\circ}"),
-    ("45 degrees", r"45^\circ"),
-    (r"5 \text{ cm}", "5"),
-    ("5cm", r"5\text{ centimeters}"),
-    (r"864\text{ in}^2", r"864 \mbox{ inches}^2"),
-    (r"864\text{ square inches}", r"864 \mbox{ inches}^2"),
-    (r"25\pi\text{ square units}", r"25\pi"),
-    (r"9.8\,\mathrm{m/s}^2", "9.8"),
-    (r"3\text{ m}", "3 meters"),
-    ("12 apples", "12"),
-    (r"2\sqrt{3}\text{ cm}", r"2\sqrt{3}"),
-    (r"x = 5", "5"),
-    ("5", "x=5"),
-    ("5 = x", "5"),
-    ("x = 10/2 = 5", "5"),
-    ("2 + 3 = 5", "5"),
-    ("a + b = 7", "7"),
-    (r"f(x) = x - 1", "x-1"),
-    (r"f(x) = -1 + x", "f(x)=x-1"),
-    (r"\sqrt{2} \approx 1.414", r"\sqrt{2}"),
-    (r"x \approx 1.41", "1.41"),
-    (r"3y - 6x = 9", "y = 2x + 3"),
-    (r"\sqrt{8}", r"2\sqrt{2}"),
-    (r"\frac{\sqrt{3}}{3}", r"\frac{1}{\sqrt{3}}"),
-    (r"3.141593", r"\pi"),
-    (r"0.1\overline{6}", r"\frac{1}{6}"),
-    (r"\varnothing", r"\emptyset"),
-    (r"\infty", r"\infty "),
-    (r"2^{10}", "1024"),
-    (r"10!", "3628800"),
-    (r"(x+1)^2", "x^2+2x+1"),
-    (r"x^2 + 2 x + 1", r"1 + 2x + x^2"),
-    (r"\frac{11 + 9a}{20}", r"\frac{9a+11}{20}"),
-    (r"5i + 3", "3+5i"),
-    (r"6 - 5 i", "6-5i"),
-    (r"\left(1, -2\right)", "(1,-2)"),
-    (r"(0.5, 2)", r"\left( \frac{1}{2}, 2 \right)"),
-    ("1, -2", "(1,-2)"),
-    (r"(x, y) = (1, 2)", "(1,2)"),
-    (r"\left(3, \dfrac{\pi}{2}\right)", r"(3, \frac{\pi}{2})"),
-    (r"(45^\circ, 60^\circ)", r"(45^{\circ}, 60^{\circ})"),
-    ("(100, 200)", "(100,200)"),
-    (r"\left(-\infty, 0\right]", r"(-\infty,0]"),
-    (r"x \in [-2, 7]", "[-2,7]"),
-    (r"-2 \leq x \leq 7", r"x \in [-2,7]"),
-    (r"x \geqslant 2", r"x \geq 2"),
-    (r"(0,9)\cup(9, 36)", r"(0,9) \cup (9,36)"),
-    (r"(9,36)\cup(0,9)", r"(0,9) \cup (9,36)"),
-    (r"\{3, 1, 2\}", r"\{1,2,3\}"),
-    ("3, 1, 2", "1,2,3"),
-    ("1, 2, and 3", r"\{1,2,3\}"),
-    (r"1 \text{ or } 2", "1,2"),
-    (r"x=2 \text{ or } x=1", "x=1, x=2"),
-    ("1, 2", "x=1, x=2"),
-    (r"\pm 3", "3,-3"),
-    (r"x = 1 \pm \sqrt{2}", r"1+\sqrt{2}, 1-\sqrt{2}"),
-    ("(3,4),(1,2)", "(1,2), (3,4)"),
-    (r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}", r"\begin{bmatrix}1&2\\3&4\end{bmatrix}"),
-    (r"\begin{pmatrix} 0.5 \\ 2 \end{pmatrix}", r"\begin{pmatrix} 1/2 \\ 2 \end{pmatrix}"),
-    (r"\text{even}", "even"),
-    ("Even", r"\text{even}"),
-    (r"\text{Option A}", "option a"),
-    ("4:30 PM", r"\text{4:30 p.m.}"),
-    (r"\text{9 am}", r"9\text{ a.m.}"),
-    ("(E)", r"\text{(E)}"),
-    (r"\textbf{(B)}", "B"),
-    ("B. 17", "B"),
-    ("(B) 17", "B"),
-    (r"\textbf{(B) } 17", "17"),
-    ("1202_3", "1202_{3}"),
-    ("1202", "1202_3"),
-    ("3:4", "3 : 4"),
-    (r"2^{n^2}", "2^{n^{2}}"),
-    (r"\frac{(2n)!}{(n!)^2}", r"\frac{(2n)!}{n! n!}"),
-    ("no solution", r"\text{No solution.}"),
-]
-
-DIFFERENT = [
-    # (answer, reference)
-    ("42", "43"),
-    ("-42", "42"),
-    ("12 or 13", "12"),
-    (r"12 \text{ or } 13", "13"),
-    ("12, 13", "12"),
-    ("12", "12, 13"),
-    (r"12 \approx 13", "13"),
-    ("not 12", "12"),
-    ("12?13", "12"),
-    (r"\pm 3", "3"),
-    ("3", r"\pm 3"),
-    ("x > 5", "5"),
-    (r"x \neq 5", "5"),
-    (r"x \ne 5", "5"),
-    ("x^2 = 5", "5"),
-    ("2x = 5", "5"),
-    ("y = 5", "x = 5"),
-    ("x=1, y=2", "2"),
-    ("2, 1", "x=1, y=2"),
-    ("12 + 7*3", "33"),
-    (r"5 \cdot 4", "20"),
-    (r"(5)(4)", "20"),
-    ("40 - 7", "33"),
-    (r"\sqrt{9 + 16}", "5"),
-    (r"\sum_{i=1}^{4} i", "10"),
-    ("0.3333", "1/3"),
-    ("0.3333", "0.333"),
-    ("1000000.5", "1000000"),
-    ("3.14", r"\pi"),
-    ("0.0000001", "0"),
-    (r"10^{-9}", r"10^{-8}"),
-    ("1.0000001", "1"),
-    (r"e^{-50}", r"e^{-51}"),
-    ("11/2", "1 1/2"),
-    ("1234", "123 4"),
-    ("5 million", "5"),
-    ("2 thirds", "2"),
-    ("3 dozen", "3"),
-    ("5 squared", "5"),
-    ("5c", "5"),
-    ("3t", "3"),
-    ("5 m", "5"),
-    ("2 g h", "2"),
-    ("5", "5x"),
-    ("1202_4", "1202_3"),
-    ("510^3", "5000"),
-    (r"5\text{ cm}", r"5\text{ m}"),
-    ("5 hours", "5 minutes"),
-    ("5 cents", r"\$5"),
-    (r"5\text{ cm}^2", r"5\text{ cm}^3"),
-    (r"5\%", "0.5"),
-    ("500", r"5\%"),
-    (r"45^\circ", r"\frac{\pi}{3}"),
-    ("(1,2)", "(2,1)"),
-    ("(1,2)", "[1,2]"),
-    ("[1,2)", "(1,2)"),
-    ("2,1", "(1,2)"),
-    (r"\{1,2\}", "(1,2)"),
-    ("(1,2,3)", "(1,2)"),
-    ("(1)", "(1,2)"),
-    (r"\{1,2\}", r"\{1,2,3\}"),
-    ("1, 1, 2", "1, 2, 2"),
-    (r"(-\infty, 0)", r"(-\infty,0]"),
-    (r"x \ge 2", "x > 2"),
-    (r"x \le 2", r"x \ge 2"),
-    (r"(0,9)\cup(10, 36)", r"(0,9) \cup (9,36)"),
-    (r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}", r"\begin{pmatrix}1&2\\4&3\end{pmatrix}"),
-    (r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", r"\begin{pmatrix} 2 \\ 1 \end{pmatrix}"),
-    ("5 - 3i", "5+3i"),
-    ("5i", "5"),
-    ("x^2 + 2x", "x^2+2x+1"),
-    (r"2\sqrt{3}", r"3\sqrt{2}"),
-    ("x", "y"),
-    (r"\text{odd}", r"\text{even}"),
-    ("CAB", "ABC"),
-    ("even or odd", r"\text{even}"),
-    ("4:30 a.m.", r"\text{4:30 p.m.}"),
-    ("4:31 p.m.", r"\text{4:30 p.m.}"),
-    ("A", "B"),
-    ("A or B", "B"),
-    ("(A) or (B)", "A"),
-    ("(A)(B)", "A"),
-    ("A. 5 B. 6", "A"),
-    ("3:4", "4:3"),
-    ("f(x) = x", "f(x) = x - 1"),
-    (r"\text{5 or 6}", "5"),
-    ("at least 5", "5"),
-    ("5 to 6", "5"),
-    (r"5\text{ or more}", "5"),
-    ("5!", "5"),
-    ("5%%", "5"),
-    ("__import__('os')", "0"),
-    ("nan", "0"),
-    (r"\infty", "1"),
-    (r"-\infty", r"\infty"),
-    (r"\frac{1}{0}", r"\frac{2}{0}"),
-]
+from cipo_jax.verifiers.math.answer import DEFAULT_RULES, RULES, extract_answer, verify_math
 
 
-@pytest.mark.parametrize(("ours", "gold"), EQUAL)
-def test_equal_answers_verify(ours: str, gold: str):
-    verdict = verify_math(rf"\boxed{{{ours}}}", gold)
-    assert verdict.outcome is Outcome.CORRECT, verdict
+def test_the_config_offers_these_rules():
+    (words,) = rules(item_of(typing.get_type_hints(Verifier, include_extras=True)["extraction"]))
+    assert set(words.words) == set(RULES)
+    assert Verifier().extraction == DEFAULT_RULES
 
 
-@pytest.mark.parametrize(("ours", "gold"), DIFFERENT)
-def test_different_answers_do_not(ours: str, gold: str):
-    verdict = verify_math(rf"\boxed{{{ours}}}", gold)
-    assert verdict.outcome is Outcome.WRONG, verdict
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (r"so \boxed{42}", "42"),
+        (r"first \boxed{1}. No: it is \boxed{2}.", "2"),
+        (r"\boxed{\frac{1}{\sqrt{2}}} is what we wanted", r"\frac{1}{\sqrt{2}}"),
+        (r"\fbox{7}", "7"),
+        (r"\boxed {7}", "7"),
+        (r"\boxed 7", "7"),
+        (r"\boxed{\boxed{5}}", "5"),
+        (r"\boxed{a \fbox{b} c}", r"a \fbox{b} c"),
+        (r"\boxed{\left\{1, 2\right. x}", r"\left\{1, 2\right. x"),
+        (r"\boxed{$x = 5$}", "x = 5"),
+        (r"$\boxed{3}$ or $\boxed{4}$", "3, 4"),
+        (r"$\boxed{3}$, $\boxed{4}$ and $\boxed{5}$", "3, 4, 5"),
+        (r"\boxed{3} and again \boxed{3}", "3"),
+        (r"\boxed{3} } stray brace", "3"),
+        (r"{ \boxed{3} and \boxed{4", "3"),
+        (r"thus \boxed{12", "12"),
+        ("thus $\\boxed{12$.\nDone.", "12"),
+        (r"thus \boxed{\frac{1}{2}", r"\frac{1}{2}"),
+        (r"\boxed{}", None),
+        (r"\boxed{5} then fill in \boxed{ }", None),
+        ("5 + 5 = 10\n#### 1,234", "1,234"),
+        ("#### 5\nand then some", "5"),
+        ("#### 5\n#### 6", "6"),
+        ("The final answer is 12.", "12"),
+        ("The final answer is: $\\frac{1}{2}$. I hope it is correct.", r"\frac{1}{2}"),
+        ("**Final Answer:** 12", "12"),
+        ("**Final Answer**: \n\n 12 \n", "12"),
+        ("The answer is 5 apples. Nice.", "5 apples"),
+        ("The answer is 1.5.", "1.5"),
+        ("the answer is 3\nthe answer is 4", "4"),
+        ("Answer: (B)", "(B)"),
+        ("**Answer**: \\(x=5\\) since so", "x=5"),
+        ("The answer is $5 in total", "5 in total"),
+        ("It costs 90.\nA: 90,000", "90,000"),
+        (r"\boxed{8} is close, but #### 9", "8"),
+        ("#### 9 is the answer: 8", "9 is the answer: 8"),
+        ("I computed 5 + 6 = 11", None),
+        ("Answer the question", None),
+        ("", None),
+        (r"<think>maybe \boxed{1}</think> \boxed{2}", "2"),
+        (r"<think>maybe \boxed{1}</think> unsure", None),
+        (r"<think>maybe \boxed{1}", None),
+        (r"\boxed{2}<think>or \boxed{3}", "2"),
+        (r"was \boxed{1}</think>so \boxed{2}", "2"),
+        (r"<think>a<think>b</think>\boxed{4}", "4"),
+    ],
+)
+def test_extract_answer(text: str, answer: str | None):
+    assert extract_answer(text) == answer
 
 
-@repeatable
-@given(st.integers())
-def test_every_integer_equals_itself_and_not_its_successor(n: int):
-    assert verify_math(rf"\boxed{{{n}}}", str(n)).correct
-    assert verify_math(rf"\boxed{{{n:,}}}", str(n)).correct
-    assert not verify_math(rf"\boxed{{{n}}}", str(n + 1)).correct
+EVERYTHING = "Final answer: 1\nThe answer is 2.\n#### 3\nSo \\boxed{4}, or so.\nA: 5, of 6"
 
 
-@repeatable
-@given(st.integers(-999, 999), st.integers(1, 999))
-def test_every_fraction_equals_its_multiples_only(top: int, bottom: int):
-    assert verify_math(rf"\boxed{{\frac{{{2 * top}}}{{{2 * bottom}}}}}", f"{top}/{bottom}").correct
-    assert not verify_math(rf"\boxed{{\frac{{{top}}}{{{bottom}}}}}", f"{top + 1}/{bottom}").correct
+@pytest.mark.parametrize(
+    ("rules", "answer"),
+    [
+        (("boxed", "hashes"), "4"),
+        (("hashes", "boxed"), "3"),
+        (("final_answer", "answer"), "1"),
+        (("answer", "final_answer"), "2"),
+        (("last_number", "boxed"), "6"),
+    ],
+)
+def test_the_first_rule_that_finds_its_mark_decides(rules, answer):
+    assert extract_answer(EVERYTHING, rules) == answer
+    assert verify_math(EVERYTHING, answer, rules).correct
 
 
-@repeatable
-@given(st.text(alphabet=_CHARACTERS + "{}", max_size=40))
-def test_any_text_gets_a_verdict(answer: str):
-    verdict = verify_math(rf"\boxed{{{answer}}}", "17")
-    assert verdict.outcome in (Outcome.CORRECT, Outcome.WRONG, Outcome.NO_ANSWER)
+@pytest.mark.parametrize("rule", DEFAULT_RULES)
+def test_only_the_rules_that_were_asked_for_apply(rule):
+    texts = {
+        "boxed": r"so \boxed{7}",
+        "hashes": "#### 7",
+        "final_answer": "The final result: the final answer is 7",
+        "answer": "Answer: 7",
+    }
+    others = [r for r in RULES if r not in (rule, "last_number")]
+    others = [r for r in others if (rule, r) != ("final_answer", "answer")]  # it holds the word
+    assert extract_answer(texts[rule], [rule]) == "7"
+    verdict = verify_math(texts[rule], "7", others)
+    assert verdict.outcome is Outcome.NO_ANSWER
+    assert all(name in verdict.detail for name in others)
 
 
-@repeatable
-@given(st.text(alphabet=_CHARACTERS, max_size=40))
-def test_any_answer_equals_itself(answer: str):
-    boxed = rf"\boxed{{{answer}}}"
-    extracted = extract_answer(boxed)
-    assert extracted is None or verify_math(boxed, extracted).correct
+def test_a_mark_without_an_answer_decides_as_well():
+    assert extract_answer(r"#### 3" "\n" r"\boxed{}", ("boxed", "hashes")) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("we get 5.", "5"),
+        ("in all 1,234.50 of them", "1,234.50"),
+        ("in all 1{,}234", "1{,}234"),
+        ("points 1,2", "2"),
+        ("so x = -3", "-3"),
+        ("that is 10-3", "3"),
+        ("(4)-3", "3"),
+        ("costs -$5 only", "-$5"),
+        ("3/4 of x2", "3/4"),
+        (".5 or 12%", "12%"),
+        ("version 1.2.3", "1.2"),
+        ("none", None),
+    ],
+)
+def test_the_last_number(text, number):
+    assert extract_answer(text, ["last_number"]) == number
+    assert extract_answer(text) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        r"\boxed{" * 100_000,
+        r"\boxed{1} or " * 50_000,
+        "<think>" * 100_000,
+        "</think>" * 100_000,
+        "answer is " * 100_000,
+        "answer" + " " * 1_000_000,
+        "#### " * 100_000,
+        "final " * 100_000 + "answer: 4",
+        r"\boxed " * 100_000,
+        "Answer: " + "$" * 100_000,
+        "Answer: " + r"\(" * 100_000,
+        "*" * 200_000 + "\nA: 4",
+        "9" * 1_000_000,
+        "1,111" * 200_000,
+        ",111" * 200_000 + "1",
+        "-$" * 500_000,
+    ],
+    ids=lambda text: text[:20],
+)
+def test_hostile_texts_are_scanned_in_linear_time(text: str):
+    start = time.perf_counter()
+    for rule in RULES:
+        extract_answer(text, [rule])
+    assert time.perf_counter() - start < 1.0
 
 
 def test_an_empty_box_is_no_answer():
     assert verify_math(r"the answer is 5: \boxed{}", "5").outcome is Outcome.NO_ANSWER
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        "9**9**9**9",
-        "9^9^9^9",
-        "9^{9^{9^{9}}}",
-        r"9^{999999999}",
-        "99999999!",
-        "9!!!!",
-        "((9!)!)!",
-        r"\binom{999999999}{500000000}",
-        "9" * 1_000_000,
-        "1," * 500_000,
-        "{" * 100_000 + "}" * 100_000,
-        "{" * 400 + "x" + "}" * 400,
-        r"\frac{" * 100_000 + "1" + "}" * 100_000,
-        r"\boxed{" * 100_000 + "1" + "}" * 100_000,
-        "(" * 100_000,
-        "." * 100_000 + "x",
-        " " * 100_000 + "x",
-        "$" * 100_000 + "x",
-        r"\sqrt" * 100 + "x",
-        "a." * 499,
-        r"(\ab" + r"\ab" * 200 + "1)",
-        "x=" * 400 + "1",
-        "1e9999",
-        "1e99999999",
-        "__import__('os').system('touch /tmp/x')",
-    ],
-    ids=lambda answer: answer[:20],
-)
-def test_hostile_answers_cost_milliseconds(answer: str):
-    verify_math(r"\boxed{\sqrt{2}}", "x")  # the import of math-verify is not what is measured
-    start = time.process_time()
-    verdict = verify_math(rf"\boxed{{{answer}}}", "5")
-    assert time.process_time() - start < 1.0
-    assert verdict.outcome is Outcome.WRONG
-    assert verdict.extracted is None or len(verdict.extracted) <= 1_000
-
-
-def test_easy_answers_do_not_import_a_parser():
-    code = (
-        "import sys\n"
-        "from cipo_jax.verifiers.math.answer import verify_math\n"
-        "assert verify_math('\\\\boxed{1{,}000}', '1000').correct\n"
-        "assert not verify_math('\\\\boxed{(1,2)}', '(1,3)').correct\n"
-        "loaded = {'sympy', 'math_verify', 'jax'} & set(sys.modules)\n"
-        "assert not loaded, loaded\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)

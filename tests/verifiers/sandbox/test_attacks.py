@@ -7,80 +7,32 @@ managed it raises as an error, whose text is in the verdict.
 
 import ctypes
 import os
-import resource
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from attacks import CHEATS, FORBIDDEN, HANGS, SURVIVORS
+from attacks import (
+    CALLS,
+    CHEATS,
+    FORBIDDEN,
+    HANGS,
+    HONEST,
+    LIMITS,
+    QUESTION,
+    SECRET,
+    SURVIVORS,
+    TESTS,
+    judge_and_go_on,
+)
 from places import ROOT
-from sandboxes import LAYERS, open_or_skip
 
-from cipo_jax.types import Outcome, Problem, Verdict
+from cipo_jax.types import Outcome, Problem
 from cipo_jax.verifiers.code.tests import verify_code
 from cipo_jax.verifiers.pool import VerifierPool
-from cipo_jax.verifiers.sandbox.layers import Limits, Sandbox
-
-LIMITS = {"time_limit": 1.0, "total_time_limit": 3.0, "memory_limit_bytes": 256 << 20}
-SECRET = "7f3a-expected"
-ASSERTS = {
-    "type": "assert",
-    "asserts": ["assert double(21) == 42", f"assert double({SECRET!r}) == {SECRET * 2!r}"],
-    **LIMITS,
-}
-CHECK = {
-    "type": "check_fn",
-    "code": "def check(candidate):\n    assert candidate(21) == 42\n"
-    "    assert abs(candidate(0.5) - 1.0) < 1e-9\n",
-    "call": "check(double)",
-    **LIMITS,
-}
-CALLS = {
-    "type": "call",
-    "entry_point": "double",
-    "cases": [{"input": [21], "output": 42}, {"input": [0.5], "output": 1.0}],
-    **LIMITS,
-}
-STDIN = {
-    "type": "stdin",
-    "cases": [{"input": "21\n", "output": "42\n"}, {"input": "4\n", "output": "8\n"}],
-    **LIMITS,
-}
-TESTS = {"assert": ASSERTS, "check_fn": CHECK, "call": CALLS, "stdin": STDIN}
-QUESTION = "def double(n):\n"
-HONEST = "def double(n):\n    return n + n\n"
-HONEST_STDIN = "print(2 * int(input()))"
-
-
-@pytest.fixture(
-    params=[None, *(pytest.param(layer, marks=pytest.mark.slow) for layer in LAYERS)],
-    ids=lambda layer: layer or "best",
-)
-def sandbox(request: pytest.FixtureRequest) -> Sandbox:
-    return open_or_skip(request.param)
-
-
-@pytest.fixture
-def best() -> Sandbox:
-    return open_or_skip()
-
-
-def run(sandbox: Sandbox, kind: str, program: str) -> Verdict:
-    """The verdict; the next honest program must be judged right, within its limits."""
-    start = time.monotonic()
-    verdict = verify_code(
-        Problem("p", QUESTION, tests=TESTS[kind]), f"```python\n{program}\n```", sandbox=sandbox
-    )
-    assert time.monotonic() - start < 3.0 + 5.0  # the total limit, on a busy machine
-    honest = HONEST_STDIN if kind == "stdin" else HONEST
-    assert verify_code(
-        Problem("q", QUESTION, tests=TESTS[kind]), honest, sandbox=sandbox
-    ).correct, "the next verdict is right"
-    return verdict
+from cipo_jax.verifiers.sandbox.layers import Limits
 
 
 @pytest.mark.parametrize("attack", FORBIDDEN)
@@ -105,7 +57,7 @@ def test_a_forbidden_act_fails(sandbox, attack, tmp_path):
             "        return n + n\n    return 'IT WORKED'\n"
         )
         # The act fails, then the program answers rightly: CORRECT says that nothing came of it.
-        assert run(sandbox, "call", program).outcome is Outcome.CORRECT
+        assert judge_and_go_on(sandbox, "call", program).outcome is Outcome.CORRECT
     assert secret.read_text() == "SECRET"
 
 
@@ -115,7 +67,7 @@ def test_the_acts_would_be_noticed(sandbox):
         "def double(n):\n    try:\n        open('/tmp/own', 'w').close()\n"
         "    except BaseException:\n        return n + n\n    return 'IT WORKED'\n"
     )
-    assert run(sandbox, "call", program).outcome is Outcome.WRONG
+    assert judge_and_go_on(sandbox, "call", program).outcome is Outcome.WRONG
 
 
 def test_an_end_of_iteration_does_not_end_the_tests_loop(best):
@@ -129,7 +81,7 @@ def test_an_end_of_iteration_does_not_end_the_tests_loop(best):
 @pytest.mark.parametrize("kind", TESTS)
 @pytest.mark.parametrize("cheat", CHEATS)
 def test_a_cheat_does_not_pass(best, cheat, kind):
-    verdict = run(best, kind, CHEATS[cheat])
+    verdict = judge_and_go_on(best, kind, CHEATS[cheat])
     assert verdict.outcome in (Outcome.WRONG, Outcome.TIMEOUT), verdict
     assert SECRET not in verdict.detail
 
@@ -143,7 +95,7 @@ def test_what_does_not_end_is_a_timeout(best, hang, kind):
         program = program.replace("return ", "print").replace("print9", "print(9") + (
             ")" if hang == "big power" else ""
         )
-    verdict = run(best, kind, program)
+    verdict = judge_and_go_on(best, kind, program)
     assert verdict.outcome is Outcome.TIMEOUT, verdict
     assert "killed after" in verdict.detail
 
@@ -160,7 +112,7 @@ def test_nothing_survives(sandbox, survivor, filtered, monkeypatch):
         + SURVIVORS[survivor]
         + "\n    except BaseException: pass\n    return 0\n"
     )
-    verdict = run(sandbox, "call", program)
+    verdict = judge_and_go_on(sandbox, "call", program)
     assert verdict.outcome in (Outcome.WRONG, Outcome.TIMEOUT), verdict
     deadline = time.monotonic() + 5
     while _sleepers() - before and time.monotonic() < deadline:
@@ -227,19 +179,6 @@ def _sleepers() -> set[int]:
     }
 
 
-def test_the_process_group_is_its_own(sandbox):
-    """Signals to a group cross pid namespaces; a group from outside has number 0 within."""
-    program = "import os\ndef double(n): return n + n if os.getpgrp() and os.getsid(0) else 0"
-    assert run(sandbox, "call", program).outcome is Outcome.CORRECT
-
-
-def test_scratch_is_new_for_each_program(sandbox):
-    write = "open('/tmp/left', 'w').write('x')\ndef double(n): return n + n"
-    read = "text = open('/tmp/left').read()\ndef double(n): return n + n"
-    assert run(sandbox, "call", write).outcome is Outcome.CORRECT
-    assert "FileNotFoundError" in run(sandbox, "call", read).detail
-
-
 def test_a_file_raced_against_the_judge_changes_nothing(best):
     """Files that look like the judge's are swapped while it runs; it reads none of them."""
     program = (
@@ -252,7 +191,7 @@ def test_a_file_raced_against_the_judge_changes_nothing(best):
         "threading.Thread(target=swap, daemon=True).start()\ndef double(n): return 0"
     )
     for kind in TESTS:
-        assert run(best, kind, program).outcome is Outcome.WRONG
+        assert judge_and_go_on(best, kind, program).outcome is Outcome.WRONG
 
 
 # Looks through all frames and all containers for the expected value, and returns it.
@@ -297,24 +236,3 @@ def test_frames_and_heap_hold_no_expected_value(best, kind):
     assert marked not in verdict.detail
     planted = f"{SEARCH}\nPLANTED = [{marked}]"  # there it is found
     assert verify_code(problem, f"```python\n{planted}\n```", sandbox=best).correct
-
-
-def test_the_host_is_as_it_was(best):
-    limits = [resource.getrlimit(kind) for kind in (resource.RLIMIT_AS, resource.RLIMIT_CPU)]
-    mounts, environment = Path("/proc/self/mounts").read_text(), dict(os.environ)
-    files, threads = set(os.listdir("/tmp")), threading.active_count()
-    run(best, "call", "import os\nos.chdir('/')\nos.environ['X'] = '1'\n" + HONEST)
-    assert limits == [resource.getrlimit(k) for k in (resource.RLIMIT_AS, resource.RLIMIT_CPU)]
-    assert mounts == Path("/proc/self/mounts").read_text()
-    assert environment == dict(os.environ)
-    assert not {f for f in set(os.listdir("/tmp")) - files if f.startswith("cipo-")}
-    assert threads == threading.active_count()
-
-
-def test_descriptors_do_not_leak(best):
-    run(best, "assert", HONEST)
-    before = len(os.listdir("/proc/self/fd"))
-    for kind in TESTS:
-        run(best, kind, HONEST_STDIN if kind == "stdin" else HONEST)
-        run(best, kind, "import os; os._exit(0)")
-    assert len(os.listdir("/proc/self/fd")) == before

@@ -1,0 +1,49 @@
+"""What becomes of a benchmark's row."""
+
+from typing import Any
+
+import pytest
+
+from cipo_jax.data.benchmarks.rows import leetcode_case, math_item, without_numpy
+from cipo_jax.data.rows import Row
+from cipo_jax.types import CipoError
+
+
+def test_answers_in_every_form() -> None:
+    def answer(**columns: Any) -> str | None:
+        return math_item(Row("f:1", {"question": "?", **columns})).problem.answer
+
+    assert answer(answer="033") == "033"
+    assert answer(answer=27.0) == "27" and answer(answer=0.5) == "0.5"
+    assert answer(final_answer=["$3$", "$-3$"]) == "3, -3"
+    assert answer(answer=r"\$5") == r"\$5"
+    for wrong in (None, "", " ", True, {}):
+        with pytest.raises(CipoError, match="f:1: answer"):
+            answer(answer=wrong)
+
+
+@pytest.mark.parametrize(
+    ("example", "case"),
+    [
+        ("Input: n = 12, k = 3\nOutput: 3\nExplanation: so", {"input": [12, 3], "output": 3}),
+        ('Input: s = "a, b", t = ["x"]\nOutput: true', {"input": ["a, b", ["x"]], "output": True}),
+        ("Input: root = [1,null,2]\nOutput: []", {"input": [[1, None, 2]], "output": []}),
+        ("Input: n = -1\nOutput: -0.5", {"input": [-1], "output": -0.5}),
+        ("Input: a drawing\nOutput: 3", None),
+        ("Input: n = f(1)\nOutput: 3", None),
+        ("Input: n = 1\nOutput: __import__('os')", None),
+        ("no example", None),
+    ],
+)
+def test_examples_become_cases(example: str, case: dict | None) -> None:
+    assert leetcode_case(example) == case
+
+
+def test_the_stand_in_for_numpy_compares_floats() -> None:
+    code = without_numpy("import numpy as np\nclose = np.allclose\n")
+    space: dict[str, Any] = {}
+    exec(code, space)
+    close = space["close"]
+    assert close(1.0, 1.0 + 1e-9) and not close(1.0, 1.1) and close(1.0, 1.05, 0.1)
+    assert close([1.0, 2.0], [1.0, 2.0]) and not close([1.0], [1.0, 2.0])
+    assert close(float("inf"), float("inf")) and not close(float("nan"), 1.0)

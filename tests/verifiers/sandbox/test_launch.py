@@ -1,0 +1,44 @@
+"""Each sandbox is new, and starting one leaves nothing behind on the machine."""
+
+import os
+import resource
+import threading
+from pathlib import Path
+
+from attacks import HONEST, HONEST_STDIN, TESTS, judge_and_go_on
+
+from cipo_jax.types import Outcome
+
+
+def test_the_process_group_is_its_own(sandbox):
+    """Signals to a group cross pid namespaces; a group from outside has number 0 within."""
+    program = "import os\ndef double(n): return n + n if os.getpgrp() and os.getsid(0) else 0"
+    assert judge_and_go_on(sandbox, "call", program).outcome is Outcome.CORRECT
+
+
+def test_scratch_is_new_for_each_program(sandbox):
+    write = "open('/tmp/left', 'w').write('x')\ndef double(n): return n + n"
+    read = "text = open('/tmp/left').read()\ndef double(n): return n + n"
+    assert judge_and_go_on(sandbox, "call", write).outcome is Outcome.CORRECT
+    assert "FileNotFoundError" in judge_and_go_on(sandbox, "call", read).detail
+
+
+def test_the_host_is_as_it_was(best):
+    limits = [resource.getrlimit(kind) for kind in (resource.RLIMIT_AS, resource.RLIMIT_CPU)]
+    mounts, environment = Path("/proc/self/mounts").read_text(), dict(os.environ)
+    files, threads = set(os.listdir("/tmp")), threading.active_count()
+    judge_and_go_on(best, "call", "import os\nos.chdir('/')\nos.environ['X'] = '1'\n" + HONEST)
+    assert limits == [resource.getrlimit(k) for k in (resource.RLIMIT_AS, resource.RLIMIT_CPU)]
+    assert mounts == Path("/proc/self/mounts").read_text()
+    assert environment == dict(os.environ)
+    assert not {f for f in set(os.listdir("/tmp")) - files if f.startswith("cipo-")}
+    assert threads == threading.active_count()
+
+
+def test_descriptors_do_not_leak(best):
+    judge_and_go_on(best, "assert", HONEST)
+    before = len(os.listdir("/proc/self/fd"))
+    for kind in TESTS:
+        judge_and_go_on(best, kind, HONEST_STDIN if kind == "stdin" else HONEST)
+        judge_and_go_on(best, kind, "import os; os._exit(0)")
+    assert len(os.listdir("/proc/self/fd")) == before

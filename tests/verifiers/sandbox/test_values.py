@@ -1,0 +1,54 @@
+"""What crosses between a program and its tests, as data or as calls."""
+
+import pytest
+from sandboxes import judge
+
+from cipo_jax.types import Outcome
+
+
+@pytest.mark.parametrize(
+    ("asserts", "program"),
+    [
+        ("assert f([3, 1]) == (1, 3)", "def f(x): return tuple(sorted(x))"),
+        ("assert f() == {1: [2.5, None], 'a': {3}}", "def f(): return {1: [2.5, None], 'a': {3}}"),
+        ("assert f() == 2 ** 20_000", "def f(): return 1 << 20_000"),
+        ("assert f() == b'\\x00\\xff' and f() != 'x'", "def f(): return bytes([0, 255])"),
+        ("assert f() == 1 + 2j", "def f(): return complex(1, 2)"),
+        ("assert f() == '\\ud800 \\x00'", "def f(): return chr(0xd800) + ' ' + chr(0)"),
+        ("assert f() != f()", "def f(): return float('nan')"),
+        ("assert f() == float('inf')", "def f(): return 1e999"),
+        ("from collections import deque\nassert f() == deque([1])", "from collections import *\n"
+         "def f(): return deque([1])"),
+        ("from fractions import Fraction\nassert f() == Fraction(1, 3)", "import fractions\n"
+         "def f(): return fractions.Fraction(1, 3)"),
+        ("assert isinstance(f(), list) and type(f()) is list and f() == []", "def f(): return []"),
+        ("assert f(int, '7') == 7", "def f(kind, text): return kind(text)"),
+        ("assert f(lambda x: x * 2, 4) == 8", "def f(g, x): return g(x)"),
+        ("assert list(f(3)) == [0, 1, 2] and sum(f(4)) == 6", "def f(n): yield from range(n)"),
+        ("assert f(2)(3) == 8", "def f(n): return lambda m: n ** m"),
+        ("x = [3, 1, 2]\nassert f(x) is None and x == [1, 2, 3]", "def f(x): x.sort()"),
+        ("x = {'a': [1]}\nf(x)\nassert x == {'a': [1, 2]}", "def f(x): x['a'].append(2)"),
+        ("assert f(a=1, b=2) == -1", "def f(a, b): return a - b"),
+        ("try:\n    f(0)\nexcept ZeroDivisionError:\n    pass\nelse:\n    assert False",
+         "def f(n): return 1 / n"),
+        ("s = Stack()\ns.push(3)\ns.push(4)\nassert s.pop() == 4 and s.items == [3]",
+         "class Stack:\n    def __init__(self): self.items = []\n"
+         "    def push(self, x): self.items.append(x)\n    def pop(self): return self.items.pop()"),
+        ("n = Node(1)\nn.next = Node(2)\nassert f(n) == 3 and n.next.value == 2",
+         "class Node:\n    def __init__(self, v): self.value, self.next = v, None\n"
+         "def f(n): return n.value + n.next.value"),
+        ("assert Solution().f([1]) == 1", "class Solution:\n"
+         "    def f(self, x: List[int]) -> int: return Counter(x)[1]"),
+        ("assert sum(10, 15) == 26", "def sum(a, b): return a + b + 1"),
+        ("assert abs(f(1) - 1.5) < 1e-9 and round(f(2), 1) == 2.5", "def f(n): return n + 0.5"),
+        ("assert f('a') == 'A'", "from enum import Enum\nclass U(str, Enum):\n    A = 'A'\n"
+         "def f(s): return U.A"),
+    ],
+    ids=lambda value: value[:28] if value.startswith("assert") else "",
+)  # fmt: skip
+def test_what_a_statement_can_ask(asserts, program):
+    assert judge({"type": "assert", "asserts": [asserts]}, program).outcome is Outcome.CORRECT
+    lies = program.replace("return", "return [9] if True else")
+    for honest, lie in (("yield from range(n)", "yield 9"), ("x.sort()", "0"), (".append(2)", "")):
+        lies = lies.replace(honest, lie)
+    assert judge({"type": "assert", "asserts": [asserts]}, lies).outcome is Outcome.WRONG
