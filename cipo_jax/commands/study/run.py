@@ -3,19 +3,23 @@
     python -m cipo_jax.main --mode=study --config=configs/studies/quick.py
     python -m cipo_jax.main --mode=study --config=configs/studies/main.py --only='*-0' --jobs=2
 
-    1. cold start    once per task and seed; every method starts from its parameters
-    2. reference     the method whose sampled tokens the compute-matched ones are given
-    3. methods       each in a process of its own: `--mode=train`, then `--mode=evaluate`
-    4. report        results.json, table.md, figures, from the run directories alone
+For each seed, and for each task:
 
-A run is finished when its last evaluation is written; the same command skips what is finished and
-continues the rest, with all methods of one seed before the next seed, so that a study which is
-stopped early is still paired. A run that fails is named at the end and holds up no other. Small
-models leave cores idle: `--jobs=N` does N runs at a time, each on its share of the cores.
+    1. cold start    the method `cold`, once; every other method starts from its parameters
+    2. reference     the method whose number of sampled tokens sets the budget of matched methods
+    3. the others
 
-This file carries runs out. What is run is decided in `plan.py`, what is measured and shown in
-`measures.py` and `report.py`. It never imports the accelerator runtime: runs have the
-machine.
+Each run is two processes, `--mode=train` and then `--mode=evaluate`. Last comes the report:
+results.json, table.md and figures, from the run directories alone.
+
+A run is finished when its last evaluation is written. The same command skips what is finished and
+continues the rest. All methods of one seed come before the next seed, so a study that is stopped
+early is still paired. A run that fails is named at the end; only runs that need it are left out.
+Small models leave cores idle: `--jobs=N` does N runs at a time, each on its share of the cores.
+
+This file carries runs out. What is run is decided in `plan.py`, in which order in `queue.py`, what
+is measured and shown in `measures.py` and `report.py`. This process takes no accelerator: the runs
+need the whole machine.
 """
 
 import concurrent.futures
@@ -30,10 +34,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from cipo_jax.commands.study.measures import FINAL
-from cipo_jax.commands.study.plan import Run, Study, load_study, plan, run_arguments
+from cipo_jax.commands.study.plan import (
+    FINAL,
+    RESULTS,
+    TIMING,
+    PlannedRun,
+    Study,
+    load_study,
+    plan,
+    read_timing,
+    run_arguments,
+)
 from cipo_jax.commands.study.queue import Queue, shares_of_cores
 from cipo_jax.commands.study.report import write_study_report
 from cipo_jax.config.keys import Config, flatten
@@ -73,30 +85,29 @@ def run_study(
     shares = shares_of_cores(jobs)
     study = load_study(file)
     runs = plan(study, workdir, only)
-    failed: list[Run] = []
+    failed: list[PlannedRun] = []
     if not report_only:
         with _alone_in(workdir), notice_of_sigterm() as notice:
             failed = _run_all(study, file, runs, overrides, load, workdir, notice, shares)
     # All runs, not only those chosen now: an earlier command may have finished others.
-    places = [(run.task, run.method, run.seed, run.directory) for run in plan(study, workdir)]
-    write_study_report(places, study.reference, workdir)
+    write_study_report(plan(study, workdir), study.reference, workdir)
     if failed:
         raise CipoError(
             "runs of the study failed; the same command tries them again:\n"
-            + "\n".join(f"  {run.name}: see {_log_of(run)}" for run in failed)
+            + "\n".join(f"  {run.name}: see {run.log}" for run in failed)
         )
 
 
 def _run_all(
     study: Study,
     file: Path,
-    runs: Sequence[Run],
+    runs: Sequence[PlannedRun],
     overrides: Sequence[str],
     load: LoadConfig,
     workdir: Path,
     notice: Notice,
     shares: Sequence[set[int]],
-) -> list[Run]:
+) -> list[PlannedRun]:
     """Does the runs, one at a time on each share of the cores (see `shares_of_cores`), and returns
     those that failed or that built on one that did.
 
@@ -122,7 +133,7 @@ def _run_all(
                 )
             good = finished or _run_one(study, run, arguments, workdir, notice)
             if not good:
-                print(f"study  {run.name} failed; see {_log_of(run)}", flush=True)
+                print(f"study  {run.name} failed; see {run.log}", flush=True)
             queue.finish(run, good)
 
     def end_with_others(cores: set[int]) -> None:
@@ -150,10 +161,10 @@ def _run_all(
     return [run for run in runs if run in queue.failed]
 
 
-def is_finished(run: Run, study: Study, wanted: Config) -> bool:
-    """Whether the run has been trained with this very config, and evaluated as the study wants."""
+def is_finished(run: PlannedRun, study: Study, wanted: Config) -> bool:
+    """Whether the run was trained with exactly this config, and evaluated as the study wants."""
     try:
-        results = json.loads((run.directory / FINAL / "results.json").read_text())["suites"]["eval"]
+        results = json.loads((run.directory / RESULTS).read_text())["suites"]["eval"]
         saved = resolve(read_resolved(run.directory / "config.json"))
     except (OSError, ValueError, KeyError):
         return False
@@ -162,7 +173,7 @@ def is_finished(run: Run, study: Study, wanted: Config) -> bool:
 
 
 def _run_one(
-    study: Study, run: Run, arguments: Sequence[str], workdir: Path, notice: Notice
+    study: Study, run: PlannedRun, arguments: Sequence[str], workdir: Path, notice: Notice
 ) -> bool:
     """Trains and evaluates; whether both ended well.
 
@@ -191,7 +202,7 @@ def _run_one(
         _add_seconds(run, arguments, time.monotonic() - began)
 
 
-def _call(command: Sequence[str], run: Run, workdir: Path, notice: Notice) -> int:
+def _call(command: Sequence[str], run: PlannedRun, workdir: Path, notice: Notice) -> int:
     """Runs a command to its end, its output appended to the run's log; its exit status."""
     # Seeds and methods share most of their programs.
     environment = {
@@ -199,7 +210,7 @@ def _call(command: Sequence[str], run: Run, workdir: Path, notice: Notice) -> in
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         **os.environ,
     }
-    log = _log_of(run)
+    log = run.log
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as out:
         out.write(f"$ {shlex.join(command)}\n")
@@ -221,32 +232,20 @@ def _call(command: Sequence[str], run: Run, workdir: Path, notice: Notice) -> in
     return process.returncode
 
 
-def _log_of(run: Run) -> Path:
-    return run.directory.with_name(f"{run.directory.name}.log")
-
-
-def _times_of(run: Run) -> dict[str, Any]:
-    """What is known of a run's commands: {"command", "seconds"}; nothing yet gives {}."""
-    try:
-        return json.loads((run.directory / "study.json").read_text())
-    except (OSError, ValueError):
-        return {}
-
-
-def _add_seconds(run: Run, arguments: Sequence[str], seconds: float) -> None:
+def _add_seconds(run: PlannedRun, arguments: Sequence[str], seconds: float) -> None:
     if run.directory.is_dir():
-        total = _times_of(run).get("seconds", 0.0) + seconds
+        total = read_timing(run.directory).get("seconds", 0.0) + seconds
         command = shlex.join(["python", "-m", "cipo_jax.main", *arguments])
         content = json.dumps({"command": command, "seconds": total}, indent=1)
-        (run.directory / "study.json").write_text(content + "\n")
+        (run.directory / TIMING).write_text(content + "\n")
 
 
-def _seconds_left(left: Sequence[Run], runs: Sequence[Run]) -> float:
+def _seconds_left(left: Sequence[PlannedRun], runs: Sequence[PlannedRun]) -> float:
     """An estimate from finished runs: those of the same method, else all; nan without any."""
     known = {
-        run: _times_of(run)["seconds"]
+        run: timing["seconds"]
         for run in runs
-        if (run.directory / FINAL / "results.json").is_file() and "seconds" in _times_of(run)
+        if run.evaluated and "seconds" in (timing := read_timing(run.directory))
     }
     if not known:
         return float("nan")
