@@ -34,10 +34,11 @@ class Method:
     """A method of a study.
 
     Attributes:
-      change: what it changes in the base config.
-      matched: "" takes the base's steps. "steps" goes on until it has sampled as many tokens as the
-        reference's run of the same task and seed. "samples" does so too, with groups larger by the
-        ratio of that run's tokens to its base stream's, so that its steps cost as much as well.
+      change: changes the base config, in place.
+      matched: which budget it has. "": the number of steps of the base config. "steps": more steps,
+        until it has sampled as many tokens as the reference's run of the same task and seed.
+        "samples": likewise, with groups larger by the ratio of that run's tokens to those of its
+        base stream, so that a step costs as many tokens as the reference's.
       tasks: those that it is run on; () means all.
     """
 
@@ -52,7 +53,7 @@ class Study:
 
     Attributes:
       base: makes the config that tasks and methods change.
-      tasks: name -> what it changes.
+      tasks: name -> function that changes the config, in place.
       methods: name -> method; the cold-started model is always one more.
       seeds: of the runs; a seed has one cold start, test problems are the same for all.
       reference: the method that others are matched to and compared with.
@@ -155,7 +156,7 @@ def plan(study: Study, workdir: Path, only: str = "*") -> list[PlannedRun]:
     reference first.
 
     Args:
-      only: patterns of names with commas between; what the chosen runs build on is added.
+      only: patterns of names, separated by commas; what the chosen runs need is added.
 
     Raises:
       CipoError: `only` matches no run.
@@ -166,20 +167,17 @@ def plan(study: Study, workdir: Path, only: str = "*") -> list[PlannedRun]:
     for seed in study.seeds:
         for task in study.tasks:
             of_task = [
-                PlannedRun(task, m, seed, workdir / task / f"{m}-{seed}")
-                for m in order
-                if m == COLD or task in (study.methods[m].tasks or study.tasks)
+                PlannedRun(task, method, seed, workdir / task / f"{method}-{seed}")
+                for method in order
+                if method == COLD or task in (study.methods[method].tasks or study.tasks)
             ]
-            chosen = {
-                run.method
+            chosen = [
+                run
                 for run in of_task
                 if any(fnmatch.fnmatchcase(run.name, pattern) for pattern in only.split(","))
-            }
-            if any(study.methods[m].matched for m in chosen - {COLD}):
-                chosen.add(study.reference)
-            if chosen:
-                chosen.add(COLD)
-            runs += [run for run in of_task if run.method in chosen]
+            ]
+            wanted = {*chosen, *(need for run in chosen for need in needs(study, run))}
+            runs += [run for run in of_task if run in wanted]
     if not runs:
         raise CipoError(f"--only={only!r}: matches no run; they are named TASK/METHOD-SEED")
     return runs

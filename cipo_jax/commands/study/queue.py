@@ -17,7 +17,7 @@ class Queue:
     needs are done.
 
     Attributes:
-      waiting, done, failed: runs; those under way are in none of them.
+      waiting, done, failed: runs; those under way are in none of the three.
     """
 
     def __init__(self, study: Study, runs: Sequence[PlannedRun]) -> None:
@@ -25,9 +25,14 @@ class Queue:
         self._study = study
         self._changed = threading.Condition()
         self._closed = False
+        self._total = len(runs)
+
+    @property
+    def progress(self) -> str:
+        return f"{len(self.done)} of {self._total} runs done, {len(self.failed)} failed"
 
     def take(self) -> PlannedRun | None:
-        """Waits for a run that can be done now; None: there is none any more."""
+        """Waits for a run that can be done now; None when no run is left, or after `close`."""
         with self._changed:
             while self.waiting and not self._closed:
                 self._give_up_hopeless()
@@ -40,12 +45,13 @@ class Queue:
             return None
 
     def finish(self, run: PlannedRun, good: bool) -> None:
+        """Ends a run that was taken; `good` if it succeeded."""
         with self._changed:
             (self.done if good else self.failed).append(run)
             self._changed.notify_all()
 
     def close(self) -> None:
-        """No further runs are given out."""
+        """Gives out no further runs."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

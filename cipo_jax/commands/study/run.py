@@ -71,16 +71,16 @@ def run_study(
 
     Args:
       overrides: `--config.section.key=value` for every run.
-      only: patterns of run names such as "lists/grpo*-0,*/dapo-*"; what a chosen run builds on
-        (cold start, reference) is run as well.
-      report_only: run nothing.
+      only: patterns of run names such as "lists/grpo*-0,*/dapo-*"; what a chosen run needs (cold
+        start, reference) is run as well.
+      report_only: runs nothing.
       jobs: how many runs at a time.
 
     Raises:
       CipoError: the file defines no study, `only` matches nothing, there are not as many cores as
         `jobs`, another process works on `workdir`, or runs have failed (the others are finished
         first).
-      Preempted: asked to end; the runs under way have been asked likewise.
+      Preempted: this process, or a run, was asked to end; so were the other runs under way.
     """
     shares = shares_of_cores(jobs)
     study = load_study(file)
@@ -108,15 +108,28 @@ def _run_all(
     notice: Notice,
     shares: Sequence[set[int]],
 ) -> list[PlannedRun]:
-    """Does the runs, one at a time on each share of the cores (see `shares_of_cores`), and returns
-    those that failed or that built on one that did.
+    """Does the runs, one at a time on each share of the cores (see `shares_of_cores`).
+
+    Returns:
+      The runs that failed, and those left out since they need one that failed.
 
     Raises:
-      Preempted: we, or a run, were asked to end.
+      Preempted: this process, or a run, was asked to end.
     """
     queue = Queue(study, runs)
     one_at_a_time = threading.Lock()
 
+    @contextlib.contextmanager
+    def ending_all() -> Iterator[None]:
+        """If the block fails, no further run starts, and those under way are asked to end."""
+        try:
+            yield
+        except BaseException:
+            notice.give()
+            queue.close()
+            raise
+
+    @ending_all()
     def work(cores: set[int]) -> None:
         if cores:
             os.sched_setaffinity(0, cores)  # of this thread alone, and of the processes it starts
@@ -127,8 +140,7 @@ def _run_all(
             if not finished:
                 left = _seconds_left([run, *queue.waiting], runs) / len(shares)
                 print(
-                    f"study  {len(queue.done)} of {len(runs)} runs done, {len(queue.failed)} "
-                    f"failed, about {format_duration(left)} left; now {run.name}",
+                    f"study  {queue.progress}, about {format_duration(left)} left; now {run.name}",
                     flush=True,
                 )
             good = finished or _run_one(study, run, arguments, workdir, notice)
@@ -136,28 +148,14 @@ def _run_all(
                 print(f"study  {run.name} failed; see {run.log}", flush=True)
             queue.finish(run, good)
 
-    def end_with_others(cores: set[int]) -> None:
-        try:
-            work(cores)
-        except BaseException:
-            notice.give()
-            queue.close()
-            raise
-
-    with concurrent.futures.ThreadPoolExecutor(len(shares)) as pool:
-        workers = [pool.submit(end_with_others, cores) for cores in shares]
-        try:
-            concurrent.futures.wait(workers)
-        except BaseException:  # Ctrl-C; leaving the pool waits for its threads
-            notice.give()
-            queue.close()
-            raise
+    with concurrent.futures.ThreadPoolExecutor(len(shares)) as pool, ending_all():
+        # Also ended by Ctrl-C, which comes here; leaving the pool waits for its threads.
+        workers = [pool.submit(work, cores) for cores in shares]
+        concurrent.futures.wait(workers)
     errors = [error for worker in workers if (error := worker.exception())]
     if errors:
         raise next((e for e in errors if not isinstance(e, Preempted)), errors[0])
-    print(
-        f"study  {len(queue.done)} of {len(runs)} runs done, {len(queue.failed)} failed", flush=True
-    )
+    print(f"study  {queue.progress}", flush=True)
     return [run for run in runs if run in queue.failed]
 
 
@@ -175,10 +173,10 @@ def is_finished(run: PlannedRun, study: Study, wanted: Config) -> bool:
 def _run_one(
     study: Study, run: PlannedRun, arguments: Sequence[str], workdir: Path, notice: Notice
 ) -> bool:
-    """Trains and evaluates; whether both ended well.
+    """Trains and evaluates; whether both succeeded.
 
     Raises:
-      Preempted: we, or the run, were asked to end.
+      Preempted: this process, or the run, was asked to end.
     """
     evaluation = [
         "--mode=evaluate",
@@ -241,7 +239,7 @@ def _add_seconds(run: PlannedRun, arguments: Sequence[str], seconds: float) -> N
 
 
 def _seconds_left(left: Sequence[PlannedRun], runs: Sequence[PlannedRun]) -> float:
-    """An estimate from finished runs: those of the same method, else all; nan without any."""
+    """An estimate from finished runs: those of the same method, else all; nan if there are none."""
     known = {
         run: timing["seconds"]
         for run in runs
@@ -259,15 +257,15 @@ def _seconds_left(left: Sequence[PlannedRun], runs: Sequence[PlannedRun]) -> flo
 
 @contextlib.contextmanager
 def _alone_in(workdir: Path) -> Iterator[None]:
-    """Keeps a second study out of `workdir`. The lock is inherited by the runs, so it also holds
-    while a run lives whose study was killed."""
+    """Keeps a second study out of `workdir`. Runs inherit the lock, so it also holds while a run is
+    alive whose study was killed."""
     workdir.mkdir(parents=True, exist_ok=True)
     with (workdir / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise CipoError(
-                f"--workdir={workdir}: a study, or a run that one has left, is at work there"
+                f"--workdir={workdir}: another study, or a run that it started, is at work there"
             ) from error
         os.set_inheritable(lock.fileno(), True)
         yield
