@@ -173,20 +173,27 @@ def paired_difference(a: np.ndarray, b: np.ndarray) -> Difference:
     return Difference(float(a.mean() - b.mean()), low, high, _p_value(differences))
 
 
-def over_seeds(above: np.ndarray, below: np.ndarray) -> Estimate:
-    """The mean over seeds of a ratio of sums over problems, with seeds and problems resampled
-    independently (Owen 2007, The pigeonhole bootstrap).
+def seed_ratios(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """[S] each seed's ratio of sums over problems.
 
     Args:
       above, below: [S, N] numerators and denominators of each seed and problem, as in `estimate`;
         the problems are the same for all seeds.
 
     Raises:
-      ValueError: a seed whose denominators are all 0.
+      ValueError: the shapes differ, or a seed's denominators are all 0.
     """
+    if above.shape != below.shape or (below.sum(axis=1) <= 0).any():
+        raise ValueError(f"shapes {above.shape} and {below.shape}, or a seed without denominators")
+    return above.sum(axis=1) / below.sum(axis=1)
+
+
+def over_seeds(above: np.ndarray, below: np.ndarray) -> Estimate:
+    """The mean over seeds of `seed_ratios`, with seeds and problems resampled independently
+    (Owen 2007, The pigeonhole bootstrap)."""
     means = _resampled_seed_means(above, below)
     low, high = _interval(means)
-    return Estimate(_seed_ratios(above, below).mean(), float(means.std()), low, high)
+    return Estimate(float(seed_ratios(above, below).mean()), float(means.std()), low, high)
 
 
 def difference_by_seed(
@@ -198,7 +205,7 @@ def difference_by_seed(
     With few seeds such an interval is too narrow, see `t_interval`.
 
     Args:
-      a, b: (above, below), all [S, N].
+      a, b: (above, below) of each, as in `seed_ratios`.
 
     Raises:
       ValueError: the shapes differ, or a seed's denominators are all 0.
@@ -207,7 +214,7 @@ def difference_by_seed(
         raise ValueError(f"shapes {a[0].shape} and {b[0].shape}, wanted the same seeds, problems")
     differences = _resampled_seed_means(*a) - _resampled_seed_means(*b)
     low, high = _interval(differences)
-    value = float(np.mean(_seed_ratios(*a) - _seed_ratios(*b)))
+    value = float(np.mean(seed_ratios(*a) - seed_ratios(*b)))
     return Difference(value, low, high, _p_value(differences))
 
 
@@ -254,13 +261,6 @@ def _resampled_counts(rng: np.random.Generator, n: int) -> np.ndarray:
     return counts.reshape(_RESAMPLES, n).astype(np.float64)
 
 
-def _seed_ratios(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """[S] each seed's ratio of sums."""
-    if above.shape != below.shape or (below.sum(axis=1) <= 0).any():
-        raise ValueError(f"shapes {above.shape} and {below.shape}, or a seed without denominators")
-    return above.sum(axis=1) / below.sum(axis=1)
-
-
 def _resampled_seed_means(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     """[resamples] means over resampled seeds of the ratios over resampled problems. Equal shapes
     draw the same seeds and problems."""
@@ -270,7 +270,7 @@ def _resampled_seed_means(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     # A resample whose denominators are all 0 says nothing of that seed; its full ratio stands in.
     total = problems @ below.T
     ratios = np.where(
-        total > 0, problems @ above.T / np.maximum(total, 1e-12), _seed_ratios(above, below)
+        total > 0, problems @ above.T / np.maximum(total, 1e-12), seed_ratios(above, below)
     )
     return (ratios * seeds).sum(axis=1) / len(above)
 

@@ -32,7 +32,13 @@ from cipo_jax.commands.study.measures import (
 )
 from cipo_jax.commands.study.plan import PlannedRun
 from cipo_jax.report.comparison import markdown_table, signed_interval
-from cipo_jax.run.statistics import difference_by_seed, over_seeds, t_interval
+from cipo_jax.run.statistics import (
+    Estimate,
+    difference_by_seed,
+    over_seeds,
+    seed_ratios,
+    t_interval,
+)
 from cipo_jax.types import CipoError
 
 _LAST_STEPS = 10
@@ -110,14 +116,13 @@ def _names(found: Mapping[str, Mapping[str, Ratio]]) -> list[str]:
 
 
 def _cells(values: Mapping[str, Ratio], names: Sequence[str]) -> list[str]:
-    """Each named measure with its interval; nothing where it is missing."""
-    cells = []
-    for name in names:
-        digits = 1 if name == "length" else 3
-        e = over_seeds(*values[name]) if name in values else None
-        interval = f"[{e.low:.{digits}f}, {e.high:.{digits}f}]" if e else ""
-        cells.append(f"{e.value:.{digits}f} {interval}" if e else "")
-    return cells
+    """Each named measure with its interval; empty where it is missing."""
+    return [_estimate(name, over_seeds(*values[name])) if name in values else "" for name in names]
+
+
+def _estimate(measure: str, e: Estimate) -> str:
+    digits = 1 if measure == "length" else 3
+    return f"{e.value:.{digits}f} [{e.low:.{digits}f}, {e.high:.{digits}f}]"
 
 
 def _difference_table(methods: Mapping[str, list[Record]], reference: str) -> list[str]:
@@ -126,10 +131,7 @@ def _difference_table(methods: Mapping[str, list[Record]], reference: str) -> li
     for method in (name for name in methods if name != reference):
         for name, (ours, theirs) in paired_measures(methods, method, reference).items():
             d = difference_by_seed(ours, theirs)
-            of_ours, of_theirs = (
-                above.sum(axis=1) / below.sum(axis=1) for above, below in (ours, theirs)
-            )
-            each = of_ours - of_theirs
+            each = seed_ratios(*ours) - seed_ratios(*theirs)
             low, high = t_interval(each)
             rows.append(
                 (
