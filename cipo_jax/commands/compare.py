@@ -12,6 +12,7 @@ in `run/comparison.py`; the formulas are in `run/statistics.py`.
 """
 
 import dataclasses
+import itertools
 import json
 import os
 from collections.abc import Sequence
@@ -39,7 +40,6 @@ _SAME_METHOD = ("seed", "log.", "mesh.", "checkpoint.", "eval.", "verifier.worke
 # Evaluations that stand for equal compute may be over the budget by this share.
 _TOLERANCE = 0.05
 _CURVES = ("pass@1", "correction/accuracy_after", "correction/w2r")
-_EVALUATIONS_DIR = "evaluations"
 
 # {measure, such as "eval pass@1": {problem id: whether each attempt is right}}
 Outcomes = dict[str, dict[str, list[bool]]]
@@ -59,19 +59,14 @@ class ComparedRun:
     config: dict[str, Any]
     curve: LearningCurve
 
-    def place(self, within: tuple[str, float]) -> int:
-        """The place in the curve of the last evaluation whose column ("step" or "tokens") is at
-        most so large, or of the first evaluation."""
-        column, most = within
-        return max(sum(value <= most for value in self.curve[column]) - 1, 0)
+    def latest(self, column: str, most: float) -> dict[str, Any]:
+        """The last evaluation whose "step" or "tokens" is at most so large, else the first."""
+        place = max(sum(value <= most for value in self.curve[column]) - 1, 0)
+        return {name: values[place] for name, values in self.curve.items()}
 
 
-@dataclasses.dataclass(frozen=True)
-class ComparedMethod:
-    """Runs that differ in nothing but the seed."""
-
-    name: str
-    runs: list[ComparedRun]
+# Runs that differ in nothing but the seed, by the name of their method.
+Methods = dict[str, list[ComparedRun]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,31 +105,28 @@ def compare(paths: Sequence[Path], out: Path) -> list[Comparison]:
     if len(paths) < 2:
         raise CipoError(f"--mode=compare: got {len(paths)} run directories, wanted two or more")
     methods = group_runs([load_run(path) for path in paths])
-    baseline, *others = methods
-    curves = [run.curve for method in methods for run in method.runs]
-    last_step = min(curve["step"][-1] for curve in curves)
-    budget = min(curve["tokens"][-1] for curve in curves)
-    points_of_comparison = {
+    curves = {name: [run.curve for run in runs] for name, runs in methods.items()}
+    last_step = min(curve["step"][-1] for seeds in curves.values() for curve in seeds)
+    budget = min(curve["tokens"][-1] for seeds in curves.values() for curve in seeds)
+    limits = {
         "equal steps": ("step", last_step),
         "equal tokens": ("tokens", budget * (1 + _TOLERANCE)),
     }
 
     comparisons, notes = [], []
-    for at, within in points_of_comparison.items():
+    for at, limit in limits.items():
         tables = {
-            m.name: [eval_table(r.path, r.curve["step"][r.place(within)]) for r in m.runs]
-            for m in methods
+            name: [outcomes(run.path, "eval", run.latest(*limit)["step"]) for run in runs]
+            for name, runs in methods.items()
         }
         if missing := [name for name, found in tables.items() if not all(found)]:
             notes.append(f"no archived evaluations in {', '.join(missing)}: no paired tests {at}")
-            continue
-        for method in others:
-            comparisons += _compare_tables(at, method.name, baseline.name, tables)
-    suites = {m.name: [suite_table(r.path) for r in m.runs] for m in methods}
-    for method in others:
-        comparisons += _compare_tables("evaluations", method.name, baseline.name, suites)
+        else:
+            comparisons += _with_baseline(at, tables)
+    suites = {name: [suite_outcomes(run.path) for run in runs] for name, runs in methods.items()}
+    comparisons += _with_baseline("evaluations", suites)
 
-    metrics = _shared_metrics(curves)
+    metrics = _shared_metrics([curve for seeds in curves.values() for curve in seeds])
     lines = [
         "# Comparison",
         "",
@@ -143,7 +135,7 @@ def compare(paths: Sequence[Path], out: Path) -> list[Comparison]:
         "between evaluations. Step and tokens are those of the evaluation that the paired tests "
         f"use: the last one with at most {_TOLERANCE:.0%} more. Means over seeds ± standard error.",
         "",
-        *_value_table(methods, metrics, points_of_comparison, budget),
+        *_value_table(methods, metrics, limits, budget),
         "",
         "Paired by problem. p: bootstrap over problems (and seeds, where there are several). "
         "Alone: problems solved by more than half of the attempts of one method only, McNemar's p.",
@@ -153,18 +145,18 @@ def compare(paths: Sequence[Path], out: Path) -> list[Comparison]:
         "## Methods",
         "",
     ]
-    for method in methods:
-        lines.append(f"- {method.name}: {', '.join(str(run.path) for run in method.runs)}")
-        lines += [f"    - {difference}" for difference in _differences(methods, method)]
+    configs = [runs[0].config for runs in methods.values()]
+    for name, runs in methods.items():
+        lines.append(f"- {name}: {', '.join(str(run.path) for run in runs)}")
+        lines += [f"    - {difference}" for difference in _differences(runs[0].config, configs)]
     text = "\n".join([*lines, *(f"\n{note}" for note in notes)]) + "\n"
 
     out.mkdir(parents=True, exist_ok=True)
     (out / "comparison.md").write_text(text)
     raw = [dataclasses.asdict(c) for c in comparisons]
     (out / "comparison.json").write_text(json.dumps(raw, indent=1) + "\n")
-    by_name = {m.name: [run.curve for run in m.runs] for m in methods}
     labels = {metric: metric for metric in metrics}
-    drawn = draw_curves(by_name, labels, line_styles(by_name), each_seed=True)
+    drawn = draw_curves(curves, labels, line_styles(curves), each_seed=True)
     print(text + f"\nfigure  {save_figure(drawn, out / 'comparison')}", flush=True)
     return comparisons
 
@@ -194,46 +186,35 @@ def load_run(path: Path) -> ComparedRun:
     return ComparedRun(path, config, curve)
 
 
-def group_runs(runs: Sequence[ComparedRun]) -> list[ComparedMethod]:
+def group_runs(runs: Sequence[ComparedRun]) -> Methods:
     """The runs by method, in order of first appearance."""
-    grouped: list[list[ComparedRun]] = []
+    grouped: dict[str, list[ComparedRun]] = {}
     for run in runs:
-        for members in grouped:
-            if members[0].config == run.config:
-                members.append(run)
-                break
-        else:
-            grouped.append([run])
-    methods: list[ComparedMethod] = []
-    for members in grouped:
+        grouped.setdefault(json.dumps(run.config, sort_keys=True), []).append(run)
+    methods: Methods = {}
+    for members in grouped.values():
         names = [run.path.name for run in members]
         shared = os.path.commonprefix(names).rstrip("-_.0123456789") or names[0]
         name = names[0] if len(names) == 1 else f"{shared} ({len(names)} seeds)"
-        if any(name == other.name for other in methods):
-            name = str(members[0].path)
-        methods.append(ComparedMethod(name, members))
+        methods[str(members[0].path) if name in methods else name] = members
     return methods
 
 
-def eval_table(path: Path, step: int) -> Outcomes:
-    """The outcomes of the run's own evaluation at a step; {} without its archive."""
-    return _outcomes(path, "eval", step)
-
-
-def suite_table(path: Path) -> Outcomes:
-    """Likewise of every suite of `evaluations/`, at the last step each was evaluated at."""
+def suite_outcomes(path: Path) -> Outcomes:
+    """The outcomes of every suite of `evaluations/`, each at the last step it was evaluated at."""
     tables: Outcomes = {}
-    for directory in sorted((path / _EVALUATIONS_DIR).glob("*")):
+    for directory in sorted((path / "evaluations").glob("*")):
         newest: dict[str, int] = {}
         for file in (directory / ATTEMPTS_DIR).glob("*.jsonl.gz"):
             suite, _, number = file.name.removesuffix(".jsonl.gz").rpartition("-")
             newest[suite] = max(newest.get(suite, 0), int(number))
         for suite, step in newest.items():
-            tables |= _outcomes(directory, suite, step)
+            tables |= outcomes(directory, suite, step)
     return tables
 
 
-def _outcomes(path: Path, phase: str, step: int) -> Outcomes:
+def outcomes(path: Path, phase: str, step: int) -> Outcomes:
+    """Those of one evaluation, from the archive in `path`; {} if it has none."""
     measures = {
         "base": f"{phase} pass@1",
         "own": f"{phase} after correction",
@@ -247,22 +228,28 @@ def _outcomes(path: Path, phase: str, step: int) -> Outcomes:
     return tables
 
 
-def _compare_tables(
-    at: str, method: str, baseline: str, outcomes: dict[str, list[Outcomes]]
+def _with_baseline(at: str, tables: dict[str, list[Outcomes]]) -> list[Comparison]:
+    """Each method with the first, which is the baseline."""
+    baseline, *others = tables
+    return [c for method in others for c in _compare_pair(at, method, baseline, tables)]
+
+
+def _compare_pair(
+    at: str, method: str, baseline: str, tables: dict[str, list[Outcomes]]
 ) -> list[Comparison]:
     """Every measure that all runs of both methods have, on the problems that all have.
 
     Args:
-      outcomes: method -> those of each run.
+      tables: method -> the outcomes of each run.
     """
-    runs = [*outcomes[method], *outcomes[baseline]]
+    runs = [*tables[method], *tables[baseline]]
     comparisons = []
-    for measure in sorted(set.intersection(*(set(tables) for tables in runs))):
-        problems = sorted(set.intersection(*(set(tables[measure]) for tables in runs)))
+    for measure in sorted(set.intersection(*map(set, runs))):
+        problems = sorted(set.intersection(*(set(run[measure]) for run in runs)))
         if not problems:
             continue
         a, b = (
-            np.array([[np.mean(run[measure][p]) for p in problems] for run in outcomes[name]])
+            np.array([[np.mean(run[measure][p]) for p in problems] for run in tables[name]])
             for name in (method, baseline)
         )
         comparisons.append(
@@ -281,30 +268,23 @@ def _compare_tables(
 
 
 def _value_table(
-    methods: Sequence[ComparedMethod],
-    metrics: Sequence[str],
-    points_of_comparison: dict[str, tuple[str, float]],
-    budget: float,
+    methods: Methods, metrics: Sequence[str], limits: dict[str, tuple[str, float]], budget: float
 ) -> list[str]:
-    """The metrics of each method at each point; at equal tokens interpolated to the budget."""
+    """The metrics of each method at each limit; at equal tokens interpolated to the budget."""
     rows = []
-    for at, within in points_of_comparison.items():
-        for method in methods:
-            reached = [(run.curve, run.place(within)) for run in method.runs]
-            cells = []
-            for metric in metrics:
-                if at == "equal tokens":
-                    found = [np.interp(budget, *points(c, metric, "tokens")) for c, _ in reached]
-                else:
-                    found = [curve[metric][place] for curve, place in reached]
-                values = np.array(found)
-                spread = values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else None
-                cells.append(
-                    f"{values.mean():.3f}" + ("" if spread is None else f" ± {spread:.3f}")
-                )
-            steps = dict.fromkeys(str(curve["step"][place]) for curve, place in reached)
-            spent = np.mean([curve["tokens"][place] for curve, place in reached])
-            rows.append((method.name, at, ", ".join(steps), f"{spent:,.0f}", *cells))
+    for (at, limit), (name, runs) in itertools.product(limits.items(), methods.items()):
+        latest = [run.latest(*limit) for run in runs]
+        cells = []
+        for metric in metrics:
+            values = np.array([evaluation[metric] for evaluation in latest])
+            if at == "equal tokens":
+                curves = [points(run.curve, metric, "tokens") for run in runs]
+                values = np.array([np.interp(budget, *curve) for curve in curves])
+            spread = f" ± {values.std(ddof=1) / len(runs) ** 0.5:.3f}" if len(runs) > 1 else ""
+            cells.append(f"{values.mean():.3f}{spread}")
+        steps = dict.fromkeys(str(evaluation["step"]) for evaluation in latest)
+        spent = np.mean([evaluation["tokens"] for evaluation in latest])
+        rows.append((name, at, ", ".join(steps), f"{spent:,.0f}", *cells))
     return markdown_table(("method", "at", "step", "sampled tokens", *metrics), rows)
 
 
@@ -339,9 +319,7 @@ def _shared_metrics(curves: Sequence[LearningCurve]) -> list[str]:
     return [name for name in names if name in shared]
 
 
-def _differences(methods: Sequence[ComparedMethod], method: ComparedMethod) -> list[str]:
-    """The config keys in which methods differ, with this method's values."""
-    configs = [m.runs[0].config for m in methods]
+def _differences(mine: dict[str, Any], configs: Sequence[dict[str, Any]]) -> list[str]:
+    """The keys of one config in which any of all configs differs from it, with its values."""
     keys = dict.fromkeys(key for config in configs for key in config)
-    mine = method.runs[0].config
     return [f"{k}={mine.get(k)!r}" for k in keys if any(c.get(k) != mine.get(k) for c in configs)]

@@ -3,16 +3,13 @@
 What is compared, and the numbers, come from the caller.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from matplotlib.figure import Figure
 
 from cipo_jax.run.comparison import LearningCurve, mean_curve, points
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
@@ -50,8 +47,6 @@ def draw_curves(
       styles: see `line_styles`.
       each_seed: draws the seeds' own curves as well, pale.
     """
-    from matplotlib.figure import Figure  # late: it takes half a second
-
     rows = max(len(metrics), 1)
     figure = Figure(figsize=(11, 2.5 * rows), layout="constrained")
     axes = figure.subplots(rows, 2, squeeze=False, sharey="row", sharex="col")

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from cipo_jax.commands.study.figures import draw_study
 from cipo_jax.commands.study.measures import (
     STAGES,
     Ratio,
@@ -58,8 +59,6 @@ def write_study_report(runs: Sequence[PlannedRun], reference: str, out: Path) ->
     Raises:
       CipoError: no run has been evaluated.
     """
-    from cipo_jax.commands.study.figures import draw_study  # here: matplotlib takes half a second
-
     records = [
         {"task": run.task, "method": run.method, "seed": run.seed} | measure_run(run.directory)
         for run in runs
