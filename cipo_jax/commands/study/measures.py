@@ -44,7 +44,7 @@ _TRAINING = {
 # The third of the worked solution in which an attempt leaves it.
 STAGES = ("early", "middle", "late")
 
-# Of wrong attempts that have an answer. Records of format 2 lack these.
+# Of wrong attempts that have an answer. Records of an older format lack these.
 _REPEATS = ("own_answered", "own_repeated", "own_agreed", "given_answered", "given_repeated")
 _SUMS = (
     *("samples", "right", "tokens", "surprise"),
@@ -211,7 +211,7 @@ def measures(records: Sequence[Record]) -> dict[str, Ratio]:
 
     Measures without a case (such as r2w where nothing was right) are left out.
     """
-    p = {name: _per_problem(records, name) for name in _SUMS if name not in _REPEATS}
+    p = _sums(records)
     ones = np.ones_like(p["right"])
     named = {f"pass@{k}": (pass_of(records, k), ones) for k in pass_ks(records)}
     own = p["own_wrong"] + p["own_right"]
@@ -220,7 +220,7 @@ def measures(records: Sequence[Record]) -> dict[str, Ratio]:
         "two-turn": (p["own_right"] - p["own_r2w"] + p["own_w2r"], own),
         "w2r": (p["own_w2r"], p["own_wrong"]),
         "r2w": (p["own_r2w"], p["own_right"]),
-        "resampled w2r": (p["own_wrong"] * _others_right(records), p["own_wrong"]),
+        "resampled w2r": (p["own_wrong"] * _others_right(p), p["own_wrong"]),
         "given w2r": (p["given_w2r"], p["given_wrong"]),
         "given r2w": (p["given_r2w"], p["given_right"]),
         "length": (p["tokens"], p["samples"]),
@@ -233,11 +233,11 @@ def by_first_error(records: Sequence[Record]) -> dict[str, tuple[Ratio, Ratio]]:
     """{stage: (w2r, resampled w2r)} of wrong own attempts, by the third of the worked solution in
     which they leave it: "late" ones are near misses. Stages that a seed has no case of are left
     out."""
-    found = {}
+    p, found = _sums(records), {}
     for stage in STAGES:
-        wrong, fixed = (_per_problem(records, f"own_{kind}_{stage}") for kind in ("wrong", "w2r"))
+        wrong, fixed = p[f"own_wrong_{stage}"], p[f"own_w2r_{stage}"]
         if (wrong.sum(axis=1) > 0).all():
-            found[stage] = (fixed, wrong), (wrong * _others_right(records), wrong)
+            found[stage] = (fixed, wrong), (wrong * _others_right(p), wrong)
     return found
 
 
@@ -249,16 +249,14 @@ def repeats(records: Sequence[Record]) -> dict[str, Ratio]:
                        are the policy's, rather than chance
     given repeats      of the attempts that all runs are given
     """
-    if not all(name in r["problems"] for r in records for name in _REPEATS):
+    p = _sums(records)
+    if not p.keys() >= set(_REPEATS):
         return {}
-    answered, repeated, agreed, given, given_repeated = (
-        _per_problem(records, name) for name in _REPEATS
-    )
     return _with_cases(
         {
-            "repeats": (repeated, answered),
-            "resampled repeats": (agreed, answered),
-            "given repeats": (given_repeated, given),
+            "repeats": (p["own_repeated"], p["own_answered"]),
+            "resampled repeats": (p["own_agreed"], p["own_answered"]),
+            "given repeats": (p["given_repeated"], p["given_answered"]),
         }
     )
 
@@ -275,9 +273,13 @@ def paired_measures(
     return {name: (ours[name], theirs[name]) for name in ours if name in theirs}
 
 
-def _per_problem(records: Sequence[Record], name: str) -> np.ndarray:
-    """[seeds, problems] a sum of the records."""
-    return np.array([r["problems"][name] for r in records], np.float64)
+def _sums(records: Sequence[Record]) -> dict[str, np.ndarray]:
+    """[seeds, problems] each sum that all records have."""
+    return {
+        name: np.array([r["problems"][name] for r in records], np.float64)
+        for name in _SUMS
+        if all(name in r["problems"] for r in records)
+    }
 
 
 def _with_cases(ratios: Mapping[str, Ratio]) -> dict[str, Ratio]:
@@ -285,9 +287,9 @@ def _with_cases(ratios: Mapping[str, Ratio]) -> dict[str, Ratio]:
     return {name: (a, b) for name, (a, b) in ratios.items() if (b.sum(axis=1) > 0).all()}
 
 
-def _others_right(records: Sequence[Record]) -> np.ndarray:
+def _others_right(p: Mapping[str, np.ndarray]) -> np.ndarray:
     """[seeds, problems] share of right samples among those beside a wrong one."""
-    return _per_problem(records, "right") / np.maximum(_per_problem(records, "samples") - 1, 1)
+    return p["right"] / np.maximum(p["samples"] - 1, 1)
 
 
 def pass_ks(records: Sequence[Record]) -> list[int]:
