@@ -3,19 +3,19 @@
     python -m cipo_jax.main --mode=compare runs/cipo-* runs/grpo-* [--workdir=runs/comparison]
 
 Runs whose configs differ in nothing but the seed (and what cannot change results) are one method;
-the first run's method is the baseline. Curves at equal steps flatter a method that samples more a
-step, so everything is shown twice: against steps, and against sampled tokens (of both streams and
-of all that dynamic sampling discarded; supervised tokens of the cold start are not sampled).
+the first run's method is the baseline. Curves at equal steps flatter a method that samples more per
+step, so everything is shown twice: against steps, and against sampled tokens.
 
-Paired tests use the archived attempts of evaluations, problem by problem. This file decides what
-is compared; the formulas are in `run/statistics.py`.
+Paired tests use the archived attempts of evaluations, problem by problem. This file decides which
+runs are one method, at which evaluations they are compared, and what the page says. Curves are read
+in `run/comparison.py`; the formulas are in `run/statistics.py`.
 """
 
 import dataclasses
 import itertools
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,15 @@ import numpy as np
 from cipo_jax.config.command_line import Invocation
 from cipo_jax.config.keys import Config, flatten
 from cipo_jax.config.resolve import read_resolved
+from cipo_jax.report.comparison import (
+    draw_curves,
+    line_styles,
+    markdown_table,
+    save_figure,
+    signed_interval,
+)
+from cipo_jax.run.comparison import LearningCurve, learning_curve, points, stream_of
 from cipo_jax.run.records.archive import ATTEMPTS_DIR, read_attempts
-from cipo_jax.run.records.metrics_file import read_metrics
 from cipo_jax.run.statistics import Difference, mcnemar, paired_difference
 from cipo_jax.types import CipoError
 
@@ -33,33 +40,34 @@ from cipo_jax.types import CipoError
 _SAME_METHOD = ("seed", "log.", "mesh.", "checkpoint.", "eval.", "verifier.workers")
 # Evaluations that stand for equal compute may be over the budget by this share.
 _TOLERANCE = 0.05
-_CURVES = ("eval/pass@1", "eval/correction/accuracy_after", "eval/correction/w2r")
-_EVALUATIONS_DIR = "evaluations"
+_CURVES = ("pass@1", "correction/accuracy_after", "correction/w2r")
+
+# {measure, such as "eval pass@1": {problem id: whether each attempt is right}}
+Outcomes = dict[str, dict[str, list[bool]]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class ComparedRun:
     """A run directory, read.
 
     Attributes:
       path: the directory.
       config: {"section.key": value} without the keys that may differ within a method.
-      tokens: {step: tokens sampled up to it}, with step 0.
-      evaluations: {step: {metric: value}} of the run's own evaluations.
+      curve: of the run's own evaluations, at least one.
     """
 
     path: Path
     config: dict[str, Any]
-    tokens: dict[int, float]
-    evaluations: dict[int, dict[str, float]]
+    curve: LearningCurve
+
+    def latest(self, column: str, most: float) -> dict[str, Any]:
+        """The last evaluation whose "step" or "tokens" is at most so large, else the first."""
+        place = max(sum(value <= most for value in self.curve[column]) - 1, 0)
+        return {name: values[place] for name, values in self.curve.items()}
 
 
-@dataclasses.dataclass(frozen=True)
-class Method:
-    """Runs that differ in nothing but the seed."""
-
-    name: str
-    runs: list[Run]
+# Runs that differ in nothing but the seed, by the name of their method.
+Methods = dict[str, list[ComparedRun]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,42 +112,63 @@ def compare(paths: Sequence[Path], out: Path) -> list[Comparison]:
     if len(paths) < 2:
         raise CipoError(f"--mode=compare: got {len(paths)} run directories, wanted two or more")
     methods = group_runs([load_run(path) for path in paths])
-    runs = [run for method in methods for run in method.runs]
-    last_step = min(max(run.evaluations) for run in runs)
-    budget = min(run.tokens[max(run.evaluations)] for run in runs)
-    most = budget * (1 + _TOLERANCE)
+    curves = {name: [run.curve for run in runs] for name, runs in methods.items()}
+    last_step = min(curve["step"][-1] for seeds in curves.values() for curve in seeds)
+    budget = min(curve["tokens"][-1] for seeds in curves.values() for curve in seeds)
+    limits = {
+        "equal steps": ("step", last_step),
+        "equal tokens": ("tokens", budget * (1 + _TOLERANCE)),
+    }
 
     comparisons, notes = [], []
-    points: tuple[tuple[str, Callable[[Run], int]], ...] = (
-        ("equal steps", lambda run: _latest(run, lambda step: step <= last_step)),
-        ("equal tokens", lambda run: _latest(run, lambda step: run.tokens[step] <= most)),
-    )
-    baseline, *others = methods
-    for at, step_of in points:
-        tables = {m.name: [eval_table(r.path, step_of(r)) for r in m.runs] for m in methods}
+    for at, limit in limits.items():
+        tables = {
+            name: [outcomes(run.path, "eval", run.latest(*limit)["step"]) for run in runs]
+            for name, runs in methods.items()
+        }
         if missing := [name for name, found in tables.items() if not all(found)]:
             notes.append(f"no archived evaluations in {', '.join(missing)}: no paired tests {at}")
-            continue
-        for method in others:
-            comparisons += _compare_tables(
-                at, method.name, tables[method.name], baseline.name, tables[baseline.name]
-            )
-    for method in others:
-        suites = {m.name: [suite_table(r.path) for r in m.runs] for m in (method, baseline)}
-        comparisons += _compare_tables(
-            "evaluations", method.name, suites[method.name], baseline.name, suites[baseline.name]
-        )
+        else:
+            comparisons += _with_baseline(at, tables)
+    suites = {name: [suite_outcomes(run.path) for run in runs] for name, runs in methods.items()}
+    comparisons += _with_baseline("evaluations", suites)
+
+    metrics = _shared_metrics([curve for seeds in curves.values() for curve in seeds])
+    lines = [
+        "# Comparison",
+        "",
+        f"Equal steps: {last_step} steps. Equal tokens: {budget:,.0f} sampled tokens, the number "
+        "that the cheapest run had sampled at its last evaluation; values there are interpolated "
+        "between evaluations. Step and tokens are those of the evaluation that the paired tests "
+        f"use: the last one with at most {_TOLERANCE:.0%} more. Means over seeds ± standard error.",
+        "",
+        *_value_table(methods, metrics, limits, budget),
+        "",
+        "Paired by problem. p: bootstrap over problems (and seeds, where there are several). "
+        "Alone: problems solved by more than half of the attempts of one method only, McNemar's p.",
+        "",
+        *_paired_table(comparisons),
+        "",
+        "## Methods",
+        "",
+    ]
+    configs = [runs[0].config for runs in methods.values()]
+    for name, runs in methods.items():
+        lines.append(f"- {name}: {', '.join(str(run.path) for run in runs)}")
+        lines += [f"    - {difference}" for difference in _differences(runs[0].config, configs)]
+    text = "\n".join([*lines, *(f"\n{note}" for note in notes)]) + "\n"
+
     out.mkdir(parents=True, exist_ok=True)
-    text = format_comparison(methods, last_step, budget, points, comparisons, notes)
     (out / "comparison.md").write_text(text)
     raw = [dataclasses.asdict(c) for c in comparisons]
     (out / "comparison.json").write_text(json.dumps(raw, indent=1) + "\n")
-    draw(methods, out / "comparison")
-    print(text + f"\nfigure  {out / 'comparison.png'}", flush=True)
+    labels = {metric: metric for metric in metrics}
+    drawn = draw_curves(curves, labels, line_styles(curves), each_seed=True)
+    print(text + f"\nfigure  {save_figure(drawn, out / 'comparison')}", flush=True)
     return comparisons
 
 
-def load_run(path: Path) -> Run:
+def load_run(path: Path) -> ComparedRun:
     """Reads config and metrics of a run directory.
 
     Raises:
@@ -158,101 +187,78 @@ def load_run(path: Path) -> Run:
     # A seed has its own warmed-up parameters; whether there are any is the method's.
     flat["init_from"] = bool(flat.get("init_from"))
     config = {k: v for k, v in flat.items() if not k.startswith(_SAME_METHOD)}
-    tokens, total = {0: 0.0}, 0.0
-    evaluations = {}
-    for record in read_metrics(path):
-        if record["phase"] == "train":
-            if "tokens/sampled" not in record:
-                raise CipoError(
-                    f"{path}: metrics.jsonl: step {record['step']} has no tokens/sampled"
-                )
-            total += record["tokens/sampled"]
-            tokens[record["step"]] = total
-        elif record["phase"] == "eval":
-            evaluations[record["step"]] = {k: v for k, v in record.items() if k.startswith("eval/")}
-    evaluations = {step: values for step, values in evaluations.items() if step in tokens}
-    if not evaluations:
+    curve = learning_curve(path)
+    if not curve["step"]:
         raise CipoError(f"{path}: metrics.jsonl: has no evaluations to compare")
-    return Run(path, config, tokens, evaluations)
+    return ComparedRun(path, config, curve)
 
 
-def group_runs(runs: Sequence[Run]) -> list[Method]:
+def group_runs(runs: Sequence[ComparedRun]) -> Methods:
     """The runs by method, in order of first appearance."""
-    grouped: list[list[Run]] = []
+    grouped: dict[str, list[ComparedRun]] = {}
     for run in runs:
-        for members in grouped:
-            if members[0].config == run.config:
-                members.append(run)
-                break
-        else:
-            grouped.append([run])
-    methods: list[Method] = []
-    for members in grouped:
+        grouped.setdefault(json.dumps(run.config, sort_keys=True), []).append(run)
+    methods: Methods = {}
+    for members in grouped.values():
         names = [run.path.name for run in members]
         shared = os.path.commonprefix(names).rstrip("-_.0123456789") or names[0]
         name = names[0] if len(names) == 1 else f"{shared} ({len(names)} seeds)"
-        if any(name == other.name for other in methods):
-            name = str(members[0].path)
-        methods.append(Method(name, members))
+        methods[str(members[0].path) if name in methods else name] = members
     return methods
 
 
-def eval_table(path: Path, step: int) -> dict[str, dict[str, list[bool]]]:
-    """{"eval pass@1": {problem id: outcomes}, "eval after correction": ...} of one evaluation."""
-    return _outcomes(path, "eval", {step}, "eval")
-
-
-def suite_table(path: Path) -> dict[str, dict[str, list[bool]]]:
-    """Likewise for every suite of `evaluations/`, at the last step each was evaluated at."""
-    tables: dict[str, dict[str, list[bool]]] = {}
-    for directory in sorted((path / _EVALUATIONS_DIR).glob("*")):
+def suite_outcomes(path: Path) -> Outcomes:
+    """The outcomes of every suite of `evaluations/`, each at the last step it was evaluated at."""
+    tables: Outcomes = {}
+    for directory in sorted((path / "evaluations").glob("*")):
         newest: dict[str, int] = {}
         for file in (directory / ATTEMPTS_DIR).glob("*.jsonl.gz"):
             suite, _, number = file.name.removesuffix(".jsonl.gz").rpartition("-")
             newest[suite] = max(newest.get(suite, 0), int(number))
         for suite, step in newest.items():
-            tables |= _outcomes(directory, suite, {step}, suite)
+            tables |= outcomes(directory, suite, step)
     return tables
 
 
-def _outcomes(
-    path: Path, phase: str, steps: set[int], name: str
-) -> dict[str, dict[str, list[bool]]]:
-    tables: dict[str, dict[str, list[bool]]] = {}
+def outcomes(path: Path, phase: str, step: int) -> Outcomes:
+    """Those of one evaluation, from the archive in `path`; {} if it has none."""
     measures = {
-        "base": f"{name} pass@1",
-        "correction": f"{name} after correction",
-        "given": f"{name} given attempts after correction",
+        "base": f"{phase} pass@1",
+        "own": f"{phase} after correction",
+        # A benchmark of corrections has no other attempts to correct.
+        "given": f"{phase} {'given attempts ' if phase == 'eval' else ''}after correction",
     }
-    for record in read_attempts(path, phase, steps):
-        stream = record["stream"]
-        # In an evaluation of own attempts, an anchor that is not in the file was given.
-        if stream == "correction" and phase == "eval" and record["anchor"]["index"] is None:
-            stream = "given"
-        table = tables.setdefault(measures[stream], {})
+    tables: Outcomes = {}
+    for record in read_attempts(path, phase, {step}):
+        table = tables.setdefault(measures[stream_of(record)], {})
         table.setdefault(record["problem_id"], []).append(record["outcome"] == "correct")
     return tables
 
 
-def _compare_tables(
-    at: str,
-    method: str,
-    ours: Sequence[dict[str, dict[str, list[bool]]]],
-    baseline: str,
-    theirs: Sequence[dict[str, dict[str, list[bool]]]],
+def _with_baseline(at: str, tables: dict[str, list[Outcomes]]) -> list[Comparison]:
+    """Each method with the first, which is the baseline."""
+    baseline, *others = tables
+    return [c for method in others for c in _compare_pair(at, method, baseline, tables)]
+
+
+def _compare_pair(
+    at: str, method: str, baseline: str, tables: dict[str, list[Outcomes]]
 ) -> list[Comparison]:
-    """Every measure that all runs of both methods have, on the problems that all have."""
-    runs = [*ours, *theirs]
+    """Every measure that all runs of both methods have, on the problems that all have.
+
+    Args:
+      tables: method -> the outcomes of each run.
+    """
+    runs = [*tables[method], *tables[baseline]]
     comparisons = []
-    for measure in sorted(set.intersection(*(set(tables) for tables in runs))):
-        problems = sorted(set.intersection(*(set(tables[measure]) for tables in runs)))
+    for measure in sorted(set.intersection(*map(set, runs))):
+        problems = sorted(set.intersection(*(set(run[measure]) for run in runs)))
         if not problems:
             continue
         a, b = (
-            np.array([[np.mean(tables[measure][p]) for p in problems] for tables in side])
-            for side in (ours, theirs)
+            np.array([[np.mean(run[measure][p]) for p in problems] for run in tables[name]])
+            for name in (method, baseline)
         )
-        only_a, only_b, p = mcnemar(a.mean(axis=0) > 0.5, b.mean(axis=0) > 0.5)
         comparisons.append(
             Comparison(
                 method,
@@ -261,140 +267,66 @@ def _compare_tables(
                 measure,
                 (float(a.mean()), float(b.mean())),
                 paired_difference(a, b),
-                only_a,
-                only_b,
-                p,
+                *mcnemar(a.mean(axis=0) > 0.5, b.mean(axis=0) > 0.5),
                 len(problems),
             )
         )
     return comparisons
 
 
-def _latest(run: Run, allowed: Callable[[int], bool]) -> int:
-    """The last evaluated step that is allowed; step 0 always is."""
-    return max((step for step in run.evaluations if allowed(step)), default=min(run.evaluations))
+def _value_table(
+    methods: Methods, metrics: Sequence[str], limits: dict[str, tuple[str, float]], budget: float
+) -> list[str]:
+    """The metrics of each method at each limit; at equal tokens interpolated to the budget."""
+    rows = []
+    for (at, limit), (name, runs) in itertools.product(limits.items(), methods.items()):
+        latest = [run.latest(*limit) for run in runs]
+        cells = []
+        for metric in metrics:
+            values = np.array([evaluation[metric] for evaluation in latest])
+            if at == "equal tokens":
+                curves = [points(run.curve, metric, "tokens") for run in runs]
+                values = np.array([np.interp(budget, *curve) for curve in curves])
+            spread = f" ± {values.std(ddof=1) / len(runs) ** 0.5:.3f}" if len(runs) > 1 else ""
+            cells.append(f"{values.mean():.3f}{spread}")
+        steps = dict.fromkeys(str(evaluation["step"]) for evaluation in latest)
+        spent = np.mean([evaluation["tokens"] for evaluation in latest])
+        rows.append((name, at, ", ".join(steps), f"{spent:,.0f}", *cells))
+    return markdown_table(("method", "at", "step", "sampled tokens", *metrics), rows)
 
 
-def format_comparison(
-    methods: Sequence[Method],
-    last_step: int,
-    budget: float,
-    points: Sequence[tuple[str, Callable[[Run], int]]],
-    comparisons: Sequence[Comparison],
-    notes: Sequence[str],
-) -> str:
-    """The comparison as markdown."""
-    metrics = _shared_metrics(methods)
-    header = " | ".join(name.removeprefix("eval/") for name in metrics)
-    lines = [
-        "# Comparison",
-        "",
-        f"Equal steps: {last_step} steps. Equal tokens: {budget:,.0f} sampled tokens, what the "
-        "cheapest run had sampled at its last evaluation; values there are interpolated between "
-        "evaluations. Step and tokens are those of the evaluation that the paired tests use: the "
-        f"last one with at most {_TOLERANCE:.0%} more. Means over seeds ± standard error.",
-        "",
-        f"| method | at | step | sampled tokens | {header} |",
-        "|---|---|---|---|" + "---|" * len(metrics),
-    ]
-    for at, step_of in points:
-        for method in methods:
-            steps = [step_of(run) for run in method.runs]
-            spent = [run.tokens[step] for run, step in zip(method.runs, steps, strict=True)]
-            cells = []
-            for metric in metrics:
-                values = np.array(
-                    [
-                        run.evaluations[step][metric]
-                        for run, step in zip(method.runs, steps, strict=True)
-                    ]
-                )
-                if at == "equal tokens":
-                    values = np.array(
-                        [
-                            np.interp(budget, *_curve(run, metric, tokens=True))
-                            for run in method.runs
-                        ]
-                    )
-                spread = values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else None
-                cells.append(
-                    f"{values.mean():.3f}" + ("" if spread is None else f" ± {spread:.3f}")
-                )
-            where = ", ".join(map(str, dict.fromkeys(steps)))
-            tokens = f"{np.mean(spent):,.0f}"
-            lines.append(f"| {method.name} | {at} | {where} | {tokens} | {' | '.join(cells)} |")
-    lines += [
-        "",
-        "Paired by problem. p: bootstrap over problems (and seeds, where there are several). "
-        "Alone: problems solved by more than half of the attempts of one method only, McNemar's p.",
-        "",
-        "| at | measure | problems | method | baseline | difference | 95% interval | p | alone | "
-        "McNemar p |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for c in comparisons:
-        d = c.difference
-        lines.append(
-            f"| {c.at} | {c.measure} | {c.problems} | {c.method} {c.values[0]:.3f} "
-            f"| {c.baseline} {c.values[1]:.3f} | {d.value:+.3f} | {d.low:+.3f} to {d.high:+.3f} "
-            f"| {d.p:.4f} | {c.only_method} : {c.only_baseline} | {c.p_mcnemar:.4f} |"
+def _paired_table(comparisons: Sequence[Comparison]) -> list[str]:
+    head = ("at", "measure", "problems", "method", "baseline", "difference", "95% interval", "p")
+    rows = [
+        (
+            c.at,
+            c.measure,
+            c.problems,
+            f"{c.method} {c.values[0]:.3f}",
+            f"{c.baseline} {c.values[1]:.3f}",
+            f"{c.difference.value:+.3f}",
+            signed_interval(c.difference.low, c.difference.high),
+            f"{c.difference.p:.4f}",
+            f"{c.only_method} : {c.only_baseline}",
+            f"{c.p_mcnemar:.4f}",
         )
-    lines += ["", "## Methods", ""]
-    for method in methods:
-        lines.append(f"- {method.name}: {', '.join(str(run.path) for run in method.runs)}")
-        lines += [f"    - {difference}" for difference in _differences(methods, method)]
-    return "\n".join([*lines, *(f"\n{note}" for note in notes)]) + "\n"
+        for c in comparisons
+    ]
+    return markdown_table((*head, "alone", "McNemar p"), rows)
 
 
-def draw(methods: Sequence[Method], path: Path) -> None:
-    """Writes the curves as `path`.png and .svg: metrics in rows, against steps and tokens."""
-    import matplotlib.figure  # here and not at the top: half a second
-
-    metrics = _shared_metrics(methods)
-    figure = matplotlib.figure.Figure(figsize=(9, 2.6 * max(len(metrics), 1)), layout="constrained")
-    axes = figure.subplots(max(len(metrics), 1), 2, squeeze=False, sharey="row")
-    for (row, metric), column in itertools.product(enumerate(metrics), (0, 1)):
-        axis = axes[row][column]
-        for number, method in enumerate(methods):
-            curves = [_curve(run, metric, tokens=column == 1) for run in method.runs]
-            for x, y in curves:
-                axis.plot(x, y, color=f"C{number}", alpha=0.3, linewidth=0.8)
-            x = np.unique(np.concatenate([x for x, _ in curves]))
-            # No extrapolation: the mean is over all seeds or not drawn.
-            x = x[(x >= max(x[0] for x, _ in curves)) & (x <= min(x[-1] for x, _ in curves))]
-            mean = np.mean([np.interp(x, *curve) for curve in curves], axis=0)
-            axis.plot(x, mean, color=f"C{number}", marker="o", markersize=3, label=method.name)
-        axis.set_xlabel("sampled tokens" if column else "steps")
-        axis.grid(alpha=0.3)
-        if not column:
-            axis.set_ylabel(metric.removeprefix("eval/"))
-    axes[0][0].legend(fontsize="small")
-    for ending in (".png", ".svg"):
-        figure.savefig(path.with_suffix(ending), dpi=150)
-
-
-def _shared_metrics(methods: Sequence[Method]) -> list[str]:
-    """The metrics shown: pass@1, pass@k of the largest k, and corrections, where all have them."""
-    sets = [set(values) for m in methods for r in m.runs for values in r.evaluations.values()]
-    shared = set.intersection(*sets)
-    ks = [int(name.removeprefix("eval/pass@")) for name in shared if _is_pass_at(name)]
-    names = dict.fromkeys((*_CURVES[:1], f"eval/pass@{max(ks, default=1)}", *_CURVES[1:]))
+def _shared_metrics(curves: Sequence[LearningCurve]) -> list[str]:
+    """The metrics shown: pass@1, pass@k of the largest k, and corrections, where all evaluations
+    have them."""
+    shared = set.intersection(
+        *({name for name, values in curve.items() if None not in values} for curve in curves)
+    )
+    ks = [int(k) for name in shared if (k := name.removeprefix("pass@")).isdecimal()]
+    names = dict.fromkeys((_CURVES[0], f"pass@{max(ks, default=1)}", *_CURVES[1:]))
     return [name for name in names if name in shared]
 
 
-def _is_pass_at(name: str) -> bool:
-    return name.startswith("eval/pass@") and name.removeprefix("eval/pass@").isdecimal()
-
-
-def _curve(run: Run, metric: str, tokens: bool) -> tuple[np.ndarray, np.ndarray]:
-    steps = sorted(run.evaluations)
-    x = [run.tokens[step] if tokens else step for step in steps]
-    return np.array(x, np.float64), np.array([run.evaluations[step][metric] for step in steps])
-
-
-def _differences(methods: Sequence[Method], method: Method) -> list[str]:
-    """The config keys in which methods differ, with this method's values."""
-    configs = [m.runs[0].config for m in methods]
+def _differences(mine: dict[str, Any], configs: Sequence[dict[str, Any]]) -> list[str]:
+    """The keys of one config in which any of all configs differs from it, with its values."""
     keys = dict.fromkeys(key for config in configs for key in config)
-    mine = method.runs[0].config
     return [f"{k}={mine.get(k)!r}" for k in keys if any(c.get(k) != mine.get(k) for c in configs)]

@@ -1,8 +1,10 @@
 """Estimates from samples: pass@k, majority votes, confidence intervals, paired comparisons.
 
-Decides the formulas and how uncertainty is measured: over problems (an evaluation's samples of one
-problem are no independent data), by a bootstrap with a fixed seed, so that equal data give equal
-numbers. It does not decide what counts as right; it sees numbers only.
+Formulas only, each with its reference. They see numbers and decide neither what counts as right nor
+what is compared. Uncertainty is over problems, since samples of one problem are not independent,
+and over seeds where there are several. All intervals are 95% intervals. Bootstrap intervals are
+percentile intervals (Efron and Tibshirani 1993, An Introduction to the Bootstrap, ch. 13) from a
+fixed random seed, so that equal data give equal numbers.
 """
 
 import dataclasses
@@ -11,18 +13,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
-LEVEL = 0.95  # of every interval
+_LEVEL = 0.95
 _RESAMPLES = 4000
 
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A quantity with its uncertainty over problems.
+    """A quantity with its uncertainty.
 
     Attributes:
       value: the estimate.
       stderr: its standard error.
-      low, high: bounds of the 95% bootstrap interval.
+      low, high: bounds of the bootstrap interval.
     """
 
     value: float
@@ -37,7 +39,7 @@ class Difference:
 
     Attributes:
       value: the difference of means.
-      low, high: bounds of the 95% paired bootstrap interval.
+      low, high: bounds of the paired bootstrap interval.
       p: two-sided bootstrap p-value of no difference.
     """
 
@@ -48,13 +50,18 @@ class Difference:
 
 
 def pass_at_k(correct: np.ndarray, k: int) -> np.ndarray:
-    """Unbiased pass@k of each problem: 1 - C(n - c, k) / C(n, k) (Chen et al. 2021, eq. 1).
+    """Unbiased pass@k of each problem: 1 - C(n - c, k) / C(n, k), with c of n samples correct.
+
+    Reference: Chen et al. 2021, Evaluating Large Language Models Trained on Code, eq. 1.
 
     Args:
-      correct: [N, n] bool, n >= k samples of N problems.
+      correct: [N, n] bool, n samples of N problems.
 
     Returns:
       [N] float64.
+
+    Raises:
+      ValueError: not 1 <= k <= n.
     """
     n = correct.shape[1]
     if not 1 <= k <= n:
@@ -68,14 +75,18 @@ def pass_at_k(correct: np.ndarray, k: int) -> np.ndarray:
 def majority_at_k(right: int, wrong: Sequence[int], abstained: int, k: int) -> float:
     """Unbiased maj@k of one problem: the chance that a vote among k of its n samples is right.
 
-    The mean over all C(n, k) subsets, counted exactly. Ties are broken by lot; a subset in which
-    nobody votes is wrong.
+    The mean over all C(n, k) subsets, counted exactly. Ties are broken at random; a subset in which
+    no sample has an answer is wrong. Reference for the vote: Wang et al. 2022, Self-Consistency
+    Improves Chain of Thought Reasoning in Language Models.
 
     Args:
       right: samples with the right answer.
       wrong: samples with each wrong answer, one number per distinct answer.
       abstained: samples without an answer.
-      k: subset size, 1 <= k <= n = right + sum(wrong) + abstained.
+      k: subset size.
+
+    Raises:
+      ValueError: not 1 <= k <= n = right + sum(wrong) + abstained.
     """
     n = right + sum(wrong) + abstained
     if not 1 <= k <= n:
@@ -110,11 +121,15 @@ def estimate(numerators: np.ndarray, denominators: np.ndarray | None = None) -> 
     """The ratio of sums over problems, with its bootstrap over problems.
 
     A mean has denominators 1; a rate such as "wrong attempts corrected" has each problem's number
-    of corrected and of wrong attempts; F1 is 2 TP over 2 TP + FP + FN.
+    of corrected and of wrong attempts; F1 is 2 TP over 2 TP + FP + FN. The standard error is the
+    linearised one of a ratio (Cochran 1977, Sampling Techniques, ch. 6).
 
     Args:
       numerators: [N] one number per problem.
-      denominators: [N] likewise, not negative, their sum positive; None for ones.
+      denominators: [N] likewise, not negative; None for ones.
+
+    Raises:
+      ValueError: no problems, or denominators that sum to 0.
     """
     above = np.asarray(numerators, np.float64)
     below = np.ones(len(above)) if denominators is None else np.asarray(denominators, np.float64)
@@ -125,7 +140,7 @@ def estimate(numerators: np.ndarray, denominators: np.ndarray | None = None) -> 
     ratios = (counts @ above)[total > 0] / total[total > 0]
     low, high = _interval(ratios)
     value = float(above.sum() / below.sum())
-    # Delta method; for a mean it is the standard deviation over the root of N.
+    # For a mean this is the standard deviation over the root of N.
     residuals = (above - value * below) / below.mean()
     return Estimate(value, float(np.sqrt(np.mean(residuals**2) / len(above))), low, high)
 
@@ -133,12 +148,16 @@ def estimate(numerators: np.ndarray, denominators: np.ndarray | None = None) -> 
 def paired_difference(a: np.ndarray, b: np.ndarray) -> Difference:
     """Compares two methods on the same problems.
 
-    Problems are resampled, the same for both methods; where a method has several seeds (or runs),
-    these are resampled too, so that the interval covers what another seed would give. With two or
-    three seeds that part is rough.
+    Problems are resampled, the same ones for both methods. Where a method has several seeds, these
+    are resampled as well, so that the interval covers what another seed would give; with two or
+    three seeds it is a rough interval. Reference for resampling both: Owen 2007, The pigeonhole
+    bootstrap.
 
     Args:
       a, b: [S_a, N] and [S_b, N] float, a value per seed and problem.
+
+    Raises:
+      ValueError: other shapes, or no seeds or problems.
     """
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or not a.size:
         raise ValueError(f"shapes {a.shape} and {b.shape}, wanted [seeds, problems] each")
@@ -154,19 +173,27 @@ def paired_difference(a: np.ndarray, b: np.ndarray) -> Difference:
     return Difference(float(a.mean() - b.mean()), low, high, _p_value(differences))
 
 
-def over_seeds(above: np.ndarray, below: np.ndarray) -> Estimate:
-    """The mean over seeds of a ratio of sums over problems, seeds and problems resampled.
+def seed_ratios(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """[S] each seed's ratio of sums over problems.
 
     Args:
       above, below: [S, N] numerators and denominators of each seed and problem, as in `estimate`;
         the problems are the same for all seeds.
 
     Raises:
-      ValueError: a seed whose denominators are all 0.
+      ValueError: the shapes differ, or a seed's denominators are all 0.
     """
+    if above.shape != below.shape or (below.sum(axis=1) <= 0).any():
+        raise ValueError(f"shapes {above.shape} and {below.shape}, or a seed without denominators")
+    return above.sum(axis=1) / below.sum(axis=1)
+
+
+def over_seeds(above: np.ndarray, below: np.ndarray) -> Estimate:
+    """The mean over seeds of `seed_ratios`, with seeds and problems resampled independently
+    (Owen 2007, The pigeonhole bootstrap)."""
     means = _resampled_seed_means(above, below)
     low, high = _interval(means)
-    return Estimate(_seed_ratios(above, below).mean(), float(means.std()), low, high)
+    return Estimate(float(seed_ratios(above, below).mean()), float(means.std()), low, high)
 
 
 def difference_by_seed(
@@ -175,25 +202,27 @@ def difference_by_seed(
     """As `over_seeds`, of two methods whose seeds belong together (the same cold start, the same
     training problems): each resample takes the same seeds and problems of both.
 
-    With five seeds such an interval is too narrow, see `t_interval`.
+    With few seeds such an interval is too narrow, see `t_interval`.
 
     Args:
-      a, b: (above, below), all [S, N].
+      a, b: (above, below) of each, as in `seed_ratios`.
+
+    Raises:
+      ValueError: the shapes differ, or a seed's denominators are all 0.
     """
     if a[0].shape != b[0].shape:
         raise ValueError(f"shapes {a[0].shape} and {b[0].shape}, wanted the same seeds, problems")
-    # Equal shapes give equal resamples.
     differences = _resampled_seed_means(*a) - _resampled_seed_means(*b)
     low, high = _interval(differences)
-    value = float(np.mean(_seed_ratios(*a) - _seed_ratios(*b)))
+    value = float(np.mean(seed_ratios(*a) - seed_ratios(*b)))
     return Difference(value, low, high, _p_value(differences))
 
 
 def t_interval(values: np.ndarray) -> tuple[float, float]:
-    """95% interval of the mean of a few independent numbers by Student's t; infinite for one.
+    """The interval of the mean of a few independent numbers; infinite for a single one.
 
-    It answers what another seed would give, and unlike the bootstrap is as wide for few seeds as
-    it must be, if the numbers are about normal.
+    Unlike the bootstrap, it is wide enough for few numbers, if they are about normally distributed.
+    Reference: Student 1908, The probable error of a mean.
 
     Args:
       values: [S].
@@ -202,15 +231,16 @@ def t_interval(values: np.ndarray) -> tuple[float, float]:
         return -math.inf, math.inf
     from scipy import stats  # late: it takes most of a second, and training needs none of it
 
-    half = stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * stats.sem(values)
+    half = stats.t.ppf((1 + _LEVEL) / 2, len(values) - 1) * stats.sem(values)
     return float(np.mean(values) - half), float(np.mean(values) + half)
 
 
 def mcnemar(a: np.ndarray, b: np.ndarray) -> tuple[int, int, float]:
-    """McNemar's exact test on problems that two methods solve or not.
+    """McNemar's test whether two methods solve equally many problems, exact by the binomial
+    distribution (McNemar 1947, Psychometrika 12).
 
     Args:
-      a, b: [N] bool.
+      a, b: [N] bool, the problems solved.
 
     Returns:
       (solved by a alone, solved by b alone, two-sided p-value; 1 if they never differ).
@@ -224,40 +254,34 @@ def mcnemar(a: np.ndarray, b: np.ndarray) -> tuple[int, int, float]:
 
 
 def _resampled_counts(rng: np.random.Generator, n: int) -> np.ndarray:
-    """[resamples, n] how often each of n units is drawn when n are drawn with replacement."""
+    """[resamples, n] float64: how often each of n units is drawn, n draws with replacement."""
     drawn = rng.integers(n, size=(_RESAMPLES, n))
     drawn += n * np.arange(_RESAMPLES)[:, None]
     counts = np.bincount(drawn.reshape(-1), minlength=_RESAMPLES * n)
     return counts.reshape(_RESAMPLES, n).astype(np.float64)
 
 
-def _seed_ratios(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """[S] each seed's ratio of sums."""
-    if above.shape != below.shape or (below.sum(axis=1) <= 0).any():
-        raise ValueError(f"shapes {above.shape} and {below.shape}, or a seed without denominators")
-    return above.sum(axis=1) / below.sum(axis=1)
-
-
 def _resampled_seed_means(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """[resamples] means over resampled seeds of the ratios over resampled problems; a function of
-    the shape which are drawn."""
+    """[resamples] means over resampled seeds of the ratios over resampled problems. Equal shapes
+    draw the same seeds and problems."""
     rng = np.random.default_rng(0)
     problems = _resampled_counts(rng, above.shape[1])  # [resamples, N]
     seeds = _resampled_counts(rng, len(above))  # [resamples, S]
-    # A resample without any denominator says nothing of that seed; its full ratio stands in.
+    # A resample whose denominators are all 0 says nothing of that seed; its full ratio stands in.
     total = problems @ below.T
     ratios = np.where(
-        total > 0, problems @ above.T / np.maximum(total, 1e-12), _seed_ratios(above, below)
+        total > 0, problems @ above.T / np.maximum(total, 1e-12), seed_ratios(above, below)
     )
     return (ratios * seeds).sum(axis=1) / len(above)
 
 
 def _p_value(differences: np.ndarray) -> float:
-    """Twice the share of resamples on the other side of 0, with one added to stay above 0."""
+    """Twice the share of resamples on the other side of 0, with one added so that it is never 0
+    (Davison and Hinkley 1997, Bootstrap Methods and their Application, sect. 4.2)."""
     tail = min(np.sum(differences <= 0), np.sum(differences >= 0))
     return min(1.0, 2 * (float(tail) + 1) / (len(differences) + 1))
 
 
 def _interval(values: np.ndarray) -> tuple[float, float]:
-    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.quantile(values, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
     return float(low), float(high)

@@ -86,7 +86,10 @@ def test_seeds_are_one_method(tmp_path: Path) -> None:
     paths = [make_run(tmp_path / f"cipo-{s}", 100, {4: 0.5}, seed=s) for s in range(3)]
     other = make_run(tmp_path / "grpo", 100, {4: 0.4}, **{"correction.weight": 0.0})
     methods = group_runs([load_run(path) for path in [*paths, other]])
-    assert [(m.name, len(m.runs)) for m in methods] == [("cipo (3 seeds)", 3), ("grpo", 1)]
+    assert [(name, len(runs)) for name, runs in methods.items()] == [
+        ("cipo (3 seeds)", 3),
+        ("grpo", 1),
+    ]
     comparisons = compare([other, *paths], tmp_path / "out")
     assert comparisons[0].method == "cipo (3 seeds)"
     assert "0.500 ± 0.000" in (tmp_path / "out" / "comparison.md").read_text()

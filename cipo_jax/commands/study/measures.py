@@ -3,10 +3,11 @@
 A record (`measure_run`) has sums per test problem from the archived attempts of the run's last
 evaluation, and its learning curve from metrics.jsonl. Everything that a study shows is a function
 of its records. This file decides what is measured; formulas of uncertainty are in
-`run/statistics.py`.
+`run/statistics.py`, and how a measure is shown is decided in `report.py` and `figures.py`.
 """
 
 import collections
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -15,21 +16,21 @@ from typing import Any
 
 import numpy as np
 
+from cipo_jax.commands.study.plan import FINAL, RESULTS, read_timing
 from cipo_jax.config.resolve import read_resolved, resolve
 from cipo_jax.data.sources import GENERATED
+from cipo_jax.run.comparison import learning_curve, stream_of
 from cipo_jax.run.problems import open_evaluation
 from cipo_jax.run.records.archive import read_attempts
 from cipo_jax.run.records.metrics_file import read_metrics
 from cipo_jax.run.statistics import pass_at_k
 from cipo_jax.types import CipoError
 
-FINAL = "evaluations/final"
 _RECORD = f"{FINAL}/measures.json"
-# What the curve keeps of the run's evaluations.
+# What the learning curve keeps of the run's evaluations.
 _CURVE = ("pass@", "correction/", "given/", "length/mean")
-
-# What it keeps of the training steps, by the name it has here. Streams' gradients are measured at
-# every `log.gradient_stats_every`-th step alone.
+# What a record keeps of the training steps, by the name it has there. The gradients of the streams
+# are measured at every `log.gradient_stats_every`-th step only.
 _TRAINING = {
     "reward": "base/reward/mean",
     "all_wrong": "base/group/all_wrong",
@@ -43,7 +44,7 @@ _TRAINING = {
 # The third of the worked solution in which an attempt leaves it.
 STAGES = ("early", "middle", "late")
 
-# Of wrong attempts that have an answer. Records of format 2 lack these.
+# Of wrong attempts that have an answer. Records of an older format lack these.
 _REPEATS = ("own_answered", "own_repeated", "own_agreed", "given_answered", "given_repeated")
 _SUMS = (
     *("samples", "right", "tokens", "surprise"),
@@ -78,17 +79,15 @@ def measure_run(directory: Path) -> Record:
     Raises:
       CipoError: there is no evaluation, or its archive is damaged.
     """
-    kept, made_from = directory / _RECORD, directory / FINAL / "results.json"
+    kept, made_from = directory / _RECORD, directory / RESULTS
     if kept.is_file() and kept.stat().st_mtime_ns > made_from.stat().st_mtime_ns:
         record = json.loads(kept.read_text())
         if record.get("format") == _FORMAT:
             return record
     config = resolve(read_resolved(directory / "config.json"))
     step = json.loads(made_from.read_text())["step"]
-    lines = read_metrics(directory)
-    train = [line for line in lines if line["phase"] == "train"]
-    times_file = directory / "study.json"
-    times = json.loads(times_file.read_text()) if times_file.is_file() else {}
+    train = [line for line in read_metrics(directory) if line["phase"] == "train"]
+    timing = read_timing(directory)
     problems = open_evaluation(config).source.first(config.data.eval_problems)
     task = GENERATED.get(config.data.eval)
     solutions = {p.id: task.solution(p).splitlines() for p in problems} if task else {}
@@ -99,9 +98,9 @@ def measure_run(directory: Path) -> Record:
         "trained_tokens": sum(line["tokens/trained"] for line in train),
         "group_size": config.rollout.group_size,
         "max_sampled_tokens": config.max_sampled_tokens,
-        "seconds": times.get("seconds"),
-        "command": times.get("command"),
-        "curve": _curve(lines),
+        "seconds": timing.get("seconds"),
+        "command": timing.get("command"),
+        "curve": _curve(directory, train),
         "training": {
             "step": [line["step"] for line in train],
             **{
@@ -122,31 +121,23 @@ def _finite(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else value
 
 
-def _curve(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[float | None]]:
+def _curve(directory: Path, train: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """The run's own evaluations; entropy is the mean over the training steps since the last one."""
-    tokens, entropies = 0.0, []
-    points: dict[int, dict[str, float]] = {}
-    spent = {0: 0.0}
-    for line in lines:
-        if line["phase"] == "train":
-            tokens += line["tokens/sampled"]
-            spent[line["step"]] = tokens
-            entropies.append((line["step"], line["base/entropy"]))
-        elif line["phase"] == "eval":
-            points[line["step"]] = {
-                k.removeprefix("eval/"): v
-                for k, v in line.items()
-                if k.removeprefix("eval/").startswith(_CURVE) and not k.endswith("_stderr")
-            }
-    rows: list[dict[str, float | None]] = []
-    before = 0
-    for step in sorted(points):
-        since = [e for s, e in entropies if before < s <= step]
-        entropy = float(np.mean(since)) if since else None
-        rows.append({"step": step, "tokens": spent[step], "entropy": entropy, **points[step]})
-        before = step
-    names = dict.fromkeys(name for row in rows for name in row)
-    return {name: [row.get(name) for row in rows] for name in names}
+    curve = learning_curve(directory)
+    entropies: list[float | None] = []
+    for before, step in itertools.pairwise([0, *curve["step"]]):
+        since = [line["base/entropy"] for line in train if before < line["step"] <= step]
+        entropies.append(float(np.mean(since)) if since else None)
+    return {
+        "step": curve.pop("step"),
+        "tokens": curve.pop("tokens"),
+        "entropy": entropies,
+        **{
+            name: values
+            for name, values in curve.items()
+            if name.startswith(_CURVE) and not name.endswith("_stderr")
+        },
+    }
 
 
 def _problem_sums(
@@ -159,7 +150,7 @@ def _problem_sums(
     for attempt in read_attempts(directory / FINAL, "eval", {step}):
         of = sums.setdefault(attempt["problem_id"], dict.fromkeys(_SUMS, 0))
         right = attempt["outcome"] == "correct"
-        if (anchor := attempt["anchor"]) is None:
+        if (whose := stream_of(attempt)) == "base":
             of["samples"] += 1
             of["right"] += right
             of["tokens"] += attempt["completion_tokens"]
@@ -167,7 +158,7 @@ def _problem_sums(
             of["surprise"] -= -math.inf if logprob is None else logprob
             answers[attempt["problem_id"]][attempt["extracted"]] += 1
             continue
-        whose = "given" if anchor["index"] is None else "own"
+        anchor = attempt["anchor"]
         was_right = anchor["outcome"] == "correct"
         of[f"{whose}_{'right' if was_right else 'wrong'}"] += 1
         of[f"{whose}_{'r2w' if was_right else 'w2r'}"] += right != was_right
@@ -177,7 +168,7 @@ def _problem_sums(
             of[f"own_w2r_{stage}"] += right
         if was_right:
             continue
-        if whose == "given":  # never verified, so no answer was extracted: the last line is it
+        if whose == "given":  # never verified, so no answer was extracted: take the last line
             of["given_answered"] += 1
             of["given_repeated"] += _last_line(attempt) == _last_line(anchor)
         elif anchor["extracted"]:
@@ -220,42 +211,33 @@ def measures(records: Sequence[Record]) -> dict[str, Ratio]:
 
     Measures without a case (such as r2w where nothing was right) are left out.
     """
-    p = {
-        name: np.array([r["problems"][name] for r in records], np.float64)
-        for name in _SUMS
-        if name not in _REPEATS
-    }
+    p = _sums(records)
     ones = np.ones_like(p["right"])
-    named: dict[str, Ratio] = {}
-    for k in pass_ks(records):
-        named[f"pass@{k}"] = pass_of(records, k), ones
+    named = {f"pass@{k}": (pass_of(records, k), ones) for k in pass_ks(records)}
     own = p["own_wrong"] + p["own_right"]
     named |= {
         "before": (p["own_right"], own),
         "two-turn": (p["own_right"] - p["own_r2w"] + p["own_w2r"], own),
         "w2r": (p["own_w2r"], p["own_wrong"]),
         "r2w": (p["own_r2w"], p["own_right"]),
-        "resampled w2r": (p["own_wrong"] * _others_right(records), p["own_wrong"]),
+        "resampled w2r": (p["own_wrong"] * _others_right(p), p["own_wrong"]),
         "given w2r": (p["given_w2r"], p["given_wrong"]),
         "given r2w": (p["given_r2w"], p["given_right"]),
         "length": (p["tokens"], p["samples"]),
         "entropy": (p["surprise"], p["tokens"]),
     }
-    return {name: (a, b) for name, (a, b) in named.items() if (b.sum(axis=1) > 0).all()}
+    return _with_cases(named)
 
 
 def by_first_error(records: Sequence[Record]) -> dict[str, tuple[Ratio, Ratio]]:
     """{stage: (w2r, resampled w2r)} of wrong own attempts, by the third of the worked solution in
     which they leave it: "late" ones are near misses. Stages that a seed has no case of are left
     out."""
-    found = {}
+    p, found = _sums(records), {}
     for stage in STAGES:
-        wrong, fixed = (
-            np.array([r["problems"][f"own_{kind}_{stage}"] for r in records], np.float64)
-            for kind in ("wrong", "w2r")
-        )
+        wrong, fixed = p[f"own_wrong_{stage}"], p[f"own_w2r_{stage}"]
         if (wrong.sum(axis=1) > 0).all():
-            found[stage] = (fixed, wrong), (wrong * _others_right(records), wrong)
+            found[stage] = (fixed, wrong), (wrong * _others_right(p), wrong)
     return found
 
 
@@ -267,26 +249,47 @@ def repeats(records: Sequence[Record]) -> dict[str, Ratio]:
                        are the policy's, rather than chance
     given repeats      of the attempts that all runs are given
     """
-    if not all(name in r["problems"] for r in records for name in _REPEATS):
+    p = _sums(records)
+    if not p.keys() >= set(_REPEATS):
         return {}
-    answered, repeated, agreed, given, given_repeated = (
-        np.array([r["problems"][name] for r in records], np.float64) for name in _REPEATS
+    return _with_cases(
+        {
+            "repeats": (p["own_repeated"], p["own_answered"]),
+            "resampled repeats": (p["own_agreed"], p["own_answered"]),
+            "given repeats": (p["given_repeated"], p["given_answered"]),
+        }
     )
-    found = {
-        "repeats": (repeated, answered),
-        "resampled repeats": (agreed, answered),
-        "given repeats": (given_repeated, given),
+
+
+def paired_measures(
+    methods: Mapping[str, Sequence[Record]], method: str, reference: str
+) -> dict[str, tuple[Ratio, Ratio]]:
+    """{measure: (of the method, of the reference)} on the seeds that both have; {} without any."""
+    sides = [methods[method], methods[reference]]
+    seeds = set.intersection(*({r["seed"] for r in records} for records in sides))
+    if not seeds:
+        return {}
+    ours, theirs = (measures([r for r in records if r["seed"] in seeds]) for records in sides)
+    return {name: (ours[name], theirs[name]) for name in ours if name in theirs}
+
+
+def _sums(records: Sequence[Record]) -> dict[str, np.ndarray]:
+    """[seeds, problems] each sum that all records have."""
+    return {
+        name: np.array([r["problems"][name] for r in records], np.float64)
+        for name in _SUMS
+        if all(name in r["problems"] for r in records)
     }
-    return {name: (a, b) for name, (a, b) in found.items() if (b.sum(axis=1) > 0).all()}
 
 
-def _others_right(records: Sequence[Record]) -> np.ndarray:
+def _with_cases(ratios: Mapping[str, Ratio]) -> dict[str, Ratio]:
+    """Those of which each seed has a case."""
+    return {name: (a, b) for name, (a, b) in ratios.items() if (b.sum(axis=1) > 0).all()}
+
+
+def _others_right(p: Mapping[str, np.ndarray]) -> np.ndarray:
     """[seeds, problems] share of right samples among those beside a wrong one."""
-    samples, right = (
-        np.array([r["problems"][name] for r in records], np.float64)
-        for name in ("samples", "right")
-    )
-    return right / np.maximum(samples - 1, 1)
+    return p["right"] / np.maximum(p["samples"] - 1, 1)
 
 
 def pass_ks(records: Sequence[Record]) -> list[int]:
@@ -297,16 +300,17 @@ def pass_ks(records: Sequence[Record]) -> list[int]:
 
 def pass_of(records: Sequence[Record], k: int) -> np.ndarray:
     """[seeds, problems] unbiased pass@k."""
-    rows = []
-    for r in records:
-        samples, right = (np.array(r["problems"][name], int) for name in ("samples", "right"))
-        rows.append(
+    return np.array(
+        [
             [
-                float(pass_at_k(np.arange(n)[None] < c, k)[0])
-                for n, c in zip(samples, right, strict=True)
+                pass_at_k(np.arange(samples)[None] < right, k)[0]
+                for samples, right in zip(
+                    r["problems"]["samples"], r["problems"]["right"], strict=True
+                )
             ]
-        )
-    return np.array(rows)
+            for r in records
+        ]
+    )
 
 
 def by_method(results: Mapping[str, Any], task: str) -> dict[str, list[Record]]:

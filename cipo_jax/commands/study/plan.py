@@ -8,9 +8,11 @@ carried out is decided in `run.py`.
 
 import dataclasses
 import fnmatch
+import json
 import runpy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -19,9 +21,12 @@ from cipo_jax.run.records.metrics_file import read_metrics
 from cipo_jax.types import CipoError
 
 COLD = "cold"  # the method that is the cold-started model itself
+# In a run's directory: the last evaluation, and the file that is written when it is complete.
+FINAL = "evaluations/final"
+RESULTS = f"{FINAL}/results.json"
+TIMING = "study.json"  # likewise: the command and the seconds that it took
 # Matched methods end by tokens; their number of steps is only bounded, at so many times the base's.
 _MOST_STEPS = 10
-_TOKENS_KEY = "--config.max_sampled_tokens"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,10 +34,11 @@ class Method:
     """A method of a study.
 
     Attributes:
-      change: what it changes in the base config.
-      matched: "" takes the base's steps. "steps" goes on until it has sampled as many tokens as the
-        reference's run of the same task and seed. "samples" does so too, with groups larger by the
-        ratio of that run's tokens to its base stream's, so that its steps cost as much as well.
+      change: changes the base config, in place.
+      matched: which budget it has. "": the number of steps of the base config. "steps": more steps,
+        until it has sampled as many tokens as the reference's run of the same task and seed.
+        "samples": likewise, with groups larger by the ratio of that run's tokens to those of its
+        base stream, so that a step costs as many tokens as the reference's.
       tasks: those that it is run on; () means all.
     """
 
@@ -47,11 +53,11 @@ class Study:
 
     Attributes:
       base: makes the config that tasks and methods change.
-      tasks: name -> what it changes.
-      methods: name -> method; the cold-started model is added by itself.
+      tasks: name -> function that changes the config, in place.
+      methods: name -> method; the cold-started model is always one more.
       seeds: of the runs; a seed has one cold start, test problems are the same for all.
       reference: the method that others are matched to and compared with.
-      samples, pass_at, corrected_attempts: of the last evaluation, see `config.Eval`.
+      samples, pass_at, corrected_attempts: of the last evaluation, see `Eval` in `config/keys.py`.
     """
 
     base: Callable[[], ConfigDict]
@@ -87,8 +93,8 @@ class Study:
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
-    """One run of a study; `directory` is an ordinary run directory."""
+class PlannedRun:
+    """One run of a study; `directory` is an ordinary run directory, made when the run starts."""
 
     task: str
     method: str
@@ -98,6 +104,20 @@ class Run:
     @property
     def name(self) -> str:
         return f"{self.task}/{self.method}-{self.seed}"
+
+    @property
+    def log(self) -> Path:
+        """What its commands print."""
+        return self.directory.with_name(f"{self.directory.name}.log")
+
+    @property
+    def evaluated(self) -> bool:
+        return (self.directory / RESULTS).is_file()
+
+    def beside(self, method: str) -> "PlannedRun":
+        """The run of another method, of the same task and seed."""
+        directory = self.directory.with_name(f"{method}-{self.seed}")
+        return dataclasses.replace(self, method=method, directory=directory)
 
 
 def load_study(file: Path) -> Study:
@@ -131,12 +151,12 @@ def load_study(file: Path) -> Study:
     return study
 
 
-def plan(study: Study, workdir: Path, only: str = "*") -> list[Run]:
+def plan(study: Study, workdir: Path, only: str = "*") -> list[PlannedRun]:
     """The runs in the order in which they are done: by seed, then by task, the cold start and the
     reference first.
 
     Args:
-      only: patterns of names with commas between; what the chosen runs build on is added.
+      only: patterns of names, separated by commas; what the chosen runs need is added.
 
     Raises:
       CipoError: `only` matches no run.
@@ -147,34 +167,32 @@ def plan(study: Study, workdir: Path, only: str = "*") -> list[Run]:
     for seed in study.seeds:
         for task in study.tasks:
             of_task = [
-                Run(task, m, seed, workdir / task / f"{m}-{seed}")
-                for m in order
-                if m == COLD or task in (study.methods[m].tasks or study.tasks)
+                PlannedRun(task, method, seed, workdir / task / f"{method}-{seed}")
+                for method in order
+                if method == COLD or task in (study.methods[method].tasks or study.tasks)
             ]
-            chosen = {
-                run.method
+            chosen = [
+                run
                 for run in of_task
                 if any(fnmatch.fnmatchcase(run.name, pattern) for pattern in only.split(","))
-            }
-            if any(study.methods[m].matched for m in chosen - {COLD}):
-                chosen.add(study.reference)
-            if chosen:
-                chosen.add(COLD)
-            runs += [run for run in of_task if run.method in chosen]
+            ]
+            wanted = {*chosen, *(need for run in chosen for need in needs(study, run))}
+            runs += [run for run in of_task if run in wanted]
     if not runs:
         raise CipoError(f"--only={only!r}: matches no run; they are named TASK/METHOD-SEED")
     return runs
 
 
-def builds_on(study: Study, run: Run, method: str) -> bool:
-    """Whether a run needs that of `method`, of the same task and seed, to be finished."""
-    if run.method == COLD or run.method == method:
-        return False
-    return method == COLD or bool(study.methods[run.method].matched)
+def needs(study: Study, run: PlannedRun) -> list[PlannedRun]:
+    """The runs that have to be finished before this one starts."""
+    if run.method == COLD:
+        return []
+    methods = (COLD, study.reference) if study.methods[run.method].matched else (COLD,)
+    return [run.beside(method) for method in methods]
 
 
-def run_arguments(study: Study, file: Path, run: Run, overrides: Sequence[str]) -> list[str]:
-    """The arguments of the run's training command, from the finished runs that it builds on."""
+def run_arguments(study: Study, file: Path, run: PlannedRun, overrides: Sequence[str]) -> list[str]:
+    """The arguments of the run's training command, from the finished runs that it needs."""
     arguments = [
         f"--config={file}:{run.task}/{run.method}",
         f"--workdir={run.directory}",
@@ -183,15 +201,14 @@ def run_arguments(study: Study, file: Path, run: Run, overrides: Sequence[str]) 
     ]
     if run.method == COLD:
         return arguments
-    arguments.append(f"--config.init_from={run.directory.parent / f'{COLD}-{run.seed}'}")
-    matched = study.methods[run.method].matched
-    if matched:
-        reference = run.directory.parent / f"{study.reference}-{run.seed}"
+    arguments.append(f"--config.init_from={run.beside(COLD).directory}")
+    if matched := study.methods[run.method].matched:
+        reference = run.beside(study.reference).directory
         tokens, ratio = sampled_tokens(reference)
-        arguments.append(f"{_TOKENS_KEY}={tokens}")
+        arguments.append(f"--config.max_sampled_tokens={tokens}")
         if matched == "samples":
-            group_size = round(ratio * _group_size(reference))
-            arguments.append(f"--config.rollout.group_size={group_size}")
+            theirs = read_resolved(reference / "config.json")["rollout"]["group_size"]
+            arguments.append(f"--config.rollout.group_size={round(ratio * theirs)}")
     return arguments
 
 
@@ -207,5 +224,9 @@ def sampled_tokens(directory: Path) -> tuple[int, float]:
     return round(total), total / base
 
 
-def _group_size(directory: Path) -> int:
-    return read_resolved(directory / "config.json")["rollout"]["group_size"]
+def read_timing(directory: Path) -> dict[str, Any]:
+    """{"command", "seconds"} of a run that a study has started; {} without."""
+    try:
+        return json.loads((directory / TIMING).read_text())
+    except (OSError, ValueError):
+        return {}

@@ -3,19 +3,23 @@
     python -m cipo_jax.main --mode=study --config=configs/studies/quick.py
     python -m cipo_jax.main --mode=study --config=configs/studies/main.py --only='*-0' --jobs=2
 
-    1. cold start    once per task and seed; every method starts from its parameters
-    2. reference     the method whose sampled tokens the compute-matched ones are given
-    3. methods       each in a process of its own: `--mode=train`, then `--mode=evaluate`
-    4. report        results.json, table.md, figures, from the run directories alone
+For each seed, and for each task:
 
-A run is finished when its last evaluation is written; the same command skips what is finished and
-continues the rest, with all methods of one seed before the next seed, so that a study which is
-stopped early is still paired. A run that fails is named at the end and holds up no other. Small
-models leave cores idle: `--jobs=N` does N runs at a time, each on its share of the cores.
+    1. cold start    the method `cold`, once; every other method starts from its parameters
+    2. reference     the method whose number of sampled tokens sets the budget of matched methods
+    3. the others
 
-This file carries runs out. What is run is decided in `plan.py`, what is measured and shown in
-`measures.py` and `report.py`. It never imports the accelerator runtime: runs have the
-machine.
+Each run is two processes, `--mode=train` and then `--mode=evaluate`. Last comes the report:
+results.json, table.md and figures, from the run directories alone.
+
+A run is finished when its last evaluation is written. The same command skips what is finished and
+continues the rest. All methods of one seed come before the next seed, so a study that is stopped
+early is still paired. A run that fails is named at the end; only runs that need it are left out.
+Small models leave cores idle: `--jobs=N` does N runs at a time, each on its share of the cores.
+
+This file carries runs out. What is run is decided in `plan.py`, in which order in `queue.py`, what
+is measured and shown in `measures.py` and `report.py`. This process takes no accelerator: the runs
+need the whole machine.
 """
 
 import concurrent.futures
@@ -30,10 +34,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from cipo_jax.commands.study.measures import FINAL
-from cipo_jax.commands.study.plan import Run, Study, load_study, plan, run_arguments
+from cipo_jax.commands.study.plan import (
+    FINAL,
+    RESULTS,
+    TIMING,
+    PlannedRun,
+    Study,
+    load_study,
+    plan,
+    read_timing,
+    run_arguments,
+)
 from cipo_jax.commands.study.queue import Queue, shares_of_cores
 from cipo_jax.commands.study.report import write_study_report
 from cipo_jax.config.command_line import Invocation
@@ -75,53 +87,65 @@ def run_study(
 
     Args:
       overrides: `--config.section.key=value` for every run.
-      only: patterns of run names such as "lists/grpo*-0,*/dapo-*"; what a chosen run builds on
-        (cold start, reference) is run as well.
-      report_only: run nothing.
+      only: patterns of run names such as "lists/grpo*-0,*/dapo-*"; what a chosen run needs (cold
+        start, reference) is run as well.
+      report_only: runs nothing.
       jobs: how many runs at a time.
 
     Raises:
       CipoError: the file defines no study, `only` matches nothing, there are not as many cores as
         `jobs`, another process works on `workdir`, or runs have failed (the others are finished
         first).
-      Preempted: asked to end; the runs under way have been asked likewise.
+      Preempted: this process, or a run, was asked to end; so were the other runs under way.
     """
     shares = shares_of_cores(jobs)
     study = load_study(file)
     runs = plan(study, workdir, only)
-    failed: list[Run] = []
+    failed: list[PlannedRun] = []
     if not report_only:
         with _alone_in(workdir), notice_of_sigterm() as notice:
             failed = _run_all(study, file, runs, overrides, load, workdir, notice, shares)
     # All runs, not only those chosen now: an earlier command may have finished others.
-    places = [(run.task, run.method, run.seed, run.directory) for run in plan(study, workdir)]
-    write_study_report(places, study.reference, workdir)
+    write_study_report(plan(study, workdir), study.reference, workdir)
     if failed:
         raise CipoError(
             "runs of the study failed; the same command tries them again:\n"
-            + "\n".join(f"  {run.name}: see {_log_of(run)}" for run in failed)
+            + "\n".join(f"  {run.name}: see {run.log}" for run in failed)
         )
 
 
 def _run_all(
     study: Study,
     file: Path,
-    runs: Sequence[Run],
+    runs: Sequence[PlannedRun],
     overrides: Sequence[str],
     load: LoadConfig,
     workdir: Path,
     notice: Notice,
     shares: Sequence[set[int]],
-) -> list[Run]:
-    """Does the runs, one at a time on each share of the cores (see `shares_of_cores`), and returns
-    those that failed or that built on one that did.
+) -> list[PlannedRun]:
+    """Does the runs, one at a time on each share of the cores (see `shares_of_cores`).
+
+    Returns:
+      The runs that failed, and those left out since they need one that failed.
 
     Raises:
-      Preempted: we, or a run, were asked to end.
+      Preempted: this process, or a run, was asked to end.
     """
     queue = Queue(study, runs)
     one_at_a_time = threading.Lock()
 
+    @contextlib.contextmanager
+    def ending_all() -> Iterator[None]:
+        """If the block fails, no further run starts, and those under way are asked to end."""
+        try:
+            yield
+        except BaseException:
+            notice.give()
+            queue.close()
+            raise
+
+    @ending_all()
     def work(cores: set[int]) -> None:
         if cores:
             os.sched_setaffinity(0, cores)  # of this thread alone, and of the processes it starts
@@ -132,44 +156,29 @@ def _run_all(
             if not finished:
                 left = _seconds_left([run, *queue.waiting], runs) / len(shares)
                 print(
-                    f"study  {len(queue.done)} of {len(runs)} runs done, {len(queue.failed)} "
-                    f"failed, about {format_duration(left)} left; now {run.name}",
+                    f"study  {queue.progress}, about {format_duration(left)} left; now {run.name}",
                     flush=True,
                 )
             good = finished or _run_one(study, run, arguments, workdir, notice)
             if not good:
-                print(f"study  {run.name} failed; see {_log_of(run)}", flush=True)
+                print(f"study  {run.name} failed; see {run.log}", flush=True)
             queue.finish(run, good)
 
-    def end_with_others(cores: set[int]) -> None:
-        try:
-            work(cores)
-        except BaseException:
-            notice.give()
-            queue.close()
-            raise
-
-    with concurrent.futures.ThreadPoolExecutor(len(shares)) as pool:
-        workers = [pool.submit(end_with_others, cores) for cores in shares]
-        try:
-            concurrent.futures.wait(workers)
-        except BaseException:  # Ctrl-C; leaving the pool waits for its threads
-            notice.give()
-            queue.close()
-            raise
+    with concurrent.futures.ThreadPoolExecutor(len(shares)) as pool, ending_all():
+        # Also ended by Ctrl-C, which comes here; leaving the pool waits for its threads.
+        workers = [pool.submit(work, cores) for cores in shares]
+        concurrent.futures.wait(workers)
     errors = [error for worker in workers if (error := worker.exception())]
     if errors:
         raise next((e for e in errors if not isinstance(e, Preempted)), errors[0])
-    print(
-        f"study  {len(queue.done)} of {len(runs)} runs done, {len(queue.failed)} failed", flush=True
-    )
+    print(f"study  {queue.progress}", flush=True)
     return [run for run in runs if run in queue.failed]
 
 
-def is_finished(run: Run, study: Study, wanted: Config) -> bool:
-    """Whether the run has been trained with this very config, and evaluated as the study wants."""
+def is_finished(run: PlannedRun, study: Study, wanted: Config) -> bool:
+    """Whether the run was trained with exactly this config, and evaluated as the study wants."""
     try:
-        results = json.loads((run.directory / FINAL / "results.json").read_text())["suites"]["eval"]
+        results = json.loads((run.directory / RESULTS).read_text())["suites"]["eval"]
         saved = resolve(read_resolved(run.directory / "config.json"))
     except (OSError, ValueError, KeyError):
         return False
@@ -178,12 +187,12 @@ def is_finished(run: Run, study: Study, wanted: Config) -> bool:
 
 
 def _run_one(
-    study: Study, run: Run, arguments: Sequence[str], workdir: Path, notice: Notice
+    study: Study, run: PlannedRun, arguments: Sequence[str], workdir: Path, notice: Notice
 ) -> bool:
-    """Trains and evaluates; whether both ended well.
+    """Trains and evaluates; whether both succeeded.
 
     Raises:
-      Preempted: we, or the run, were asked to end.
+      Preempted: this process, or the run, was asked to end.
     """
     evaluation = [
         "--mode=evaluate",
@@ -207,7 +216,7 @@ def _run_one(
         _add_seconds(run, arguments, time.monotonic() - began)
 
 
-def _call(command: Sequence[str], run: Run, workdir: Path, notice: Notice) -> int:
+def _call(command: Sequence[str], run: PlannedRun, workdir: Path, notice: Notice) -> int:
     """Runs a command to its end, its output appended to the run's log; its exit status."""
     # Seeds and methods share most of their programs.
     environment = {
@@ -215,7 +224,7 @@ def _call(command: Sequence[str], run: Run, workdir: Path, notice: Notice) -> in
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         **os.environ,
     }
-    log = _log_of(run)
+    log = run.log
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as out:
         out.write(f"$ {shlex.join(command)}\n")
@@ -237,32 +246,20 @@ def _call(command: Sequence[str], run: Run, workdir: Path, notice: Notice) -> in
     return process.returncode
 
 
-def _log_of(run: Run) -> Path:
-    return run.directory.with_name(f"{run.directory.name}.log")
-
-
-def _times_of(run: Run) -> dict[str, Any]:
-    """What is known of a run's commands: {"command", "seconds"}; nothing yet gives {}."""
-    try:
-        return json.loads((run.directory / "study.json").read_text())
-    except (OSError, ValueError):
-        return {}
-
-
-def _add_seconds(run: Run, arguments: Sequence[str], seconds: float) -> None:
+def _add_seconds(run: PlannedRun, arguments: Sequence[str], seconds: float) -> None:
     if run.directory.is_dir():
-        total = _times_of(run).get("seconds", 0.0) + seconds
+        total = read_timing(run.directory).get("seconds", 0.0) + seconds
         command = shlex.join(["python", "-m", "cipo_jax.main", *arguments])
         content = json.dumps({"command": command, "seconds": total}, indent=1)
-        (run.directory / "study.json").write_text(content + "\n")
+        (run.directory / TIMING).write_text(content + "\n")
 
 
-def _seconds_left(left: Sequence[Run], runs: Sequence[Run]) -> float:
-    """An estimate from finished runs: those of the same method, else all; nan without any."""
+def _seconds_left(left: Sequence[PlannedRun], runs: Sequence[PlannedRun]) -> float:
+    """An estimate from finished runs: those of the same method, else all; nan if there are none."""
     known = {
-        run: _times_of(run)["seconds"]
+        run: timing["seconds"]
         for run in runs
-        if (run.directory / FINAL / "results.json").is_file() and "seconds" in _times_of(run)
+        if run.evaluated and "seconds" in (timing := read_timing(run.directory))
     }
     if not known:
         return float("nan")
@@ -276,15 +273,15 @@ def _seconds_left(left: Sequence[Run], runs: Sequence[Run]) -> float:
 
 @contextlib.contextmanager
 def _alone_in(workdir: Path) -> Iterator[None]:
-    """Keeps a second study out of `workdir`. The lock is inherited by the runs, so it also holds
-    while a run lives whose study was killed."""
+    """Keeps a second study out of `workdir`. Runs inherit the lock, so it also holds while a run is
+    alive whose study was killed."""
     workdir.mkdir(parents=True, exist_ok=True)
     with (workdir / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise CipoError(
-                f"--workdir={workdir}: a study, or a run that one has left, is at work there"
+                f"--workdir={workdir}: another study, or a run that it started, is at work there"
             ) from error
         os.set_inheritable(lock.fileno(), True)
         yield

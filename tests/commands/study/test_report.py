@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from cipo_jax.commands.study import measures as study_measures
-from cipo_jax.commands.study.measures import FINAL, by_method, measure_run, measures, repeats
+from cipo_jax.commands.study.measures import by_method, measure_run, measures, repeats
+from cipo_jax.commands.study.plan import FINAL, PlannedRun
 from cipo_jax.commands.study.report import format_study, write_study_report
 from cipo_jax.config import default_config
 from cipo_jax.config.keys import Config, Data
@@ -172,7 +173,9 @@ def test_repeated_errors(tmp_path: Path) -> None:
 
 def test_what_may_explain_a_difference_is_in_the_table(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", 0, [0, 1, 2, 4], keeps=True, fixes=True)
-    table = format_study(write_study_report([("a", "cipo", 0, run)], "cipo", tmp_path / "out"))
+    table = format_study(
+        write_study_report([PlannedRun("a", "cipo", 0, run)], "cipo", tmp_path / "out")
+    )
     assert "| cipo | 1.000 / 0.000 |  |  | 0.250 | 0.50 | 0.30 |  |" in table
 
 
@@ -215,21 +218,21 @@ def test_an_evaluation_without_attempts_is_an_error(tmp_path: Path) -> None:
         measure_run(run)
 
 
-def make_study(root: Path) -> list[tuple[str, str, int, Path]]:
+def make_study(root: Path) -> list[PlannedRun]:
     """CIPO solves one sample more of each problem than GRPO, in every seed; seeds differ more."""
-    places = []
+    runs = []
     for method, seed in itertools.product(("cipo", "grpo"), (0, 1, 2)):
         rights = [seed + (method == "cipo")] * PROBLEMS
         run = root / "arithmetic" / f"{method}-{seed}"
         make_run(run, seed, rights, keeps=True, fixes=method == "cipo", budget=160)
-        places.append(("arithmetic", method, seed, run))
-    return places
+        runs.append(PlannedRun("arithmetic", method, seed, run))
+    return runs
 
 
 def test_the_report_of_a_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    places = make_study(tmp_path)
-    unfinished = ("arithmetic", "dapo", 0, tmp_path / "nowhere")
-    results = write_study_report([*places, unfinished], "cipo", tmp_path / "out")
+    runs = make_study(tmp_path)
+    unfinished = PlannedRun("arithmetic", "dapo", 0, tmp_path / "nowhere")
+    results = write_study_report([*runs, unfinished], "cipo", tmp_path / "out")
     table = (tmp_path / "out" / "table.md").read_text()
     assert table in capsys.readouterr().out
     # pass@1 of seeds 0, 1, 2: CIPO 1/4, 2/4, 3/4; GRPO 0, 1/4, 2/4.
@@ -255,11 +258,11 @@ def test_the_report_of_a_study(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_only_seeds_of_both_are_paired(tmp_path: Path) -> None:
-    places = [p for p in make_study(tmp_path) if p[1:3] != ("grpo", 1)]
-    table = format_study(write_study_report(places, "cipo", tmp_path / "out"))
+    runs = [run for run in make_study(tmp_path) if run.name != "arithmetic/grpo-1"]
+    table = format_study(write_study_report(runs, "cipo", tmp_path / "out"))
     assert "-0.250 to -0.250 | 0/2 |" in table
 
 
 def test_a_study_without_finished_runs_has_no_report(tmp_path: Path) -> None:
     with pytest.raises(CipoError, match="no run of the study has been finished"):
-        write_study_report([("a", "cipo", 0, tmp_path)], "cipo", tmp_path)
+        write_study_report([PlannedRun("a", "cipo", 0, tmp_path)], "cipo", tmp_path)

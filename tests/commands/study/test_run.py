@@ -17,8 +17,15 @@ import pytest
 from places import ROOT
 
 from cipo_jax.commands.study import run as study
-from cipo_jax.commands.study.measures import FINAL
-from cipo_jax.commands.study.plan import Run, Study, load_study, plan, run_arguments, sampled_tokens
+from cipo_jax.commands.study.plan import (
+    FINAL,
+    PlannedRun,
+    Study,
+    load_study,
+    plan,
+    run_arguments,
+    sampled_tokens,
+)
 from cipo_jax.config.resolve import resolve
 from cipo_jax.data.datasets import open_demonstrations
 from cipo_jax.data.prompts import PromptWriter
@@ -217,7 +224,7 @@ class Commands:
     def __init__(self, fail: dict[tuple[str, str], int | type[BaseException]]) -> None:
         self.fail, self.calls = fail, list[tuple[str, str]]()
 
-    def __call__(self, command: Sequence[str], run: Run, *_: object) -> int:
+    def __call__(self, command: Sequence[str], run: PlannedRun, *_: object) -> int:
         arguments = command[3:]
         mode = "evaluate" if "--mode=evaluate" in arguments else "train"
         self.calls.append((run.name, mode))
@@ -258,7 +265,7 @@ def go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(
             study,
             "write_study_report",
-            lambda places, reference, out: reported.extend(f"{m}-{s}" for _, m, s, _ in places),
+            lambda runs, reference, out: reported.extend(f"{r.method}-{r.seed}" for r in runs),
         )
         error: BaseException | None = None
         try:
@@ -338,7 +345,7 @@ class Overlapping(Commands):
         self.cores: dict[str, set[int]] = {}
         self._pair = threading.Barrier(2)
 
-    def __call__(self, command: Sequence[str], run: Run, *rest: object) -> int:
+    def __call__(self, command: Sequence[str], run: PlannedRun, *rest: object) -> int:
         self.cores[run.name] = os.sched_getaffinity(0)
         self._pair.wait(timeout=60)
         return super().__call__(command, run, *rest)
@@ -396,7 +403,7 @@ def test_the_time_left_follows_the_same_method_first(tmp_path: Path) -> None:
 def test_a_command_that_is_asked_to_end_passes_it_on(tmp_path: Path) -> None:
     notice = study.Notice()
     notice.give()
-    run = Run("t", "m", 0, tmp_path / "t" / "m-0")
+    run = PlannedRun("t", "m", 0, tmp_path / "t" / "m-0")
     program = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(75)); print(1)"
     wait = f"{program}; sys.stdout.flush(); time.sleep(30)"
     began = time.monotonic()

@@ -1,0 +1,76 @@
+"""How methods are shown beside each other: markdown tables, and curves as png and svg.
+
+What is compared, and the numbers, come from the caller.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from cipo_jax.run.comparison import LearningCurve, mean_curve, points
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    """The lines of a table."""
+    lines = [head, *rows]
+    texts = [f"| {' | '.join(map(str, cells))} |" for cells in lines]
+    return [texts[0], "|" + "---|" * len(head), *texts[1:]]
+
+
+def signed_interval(low: float, high: float) -> str:
+    """The bounds of a difference's interval, to three decimals."""
+    return f"{low:+.3f} to {high:+.3f}"
+
+
+def line_styles(methods: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Colour and dashes of each method, as matplotlib takes them; no two of thirty are the same."""
+    return {
+        name: {"color": f"C{i % 10}", "linestyle": ("-", "--", ":")[i // 10 % 3]}
+        for i, name in enumerate(methods)
+    }
+
+
+def draw_curves(
+    methods: Mapping[str, Sequence[LearningCurve]],
+    metrics: Mapping[str, str],
+    styles: Mapping[str, Mapping[str, Any]],
+    each_seed: bool = False,
+) -> Figure:
+    """Metrics in rows, against steps and against sampled tokens; means over seeds.
+
+    Args:
+      methods: name -> the curve of each seed. A metric is drawn for the methods whose seeds all
+        have it.
+      metrics: name -> label.
+      styles: see `line_styles`.
+      each_seed: draws the seeds' own curves as well, pale.
+    """
+    rows = max(len(metrics), 1)
+    figure = Figure(figsize=(11, 2.5 * rows), layout="constrained")
+    axes = figure.subplots(rows, 2, squeeze=False, sharey="row", sharex="col")
+    for row, (metric, label) in zip(axes, metrics.items(), strict=False):
+        row[0].set_ylabel(label)
+        for axis, against in zip(row, ("step", "tokens"), strict=True):
+            axis.grid(alpha=0.3)
+            for name, curves in methods.items():
+                if (mean := mean_curve(curves, metric, against)) is None:
+                    continue
+                axis.plot(*mean, **styles[name], marker="o", markersize=2.5, label=name)
+                for curve in curves if each_seed else ():
+                    axis.plot(
+                        *points(curve, metric, against), **styles[name], alpha=0.3, linewidth=0.8
+                    )
+    for axis, label in zip(axes[-1], ("steps", "sampled tokens"), strict=True):
+        axis.set_xlabel(label)
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside right upper")
+    return figure
+
+
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Writes `path`.png and `path`.svg; returns the former."""
+    files = [path.with_name(path.name + ending) for ending in (".png", ".svg")]
+    for file in files:
+        figure.savefig(file, dpi=120)
+    return files[0]

@@ -1,0 +1,78 @@
+"""Runs on one scale: learning curves against steps and sampled tokens, and their mean over seeds.
+
+Decides how a run's evaluations are read and interpolated, whose attempt a correction quotes, and
+what counts as sampled: the completions of both streams, and those that dynamic sampling discarded.
+Demonstrations of the cold start are not sampled. It does not decide which runs are compared, by
+which formulas (`statistics.py`), or how that is shown (`report/comparison.py`).
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cipo_jax.run.records.metrics_file import read_metrics
+from cipo_jax.types import CipoError
+
+# "step", "tokens" (sampled up to that step), and each metric: one value per evaluation, in the
+# order of steps; None where an evaluation lacks the metric.
+LearningCurve = Mapping[str, Sequence[Any]]
+
+
+def learning_curve(directory: Path) -> dict[str, list[Any]]:
+    """A run's own evaluations, as a `LearningCurve`. Metrics are named without "eval/".
+
+    Raises:
+      CipoError: metrics.jsonl is damaged, or a training step has no number of sampled tokens.
+    """
+    total, spent = 0.0, {0: 0.0}
+    found: dict[int, dict[str, float]] = {}
+    for line in read_metrics(directory):
+        step = line["step"]
+        if line["phase"] == "train":
+            if "tokens/sampled" not in line:
+                raise CipoError(f"{directory}: metrics.jsonl: step {step} has no tokens/sampled")
+            total += line["tokens/sampled"]
+            spent[step] = total
+        elif line["phase"] == "eval":
+            found[step] = {
+                name.removeprefix("eval/"): value
+                for name, value in line.items()
+                if name.startswith("eval/")
+            }
+    steps = sorted(found.keys() & spent.keys())
+    names = dict.fromkeys(name for step in steps for name in found[step])
+    return {
+        "step": steps,
+        "tokens": [spent[step] for step in steps],
+        **{name: [found[step].get(name) for step in steps] for name in names},
+    }
+
+
+def points(curve: LearningCurve, metric: str, against: str) -> tuple[np.ndarray, np.ndarray]:
+    """([n], [n]) float64: "step" or "tokens", and the metric, where it was measured."""
+    pairs = zip(curve[against], curve.get(metric, [None] * len(curve[against])), strict=True)
+    found = np.array([(x, y) for x, y in pairs if y is not None], np.float64).reshape(-1, 2)
+    return found[:, 0], found[:, 1]
+
+
+def mean_curve(
+    curves: Sequence[LearningCurve], metric: str, against: str
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """The mean over seeds as `points`, linear between evaluations. It reaches as far as all seeds
+    have values, since nothing is extrapolated; None if a seed has none."""
+    seeds = [points(curve, metric, against) for curve in curves]
+    if not seeds or not all(len(x) for x, _ in seeds):
+        return None
+    x = np.unique(np.concatenate([x for x, _ in seeds]))
+    x = x[(x >= max(x[0] for x, _ in seeds)) & (x <= min(x[-1] for x, _ in seeds))]
+    return x, np.mean([np.interp(x, *seed) for seed in seeds], axis=0)
+
+
+def stream_of(attempt: Mapping[str, Any]) -> str:
+    """What an archived attempt of an evaluation is: "base", or a correction, of an attempt of its
+    "own" file or of one that was "given"."""
+    if attempt["anchor"] is None:
+        return "base"
+    return "given" if attempt["anchor"]["index"] is None else "own"
