@@ -35,7 +35,7 @@ RUN = (
     {"rollout", "sampler"},
     {"streams", "evaluate", "measures", "parts"},
     {"host_state", "records", "memory_plan"},
-    {"parameters"},
+    {"parameters", "comparison"},
     {"cold_start"},
     {"start", "training"},
 )
