@@ -56,7 +56,7 @@ class EngineStats:
       decode_steps: steps of the decode loop.
       sampled_tokens: tokens drawn; over `row_steps`, the rows computed, they give the share of
         useful work.
-      preemptions: requests that lost their pages and were computed again.
+      preemptions: requests taken out of a full cache, to be computed again.
       peak_pages: most pages held at once, over all row shards.
     """
 

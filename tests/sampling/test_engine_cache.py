@@ -1,4 +1,4 @@
-"""What the engine does with its cache: sharing, preemption, leaks, compilations."""
+"""What the engine does with its cache: sharing, eviction, leaks, compilations."""
 
 import jax
 import jax.monitoring
@@ -77,16 +77,16 @@ def test_other_parameters_find_nothing() -> None:
     assert_same(got(), before, tolerance=0)
 
 
-# Preemption.
+# Eviction.
 
 
-def test_a_full_cache_puts_the_youngest_off() -> None:
+def test_a_full_cache_evicts_the_youngest() -> None:
     got = fresh(cache_tokens=28)
     with jax.set_mesh(got.mesh):
         order = [r for r, _ in got.in_order()]
     stats = got.engine.stats
     assert stats.preemptions > 0 and 0 < stats.peak_pages <= 7
-    # The oldest request is never put off: it is out before the last ones begin.
+    # The oldest request is never evicted: it is out before the last ones begin.
     assert order.index(0) < len(order) // 2
 
 
