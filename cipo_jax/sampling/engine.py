@@ -7,10 +7,10 @@ the cache to whoever needs them.
 
     queue -> prompt prefilled once, its pages shared by its samples -> slot -> completion
                ^                                                        |
-               +----- preempted: out of pages, the youngest waits again --+
+               +---- preempted: out of pages, the youngest waits again -+
 
 Nothing of this shows in a completion: it depends on the parameters, its prompt, its request id and
-the key, not on slots, pages, chunks, neighbours, order of arrival, preemptions or the mesh.
+the key, not on slots, pages, chunks, neighbours, order of arrival, preemption or the mesh.
 
 This file holds what lives on the device (parameters, cache, slots, compiled programs) and calls it.
 Who gets a slot or a page is decided in `schedule`, what the programs compute in `decode`.
@@ -214,20 +214,33 @@ class Engine:
         prompts: Sequence[np.ndarray],
         samples: int,
         key: jax.Array,
-        temperature: float | None = None,
-        max_new_tokens: int | None = None,
+        share: range | None = None,
+        before_chunk: Callable[[], None] | None = None,
     ) -> Iterator[tuple[int, Completion]]:
         """Samples `samples` completions of each prompt.
 
         Yields `(request id, Completion)` as they finish; sample j of prompt i has request id
-        `i * samples + j`. Arguments as in `open` and `submit`.
+        `i * samples + j`. Left early, or by an exception, it drops what has not finished.
+
+        Args:
+          params: as in `open`.
+          prompts: [P] int32 tokens each, as in `submit`.
+          key: a PRNG key, of all the call's requests.
+          share: the indices of the prompts to sample; None: all.
+          before_chunk: called before each turn of the loop; what it raises ends the call.
+
+        Raises:
+          CipoError: a prompt out of range.
+          RuntimeError: requests of an earlier call are left.
         """
         self.open(params)
         key_data = np.asarray(jax.random.key_data(key))
         try:
-            for i, prompt in enumerate(prompts):
-                self.submit(i * samples, prompt, key_data, samples, temperature, max_new_tokens)
+            for i in range(len(prompts)) if share is None else share:
+                self.submit(i * samples, prompts[i], key_data, samples)
             while self.busy:
+                if before_chunk is not None:
+                    before_chunk()
                 yield from self.step()
         finally:
             self.cancel()

@@ -332,6 +332,38 @@ def test_a_cache_too_small_for_one_request_is_refused() -> None:
         tiny_engines.Sampler((2, 2, 1), cache_tokens=60)
 
 
+def test_a_share_of_the_prompts_gets_the_ids_it_has_among_all() -> None:
+    engine, turns = sampler().engine, []
+    key = jax.random.key(0)
+
+    def before_chunk() -> None:
+        turns.append(len(done))
+
+    done: Completions = {}
+    share = range(2, 5)
+    for request, completion in engine.sample(
+        sampler().params, PROMPTS, SAMPLES, key, share, before_chunk
+    ):
+        done[request] = completion
+    asked = range(2 * SAMPLES, 5 * SAMPLES)
+    assert_same(done, {r: completions()[r] for r in asked})
+    # Before the first chunk, and again while there was something left to decode.
+    assert turns[0] == 0 and len(turns) > 1 and turns[-1] < len(done)
+
+
+def test_what_is_raised_before_a_chunk_ends_the_call() -> None:
+    def before_chunk() -> None:
+        raise KeyError("asked to end")
+
+    engine = sampler().engine
+    arriving = engine.sample(
+        sampler().params, PROMPTS, SAMPLES, jax.random.key(0), before_chunk=before_chunk
+    )
+    with pytest.raises(KeyError, match="asked to end"):
+        next(arriving)
+    sampler().assert_empty()
+
+
 def test_the_engine_brings_its_own_mesh() -> None:
     engine = sampler().engine
     got = dict(engine.sample(sampler().params, PROMPTS, SAMPLES, jax.random.key(0)))
