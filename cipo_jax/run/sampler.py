@@ -57,7 +57,7 @@ class HostSampler:
         self._leaves, self._copy = [], {}
         s, self.engine.stats = self.engine.stats, EngineStats()
         measures = {
-            "sampler/preemptions": float(s.preemptions),
+            "sampler/evictions": float(s.evictions),
             "sampler/cache_used": s.peak_pages / self.engine.num_pages,
         }
         if s.row_steps:

@@ -7,10 +7,10 @@ the cache to whoever needs them.
 
     queue -> prompt prefilled once, its pages shared by its samples -> slot -> completion
                ^                                                        |
-               +---- preempted: out of pages, the youngest waits again -+
+               +----- evicted: out of pages, the youngest waits again --+
 
 Nothing of this shows in a completion: it depends on the parameters, its prompt, its request id and
-the key, not on slots, pages, chunks, neighbours, order of arrival, preemption or the mesh.
+the key, not on slots, pages, chunks, neighbours, order of arrival, evictions or the mesh.
 
 This file holds what lives on the device (parameters, cache, slots, compiled programs) and calls it.
 Who gets a slot or a page is decided in `schedule`, what the programs compute in `decode`.

@@ -99,7 +99,7 @@ def lower_programs(
     config: ModelConfig, mesh: Mesh, settings: EngineSettings
 ) -> dict[str, jax.stages.Lowered]:
     """{"decode chunk", "prefill 16", ... by width}. Prefills are those with the longest context,
-    as of a request that was preempted shortly before its end."""
+    as of a request that was evicted shortly before its end."""
     context = table_width(settings)
     return {"decode chunk": lower_decode(config, mesh, settings)} | {
         f"prefill {width}": lower_prefill(config, mesh, settings, width, context)

@@ -47,7 +47,7 @@ class Request:
       key: [2] uint32, key data of its call.
       temperature: see `choose.choose_tokens`.
       limit: tokens to sample at most.
-      prompt: what is prefilled: its prompt or, after preemption, also the tokens it had.
+      prompt: what is prefilled: its prompt or, after an eviction, also the tokens it had.
       prompt_tokens: [P] int32, the prompt it came with.
       arrival: its place in the order of arrival.
       tokens, logprobs: sampled so far.

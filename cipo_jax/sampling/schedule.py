@@ -44,7 +44,7 @@ class Schedule:
 
     Attributes:
       slots_per_shard: slots of each row shard; slots are numbered shard by shard.
-      stats: what was done; prompts, preemptions and the most pages held are counted here, the rest
+      stats: what was done; prompts, evictions and the most pages held are counted here, the rest
         in `engine`.
       pools: the pages of each row shard.
       queues: requests that wait for a slot, of each row shard, in the order they are served.
@@ -313,7 +313,7 @@ class Schedule:
         request = youngest.request
         request.prompt = Prompt(request.all_tokens(), shard, 1)
         self.queues[shard].appendleft(request)
-        self.stats.preemptions += 1
+        self.stats.evictions += 1
 
     # Chunks.
 

@@ -56,7 +56,7 @@ class EngineStats:
       decode_steps: steps of the decode loop.
       sampled_tokens: tokens drawn; over `row_steps`, the rows computed, they give the share of
         useful work.
-      preemptions: requests taken out of a full cache, to be computed again.
+      evictions: requests taken out of a full cache, to be computed again.
       peak_pages: most pages held at once, over all row shards.
     """
 
@@ -66,7 +66,7 @@ class EngineStats:
     decode_steps: int = 0
     row_steps: int = 0
     sampled_tokens: int = 0
-    preemptions: int = 0
+    evictions: int = 0
     peak_pages: int = 0
 
 
