@@ -163,8 +163,8 @@ class TrainBatch(NamedTuple):
       old_logprobs: [U, M, R, T] float32, the sampler's log-probs; 0 off the completions.
       stream: [U, M, R] int32, `BASE` or `CORRECTION`.
       token_counts: [U, 2] float32, what each stream's loss is divided by: with a mean over tokens
-        its completion tokens, those of sequences left out for having no gradient included. None:
-        computed from `loss_mask`.
+        its completion tokens, those of sequences left out for having no gradient included. None
+        in the parts of a batch that are smaller than a minibatch.
       ref_logprobs: [U, M, R, T] float32, of the frozen reference; None without a KL term.
     """
 

@@ -23,7 +23,7 @@ from jax.sharding import Mesh, NamedSharding
 from cipo_jax.policy import attention, rope
 from cipo_jax.policy.attention_kernels import attend_rows, platform
 from cipo_jax.policy.cache.attention import PagedCache, attend_paged
-from cipo_jax.policy.config import ModelConfig, RopeScaling  # noqa: F401
+from cipo_jax.policy.config import ModelConfig
 from cipo_jax.policy.layers import ACTIVATIONS, RMSNorm, kernel_init, parameter, project
 from cipo_jax.policy.logprobs import Head, score_tokens
 from cipo_jax.policy.sharding import Rules, constrain, logical_rules, spec

@@ -124,13 +124,6 @@ def constrain(x: jax.Array, rules: Rules, axes: Sequence[str | None]) -> jax.Arr
     return jax.lax.with_sharding_constraint(x, spec(rules, axes))
 
 
-def require_mesh(mesh: Mesh) -> None:
-    """Raises unless `mesh` is the ambient one: constraints outside `jax.set_mesh` would do
-    nothing."""
-    if jax.sharding.get_abstract_mesh() != mesh.abstract_mesh:
-        raise RuntimeError("call this inside `with jax.set_mesh(mesh):`")
-
-
 def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 

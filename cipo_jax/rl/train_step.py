@@ -71,9 +71,8 @@ def put_batch(batch: TrainBatch, mesh: Mesh, rows: tuple[str, ...]) -> TrainBatc
     """Moves a batch to the devices: arrays [U, M, R, ...] split over the mesh axes `rows` along
     R."""
     by_rows, whole = NamedSharding(mesh, P(None, None, rows)), NamedSharding(mesh, P())
-    counts = None if batch.token_counts is None else _put(batch.token_counts, whole)
     arrays = jax.tree.map(lambda x: _put(x, by_rows), batch._replace(token_counts=None))
-    return arrays._replace(token_counts=counts)
+    return arrays._replace(token_counts=_put(batch.token_counts, whole))
 
 
 def _put(x: Any, sharding: NamedSharding) -> jax.Array:
@@ -130,7 +129,6 @@ def make_train_step(
     """
 
     def step(state: TrainState, batch: TrainBatch) -> tuple[TrainState, Metrics]:
-        batch = _with_normalisers(token_loss, batch)
         several = epochs * len(batch.tokens) > 1
         before = None
         if several and token_loss.needs_trainer_logprobs:
@@ -200,7 +198,6 @@ def make_stream_gradient_stats(
     """
 
     def stats(params: Params, batch: TrainBatch) -> Metrics:
-        batch = _with_normalisers(token_loss, batch)
         # As one minibatch [U M, R, ...], under the sum of the normalisers.
         arrays = batch._replace(token_counts=None)
         whole = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), arrays)
@@ -300,15 +297,6 @@ def _logprobs(score: Score, params: Params, batch: TrainBatch) -> jax.Array:
         return jax.lax.map(of_microbatch, minibatch)
 
     return jax.lax.map(of_minibatch, batch._replace(token_counts=None))
-
-
-def _with_normalisers(token_loss: TokenLoss, batch: TrainBatch) -> TrainBatch:
-    """The batch with `token_counts` [U, 2]; where it has none, those of the packed completions."""
-    if batch.token_counts is not None:
-        return batch
-    of_minibatch = jax.vmap(jax.vmap(token_loss.aggregation.row_normalisers))
-    of_rows = of_minibatch(batch.loss_mask, batch.segments)
-    return batch._replace(token_counts=_sum_by_stream(of_rows, batch.stream))
 
 
 def _by_stream(reduce: Callable[..., jax.Array], values: jax.Array, stream: jax.Array) -> jax.Array:

@@ -8,7 +8,7 @@ import pytest
 import tiny_models
 from tiny_models import rewrite_config
 
-from cipo_jax.policy import model
+from cipo_jax.policy.config import RopeScaling
 from cipo_jax.policy.huggingface.config import config_from_hf
 from cipo_jax.types import CipoError
 
@@ -38,13 +38,13 @@ def saved(tmp_path: Path) -> Path:
         ({}, (1e4, None)),
         (
             {"rope_theta": 500, "rope_scaling": {"type": "linear", "factor": 2}},
-            (500.0, model.RopeScaling("linear", 2.0)),
+            (500.0, RopeScaling("linear", 2.0)),
         ),
         (
             {"rope_scaling": {k: v for k, v in LLAMA3.items() if k != "rope_theta"}},
-            (1e4, model.RopeScaling("llama3", 8.0, 1.0, 4.0, 32)),
+            (1e4, RopeScaling("llama3", 8.0, 1.0, 4.0, 32)),
         ),
-        ({"rope_parameters": LLAMA3}, (1e3, model.RopeScaling("llama3", 8.0, 1.0, 4.0, 32))),
+        ({"rope_parameters": LLAMA3}, (1e3, RopeScaling("llama3", 8.0, 1.0, 4.0, 32))),
     ],
     ids=["v4", "v5", "mixed", "absent", "v4-linear", "v4-llama3", "v5-llama3"],
 )
@@ -118,7 +118,7 @@ GEMMA3 = {
                 "rope_scaling": {"rope_type": "linear", "factor": 8.0},
                 "rope_local_base_freq": 5e3,
             },
-            (2e6, model.RopeScaling("linear", 8.0), 5e3),
+            (2e6, RopeScaling("linear", 8.0), 5e3),
         ),
         (
             {
@@ -127,7 +127,7 @@ GEMMA3 = {
                     "sliding_attention": {"rope_type": "default", "rope_theta": 5e3},
                 }
             },
-            (2e6, model.RopeScaling("linear", 8.0), 5e3),
+            (2e6, RopeScaling("linear", 8.0), 5e3),
         ),
     ],
     ids=["absent", "v4", "v5"],
@@ -200,7 +200,7 @@ def test_yarn(saved: Path) -> None:
     yarn = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
     rewrite_config(saved, rope_scaling=yarn)
     scaling = config_from_hf(saved, **F32).rope_scaling
-    assert scaling == model.RopeScaling(
+    assert scaling == RopeScaling(
         "yarn", 4.0, original_max_positions=32, attention_factor=0.1 * math.log(4) + 1
     )
 
