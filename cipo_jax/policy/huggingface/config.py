@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cipo_jax.policy.config import ModelConfig
-from cipo_jax.policy.huggingface.json_files import number as read_number
-from cipo_jax.policy.huggingface.json_files import read_json
+from cipo_jax.policy.huggingface.json_files import read_json, read_number
 from cipo_jax.policy.huggingface.rope import FULL, SLIDING, read_rope, scaling_values
 from cipo_jax.policy.layers import ACTIVATIONS
 from cipo_jax.types import CipoError

@@ -19,7 +19,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from safetensors.numpy import save_file
 
-from cipo_jax.policy.huggingface.config import config_from_hf, config_to_hf, read_json
+from cipo_jax.policy.huggingface.config import config_from_hf, config_to_hf
+from cipo_jax.policy.huggingface.json_files import read_json
 from cipo_jax.policy.huggingface.weights import (
     INDEX_FILE,
     SINGLE_FILE,

@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from safetensors import SafetensorError, safe_open
 
-from cipo_jax.policy.huggingface.config import read_json
+from cipo_jax.policy.huggingface.json_files import read_json
 from cipo_jax.policy.huggingface.weights import (
     INDEX_FILE,
     SINGLE_FILE,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cipo_jax.policy.config import RopeScaling
-from cipo_jax.policy.huggingface.json_files import number as read_number
+from cipo_jax.policy.huggingface.json_files import read_number
 from cipo_jax.types import CipoError
 
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
