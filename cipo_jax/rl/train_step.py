@@ -13,7 +13,7 @@ updates in one program, `lax.scan` over epochs, minibatches and microbatches. Ba
 
 `lambda = 0` multiplies the correction stream's gradient by an exact zero: GRPO is this step.
 
-Not decided here: the loss of a token (`losses`), what goes into a minibatch (`data.batching`).
+Not decided here: the loss of a token (`losses`), what goes into a minibatch (`packing`).
 """
 
 from collections.abc import Callable
@@ -56,9 +56,9 @@ class Totals:
 
     Attributes:
       total: [] the loss, weighted and normalised.
-      sums: [K, 2] each statistic's sum, in the order of `names`.
+      sums: [n, 2] each statistic's sum, in the order of `names`.
       maxima: {statistic: [2] largest value}.
-      names: of the K statistics; the first is "loss", each stream's before its normaliser.
+      names: of the n statistics; the first is "loss", each stream's before its normaliser.
     """
 
     total: Any
@@ -247,7 +247,7 @@ def _gradient(
 
         scored = micro.loss_mask > 0
         named = {"loss": weighted, **means}
-        of_rows = jnp.where(scored, jnp.stack(list(named.values())), 0.0).sum(axis=-1)  # [K, R]
+        of_rows = jnp.where(scored, jnp.stack(list(named.values())), 0.0).sum(axis=-1)  # [n, R]
         largest = {name: jnp.where(scored, x, 0.0).max(axis=-1) for name, x in maxima.items()}
         return total, Totals(
             total=total,

@@ -6,6 +6,8 @@ neighbours, or the order in which requests arrive.
 
 A token is drawn by inverting the cumulative distribution with one uniform number a row, which
 leaves the normaliser of the log-probs as a by-product; Gumbel noise would take V random numbers.
+
+Not decided here: when a completion ends (`decode`, and for stop strings `engine`).
 """
 
 import dataclasses

@@ -1,6 +1,7 @@
 """The engine's device programs from shapes alone, for planning memory before anything is allocated.
 
-The largest of each kind: the engine compiles some with fewer rows as well, which need less.
+The largest of each kind: the engine compiles some with fewer rows as well, which need less. What
+the programs compute is in `decode`; how the engine calls them, in `engine`.
 """
 
 import functools

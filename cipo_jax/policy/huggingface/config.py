@@ -1,8 +1,8 @@
 """Hugging Face config.json to `ModelConfig` and back.
 
 Decides which architectures are accepted, and refuses by name whatever a file asks for that the
-model does not compute. Rope parameters are read in `hf_rope`; weights are the matter of
-`hf_weights`.
+model does not compute. Not decided here: rope parameters (`rope`), names and layouts of weights
+(`weights`).
 """
 
 import dataclasses

@@ -2,8 +2,8 @@
 
 Files go to a temporary directory that is renamed at the end: one with the final name is complete.
 
-Not decided here: names and layouts of tensors (`hf_weights`), what config.json says (`hf_config`),
-which parameters are exported, tokenizer files.
+Not decided here: names and layouts of tensors (`weights`), what config.json says (`config`), which
+parameters are exported, tokenizer files.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """Reading a Hugging Face checkpoint: safetensors files to parameters on their shards.
 
-Not decided here: names and layouts of tensors (`hf_weights`), where shards live (`sharding`), where
-a checkpoint is downloaded from.
+Not decided here: names and layouts of tensors (`weights`), where shards live (`policy/sharding`),
+where a checkpoint is downloaded from (`hub`).
 """
 
 import contextlib
