@@ -104,7 +104,8 @@ import jax
 port, host, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
 jax.config.update("jax_num_cpu_devices", 2)
 jax.distributed.initialize(f"localhost:{port}", 2, host)
-from cipo_jax.policy import hf_config, hf_export, hf_load, sharding
+from cipo_jax.policy import sharding
+from cipo_jax.policy.huggingface import config as hf_config, export as hf_export, load as hf_load
 config = hf_config.config_from_hf(folder / "model")
 params = hf_load.load_params(folder / "model", config, sharding.make_mesh(1, 2, 2))
 assert not params["layers"]["q"].is_fully_addressable

@@ -1,6 +1,7 @@
-"""The host loop by itself, on random sizes and loads: it ends, loses nothing, shares no page that
-is written to. The device programs are played by a few lines of NumPy that draw at random when a
-completion stops."""
+"""The schedule on random sizes and loads: it ends, loses nothing, shares no page being written.
+
+It is driven by the engine, whose device programs are played by a few lines of NumPy that draw at
+random when a completion stops."""
 
 from typing import Any
 
