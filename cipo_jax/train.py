@@ -31,7 +31,6 @@ from cipo_jax.config.keys import Config
 from cipo_jax.policy.overview import parameter_table
 from cipo_jax.report.page import write_report
 from cipo_jax.rl.anchors import select_anchors
-from cipo_jax.rl.difficulty import write_difficulty
 from cipo_jax.rl.optimizer import make_schedule
 from cipo_jax.rl.packing import pad_share
 from cipo_jax.rl.rewards import retention, reward_array
@@ -43,6 +42,7 @@ from cipo_jax.run.parameters import check_fits
 from cipo_jax.run.parts import open_parts
 from cipo_jax.run.problems import given_attempts, open_evaluation, open_training
 from cipo_jax.run.records.checkpoint import Checkpoints, checkpoint_root, origin
+from cipo_jax.run.records.difficulty_file import write_difficulty
 from cipo_jax.run.records.directory import claim_workdir
 from cipo_jax.run.records.record import Record
 from cipo_jax.run.records.terminal import (

@@ -4,13 +4,17 @@
     Attempts --anchors--> correction Prompts --(the same path)--> Attempts
     both --batching--> TrainBatch --train_step--> TrainState
 
-Dimension letters, used only in `policy/`, `sampling/`, `rl/`, and in shape comments:
+Dimension letters, used only in `policy/`, `sampling/`, `rl/`, and in shape comments; small letters
+are explained where they stand:
 
-    B sequences or rows     T tokens (query side)    S tokens (key side, cache)
-    V vocabulary            D model width            N query heads
-    K key/value heads       H head width             F MLP width
-    L layers                G group size             M microbatches
-    R rows of a microbatch            U minibatches of a step
+    everywhere   B sequences or rows    T tokens of a row      V vocabulary
+    policy/      D model width          N query heads          K key/value heads
+                 H head width           F MLP width            L layers
+                 S tokens (key side)    P pages of the cache   W pages of a row, at most
+    sampling/    S slots                W pages of a row, at most
+    rl/          N prompts of a stream  G group size           U minibatches of a step
+                 M microbatches         R rows of a microbatch
+    outside policy/                     P tokens of a prompt   C tokens of a completion
 
 This module decides what the records hold. It computes nothing and imports no accelerator runtime,
 so that verifier workers can use it.
@@ -163,8 +167,8 @@ class TrainBatch(NamedTuple):
       old_logprobs: [U, M, R, T] float32, the sampler's log-probs; 0 off the completions.
       stream: [U, M, R] int32, `BASE` or `CORRECTION`.
       token_counts: [U, 2] float32, what each stream's loss is divided by: with a mean over tokens
-        its completion tokens, those of sequences left out for having no gradient included. None:
-        computed from `loss_mask`.
+        its completion tokens, those of sequences left out for having no gradient included. None
+        in the parts of a batch that are smaller than a minibatch.
       ref_logprobs: [U, M, R, T] float32, of the frozen reference; None without a KL term.
     """
 

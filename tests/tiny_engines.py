@@ -104,9 +104,9 @@ class Sampler:
     def assert_empty(self) -> None:
         """Nobody holds a page or a slot."""
         assert not self.engine.busy
-        assert [pool.held for pool in self.engine._pools] == [0] * len(self.engine._pools)
-        slots = sum(map(len, self.engine._free))
-        assert slots == self.engine._per_shard * self.engine._shards
+        schedule = self.engine._schedule
+        assert [pool.held for pool in schedule.pools] == [0] * schedule.shards
+        assert sum(map(len, schedule.free)) == schedule.slots_per_shard * schedule.shards
 
 
 @functools.cache

@@ -1,11 +1,12 @@
 """Causal grouped-query attention over rows that may hold several sequences.
 
-One portable reference in plain XLA. A token sees the tokens of its own segment at or before its
+The portable reference, in plain XLA. A token sees the tokens of its own segment at or before its
 own position, as far back as the window reaches; segment 0 is padding. The same rule serves packed
-training rows, left-padded prompts and decoding against a cache. Queries are taken in blocks, so
-that scores of shape [B, N, T, S] are never held for long rows.
+training rows, padded ones, and prompts that are prefilled after what a cache holds. Queries are
+taken in blocks, so that scores of shape [B, N, T, S] are never held for long rows.
 
-Kernels that compute the same on accelerators are chosen in `attention_kernels`.
+Not decided here: whether a kernel computes the same instead (`attention_kernels`), and how a decode
+step attends to a cache (`cache/attention`).
 """
 
 import jax

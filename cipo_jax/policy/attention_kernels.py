@@ -2,12 +2,13 @@
 
 `attend_rows` is the one place that chooses: Pallas splash attention on TPU, cuDNN on GPU, the
 portable reference (`attention.attend`) on all else and for whatever a kernel does not support; the
-log then names the reason, once. Which devices is read off the mesh, so that a program can be
+log then names the reason, once. The kind of devices is read off the mesh, so that a program can be
 compiled for a machine other than this one.
 
 Kernels know columns, not positions: they rely on each segment's tokens lying side by side with
-positions that count up, as in packed rows and in padded ones. Attention to a cache is not decided
-here.
+positions that count up, as in packed rows and in padded ones.
+
+Not decided here: attention to a cache (`cache/attention`).
 """
 
 import contextlib

@@ -1,7 +1,7 @@
 """The architecture as data: everything that tells one supported model family from another.
 
-Decides which features exist and how they are named. What they compute is in `model`, `rope` and
-`attention`; how a Hugging Face config.json says them is in `hf_config`.
+Decides which features exist and how they are named. What they compute is in `model`, `layers`,
+`rope` and `attention`; how a Hugging Face config.json says them is in `huggingface/config`.
 """
 
 import dataclasses
@@ -16,6 +16,7 @@ class RopeScaling:
     in the index of the frequency, and lengthens the rotated vectors.
 
     Attributes:
+      original_max_positions: llama3, yarn: the length of the original context.
       low_freq_factor, high_freq_factor: llama3: frequencies that turn at most / at least so often
         within the original context are divided by `factor` / kept.
       beta_slow, beta_fast: the same for yarn.
@@ -39,6 +40,8 @@ class ModelConfig:
     """The architecture. Hashable: a static argument of every compiled program.
 
     Attributes:
+      rope_theta: base of the rotary frequencies.
+      rope_scaling: their stretching; None: none.
       local_rope_theta: base of the rotary frequencies, unscaled, of layers with a window; None:
         they rotate as the other layers do.
       windows: for each layer, how many tokens a query sees, itself included; None: all before it.
@@ -48,7 +51,11 @@ class ModelConfig:
       activation: "silu" or "gelu_pytorch_tanh", of the gate.
       norm_plus_one: norms multiply by 1 + scale, in float32.
       post_norms: attention and MLP outputs are normalised before they are added.
+      qk_norm: queries and keys are normalised, head by head, before the rotation.
       scale_embeddings: embeddings are multiplied by sqrt(d_model).
+      tie_embeddings: the head's weights are the embedding's.
+      max_positions: the longest sequence, in tokens.
+      param_dtype, compute_dtype: of the parameters, and of activations and products with them.
       remat: what the backward pass recomputes, see `model.REMAT_POLICIES`.
       unroll: layers of one turn of the layer loop, where there is no cache.
     """

@@ -2,6 +2,8 @@
 
 Training spreads the parameters over the devices of all hosts. A host that samples by itself needs
 all of them within reach: they are gathered once per rollout, onto a mesh of the host's own devices.
+
+Not decided here: when the copy is made and given up (`run/sampler`).
 """
 
 from typing import Any
@@ -39,7 +41,8 @@ def host_meshes(tensor: int) -> tuple[Mesh, Mesh]:
 
 
 def copy_to_hosts(params: Any, own_shardings: Any, every: Mesh) -> Any:
-    """The parameters with `own_shardings`, which are on this host's mesh. Called by all hosts.
+    """The parameters with `own_shardings`, which are on this host's mesh. All hosts must call it
+    together.
 
     Args:
       params: arrays over the devices of all hosts.

@@ -1,6 +1,6 @@
-"""What layers are made of: norm, matrix product, activations, initialisers.
+"""What layers are made of: norm, matrix product, activations, initialisers, look-up of parameters.
 
-How they are put together is in `model`.
+How they are put together, and the shapes of the weights, is decided in `model`.
 """
 
 import math
@@ -71,7 +71,7 @@ class RMSNorm(nn.Module):
 
 def project(x: jax.Array, weight: jax.Array, inputs: int = 1, dtype: Any = None) -> jax.Array:
     """Contracts the last `inputs` dimensions of x with the first of weight, as one matrix product
-    with results in `dtype`.
+    with results in `dtype`; None: in that of the arguments.
 
     Flattened by hand: XLA:CPU turns the weight gradient of the unflattened product into
     transposed copies and a product four times slower.

@@ -4,6 +4,8 @@ Logits exist for BLOCK tokens at a time, and are computed again in the backward 
 works on its own rows and its share of the vocabulary: the head's weights are gathered over the fsdp
 axis once, before the blocks, and their gradient is reduced once, after them. (Left to the compiler,
 both happen in every block.)
+
+Not decided here: which token a hidden state predicts (`model.token_logprobs`).
 """
 
 import dataclasses
@@ -29,6 +31,8 @@ class Head:
 
     Attributes:
       transposed: the weights are [V, D], as a tied embedding's, and not [D, V].
+      temperature: logits are divided by it, after the soft-cap.
+      soft_cap: logits are bent into (-soft_cap, soft_cap); None: they are not.
       vocab_axis: inside `shard_map`, the mesh axis that the vocabulary is split over.
       own_axes: likewise, those along which devices have weights, or use for them, of their own.
     """

@@ -6,8 +6,9 @@ and soft-caps, gated MLP, tied or untied embeddings: Qwen 2 and 3, Llama 2 and 3
 and 3. Layers are stacked and scanned, patterns of windows included, so compile time does not grow
 with depth. The key/value cache is an explicit argument and an explicit result.
 
-Not decided here: how tokens are chosen (`sampling/`), what is optimised (`rl/`), where weights
-come from (`hf_weights`).
+Not decided here: what norms, products and activations are (`layers`), how attention is computed
+(`attention_kernels`, `cache/attention`), how log-probs are (`logprobs`), where stored weights come
+from (`huggingface/`).
 """
 
 import dataclasses
@@ -23,7 +24,7 @@ from jax.sharding import Mesh, NamedSharding
 from cipo_jax.policy import attention, rope
 from cipo_jax.policy.attention_kernels import attend_rows, platform
 from cipo_jax.policy.cache.attention import PagedCache, attend_paged
-from cipo_jax.policy.config import ModelConfig, RopeScaling  # noqa: F401
+from cipo_jax.policy.config import ModelConfig
 from cipo_jax.policy.layers import ACTIVATIONS, RMSNorm, kernel_init, parameter, project
 from cipo_jax.policy.logprobs import Head, score_tokens
 from cipo_jax.policy.sharding import Rules, constrain, logical_rules, spec
@@ -45,7 +46,8 @@ REMAT_POLICIES = {
 
 
 def init_params(config: ModelConfig, key: jax.Array, mesh: Mesh | None = None) -> Params:
-    """Random parameters: a plain nested dict, created on their shards when a mesh is given."""
+    """Random parameters in `config.param_dtype`: a plain nested dict, created on their shards where
+    a mesh is given."""
     options = None
     if platform() == "cpu":  # where LLVM takes seconds for what runs once
         options = {"xla_backend_optimization_level": 1}
@@ -60,7 +62,11 @@ def abstract_params(config: ModelConfig) -> Params:
 
 
 def param_shardings(config: ModelConfig, mesh: Mesh) -> Params:
-    """The NamedSharding of every parameter."""
+    """The NamedSharding of every parameter.
+
+    Raises:
+      CipoError: as `logical_rules`.
+    """
     rules = logical_rules(mesh, config.axis_sizes)
     return jax.tree.map(
         lambda box: NamedSharding(mesh, spec(rules, box.names)),
@@ -92,7 +98,8 @@ def hidden_states(
     Args:
       tokens, positions, segments: [B, T] int32; a token attends within its segment up to its
         position; segment 0 is padding.
-      cache: if given, where earlier tokens are and these T are written, see `paged`.
+      cache: if given, where earlier tokens are and these T are written, see
+        `cache/attention`.
 
     Returns:
       [B, T, D] in the compute dtype, normalised, ready for `unembed`; the new cache or None.

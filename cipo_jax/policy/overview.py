@@ -25,7 +25,7 @@ def parameter_table(params: Params) -> str:
     """One line per parameter, and the totals.
 
     Args:
-      params: arrays, or `jax.ShapeDtypeStruct`s with shardings.
+      params: arrays, or `jax.ShapeDtypeStruct`s, with NamedShardings.
     """
     rows = [
         _row(name, leaf)

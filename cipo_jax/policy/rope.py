@@ -1,6 +1,7 @@
 """Rotary position embeddings: frequencies, their stretching to longer contexts, the rotation.
 
-Decides the numbers of every supported rope type. Which layers use which base is in `config`.
+Decides the numbers of every supported rope type. Which layers use which base follows from `config`;
+how a config.json says them is in `huggingface/rope`.
 """
 
 import math
@@ -12,7 +13,11 @@ from cipo_jax.policy.config import ModelConfig, RopeScaling
 
 
 def frequencies(head_dim: int, theta: float, scaling: RopeScaling | None = None) -> jax.Array:
-    """[H / 2] float32 rotary frequencies in radians per position."""
+    """[H / 2] float32 rotary frequencies in radians per position.
+
+    Raises:
+      ValueError: a kind of scaling that is not known.
+    """
     exponent = jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim
     plain = 1.0 / theta**exponent
     if scaling is None:

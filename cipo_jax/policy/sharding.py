@@ -12,6 +12,8 @@ collectives: with `embed -> fsdp`, a layer's weights are gathered just before us
 are reduce-scattered (ZeRO-3); with `heads, mlp, vocab -> tensor`, matmuls are split as in Megatron.
 
 Axis types are Auto: under Explicit ones every gather needs its output sharding spelled out.
+
+Not decided here: the logical axes of each array, which stand where it is made.
 """
 
 import math
@@ -33,8 +35,8 @@ Rules = tuple[tuple[str, str | tuple[str, ...] | None], ...]
 
 
 def make_cpu_devices(count: int) -> None:
-    """Has JAX make `count` devices of the CPU from its first use in this process on; 0: leaves it.
-    Where JAX has been used already it keeps what it has, which is said."""
+    """Has JAX make `count` devices of the CPU; 0 changes nothing. This must come before the first
+    use of JAX in the process: later it has no effect, and prints a line that says so."""
     if not count:
         return
     try:
@@ -122,13 +124,6 @@ def constrain(x: jax.Array, rules: Rules, axes: Sequence[str | None]) -> jax.Arr
     if not rules:
         return x
     return jax.lax.with_sharding_constraint(x, spec(rules, axes))
-
-
-def require_mesh(mesh: Mesh) -> None:
-    """Raises unless `mesh` is the ambient one: constraints outside `jax.set_mesh` would do
-    nothing."""
-    if jax.sharding.get_abstract_mesh() != mesh.abstract_mesh:
-        raise RuntimeError("call this inside `with jax.set_mesh(mesh):`")
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -41,7 +41,7 @@ def group_advantages(
     """Advantages of every completion in its group.
 
     Args:
-      rewards: [N, G] float, shaped rewards.
+      rewards: [N, G] float, shaped rewards of N groups.
       norm: one of `NORMS`; see the module docstring.
       unshaped_rewards: [N, G] float, required by "group_unshaped_std": all of the reward but the
         risk penalty.

@@ -4,6 +4,8 @@ Difficulty-aware: problems whose pass rate lies in a medium band come first, the
 it. A share rho of the anchors are right attempts, the others wrong ones. Within equal distance to
 the band, problems take turns, so that anchors spread over many problems; ties are broken by the
 given generator.
+
+Not decided here: how many anchors a step has, which attempts are eligible, the share (`replay`).
 """
 
 import dataclasses

@@ -3,12 +3,12 @@
 The memory is a running pass rate per problem. The curriculum prefers problems whose outcome is
 uncertain: a group's expected squared advantage is proportional to p (1 - p), so a problem that is
 always or never solved teaches nothing. (Ours; the idea is that of learnability-based curricula.)
+
+Not decided here: where the memory is kept and written, which problems are candidates.
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -68,15 +68,3 @@ def choose_learnable(
     # Gumbel top-k: a draw without replacement in one go.
     keys = np.log(weights) + rng.gumbel(size=len(weights))
     return sorted(np.argsort(-keys)[:count].tolist())
-
-
-def write_difficulty(path: Path, memory: Memory) -> None:
-    """Writes one json line per problem, the hardest first: id, pass_rate, count."""
-    rows = sorted(memory.items(), key=lambda item: (item[1].pass_rate, item[0]))
-    text = "".join(
-        json.dumps({"id": problem, "pass_rate": d.pass_rate, "count": d.count}) + "\n"
-        for problem, d in rows
-    )
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)

@@ -1,12 +1,15 @@
-"""Sequences into the fixed-shape rows of a train step: the only place that packs and pads.
+"""Sequences into the fixed-shape rows of an update: the only place that packs and pads.
 
-Sequences are packed first-fit-decreasing. Streams get rows of their own, the base stream's first:
-a row then has one loss weight, and the base stream's rows are the same whether corrections follow
-or not.
+Runs on the host: NumPy arrays in, NumPy arrays out. Sequences are packed first-fit-decreasing.
+Streams get rows of their own, the base stream's first: a row then has one loss weight, and the base
+stream's rows are the same whether corrections follow or not.
 
 For several updates per rollout batch, each stream's groups are dealt to minibatches at random.
 Groups stay whole: their advantages were centred together, so no update pushes all of a group's
 completions the same way. Each minibatch gets its share of both streams, up to one group.
+
+Not decided here: which sequences are trained on and with which advantage (`run/streams`), the sizes
+of a batch (`run/update`), what a stream's loss is divided by (`aggregate`).
 """
 
 import dataclasses

@@ -6,8 +6,10 @@ then more right attempts are replayed:
     rho <- clip(rho * (1 + w1 (tau - ret) + w2 max(0, ret_prev - ret) + w3 min(n_below, 3)),
                 rho_min, rho_max)
 
-with n_below the number of consecutive steps with retention below tau, this one included (ours:
-whether it counts the present step is not said).
+with n_below the number of consecutive steps with retention below tau, this one included (ours: we
+do not know whether the paper counts the present step).
+
+Not decided here: how retention is computed (`rewards`) and what rho is used for (`anchors`).
 """
 
 import dataclasses
@@ -39,7 +41,14 @@ def update_replay(
     drop_weight: float,
     streak_weight: float,
 ) -> ReplayState:
-    """The next state, given this step's retention; unchanged without right anchors (None)."""
+    """The next state, given this step's retention; unchanged without right anchors (None).
+
+    Args:
+      retention: accuracy of the corrections whose anchor was right.
+      target: tau.
+      minimum, maximum: bounds of rho.
+      gap_weight, drop_weight, streak_weight: w1, w2, w3.
+    """
     if retention is None:
         return state
     below = state.below + 1 if retention < target else 0

@@ -1,7 +1,8 @@
 """Rewards: what a verdict earns, risk-averse shaping of the correction stream, and retention.
 
 Rewards are used by the policy gradient alone. Whether an attempt is right is its verdict's outcome:
-pass rates, anchors, transitions and retention go by that.
+pass rates, anchors, transitions and retention go by that. How rewards become advantages is decided
+in `advantages`.
 """
 
 from collections.abc import Sequence
@@ -40,14 +41,14 @@ def shaped_rewards(
     extra. With rewards of 1 and 0 this is the paper's 1[anchor was right and R = 0].
 
     Args:
-      rewards: [K, G_c] float, R of the corrections of each anchor.
-      correct: [K, G_c] bool, their verdicts. It, not the reward, says what is right: a wrong
+      rewards: [N, G] float, R of the G corrections of each of N anchors.
+      correct: [N, G] bool, their verdicts. It, not the reward, says what is right: a wrong
         program that passes most tests has broken a right one all the same.
-      anchor_right: [K] bool.
+      anchor_right: [N] bool.
       lambda_risk: in units of the reward.
 
     Returns:
-      [K, G_c] float64.
+      [N, G] float64.
     """
     broken = anchor_right[:, None] & ~correct
     return np.asarray(rewards, np.float64) - lambda_risk * broken
@@ -57,8 +58,8 @@ def retention(correct: np.ndarray, anchor_right: np.ndarray) -> float | None:
     """Accuracy of the corrections whose anchor was right; None if no anchor was.
 
     Args:
-      correct: [K, G_c] bool, verdicts of the corrections of each anchor.
-      anchor_right: [K] bool.
+      correct: [N, G] bool, verdicts of the G corrections of each of N anchors.
+      anchor_right: [N] bool.
     """
     if not anchor_right.any():
         return None

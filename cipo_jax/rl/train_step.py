@@ -13,7 +13,7 @@ updates in one program, `lax.scan` over epochs, minibatches and microbatches. Ba
 
 `lambda = 0` multiplies the correction stream's gradient by an exact zero: GRPO is this step.
 
-Not decided here: the loss of a token (`losses`), what goes into a minibatch (`data.batching`).
+Not decided here: the loss of a token (`losses`), what goes into a minibatch (`packing`).
 """
 
 from collections.abc import Callable
@@ -56,9 +56,9 @@ class Totals:
 
     Attributes:
       total: [] the loss, weighted and normalised.
-      sums: [K, 2] each statistic's sum, in the order of `names`.
+      sums: [n, 2] each statistic's sum, in the order of `names`.
       maxima: {statistic: [2] largest value}.
-      names: of the K statistics; the first is "loss", each stream's before its normaliser.
+      names: of the n statistics; the first is "loss", each stream's before its normaliser.
     """
 
     total: Any
@@ -71,9 +71,8 @@ def put_batch(batch: TrainBatch, mesh: Mesh, rows: tuple[str, ...]) -> TrainBatc
     """Moves a batch to the devices: arrays [U, M, R, ...] split over the mesh axes `rows` along
     R."""
     by_rows, whole = NamedSharding(mesh, P(None, None, rows)), NamedSharding(mesh, P())
-    counts = None if batch.token_counts is None else _put(batch.token_counts, whole)
     arrays = jax.tree.map(lambda x: _put(x, by_rows), batch._replace(token_counts=None))
-    return arrays._replace(token_counts=counts)
+    return arrays._replace(token_counts=_put(batch.token_counts, whole))
 
 
 def _put(x: Any, sharding: NamedSharding) -> jax.Array:
@@ -130,7 +129,6 @@ def make_train_step(
     """
 
     def step(state: TrainState, batch: TrainBatch) -> tuple[TrainState, Metrics]:
-        batch = _with_normalisers(token_loss, batch)
         several = epochs * len(batch.tokens) > 1
         before = None
         if several and token_loss.needs_trainer_logprobs:
@@ -200,7 +198,6 @@ def make_stream_gradient_stats(
     """
 
     def stats(params: Params, batch: TrainBatch) -> Metrics:
-        batch = _with_normalisers(token_loss, batch)
         # As one minibatch [U M, R, ...], under the sum of the normalisers.
         arrays = batch._replace(token_counts=None)
         whole = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), arrays)
@@ -250,7 +247,7 @@ def _gradient(
 
         scored = micro.loss_mask > 0
         named = {"loss": weighted, **means}
-        of_rows = jnp.where(scored, jnp.stack(list(named.values())), 0.0).sum(axis=-1)  # [K, R]
+        of_rows = jnp.where(scored, jnp.stack(list(named.values())), 0.0).sum(axis=-1)  # [n, R]
         largest = {name: jnp.where(scored, x, 0.0).max(axis=-1) for name, x in maxima.items()}
         return total, Totals(
             total=total,
@@ -300,15 +297,6 @@ def _logprobs(score: Score, params: Params, batch: TrainBatch) -> jax.Array:
         return jax.lax.map(of_microbatch, minibatch)
 
     return jax.lax.map(of_minibatch, batch._replace(token_counts=None))
-
-
-def _with_normalisers(token_loss: TokenLoss, batch: TrainBatch) -> TrainBatch:
-    """The batch with `token_counts` [U, 2]; where it has none, those of the packed completions."""
-    if batch.token_counts is not None:
-        return batch
-    of_minibatch = jax.vmap(jax.vmap(token_loss.aggregation.row_normalisers))
-    of_rows = of_minibatch(batch.loss_mask, batch.segments)
-    return batch._replace(token_counts=_sum_by_stream(of_rows, batch.stream))
 
 
 def _by_stream(reduce: Callable[..., jax.Array], values: jax.Array, stream: jax.Array) -> jax.Array:

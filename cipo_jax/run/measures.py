@@ -124,7 +124,7 @@ update/mfu | share | Of the devices' bfloat16 peak that the model's FLOPs have u
 sampler/useful_rows | share | Of decoded rows that gave a token.
 sampler/reused_prompt | share | Of prompt tokens that were found in the cache.
 sampler/cache_used | share | Of the cache's pages that were held at the fullest.
-sampler/preemptions | number | Sequences that lost their pages to others and were computed again.
+sampler/evictions | number | Sequences taken out of a full cache, to be computed again.
 compile/count | number | Programs compiled since the step before.
 compile/cached | number | Programs read from the cache instead.
 

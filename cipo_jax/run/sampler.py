@@ -42,19 +42,12 @@ class HostSampler:
         Raises:
           Preempted, HostFailure: as `Hosts.poll`; what was being sampled is dropped.
         """
-        engine = self.engine
         # The hosts do this together: nothing that may end one of them comes before it.
         within_reach = self._within_reach(params)
-        key_data = np.asarray(jax.random.key_data(key))
-        engine.open(within_reach)
-        try:
-            for i in self._hosts.share(len(prompts)):
-                engine.submit(i * samples, prompts[i], key_data, samples)
-            while engine.busy:
-                self._hosts.poll()
-                yield from engine.step()
-        finally:
-            engine.cancel()
+        share = self._hosts.share(len(prompts))
+        yield from self.engine.sample(
+            within_reach, prompts, samples, key, share, before_chunk=self._hosts.poll
+        )
 
     def close(self) -> dict[str, float]:
         """Ends a phase of sampling: gives the memory of cache and copy back, so that the next phase
@@ -64,7 +57,7 @@ class HostSampler:
         self._leaves, self._copy = [], {}
         s, self.engine.stats = self.engine.stats, EngineStats()
         measures = {
-            "sampler/preemptions": float(s.preemptions),
+            "sampler/evictions": float(s.evictions),
             "sampler/cache_used": s.peak_pages / self.engine.num_pages,
         }
         if s.row_steps:

@@ -6,6 +6,8 @@ neighbours, or the order in which requests arrive.
 
 A token is drawn by inverting the cumulative distribution with one uniform number a row, which
 leaves the normaliser of the log-probs as a by-product; Gumbel noise would take V random numbers.
+
+Not decided here: when a completion ends (`decode`, and for stop strings `engine`).
 """
 
 import dataclasses
@@ -33,7 +35,6 @@ class Choice:
       top_k: only the k most likely tokens; 0: all.
       top_p: only the most likely tokens that together have at least this probability.
       min_p: only tokens with at least this share of the most likely one's probability.
-      banned_ids: tokens that are never drawn.
       min_new_tokens: no stop token before this many tokens.
     """
 
@@ -41,7 +42,6 @@ class Choice:
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
-    banned_ids: tuple[int, ...] = ()
     min_new_tokens: int = 0
 
 
@@ -66,8 +66,6 @@ def choose_tokens(
       tokens [B] int32, logprobs [B] float32.
     """
     V = logits.shape[-1]
-    if choice.banned_ids:
-        logits = logits.at[:, jnp.asarray(choice.banned_ids)].set(MASKED)
     if choice.min_new_tokens:
         early = (index < choice.min_new_tokens)[:, None]
         stops = jnp.isin(jnp.arange(V), jnp.asarray(choice.stop_ids, jnp.int32))

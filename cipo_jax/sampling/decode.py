@@ -6,6 +6,9 @@ always "feed a token, write its keys and values, draw the next".
 
 The state of a request on the device is a handful of numbers in its slot. A decode chunk runs the
 rows that the host names, so a few live requests cost a small batch whatever their slots are.
+
+Not decided here: which rows and pages a call is given (`schedule`), how a token is drawn
+(`choose`).
 """
 
 import dataclasses

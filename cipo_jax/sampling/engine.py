@@ -1,16 +1,19 @@
-"""The host loop of sampling: requests in, completions out as they finish.
+"""The loop of sampling: one turn of the host, one chunk of the device, until nothing is left.
 
-Requests wait in a queue. Each turn of the loop prefills the prompts at its head, moves requests
-whose prompt is ready into free slots, runs one chunk of decode steps over the live slots, and hands
-out what has finished. So the device works on live tokens: a finished completion's slot goes to the
-next request, and its pages of the cache to whoever needs them.
+A turn prefills the prompts at the head of the queue, moves requests whose prompt is ready into free
+slots, runs one chunk of decode steps over the live slots, and hands out what has finished. So the
+device works on live tokens: a finished completion's slot goes to the next request, and its pages of
+the cache to whoever needs them.
 
     queue -> prompt prefilled once, its pages shared by its samples -> slot -> completion
                ^                                                        |
-               +---- preempted: out of pages, the youngest waits again -+
+               +----- evicted: out of pages, the youngest waits again --+
 
 Nothing of this shows in a completion: it depends on the parameters, its prompt, its request id and
-the key, not on slots, pages, chunks, neighbours, order of arrival, preemption or the mesh.
+the key, not on slots, pages, chunks, neighbours, order of arrival, evictions or the mesh.
+
+This file holds what lives on the device (parameters, cache, slots, compiled programs) and calls it.
+Who gets a slot or a page is decided in `schedule`, what the programs compute in `decode`.
 
 Shapes are static: a decode program per number of rows (the slots, and halves of that for when few
 requests are left), a prefill program per bucket of widths and rows.
@@ -30,15 +33,13 @@ from cipo_jax.policy.cache.pages import Pages, empty_pages
 from cipo_jax.policy.model import ModelConfig, Params, cast_weights, param_shardings
 from cipo_jax.policy.sharding import ROWS, logical_rules, replicated, row_count
 from cipo_jax.sampling.decode import ChunkResult, Slots, decode_chunk, empty_slots, prefill
-from cipo_jax.sampling.pages import PagePool
 from cipo_jax.sampling.plan import chunk_plan, plan_shardings, prefill_arrays
-from cipo_jax.sampling.requests import Prompt, Request, Row, stop_text_end
+from cipo_jax.sampling.requests import Row, stop_text_end
+from cipo_jax.sampling.schedule import PrefillCall, Schedule
 from cipo_jax.sampling.settings import (
     EngineSettings,
     EngineStats,
     cache_dtype,
-    pages_per_shard,
-    prefill_widths,
     row_bucket,
     table_width,
 )
@@ -69,14 +70,10 @@ class Engine:
     ) -> None:
         s = settings
         self.config, self.mesh, self.settings = config, mesh, s
-        self.stats = EngineStats()
         self._decode_text = decode_text
         self._longest = min(s.max_prompt_tokens, config.max_positions - s.max_new_tokens)
-        self._shards = row_count(mesh)
-        self._per_shard = -(-s.slots // self._shards)
-        self._table_width = table_width(s)
-        self._widths = prefill_widths(s)
-        self._num_pages = pages_per_shard(s, self._shards)
+        self._schedule = Schedule(s, row_count(mesh))
+        self._in_flight: deque[tuple[list[Row | None], ChunkResult]] = deque()
 
         rules = logical_rules(mesh, config.axis_sizes)
         self._shardings = param_shardings(config, mesh)
@@ -84,7 +81,7 @@ class Engine:
             functools.partial(
                 empty_pages,
                 config.num_layers,
-                self._num_pages * self._shards,
+                self._schedule.num_pages,
                 s.page_size,
                 config.num_kv_heads,
                 config.head_dim,
@@ -107,42 +104,42 @@ class Engine:
         self._params: Params = {}
         self._pages: Pages | None = None
         self._slots: Slots | None = None
-        # On the host.
-        self._pools: list[PagePool] = []
-        self._queues: list[deque[Request]] = [deque() for _ in range(self._shards)]
-        self._placed: dict[int, Row] = {}  # slot -> row
-        self._free: list[list[int]] = [
-            list(range(r * self._per_shard, (r + 1) * self._per_shard))[::-1]
-            for r in range(self._shards)
-        ]
-        self._in_flight: deque[tuple[list[Row | None], ChunkResult]] = deque()
-        self._fresh: list[Row] = []  # placed since the last chunk
-        self._copies: list[list[tuple[int, int]]] = [[] for _ in range(self._shards)]
-        self._arrivals = 0
 
     # What callers use.
 
     @property
+    def stats(self) -> EngineStats:
+        """What has been done since this was last set."""
+        return self._schedule.stats
+
+    @stats.setter
+    def stats(self, stats: EngineStats) -> None:
+        self._schedule.stats = stats
+
+    @property
     def num_pages(self) -> int:
         """Pages of the cache, over all row shards."""
-        return self._num_pages * self._shards
+        return self._schedule.num_pages
 
     def open(self, params: Params) -> None:
         """Samples with `params` from now on. Equal parameters (the same arrays as before) keep the
-        cache, so prompts find what earlier ones have in common with them."""
+        cache, so prompts find what earlier ones have in common with them.
+
+        Raises:
+          RuntimeError: requests are left.
+        """
         if self.busy:
             raise RuntimeError("the engine still has requests of other parameters")
         leaves = jax.tree.leaves(params)
         if self._pages is not None and all(map(operator.is_, leaves, self._leaves)):
             return
         self._leaves, self._params = leaves, self._laid_out(params)
-        self._pools = [
-            PagePool(self._num_pages, self.settings.page_size) for _ in range(self._shards)
-        ]
+        self._schedule.empty_cache()
         if self._pages is None:
             with jax.set_mesh(self.mesh):
                 self._pages = self._new_pages()
-            self._slots = jax.device_put(empty_slots(self._per_shard * self._shards), self._whole)
+            slots = self._schedule.slots_per_shard * self._schedule.shards
+            self._slots = jax.device_put(empty_slots(slots), self._whole)
 
     def close(self) -> None:
         """Gives the cache's memory back; what is not finished is dropped."""
@@ -179,57 +176,37 @@ class Engine:
             )
         if not 1 <= limit <= s.max_new_tokens:
             raise CipoError(f"max_new_tokens: got {limit}, wanted 1 to {s.max_new_tokens}")
-        load = [len(q) - len(f) for q, f in zip(self._queues, self._free, strict=True)]
-        shard = int(np.argmin(load))
-        shared = Prompt(np.asarray(prompt, np.int32), shard, samples)
-        for j in range(samples):
-            self._queues[shard].append(
-                Request(
-                    id=request_id + j,
-                    key=key,
-                    temperature=s.temperature if temperature is None else temperature,
-                    limit=limit,
-                    prompt=shared,
-                    prompt_tokens=shared.tokens,
-                    arrival=self._arrivals + j,
-                )
-            )
-        self._arrivals += samples
+        temperature = s.temperature if temperature is None else temperature
+        self._schedule.submit(request_id, prompt, key, samples, temperature, limit)
 
     @property
     def busy(self) -> bool:
         """Whether requests are waiting or being decoded."""
-        return bool(self._placed or self._in_flight or any(self._queues))
+        return self._schedule.busy or bool(self._in_flight)
 
     def step(self) -> list[tuple[int, Completion]]:
         """One turn of the loop: prefill, fill slots, decode a chunk; returns (request id,
         completion) of what finished."""
+        schedule = self._schedule
         with jax.set_mesh(self.mesh):
-            self._prefill_waiting()
-            self._fill_slots()
-            done = self._grow()
-            if self._placed:
+            for call in schedule.plan_prefill():
+                self._prefill_call(call)
+            schedule.fill_slots()
+            done = self._make_room()
+            if schedule.placed:
                 self._dispatch()
-        while len(self._in_flight) > (self.settings.dispatch_ahead and bool(self._placed)):
+        while len(self._in_flight) > (self.settings.dispatch_ahead and bool(schedule.placed)):
             done += self._harvest()
         return done
 
     def progress(self) -> dict[int, list[int]]:
         """The tokens so far of the requests that are being decoded, by request id."""
-        return {row.request.id: list(row.request.tokens) for row in self._placed.values()}
+        return {row.request.id: list(row.request.tokens) for row in self._schedule.placed.values()}
 
     def cancel(self) -> None:
         """Drops all requests."""
         self._in_flight.clear()
-        for slot in list(self._placed):
-            self._vacate(slot)
-        for queue in self._queues:
-            for request in queue:
-                self._drop_prompt(request.prompt)
-            queue.clear()
-        self._fresh.clear()
-        for copies in self._copies:
-            copies.clear()
+        self._schedule.cancel()
 
     def sample(
         self,
@@ -237,20 +214,33 @@ class Engine:
         prompts: Sequence[np.ndarray],
         samples: int,
         key: jax.Array,
-        temperature: float | None = None,
-        max_new_tokens: int | None = None,
+        share: range | None = None,
+        before_chunk: Callable[[], None] | None = None,
     ) -> Iterator[tuple[int, Completion]]:
         """Samples `samples` completions of each prompt.
 
         Yields `(request id, Completion)` as they finish; sample j of prompt i has request id
-        `i * samples + j`. Arguments as in `open` and `submit`.
+        `i * samples + j`. Left early, or by an exception, it drops what has not finished.
+
+        Args:
+          params: as in `open`.
+          prompts: [P] int32 tokens each, as in `submit`.
+          key: a PRNG key, of all the call's requests.
+          share: the indices of the prompts to sample; None: all.
+          before_chunk: called before each turn of the loop; what it raises ends the call.
+
+        Raises:
+          CipoError: a prompt out of range.
+          RuntimeError: requests of an earlier call are left.
         """
         self.open(params)
         key_data = np.asarray(jax.random.key_data(key))
         try:
-            for i, prompt in enumerate(prompts):
-                self.submit(i * samples, prompt, key_data, samples, temperature, max_new_tokens)
+            for i in range(len(prompts)) if share is None else share:
+                self.submit(i * samples, prompts[i], key_data, samples)
             while self.busy:
+                if before_chunk is not None:
+                    before_chunk()
                 yield from self.step()
         finally:
             self.cancel()
@@ -263,208 +253,47 @@ class Engine:
             params = jax.jit(functools.partial(cast_weights, dtype=c.compute_dtype))(params)
         return jax.device_put(params, self._shardings)
 
-    # Prompts.
-
-    def _prefill_waiting(self) -> None:
-        """Prefills the next stretches of the prompts that slots are free for."""
-        budget = max(self.settings.prefill_tokens // self._shards, self._widths[0])
-        stretches: list[list[tuple[Prompt, int]]] = []  # per shard: prompt, tokens
-        for shard, queue in enumerate(self._queues):
-            found: list[tuple[Prompt, int]] = []
-            left = budget
-            seen: set[int] = set()
-            live = self._live(shard)
-            for rows, (request, _) in enumerate(zip(queue, self._free[shard], strict=False), live):
-                prompt = request.prompt
-                if id(prompt) in seen or prompt.ready:
-                    continue
-                seen.add(id(prompt))
-                if not prompt.begun and not self._begin_prompt(prompt, rows):
-                    if rows:
-                        break  # until those before it have finished
-                    self._drop_waiting(shard)
-                    if not self._begin_prompt(prompt, rows):
-                        raise AssertionError("an empty cache cannot hold one prompt")
-                length = prompt.missing
-                if length > self._widths[-1]:  # the next stretch must begin a page
-                    length = self._widths[-1] // self.settings.page_size * self.settings.page_size
-                if length and (length <= left or not found):
-                    found.append((prompt, length))
-                    left -= length
-                if left <= 0:
-                    break
-            stretches.append(sorted(found, key=lambda item: -item[1]))
-        while any(stretches):
-            widest = max(shard[0][1] for shard in stretches if shard)
-            width = next(w for w in self._widths if w >= widest)
-            most = max(1, budget // width)
-            calls = [shard[:most] for shard in stretches]
-            stretches = [shard[most:] for shard in stretches]
-            self._prefill_call(calls, width, most)
-
-    def _begin_prompt(self, prompt: Prompt, rows: int) -> bool:
-        """Finds what the cache has of a prompt and takes pages for the rest; False if none are to
-        be had now, with `rows` rows that come before it."""
-        pool = self._pools[prompt.shard]
-        tokens = prompt.tokens[:-1]  # the last one is fed by the first decode step
-        found = pool.find(tokens)
-        wanted = -(-len(tokens) // pool.page_size) - len(found)
-        fits = not rows or wanted + (rows + 1) * self._growth < pool.available
-        pages = pool.allocate(wanted) if fits else None
-        if pages is None:
-            pool.release(found)
-            return False
-        prompt.pages = [*found, *pages]
-        prompt.filled = len(found) * pool.page_size
-        prompt.begun = True
-        self.stats.prompt_tokens += len(tokens)
-        self.stats.reused_tokens += prompt.filled
-        return True
-
-    def _prefill_call(self, calls: list[list[tuple[Prompt, int]]], width: int, most: int) -> None:
-        """Prefills a stretch of every listed prompt (per row shard), padded to `width`."""
-        # Coarser than for decoding: prompts are prefilled once, and few programs are compiled.
-        rows = row_bucket(most, max(len(call) for call in calls), step=4)
-        tokens, start, lengths, table = prefill_arrays(calls, rows, width, self._table_width)
+    def _prefill_call(self, call: PrefillCall) -> None:
+        """Prefills a stretch of every listed prompt."""
+        width = table_width(self.settings)
+        tokens, start, lengths, table = prefill_arrays(call.stretches, call.rows, call.width, width)
         context = -(-int(start.max()) // self.settings.page_size)
         if context:  # a power of two, so that few programs serve all lengths
-            context = min(1 << (context - 1).bit_length(), self._table_width)
+            context = min(1 << (context - 1).bit_length(), width)
         put = functools.partial(jax.device_put, device=self._by_row)
         self._pages = self._prefill(
             context, self._params, self._pages, put(tokens), put(start), put(lengths), put(table)
         )
         self.stats.prefill_positions += tokens.size
-        for call in calls:
-            for prompt, length in call:
-                prompt.filled += length
-                if prompt.ready:
-                    whole = (len(prompt.tokens) - 1) // self.settings.page_size
-                    self._pools[prompt.shard].remember(prompt.tokens, prompt.pages[:whole])
+        self._schedule.note_prefilled(call)
 
-    def _drop_prompt(self, prompt: Prompt) -> None:
-        """Takes a prompt's pages away; it is prefilled again when its turn comes."""
-        self._pools[prompt.shard].release(prompt.pages)
-        prompt.pages, prompt.filled, prompt.begun = [], 0, False
-
-    def _drop_waiting(self, shard: int) -> None:
-        """Takes the pages of a shard's waiting prompts away."""
-        for request in self._queues[shard]:
-            self._drop_prompt(request.prompt)
-
-    # Slots.
-
-    def _live(self, shard: int) -> int:
-        """Rows of a shard that are being decoded."""
-        return self._per_shard - len(self._free[shard])
-
-    @property
-    def _growth(self) -> int:
-        """Pages to spare for every row when another is let in: what it may need for a chunk.
-        Nothing if there is room for all slots at full length."""
-        s = self.settings
-        return -(-s.chunk // s.page_size) if s.cache_tokens else 0
-
-    def _fill_slots(self) -> None:
-        """Moves requests whose prompt is ready from the queues' heads into free slots."""
-        for shard, queue in enumerate(self._queues):
-            pool, free = self._pools[shard], self._free[shard]
-            live = self._live(shard)
-            while queue and free and queue[0].prompt.ready:
-                if live and pool.available <= (live + 1) * self._growth:
-                    break
-                request = queue[0]
-                prompt = request.prompt
-                pages = self._pages_of_sample(prompt)
-                if pages is None:
-                    assert live, "prompts are begun only where rows keep room to grow"
-                    break
-                queue.popleft()
-                row = Row(request, free.pop(), shard, pages)
-                self._placed[row.slot] = row
-                self._fresh.append(row)
-                live += 1
-
-    def _pages_of_sample(self, prompt: Prompt) -> list[int] | None:
-        """A sample's pages for its prompt: whole ones are shared, of the last one, which the sample
-        goes on writing to, it gets a copy; the last sample takes the prompt's own."""
-        prompt.waiting -= 1
-        if prompt.waiting == 0:
-            pages, prompt.pages = prompt.pages, []
-            return pages
-        pool = self._pools[prompt.shard]
-        whole = (len(prompt.tokens) - 1) // pool.page_size
-        shared, partial = prompt.pages[:whole], prompt.pages[whole:]
-        own = pool.allocate(len(partial))
-        if own is None:
-            prompt.waiting += 1
-            return None
-        pool.hold(shared)
-        self._copies[prompt.shard] += zip(partial, own, strict=True)
-        return [*shared, *own]
-
-    def _vacate(self, slot: int) -> Row:
-        row = self._placed.pop(slot)
-        row.gone = True
-        self._pools[row.shard].release(row.pages)
-        self._free[row.shard].append(slot)
-        if row in self._fresh:
-            self._fresh.remove(row)
-        return row
-
-    def _grow(self) -> list[tuple[int, Completion]]:
-        """Gives every row the pages its next chunk may reach; preempts the youngest rows of a shard
-        that runs out."""
+    def _make_room(self) -> list[tuple[int, Completion]]:
+        """Pages for the next chunk of every row. Where they run out, they are taken from prompts
+        whose samples still wait, else from the youngest request. Returns what finished meanwhile.
+        """
         done: list[tuple[int, Completion]] = []
-        for row in sorted(self._placed.values(), key=lambda row: row.request.arrival):
-            while not row.gone:
-                reach = row.reach(self.settings.chunk)
-                wanted = -(-reach // self.settings.page_size) - len(row.pages)
-                pages = self._pools[row.shard].allocate(max(wanted, 0))
-                if pages is not None:
-                    row.pages += pages
-                    break
-                done += self._make_room(row.shard)
+        while (shard := self._schedule.grow()) is not None:
+            if self._schedule.drop_waiting_prompt(shard):
+                continue
+            if self._in_flight:  # what is under way may finish a request, and free its pages
+                while self._in_flight:
+                    done += self._harvest()
+            else:
+                self._schedule.evict(shard)
         return done
-
-    def _make_room(self, shard: int) -> list[tuple[int, Completion]]:
-        """Frees pages of a row shard: of prompts whose samples still wait, else of the youngest
-        row, whose request goes back to the head of the queue with the tokens it has."""
-        waiting = [r.prompt for r in self._queues[shard] if r.prompt.begun]
-        if waiting:
-            self._drop_prompt(waiting[-1])
-            return []
-        if self._in_flight:  # its tokens may be under way, or have finished it
-            done = []
-            while self._in_flight:
-                done += self._harvest()
-            return done
-        rows = [row for row in self._placed.values() if row.shard == shard]
-        youngest = max(rows, key=lambda row: row.request.arrival)
-        self._vacate(youngest.slot)
-        # Copies into its pages must not reach whoever gets them next.
-        gone = set(youngest.pages)
-        self._copies[shard] = [c for c in self._copies[shard] if c[1] not in gone]
-        request = youngest.request
-        request.prompt = Prompt(request.all_tokens(), shard, 1)
-        self._queues[shard].appendleft(request)
-        self.stats.preemptions += 1
-        return []
-
-    # Chunks.
 
     def _dispatch(self) -> None:
         """Starts a decode chunk over the live rows."""
-        by_shard: list[list[Row]] = [[] for _ in range(self._shards)]
-        for row in sorted(self._placed.values(), key=lambda row: row.slot):
-            by_shard[row.shard].append(row)
-        local = row_bucket(self._per_shard, max(map(len, by_shard)))
+        schedule = self._schedule
+        by_shard = schedule.rows_by_shard()
+        local = row_bucket(schedule.slots_per_shard, max(map(len, by_shard)))
         plan = chunk_plan(
             by_shard,
             local,
-            self._fresh,
-            self._copies,
-            slots=self._per_shard,
-            width=self._table_width,
+            schedule.fresh,
+            schedule.copies,
+            slots=schedule.slots_per_shard,
+            width=table_width(self.settings),
             page_size=self.settings.page_size,
         )
         placed = jax.device_put(plan, plan_shardings(self._whole, self._by_row))
@@ -474,15 +303,10 @@ class Engine:
         snapshot: list[Row | None] = []
         for members in by_shard:
             snapshot += [*members, *[None] * (local - len(members))]
-            for row in members:
-                row.in_flight += 1
-        self._fresh.clear()
-        for pairs in self._copies:
-            pairs.clear()
+        schedule.note_dispatched()
         for leaf in jax.tree.leaves(result):
             leaf.copy_to_host_async()
         self._in_flight.append((snapshot, result))
-        self.stats.peak_pages = max(self.stats.peak_pages, sum(p.held for p in self._pools))
 
     def _harvest(self) -> list[tuple[int, Completion]]:
         """Waits for the oldest chunk; its rows' new tokens, and the completions it finished."""
@@ -510,7 +334,7 @@ class Engine:
                     del request.tokens[end:], request.logprobs[end:]
                     finished = True
             if finished or not result.live[i]:
-                self._vacate(row.slot)
+                self._schedule.vacate(row.slot)
                 done.append((request.id, request.completion(finished)))
         self.stats.decode_steps += steps
         self.stats.row_steps += steps * len(snapshot)

@@ -2,7 +2,10 @@
 
 Pages that hold a prompt's tokens are remembered under those tokens and everything before them, so
 that a later prompt with the same beginning finds them. A remembered page that nobody holds any more
-is not free: it is given away only when the free ones run out, the longest unused first.
+is not free: it is forgotten and given out only when the free ones run out, the longest unused
+first.
+
+Not decided here: who asks for how many pages (`schedule`), what the pages hold (`policy/cache`).
 """
 
 import hashlib

@@ -1,4 +1,8 @@
-"""The arrays of a device program's next call, from what the host knows. NumPy only."""
+"""The arguments of a device program's next call, as NumPy arrays, from what the host knows.
+
+Nothing is decided here (`schedule` does) and nothing runs on a device: the records that are filled,
+and where their leaves will lie, are those of `decode`.
+"""
 
 from collections.abc import Sequence
 from typing import Any

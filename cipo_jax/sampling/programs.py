@@ -1,6 +1,7 @@
 """The engine's device programs from shapes alone, for planning memory before anything is allocated.
 
-The largest of each kind: the engine compiles some with fewer rows as well, which need less.
+The largest of each kind: the engine compiles some with fewer rows as well, which need less. What
+the programs compute is in `decode`; how the engine calls them, in `engine`.
 """
 
 import functools
@@ -99,7 +100,7 @@ def lower_programs(
     config: ModelConfig, mesh: Mesh, settings: EngineSettings
 ) -> dict[str, jax.stages.Lowered]:
     """{"decode chunk", "prefill 16", ... by width}. Prefills are those with the longest context,
-    as of a request that was preempted shortly before its end."""
+    as of a request that was evicted shortly before its end."""
     context = table_width(settings)
     return {"decode chunk": lower_decode(config, mesh, settings)} | {
         f"prefill {width}": lower_prefill(config, mesh, settings, width, context)

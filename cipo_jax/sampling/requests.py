@@ -1,4 +1,7 @@
-"""What the engine keeps of a request on the host while it waits, runs and finishes."""
+"""What the engine keeps of a request on the host while it waits, runs and finishes.
+
+Records and what follows from them alone. What happens to them is decided in `schedule`.
+"""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -44,10 +47,10 @@ class Request:
 
     Attributes:
       id: request id.
-      key: [2] uint32, key data of its call.
+      key: [2] uint32, the data of its call's PRNG key.
       temperature: see `choose.choose_tokens`.
       limit: tokens to sample at most.
-      prompt: what is prefilled: its prompt or, after preemption, also the tokens it had.
+      prompt: what is prefilled: its prompt or, after an eviction, also the tokens it had.
       prompt_tokens: [P] int32, the prompt it came with.
       arrival: its place in the order of arrival.
       tokens, logprobs: sampled so far.
@@ -82,7 +85,7 @@ class Row:
     Attributes:
       pages: pages held for it, in order of position.
       in_flight: chunks dispatched whose results have not been read.
-      gone: it has left its slot; results still to come are not its own.
+      gone: it has left its slot; results still to come for the slot are not its.
     """
 
     request: Request

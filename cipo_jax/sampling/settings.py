@@ -1,4 +1,7 @@
-"""The engine's sizes, and the static shapes that follow from them."""
+"""The engine's sizes, the static shapes that follow from them, and its counters.
+
+Not decided here: which sizes a run has (`run/parts.open_engine`).
+"""
 
 import dataclasses
 
@@ -54,9 +57,9 @@ class EngineStats:
       prompt_tokens: of prompts that became ready; `reused_tokens` of them were found in the cache.
       prefill_positions: positions computed by prefill, padding included.
       decode_steps: steps of the decode loop.
-      sampled_tokens: tokens drawn; over `row_steps`, the rows computed, they give the share of
-        useful work.
-      preemptions: requests that lost their pages and were computed again.
+      row_steps: rows computed in those steps.
+      sampled_tokens: tokens drawn; divided by `row_steps`, the share of useful work.
+      evictions: requests taken out of a full cache, to be computed again.
       peak_pages: most pages held at once, over all row shards.
     """
 
@@ -66,7 +69,7 @@ class EngineStats:
     decode_steps: int = 0
     row_steps: int = 0
     sampled_tokens: int = 0
-    preemptions: int = 0
+    evictions: int = 0
     peak_pages: int = 0
 
 

@@ -318,13 +318,3 @@ def test_shapes_are_found_once_and_are_the_callers_own() -> None:
     )
     assert jax.tree.structure(model.param_shardings(CONFIG, mesh)) == jax.tree.structure(again)
     assert model._abstract_boxed.cache_info().misses == traced
-
-
-def test_a_missing_parameter_is_named() -> None:
-    params = PARAMS()
-    layers = {k: v for k, v in params["layers"].items() if k != "down"}
-    without = {**params, "layers": layers}
-    with pytest.raises(KeyError, match="layers/down"):
-        model.hidden_states(CONFIG, without, *rows([3], length=3))
-    with pytest.raises(KeyError, match="embedding"):
-        model.hidden_states(CONFIG, {"layers": params["layers"]}, *rows([3], length=3))

@@ -10,6 +10,17 @@ from cipo_jax.types import CORRECTION, STREAMS, CipoError
 MAX_TOKENS = 7
 
 
+def normaliser_of_row(kind: str, mask: np.ndarray, segments: np.ndarray) -> float:
+    """What the completions of a packed row [T] add to their stream's normaliser."""
+    lengths = [mask[segments == s].sum() for s in range(1, segments.max() + 1)]
+    completions = sum(length > 0 for length in lengths)
+    return {
+        "token_mean": sum(lengths),
+        "sequence_mean": completions,
+        "constant": completions * MAX_TOKENS,
+    }[kind]
+
+
 def test_weights_and_normalisers_are_those_of_the_papers() -> None:
     lengths = [2, 5, 1]
     by_hand = {
@@ -30,7 +41,8 @@ def test_weights_and_normalisers_are_those_of_the_papers() -> None:
             wanted[place] = weight
         np.testing.assert_allclose(aggregation.token_weights(mask, segments), wanted, rtol=1e-6)
         assert aggregation.normaliser(lengths) == normaliser
-        assert float(aggregation.row_normalisers(mask, segments).sum()) == normaliser
+        of_rows = [normaliser_of_row(kind, *row) for row in zip(mask, segments, strict=True)]
+        assert sum(of_rows) == normaliser
 
 
 @pytest.mark.parametrize("kind", AGGREGATIONS)
@@ -39,7 +51,8 @@ def test_the_packer_s_normaliser_is_that_of_the_packed_rows(kind: str) -> None:
     members = sequences(base=7, correction=5)
     batch = pack(members, 1, 8, normaliser=aggregation.normaliser)
     assert batch.segments.max() >= 3
-    of_rows = np.asarray(aggregation.row_normalisers(batch.loss_mask[0, 0], batch.segments[0, 0]))
+    rows = zip(batch.loss_mask[0, 0], batch.segments[0, 0], strict=True)
+    of_rows = np.array([normaliser_of_row(kind, *row) for row in rows])
     of_streams = [of_rows[batch.stream[0, 0] == s].sum() for s in range(len(STREAMS))]
     np.testing.assert_array_equal(batch.token_counts, [of_streams])
     lengths = [len(s.completion) for s in members if s.stream == CORRECTION]

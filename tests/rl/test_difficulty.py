@@ -1,9 +1,8 @@
-import json
+"""The memory of difficulty, and the draw by it."""
 
 import numpy as np
-import pytest
 
-from cipo_jax.rl.difficulty import Difficulty, choose_learnable, remember, write_difficulty
+from cipo_jax.rl.difficulty import Difficulty, choose_learnable, remember
 
 
 def test_running_mean_by_hand() -> None:
@@ -36,13 +35,3 @@ def test_a_draw_is_without_replacement_and_repeats_with_its_seed() -> None:
     assert first != choose_learnable({}, ids, 12, np.random.default_rng([1, 3]))
     assert len(set(first)) == 12
     assert first == sorted(first)
-
-
-def test_the_export_lists_the_hardest_first(tmp_path) -> None:
-    file = tmp_path / "difficulty.jsonl"
-    write_difficulty(file, {"x": Difficulty(0.5, 3), "y": Difficulty(0.25, 1)})
-    rows = [json.loads(line) for line in file.read_text().splitlines()]
-    assert rows == [
-        {"id": "y", "pass_rate": 0.25, "count": 1},
-        {"id": "x", "pass_rate": pytest.approx(0.5), "count": 3},
-    ]

@@ -249,10 +249,6 @@ def test_sequences_without_advantage_can_be_left_out() -> None:
     for name in ("loss/total", "loss/base", "loss/correction", "grad_norm"):
         assert some.metrics[name] == pytest.approx(all_of_them.metrics[name], rel=1e-5, abs=1e-7)
     assert some.metrics["base/tokens"] < all_of_them.metrics["base/tokens"]
-    # Counts that are not given are those of the mask.
-    batch = pack(members)
-    uncounted = update(step, bigram_params(), batch._replace(token_counts=None))
-    assert_same_bits(uncounted, update(step, bigram_params(), batch))
 
 
 def test_padding_rows_and_longer_rows_change_nothing() -> None:

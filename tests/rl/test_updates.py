@@ -134,13 +134,6 @@ def test_sequences_without_advantage_count_though_they_are_left_out(name: str) -
         assert some.metrics[key] == pytest.approx(all_of_them.metrics[key], rel=1e-5, abs=1e-6)
 
 
-def test_normalisers_that_are_not_given_are_those_of_the_rows() -> None:
-    loss, members = GSPO, off_policy()
-    batch = packed_for(loss, members)
-    uncounted = update(step_of(bigram, loss), bigram_params(), batch._replace(token_counts=None))
-    assert_same_bits(uncounted, update_with(loss, members))
-
-
 def test_single_update_against_the_trainer_s_own_log_probs_is_reinforce() -> None:
     loss = dataclasses.replace(TIS, tis_cap=None)
     # Off the sampler's policy, on the trainer's.

@@ -25,7 +25,7 @@ def test_end_of_sampling_reports_and_gives_the_cache_back() -> None:
         assert len(attempts) == 8
         stats = parts.end_sampling()
         assert 0 < stats["sampler/useful_rows"] <= 1
-        assert stats["sampler/preemptions"] == 0 and 0 < stats["sampler/cache_used"] < 1
+        assert stats["sampler/evictions"] == 0 and 0 < stats["sampler/cache_used"] < 1
         assert stats["sampler/reused_prompt"] == pytest.approx(0)  # both prompts at the same time
         assert 0 <= stats["time/verify_hidden"] <= 1
         assert 0 < stats["time/verify_p50"] <= stats["time/verify_p99"]

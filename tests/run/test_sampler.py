@@ -16,11 +16,11 @@ def test_closing_reports_and_counts_anew() -> None:
         reused_tokens=10,
         row_steps=80,
         sampled_tokens=60,
-        preemptions=3,
+        evictions=3,
         peak_pages=20,
     )
     assert HostSampler(engine, Hosts(), None).close() == {
-        "sampler/preemptions": 3,
+        "sampler/evictions": 3,
         "sampler/cache_used": 0.4,
         "sampler/useful_rows": 0.75,
         "sampler/reused_prompt": 0.25,

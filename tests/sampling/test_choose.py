@@ -221,13 +221,6 @@ def test_truncation_at_its_limits(options: dict) -> None:
         assert (tokens == MANY.argmax()).all() and np.abs(logprobs).max() < 1e-6
 
 
-def test_banned_tokens() -> None:
-    wanted = softmax(np.where(np.isin(np.arange(5), (3, 1)), -np.inf, FEW))
-    assert_drawn_from(wanted, *draw(choice=Choice(stop_ids=(), banned_ids=(3, 1))))
-    greedy, _ = draw(temperature=0.0, choice=Choice(stop_ids=(), banned_ids=(3, 1)))
-    assert (greedy == 0).all()
-
-
 def test_no_stop_token_before_the_least_number_of_tokens() -> None:
     choice = Choice(stop_ids=(3, 4), min_new_tokens=2)
     early = softmax(np.where(np.arange(5) >= 3, -np.inf, FEW))

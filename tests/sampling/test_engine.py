@@ -124,9 +124,9 @@ def test_samples_of_a_group_and_calls_with_another_key_differ() -> None:
 )
 def test_sizes_do_not_matter(changed: dict[str, Any]) -> None:
     got = sampler(**changed)
-    got.engine.stats.preemptions = 0
+    got.engine.stats.evictions = 0
     assert_same(got(), completions())
-    assert (got.engine.stats.preemptions > 0) == ("cache_tokens" in changed)
+    assert (got.engine.stats.evictions > 0) == ("cache_tokens" in changed)
 
 
 @pytest.mark.slow
@@ -260,11 +260,10 @@ def test_no_prompts_give_no_completions() -> None:
     assert sampler()([]) == {}
 
 
-def test_min_new_tokens_and_banned_tokens() -> None:
-    choice = Choice(stop_ids=STOP, min_new_tokens=6, banned_ids=(0, 3))
+def test_min_new_tokens() -> None:
+    choice = Choice(stop_ids=STOP, min_new_tokens=6)
     got = sampler(choice=choice)()
     for completion in got.values():
-        assert not np.isin(completion.tokens, (0, 3)).any()
         assert not np.isin(completion.tokens[:6], STOP).any()
     assert {len(c.tokens) for c in got.values()} >= {7} and VOCAB > 8
 
@@ -330,6 +329,38 @@ def test_a_cache_too_small_for_one_request_is_refused() -> None:
         tiny_engines.Sampler(cache_tokens=23)
     with pytest.raises(CipoError, match=r"cache_tokens: got 60, .*at least 96: .* 4 row shards"):
         tiny_engines.Sampler((2, 2, 1), cache_tokens=60)
+
+
+def test_a_share_of_the_prompts_gets_the_ids_it_has_among_all() -> None:
+    engine, turns = sampler().engine, []
+    key = jax.random.key(0)
+
+    def before_chunk() -> None:
+        turns.append(len(done))
+
+    done: Completions = {}
+    share = range(2, 5)
+    for request, completion in engine.sample(
+        sampler().params, PROMPTS, SAMPLES, key, share, before_chunk
+    ):
+        done[request] = completion
+    asked = range(2 * SAMPLES, 5 * SAMPLES)
+    assert_same(done, {r: completions()[r] for r in asked})
+    # Before the first chunk, and again while there was something left to decode.
+    assert turns[0] == 0 and len(turns) > 1 and turns[-1] < len(done)
+
+
+def test_what_is_raised_before_a_chunk_ends_the_call() -> None:
+    def before_chunk() -> None:
+        raise KeyError("asked to end")
+
+    engine = sampler().engine
+    arriving = engine.sample(
+        sampler().params, PROMPTS, SAMPLES, jax.random.key(0), before_chunk=before_chunk
+    )
+    with pytest.raises(KeyError, match="asked to end"):
+        next(arriving)
+    sampler().assert_empty()
 
 
 def test_the_engine_brings_its_own_mesh() -> None:

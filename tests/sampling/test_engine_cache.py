@@ -1,4 +1,4 @@
-"""What the engine does with its cache: sharing, preemption, leaks, compilations."""
+"""What the engine does with its cache: sharing, eviction, leaks, compilations."""
 
 import jax
 import jax.monitoring
@@ -77,16 +77,16 @@ def test_other_parameters_find_nothing() -> None:
     assert_same(got(), before, tolerance=0)
 
 
-# Preemption.
+# Eviction.
 
 
-def test_a_full_cache_puts_the_youngest_off() -> None:
+def test_a_full_cache_evicts_the_youngest() -> None:
     got = fresh(cache_tokens=28)
     with jax.set_mesh(got.mesh):
         order = [r for r, _ in got.in_order()]
     stats = got.engine.stats
-    assert stats.preemptions > 0 and 0 < stats.peak_pages <= 7
-    # The oldest request is never put off: it is out before the last ones begin.
+    assert stats.evictions > 0 and 0 < stats.peak_pages <= 7
+    # The oldest request is never evicted: it is out before the last ones begin.
     assert order.index(0) < len(order) // 2
 
 
@@ -161,7 +161,7 @@ def test_stats_count_what_was_done() -> None:
     assert stats.sampled_tokens == sum(len(c.tokens) for c in done.values())
     assert stats.prompt_tokens == sum(len(p) - 1 for p in PROMPTS)
     assert stats.row_steps == 8 * stats.decode_steps >= stats.sampled_tokens
-    assert stats.preemptions == 0 < stats.peak_pages <= got.engine.num_pages
+    assert stats.evictions == 0 < stats.peak_pages <= got.engine.num_pages
 
 
 def test_few_live_rows_run_in_a_small_program() -> None:
@@ -197,7 +197,7 @@ def test_nothing_is_compiled_after_warm_up() -> None:
         asked = mixed(1, 1000)
         done = got.serve(asked, waves=40)
         assert sizes == [p._cache_size() for p in (got.engine._prefill, got.engine._decode)]
-        assert not compiled and got.engine.stats.preemptions > 0
+        assert not compiled and got.engine.stats.evictions > 0
         jax.jit(lambda x: x + len(done))(np.ones(3))  # what would have been noted
         assert compiled
     finally:

@@ -36,7 +36,7 @@ def test_reach_counts_chunks_in_flight_and_ends_at_the_limit() -> None:
     assert row.reach(chunk=4) == 4 + 7
 
 
-def test_a_preempted_request_keeps_its_tokens() -> None:
+def test_an_evicted_request_keeps_its_tokens() -> None:
     r = request([1, 2], limit=4)
     r.tokens += [3, 4]
     r.logprobs += [-1.0, -2.0]

@@ -1,18 +1,18 @@
-"""The key/value cache: pages that rows share, and attention that reads only what is live.
+"""Attention to the key/value cache, which reads only what is live.
 
 All layers' keys and values lie in one pool of pages. A page holds `page_size` consecutive positions
 of one sequence; a row names its pages in a table, so rows of different lengths waste at most a page
-each, and rows with a common prefix can name the same pages. Which page belongs to whom is the
-caller's business (`sampling/pages.py`), how pages lie in memory that of `page_arrays`; here is only
-how they are attended to.
+each, and rows with a common prefix can name the same pages.
 
 Two shapes of call exist. Prefill feeds T tokens a row, which attend to one another and to the
 pages before them. Decode feeds one token a row and walks a *work list* of the (row, page) pairs
-that are live, so that its cost follows the live tokens and not the longest row. On TPU, decode
-uses JAX's ragged paged attention kernel instead.
+that are live, so that its cost follows the live tokens and not the longest row. On TPU, JAX's
+ragged paged attention kernel does both, by the table.
 
 Under a mesh, pages are split with the rows (each group of devices that holds some rows has its own
 pages, numbered from 0) and heads with the tensor axis.
+
+Not decided here: how pages lie in memory (`pages`), which page belongs to whom (`sampling/pages`).
 """
 
 import dataclasses
@@ -62,9 +62,9 @@ class PagedCache:
     """Keys and values, and how the rows of this call use them.
 
     Attributes:
-      pages: see `page_arrays.Pages`.
+      pages: see `pages.Pages`.
       table: [B, W] int32; `table[b, w]` holds positions w * page_size ... of row b.
-      work: what a decode step reads; None in prefill.
+      work: what a decode step reads; None in prefill. The TPU kernel does not read it.
       context_pages: prefill: how many leading table columns may hold tokens before this call's.
     """
 

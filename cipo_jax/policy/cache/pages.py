@@ -4,8 +4,8 @@ There are two layouts. TPU's kernel wants one array in which the heads of keys a
 everywhere else keys and values are two arrays, keys with the tokens last, as a matrix product of
 queries with them reads them. XLA:CPU multiplies such keys several times faster than others.
 
-A page holds `page_size` consecutive positions of one sequence. Which page belongs to whom is the
-caller's business (`sampling/pages.py`); what is computed of pages is in `paged`.
+A page holds `page_size` consecutive positions of one sequence. Not decided here: which page belongs
+to whom (`sampling/pages`), what is computed of pages (`attention`).
 """
 
 from typing import Any, TypeAlias
@@ -47,12 +47,12 @@ def empty_pages(
     rules: Rules = (),
 ) -> Pages:
     """Zeros, in the layout for the devices of the ambient mesh."""
-    L, N, K, H = num_layers, num_pages, num_kv_heads, head_dim
+    L, K, H = num_layers, num_kv_heads, head_dim
     if platform() == "tpu":
         width = -(-H // LANES) * LANES
-        shapes: tuple[tuple[int, ...], ...] = ((L, N, page_size, 2 * K, width),)
+        shapes: tuple[tuple[int, ...], ...] = ((L, num_pages, page_size, 2 * K, width),)
     else:
-        shapes = (L, N, K, H, page_size), (L, N, K, page_size, H)
+        shapes = (L, num_pages, K, H, page_size), (L, num_pages, K, page_size, H)
     arrays = zip(shapes, _AXES[len(shapes)], strict=True)
     return tuple(constrain(jnp.zeros(shape, dtype), rules, axes) for shape, axes in arrays)
 
@@ -175,11 +175,11 @@ def write_pages(
 
 
 def read_rows(flat: Pages, table: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The keys and values [B, C page_size, K, H] of the pages that `table` [B, C] names, from the
+    """The keys and values [B, n page_size, K, H] of the pages that `table` [B, n] names, from the
     layout of two arrays."""
 
     def read(x: jax.Array, dimension: int) -> jax.Array:
-        tokens = jnp.moveaxis(x[table], 2 + dimension, 2)  # [B, C, page_size, K, H]
+        tokens = jnp.moveaxis(x[table], 2 + dimension, 2)  # [B, n, page_size, K, H]
         return tokens.reshape(len(table), -1, *tokens.shape[3:])
 
     keys, values = map(read, flat, _TOKEN_DIMENSION[2])

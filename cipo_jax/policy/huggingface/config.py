@@ -1,8 +1,8 @@
 """Hugging Face config.json to `ModelConfig` and back.
 
 Decides which architectures are accepted, and refuses by name whatever a file asks for that the
-model does not compute. Rope parameters are read in `hf_rope`; weights are the matter of
-`hf_weights`.
+model does not compute. Not decided here: rope parameters (`rope`), names and layouts of weights
+(`weights`).
 """
 
 import dataclasses
@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cipo_jax.policy.config import ModelConfig
-from cipo_jax.policy.huggingface.json_files import number as read_number
-from cipo_jax.policy.huggingface.json_files import read_json
+from cipo_jax.policy.huggingface.json_files import read_json, read_number
 from cipo_jax.policy.huggingface.rope import FULL, SLIDING, read_rope, scaling_values
 from cipo_jax.policy.layers import ACTIVATIONS
 from cipo_jax.types import CipoError

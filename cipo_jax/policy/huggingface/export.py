@@ -2,8 +2,8 @@
 
 Files go to a temporary directory that is renamed at the end: one with the final name is complete.
 
-Not decided here: names and layouts of tensors (`hf_weights`), what config.json says (`hf_config`),
-which parameters are exported, tokenizer files.
+Not decided here: names and layouts of tensors (`weights`), what config.json says (`config`), which
+parameters are exported, tokenizer files.
 """
 
 import dataclasses
@@ -19,7 +19,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from safetensors.numpy import save_file
 
-from cipo_jax.policy.huggingface.config import config_from_hf, config_to_hf, read_json
+from cipo_jax.policy.huggingface.config import config_from_hf, config_to_hf
+from cipo_jax.policy.huggingface.json_files import read_json
 from cipo_jax.policy.huggingface.weights import (
     INDEX_FILE,
     SINGLE_FILE,

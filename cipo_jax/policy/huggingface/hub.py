@@ -1,7 +1,7 @@
 """Where a model directory comes from: the disk, or the Hugging Face hub.
 
-Decides what is downloaded and how failures are worded. What the files mean is decided in
-`policy/hf_config` and `policy/hf_load`.
+Decides what is downloaded and what an error says. What the files mean is decided in `config` and
+`load`.
 """
 
 import functools
@@ -25,7 +25,8 @@ def model_directory(source: str) -> Path:
     Args:
       source: an existing directory, or a hub id such as "Qwen/Qwen3-4B", with "@<revision>" behind
         it to fix one. Of a hub id, the files are downloaded into huggingface_hub's cache (with its
-        progress bar) unless they are there; with several processes on a host, by one of them.
+        progress bar) unless they are there; with several processes on a host, by one of them while
+        the others wait.
 
     Raises:
       CipoError: neither; or the hub refuses, does not have it, or cannot be reached.

@@ -1,4 +1,7 @@
-"""Reading values of Hugging Face json files, with errors that name file, key and value."""
+"""Reading json files and the numbers in them, with errors that name file, key and value.
+
+Decides what counts as readable; what the values mean is decided in `config`, `rope` and `load`.
+"""
 
 import json
 from collections.abc import Mapping
@@ -9,7 +12,11 @@ from cipo_jax.types import CipoError
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """The json object in `file`; CipoError if there is none."""
+    """The json object in `file`.
+
+    Raises:
+      CipoError: no such file, or something else in it.
+    """
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -21,10 +28,17 @@ def read_json(file: Path) -> dict[str, Any]:
     return values
 
 
-def number(
+def read_number(
     where: Path | str, values: Mapping[str, Any], key: str, kind: type, default: Any = None
 ) -> Any:
-    """`values[key]`, or `default` where it is absent or null: a positive `kind`."""
+    """`values[key]`, or `default` where it is absent or null, as a `kind`: int or float.
+
+    Args:
+      where: the file, and the place in it, for the error.
+
+    Raises:
+      CipoError: the value is not a positive number of that kind.
+    """
     value = values.get(key)
     value = default if value is None else value
     allowed = (int, float) if kind is float else (int,)

@@ -1,7 +1,7 @@
 """Reading a Hugging Face checkpoint: safetensors files to parameters on their shards.
 
-Not decided here: names and layouts of tensors (`hf_weights`), where shards live (`sharding`), where
-a checkpoint is downloaded from.
+Not decided here: names and layouts of tensors (`weights`), where shards live (`policy/sharding`),
+where a checkpoint is downloaded from (`hub`).
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from safetensors import SafetensorError, safe_open
 
-from cipo_jax.policy.huggingface.config import read_json
+from cipo_jax.policy.huggingface.json_files import read_json
 from cipo_jax.policy.huggingface.weights import (
     INDEX_FILE,
     SINGLE_FILE,

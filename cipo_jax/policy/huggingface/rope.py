@@ -1,6 +1,6 @@
 """The rotary part of config.json, in the layouts of transformers 4 and 5, and back.
 
-Decides which rope types are accepted; what they compute is in `rope`.
+Decides which rope types are accepted; what they compute is in `policy/rope`.
 """
 
 import math
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cipo_jax.policy.config import RopeScaling
-from cipo_jax.policy.huggingface.json_files import number as read_number
+from cipo_jax.policy.huggingface.json_files import read_number
 from cipo_jax.types import CipoError
 
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
@@ -23,6 +23,9 @@ def read_rope(
 
     From `rope_parameters` (transformers 5) or `rope_theta`, `rope_scaling` and
     `rope_local_base_freq` (4).
+
+    Raises:
+      CipoError: a value that is not a positive number, or a layout or type that is not supported.
     """
     key = "rope_scaling" if values.get("rope_scaling") else "rope_parameters"
     rope = values.get(key) or {}
@@ -72,7 +75,7 @@ def _rope_parameters(
     factor = number("factor")
     if kind == "linear":
         return theta, RopeScaling("linear", factor)
-    # The original context length may stand beside the parameters; it then goes first.
+    # The original context length may stand beside the parameters, and then takes precedence.
     original = "original_max_position_embeddings"
     holder = rope if values.get(original) is None else values
     positions = read_number(where, holder, original, int, values.get("max_position_embeddings"))

@@ -1,7 +1,7 @@
 """Which stored tensor of a Hugging Face checkpoint holds which of our parameters, and how.
 
-Decides names and layouts alone. Files are read in `hf_load` and written in `hf_export`; what
-config.json means is decided in `hf_config`.
+Decides names and layouts alone. Files are read in `load` and written in `export`; what config.json
+means is decided in `config`.
 """
 
 import math

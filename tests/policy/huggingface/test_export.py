@@ -16,7 +16,8 @@ from places import ROOT
 from safetensors.numpy import save_file
 from tiny_models import assert_same_files, load
 
-from cipo_jax.policy import model, sharding
+from cipo_jax.policy import sharding
+from cipo_jax.policy.config import RopeScaling
 from cipo_jax.policy.huggingface import export as hf_export
 from cipo_jax.policy.huggingface.export import export_hf
 from cipo_jax.policy.huggingface.load import load_params
@@ -71,8 +72,8 @@ def test_export_states_the_dtype_it_wrote(tmp_path: Path) -> None:
         {"tie_embeddings": True, "norm_eps": 1e-5, "rope_theta": 5e5},
         {"attention_bias": True, "attention_out_bias": True},
         {"qk_norm": False, "attention_bias": True, "head_dim": 8},
-        {"qk_norm": False, "rope_scaling": model.RopeScaling("linear", 4.0)},
-        {"qk_norm": False, "rope_scaling": model.RopeScaling("llama3", 8.0, 1.0, 4.0, 32)},
+        {"qk_norm": False, "rope_scaling": RopeScaling("linear", 4.0)},
+        {"qk_norm": False, "rope_scaling": RopeScaling("llama3", 8.0, 1.0, 4.0, 32)},
     ],
     ids=lambda c: "-".join(c) or "plain",
 )
@@ -103,7 +104,8 @@ import jax
 port, host, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
 jax.config.update("jax_num_cpu_devices", 2)
 jax.distributed.initialize(f"localhost:{port}", 2, host)
-from cipo_jax.policy import hf_config, hf_export, hf_load, sharding
+from cipo_jax.policy import sharding
+from cipo_jax.policy.huggingface import config as hf_config, export as hf_export, load as hf_load
 config = hf_config.config_from_hf(folder / "model")
 params = hf_load.load_params(folder / "model", config, sharding.make_mesh(1, 2, 2))
 assert not params["layers"]["q"].is_fully_addressable

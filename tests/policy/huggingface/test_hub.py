@@ -1,4 +1,4 @@
-"""Model sources: a directory, or a hub id whose failures are worded for the user."""
+"""Model sources: a directory, or a hub id and errors that name the remedy."""
 
 import json
 import os
@@ -94,7 +94,7 @@ DOWNLOAD = """
 import json, sys, time
 from pathlib import Path
 import huggingface_hub
-from cipo_jax.hub import model_directory
+from cipo_jax.policy.huggingface.hub import model_directory
 
 def download(*_, **__):
     began = time.monotonic()

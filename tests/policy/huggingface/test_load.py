@@ -54,7 +54,8 @@ MEASURE = """
 import gc, re, sys, threading, time
 from pathlib import Path
 import jax
-from cipo_jax.policy import hf_config, hf_load, model, sharding
+from cipo_jax.policy import model, sharding
+from cipo_jax.policy.huggingface import config as hf_config, load as hf_load
 
 def resident():  # without the pages of mapped files, which the system may drop
     status = Path("/proc/self/status").read_text()

@@ -1,6 +1,7 @@
-"""The host loop by itself, on random sizes and loads: it ends, loses nothing, shares no page that
-is written to. The device programs are played by a few lines of NumPy that draw at random when a
-completion stops."""
+"""The schedule on random sizes and loads: it ends, loses nothing, shares no page being written.
+
+It is driven by the engine, whose device programs are played by a few lines of NumPy that draw at
+random when a completion stops."""
 
 from typing import Any
 
@@ -75,12 +76,12 @@ class Device:
         """A row has the pages that it will write to for itself."""
         engine = self.engine
         page_size = engine.settings.page_size
-        for row in engine._placed.values():
+        for row in engine._schedule.placed.values():
             first = len(row.request.prompt_tokens) - 1 + len(row.request.tokens)
             reach = row.reach(engine.settings.chunk)
             written = row.pages[first // page_size : -(-reach // page_size)]
             assert len(row.pages) * page_size >= reach
-            assert (engine._pools[row.shard]._holders[written] == 1).all()
+            assert (engine._schedule.pools[row.shard]._holders[written] == 1).all()
 
 
 def play(seed: int) -> Engine:
@@ -106,7 +107,7 @@ def play(seed: int) -> Engine:
             turns += 1
             assert turns < 10_000, settings
     assert sorted(request for request, _ in done) == list(range(submitted)), settings
-    assert all(pool.held == 0 for pool in engine._pools), settings
+    assert all(pool.held == 0 for pool in engine._schedule.pools), settings
     for _, completion in done:
         assert completion.finished == (completion.tokens[-1] == STOP)
         assert completion.finished or len(completion.tokens) == settings.max_new_tokens
@@ -116,7 +117,7 @@ def play(seed: int) -> Engine:
 
 def test_any_load_is_served() -> None:
     engines = [play(seed) for seed in range(30)]
-    assert sum(e.stats.preemptions for e in engines) > 3
+    assert sum(e.stats.evictions for e in engines) > 3
     assert sum(e.stats.reused_tokens for e in engines) > 10
 
 
