@@ -290,7 +290,8 @@ class Log:
     # Directory for compiled programs; "auto": .compiled in the run directory; "": none.
     # JAX_COMPILATION_CACHE_DIR takes precedence.
     compilation_cache: str = "auto"
-    # Programs that may be compiled after `compile_warmup_steps`; -1: any number.
+    # Programs that may be compiled after `compile_warmup_steps`; -1: any number. With a limit, JAX
+    # explains on stderr what differs from before (jax_explain_cache_misses) once those are over.
     max_compiles_after_warmup: Limit[int] = -1
     # Steps after each start of the process in which compiling is expected.
     compile_warmup_steps: NotNegative[int] = 2

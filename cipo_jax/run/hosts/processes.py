@@ -25,7 +25,10 @@ make it:
                  preemptions and failures. On a failure, the hosts that sample raise `HostFailure`,
                  and those that hang in a collective are ended after a while, with the cause named.
 
-If the first host's process dies, the store dies with it, and JAX ends the other processes.
+If the first host's process dies, the store dies with it, and JAX ends the other processes. JAX has
+no public name for the store. In a version that hides it there are no watchers: a SIGTERM still ends
+all hosts through the next gather, but of a failure only the host where it happened knows the cause,
+and the others hang in a collective until JAX ends them.
 
 Not decided here: how arrays are laid out (policy/sharding), what is gathered (exchange).
 """
@@ -51,6 +54,10 @@ WATCH_SECONDS = 0.5  # between two looks of the watcher
 SILENCE_SECONDS = 60.0  # without a sign of life, a host counts as dead
 GRACE_SECONDS = 10.0  # for a host to end by itself once another has failed
 _STORE = "cipo_jax/"  # keys: KIND/INDEX of the host that says so
+_NOT_WATCHED = (
+    "hosts    not watched, as this version of JAX hides its key-value store. If a host fails, only "
+    "its own output says why; JAX ends the others after its own timeout"
+)
 
 
 class HostFailure(CipoError):
@@ -168,7 +175,8 @@ def connect(
 
 @contextlib.contextmanager
 def open_hosts() -> Iterator[Hosts]:
-    """The hosts of a run, watched as long as the context lasts; SIGTERM gives their notice.
+    """The hosts of a run, watched as long as the context lasts unless JAX hides its key-value
+    store; SIGTERM gives their notice.
 
     With several, only the first prints, and an exception ends this process here: the others are
     told the cause, and JAX's own exit would wait for them.
@@ -179,10 +187,15 @@ def open_hosts() -> Iterator[Hosts]:
             yield hosts
             return
         with contextlib.ExitStack() as stack:
-            watcher = stack.enter_context(contextlib.closing(_Watcher(hosts)))
+            watcher: _Watcher | None = None
+            store = _key_value_store()
+            if store is not None:
+                watcher = stack.enter_context(contextlib.closing(_Watcher(hosts, store)))
             if not hosts.first:
                 silence = stack.enter_context(open(os.devnull, "w"))
                 stack.enter_context(contextlib.redirect_stdout(silence))
+            if watcher is None:
+                print(_NOT_WATCHED, flush=True)
             try:
                 yield hosts
             except Preempted:
@@ -191,10 +204,22 @@ def open_hosts() -> Iterator[Hosts]:
                 _end_all(hosts, watcher, error)
 
 
-def _end_all(hosts: Hosts, watcher: "_Watcher", error: BaseException) -> None:
+def _key_value_store() -> Any:
+    """What JAX's coordinator keeps for all hosts; None where this version of JAX hides it."""
+    try:
+        from jax._src.distributed import global_state
+
+        store = global_state.client
+    except (ImportError, AttributeError):
+        return None
+    usable = hasattr(store, "key_value_set") and hasattr(store, "key_value_dir_get")
+    return store if usable else None
+
+
+def _end_all(hosts: Hosts, watcher: "_Watcher | None", error: BaseException) -> None:
     """Ends this process because of `error`, and says why to the others."""
     # A host that dies takes the collectives of the others with it: its own report comes first.
-    if hosts.failure is None and not isinstance(error, CipoError):
+    if watcher and hosts.failure is None and not isinstance(error, CipoError):
         watcher.wait_for_cause()
     if hosts.failure is not None:
         print(f"error: {hosts.failure}", file=sys.stderr)
@@ -203,8 +228,10 @@ def _end_all(hosts: Hosts, watcher: "_Watcher", error: BaseException) -> None:
             traceback.print_exception(error)
         cause = f"{error}" if isinstance(error, CipoError) else f"{type(error).__name__}: {error}"
         print(f"error: host {hosts.index}: {cause}", file=sys.stderr)
-        watcher.announce(cause)
-    watcher.leave()
+        if watcher:
+            watcher.announce(cause)
+    if watcher:
+        watcher.leave()
     # 2: a mistake of the user's, which another start would only repeat.
     user_error = isinstance(error, CipoError) and not isinstance(error, HostFailure)
     _exit(2 if user_error and hosts.failure is None else 1)
@@ -219,12 +246,8 @@ def _exit(status: int) -> None:
 class _Watcher:
     """The thread of a host that looks after the others."""
 
-    def __init__(self, hosts: Hosts) -> None:
-        # JAX has no public name for the key-value store.
-        from jax._src.distributed import global_state
-
-        self._hosts: Hosts = hosts
-        self._store: Any = global_state.client
+    def __init__(self, hosts: Hosts, store: Any) -> None:
+        self._hosts, self._store = hosts, store
         self._ended = threading.Event()
         self._beats: dict[int, tuple[str, float]] = {}  # host -> last sign of life, when it came
         self._thread = threading.Thread(target=self._watch, name="hosts", daemon=True)

@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import importlib.metadata
 import json
+import logging
 import math
 import shutil
 from collections.abc import Iterator, Mapping
@@ -78,11 +79,12 @@ class Checkpoints:
                 best_fn=_score,
                 preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
             )
-        self._manager = ocp.CheckpointManager(
-            self.directory,
-            options=options,
-            item_names=("params", "opt_state", "host", "origin"),
-        )
+        with _no_warning_of_read_only():
+            self._manager = ocp.CheckpointManager(
+                self.directory,
+                options=options,
+                item_names=("params", "opt_state", "host", "origin"),
+            )
 
     def latest_step(self) -> int | None:
         """The newest finished checkpoint's step; None if there is none."""
@@ -256,6 +258,22 @@ class Checkpoints:
                 f"newest finished one is {left}; nothing was deleted. Make room or restore access, "
                 "and start the same command again"
             ) from error
+
+
+@contextlib.contextmanager
+def _no_warning_of_read_only() -> Iterator[None]:
+    """Within, orbax does not warn of a directory that is read only: that was asked for, and reads
+    as if something were wrong. Its other warnings stay."""
+
+    def others(record: logging.LogRecord) -> bool:
+        return not f"{record.msg}".startswith("Given directory is read only=")
+
+    logger = logging.getLogger("absl")  # orbax logs through absl
+    logger.addFilter(others)
+    try:
+        yield
+    finally:
+        logger.removeFilter(others)
 
 
 def _score(metrics: Mapping[str, float]) -> float:

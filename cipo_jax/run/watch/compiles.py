@@ -1,16 +1,14 @@
 """What XLA compiles during a run: a cache that outlives the process, a ledger, and a limit.
 
 A program is compiled for each set of shapes it meets. The sampler's programs come in a number of
-sizes, so the first steps compile; later ones should not, and if one does, the ledger says what was
-new. Decided here: where compiled programs are kept, and what counts as too many of them.
+sizes, so the first steps compile; later ones should not. Decided here: where compiled programs are
+kept, and what counts as too many of them. Why one was compiled is not: that is JAX's to explain.
 """
 
 import contextlib
 import dataclasses
 import json
-import logging
 import os
-import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,9 +25,7 @@ from cipo_jax.types import CipoError
 LEDGER_FILE = "compiles.jsonl"
 _COMPILATION = "/jax/core/compile/backend_compile_duration"  # also sent, as a scalar, at its begin
 _CACHE_HIT = "/jax/compilation_cache/cache_hits"
-# The logger to which JAX tells shapes, as no event does: "Compiling %s with ... types %s ...".
-_SHAPES_LOGGER = "jax._src.interpreters.pxla"
-_MOST_SHOWN = 4  # shapes in a message
+_EXPLAIN = "jax_explain_cache_misses"
 
 
 @contextlib.contextmanager
@@ -65,48 +61,35 @@ class Compilation:
       step: the step under way, as printed; 0 before the first.
       seconds: to compile it, or to read it from the cache.
       cached: it was in the cache.
-      shapes: of all arguments, such as "float32[8,16]".
-      changed: those that differ from when this process last compiled a program of that name; None:
-        this is the first. () where something else is new: a static argument, a sharding.
     """
 
     step: int
     program: str
     seconds: float
     cached: bool
-    shapes: tuple[str, ...]
-    changed: tuple[str, ...] | None
-
-    def __str__(self) -> str:
-        if self.changed is None:
-            return f"{self.program} for the first time"
-        shown = ", ".join(self.changed[:_MOST_SHOWN]) or "other static arguments"
-        more = len(self.changed) - _MOST_SHOWN
-        return f"{self.program} for {shown}" + (f" and {more} more" if more > 0 else "")
 
 
 class Ledger:
-    """Notes what this process compiles while it is open; a context manager.
+    """Notes what this process compiles while it is open; a context manager. If there is a limit,
+    JAX explains on stderr what it traces after the warm-up.
 
     Args:
       file: gets a line of json for each compilation; None: no file.
       log: how many there may be after how many steps, and what happens if there are more.
-      beat: told what is being compiled.
+      heartbeat: told what is being compiled.
 
     Attributes:
       step: the step under way; whoever goes through the steps sets it.
     """
 
-    def __init__(self, file: Path | None, log: Log, beat: Heartbeat) -> None:
+    def __init__(self, file: Path | None, log: Log, heartbeat: Heartbeat) -> None:
         self.step = 0
-        self._file, self._beat = file, beat
+        self._file, self._heartbeat = file, heartbeat
         self._most, self._warmup = log.max_compiles_after_warmup, log.compile_warmup_steps
         self._stops = log.on_recompile == "stop"
         self._unmeasured: list[Compilation] = []
         self._unchecked: list[Compilation] = []
         self._late = 0
-        self._shapes: dict[str, tuple[str, ...]] = {}  # by program, of its last compilation
-        self._lowered: dict[str, tuple[str, ...]] = {}  # likewise, of the one to come
         self._of_thread: Any = threading.local()
         self._listening = contextlib.ExitStack()
 
@@ -132,17 +115,22 @@ class Ledger:
         """
         warm, compiled = start + self._warmup, self._unchecked
         self._unchecked = []
+        if self.step >= warm:
+            self._let_jax_explain()
         for late in (c for c in compiled if c.step > warm and not c.cached):
             self._late += 1
             if not 0 <= self._most < self._late:
                 continue
-            message = f"step {late.step}: {late}; {self._late} since the warm-up, {self._most} "
+            message = (
+                f"step {late.step}: {late.program} was compiled; {self._late} since the warm-up, "
+                f"{self._most} allowed. JAX's explanation, if it has one, is above, on stderr"
+            )
             if self._stops:
                 raise CipoError(
-                    message + "allowed by config.log.max_compiles_after_warmup. Raise that, or "
+                    f"{message}. Raise config.log.max_compiles_after_warmup or "
                     "config.log.compile_warmup_steps, or set config.log.on_recompile='warn'"
                 )
-            print(f"compile  {message}allowed", flush=True)
+            print(f"compile  {message}", flush=True)
 
     def __enter__(self) -> "Ledger":
         undo = self._listening.callback
@@ -152,11 +140,19 @@ class Ledger:
         undo(monitoring.unregister_event_listener, self._happens)
         monitoring.register_event_duration_secs_listener(self._ends)
         undo(monitoring.unregister_event_duration_listener, self._ends)
-        self._listening.enter_context(_told_shapes(self._lowered))
+        undo(jax.config.update, _EXPLAIN, jax.config.values[_EXPLAIN])
+        if self._warmup == 0:
+            self._let_jax_explain()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._listening.close()
+
+    def _let_jax_explain(self) -> None:
+        # For all threads; jax.explain_cache_misses is for the one that calls it. JAX looks at each
+        # miss, and the value is no part of what programs are cached by.
+        if self._most >= 0:
+            jax.config.update(_EXPLAIN, True)
 
     # JAX calls these, in the thread that compiles.
 
@@ -165,7 +161,9 @@ class Ledger:
             name = f"{about['fun_name']}"
             self._of_thread.cached = False
             self._of_thread.waiting = contextlib.ExitStack()
-            self._of_thread.waiting.enter_context(self._beat.waiting(lambda: f"compiling {name}"))
+            self._of_thread.waiting.enter_context(
+                self._heartbeat.waiting(lambda: f"compiling {name}")
+            )
 
     def _happens(self, event: str, **_: str | int) -> None:
         if event == _CACHE_HIT:
@@ -175,45 +173,10 @@ class Ledger:
         if event != _COMPILATION or not hasattr(self._of_thread, "waiting"):
             return  # or it had begun before this ledger did
         self._of_thread.waiting.close()
-        name = f"{about['fun_name']}"
-        shapes, before = self._lowered.pop(name, ()), self._shapes.get(name)
-        changed = None if before is None else _changes(shapes, before)
-        self._shapes[name] = shapes
-        compiled = Compilation(
-            self.step, name, duration_secs, self._of_thread.cached, shapes, changed
-        )
+        name, cached = f"{about['fun_name']}", self._of_thread.cached
+        compiled = Compilation(self.step, name, duration_secs, cached)
         self._unmeasured.append(compiled)
         self._unchecked.append(compiled)
         if self._file is not None:
             with self._file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(dataclasses.asdict(compiled)) + "\n")
-
-
-def _changes(shapes: tuple[str, ...], before: tuple[str, ...]) -> tuple[str, ...]:
-    """The shapes that differ, beside what they were; all, if there is another number of them."""
-    if len(shapes) != len(before):
-        return shapes
-    pairs = zip(shapes, before, strict=True)
-    return tuple(f"{new} (before {old})" for new, old in pairs if new != old)
-
-
-@contextlib.contextmanager
-def _told_shapes(lowered: dict[str, tuple[str, ...]]) -> Iterator[None]:
-    """Within, `lowered` is told the argument shapes of every program that JAX lowers, by name. What
-    is logged does not change."""
-    logger = logging.getLogger(_SHAPES_LOGGER)
-    level, shown_from = logger.level, logger.getEffectiveLevel()
-
-    def read(record: logging.LogRecord) -> bool:
-        if record.msg.startswith("Compiling %s") and isinstance(record.args, tuple):
-            name, shapes = record.args[:2]
-            lowered[f"{name}"] = tuple(re.findall(r"[\w<>]+\[[^\]]*\]", f"{shapes}"))
-        return record.levelno >= shown_from
-
-    logger.addFilter(read)
-    logger.setLevel(min(shown_from, logging.DEBUG))
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        logger.removeFilter(read)

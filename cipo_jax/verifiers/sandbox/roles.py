@@ -11,12 +11,12 @@ The first two hold code that may do anything, and know nothing worth stealing: n
 value. Nothing they say of themselves counts. This file uses the standard library only.
 """
 
-import _sitebuiltins
 import builtins
 import json
 import os
 import select
 import signal
+import site
 import sys
 import traceback
 from typing import Any
@@ -288,9 +288,8 @@ def _compile_first(programs: list[str]) -> Any:
 
 
 def _new_module(name: str) -> Any:
-    """An empty module, registered; with the built-in names that `-S` leaves out."""
-    for end in ("exit", "quit"):
-        setattr(builtins, end, _sitebuiltins.Quitter(end, "end of file"))
+    """An empty module, registered; with `exit` and `quit`, which `-S` leaves out."""
+    site.setquit()
     module = type(sys)(name)
     sys.modules[name] = module
     return module

@@ -5,9 +5,12 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+import types
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from places import TESTS
@@ -153,6 +156,27 @@ def test_an_exception_on_one_host_ends_both_with_its_cause(tmp_path: Path, host:
         assert f"host {host}" in error and "the pool is broken" in error
 
 
+# The command, in a version of JAX that hides the key-value store: then the hosts are not watched.
+UNWATCHED = """
+import runpy
+import sys
+
+from cipo_jax.run.hosts import processes
+
+processes._key_value_store = lambda: None
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_without_a_store_one_host_is_asked_to_end_and_both_do(two: Path, tmp_path: Path) -> None:
+    workdir = tmp_path / "run"
+    programs = [["-c", UNWATCHED, *stopping("SIGTERM", "update", count)] for count in (99, 2)]
+    assert [status for status, _ in run_hosts(workdir, programs)] == [EXIT_CODE] * 2
+    assert {r["step"] for r in read_metrics(workdir) if r["phase"] == "train"} == {1, 2}
+    assert texts(workdir) == [t for t in texts(two) if t[1] < 3 and t[:2] != ("eval", 2)]
+
+
 @pytest.mark.slow
 def test_a_killed_host_ends_the_other(tmp_path: Path) -> None:
     killed, other = run_hosts(tmp_path / "run", [MAIN, stopping("SIGKILL", "sampling", 30)])[::-1]
@@ -188,6 +212,72 @@ def test_a_host_that_does_not_come(tmp_path: Path) -> None:
 def test_wrong_flags(coordinator: str, count: int, index: int | None, message: str) -> None:
     with pytest.raises(CipoError, match=message):
         hosts.connect(coordinator, count, index, 1)
+
+
+STATE = "jax._src.distributed.global_state"
+
+
+@pytest.fixture(params=["no module", "no state", "no client", "client None", "another client"])
+def hidden(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of two hosts, where JAX has no store under its private name."""
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    match request.param:
+        case "no module":
+            monkeypatch.setitem(sys.modules, "jax._src.distributed", None)
+        case "no state":
+            monkeypatch.delattr(STATE)
+        case "no client":
+            monkeypatch.setattr(STATE, types.SimpleNamespace())
+        case "client None":
+            monkeypatch.setattr(STATE, types.SimpleNamespace(client=None))
+        case "another client":
+            monkeypatch.setattr(STATE, types.SimpleNamespace(client=object()))
+
+
+def test_without_a_store_the_hosts_are_not_watched(
+    hidden: None, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(Preempted), hosts.open_hosts() as opened:
+        assert "hosts" not in {thread.name for thread in threading.enumerate()}
+        opened.poll()
+        os.kill(os.getpid(), signal.SIGTERM)
+        opened.poll()
+    line = capsys.readouterr().out
+    assert line.startswith("hosts    not watched") and line.count("\n") == 1
+    assert "JAX ends the others after its own timeout" in line
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (RuntimeError("out of luck"), 1, "error: host 0: RuntimeError: out of luck\n"),
+        (CipoError("a key is wrong"), 2, "error: host 0: a key is wrong\n"),
+    ],
+)
+def test_without_a_store_an_error_ends_this_host(
+    hidden: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    error: Exception,
+    status: int,
+    message: str,
+) -> None:
+    monkeypatch.setattr(hosts, "_exit", sys.exit)
+    began = time.monotonic()
+    with pytest.raises(SystemExit) as ended, hosts.open_hosts():
+        raise error
+    assert ended.value.code == status
+    assert capsys.readouterr().err.endswith(message)
+    assert time.monotonic() - began < 1  # there is nobody to wait for
+
+
+def test_without_a_store_only_the_first_host_says_so(
+    hidden: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    with hosts.open_hosts():
+        pass
+    assert capsys.readouterr().out == ""
 
 
 def judged() -> list[exchange.Judged]:

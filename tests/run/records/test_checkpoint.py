@@ -1,5 +1,6 @@
 """What is kept, what is restored, and what happens when a checkpoint cannot be read or written."""
 
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -53,6 +55,27 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
         saved.save(9, state(), {})
     with Checkpoints(tmp_path, keep=2, read_only=True) as saved:
         assert saved.all_steps() == [7, 8, 9]
+
+
+def test_orbax_does_not_warn_of_what_was_asked_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Checkpoints(tmp_path, keep=1) as saved:
+        saved.save(1, state(), {})
+    absl = logging.getLogger("absl")
+    filters = list(absl.filters)
+
+    def messages() -> list[str]:
+        return [r.getMessage() for r in caplog.records if "read only" in r.getMessage()]
+
+    with Checkpoints(tmp_path, keep=1, read_only=True) as saved:
+        assert messages() == [] and absl.filters == filters
+        # A warning of what is not as asked for stays.
+        saved._manager.delete(1)
+        assert messages() == [f"{tmp_path} is read only, delete will be skipped"]
+    # What orbax says of itself, so that this test notices when it says something else.
+    ocp.CheckpointManager(tmp_path, options=ocp.CheckpointManagerOptions(read_only=True)).close()
+    assert messages()[-1] == f"Given directory is read only={tmp_path}"
 
 
 @pytest.mark.parametrize("sizes", [(1, 4, 2), (2, 2, 2), (8, 1, 1)])

@@ -2,12 +2,14 @@
 
 import os
 import resource
+import sys
 import threading
 from pathlib import Path
 
 from attacks import HONEST, HONEST_STDIN, TESTS, judge_and_go_on
 
 from cipo_jax.types import Outcome
+from cipo_jax.verifiers.sandbox import launch
 
 
 def test_the_process_group_is_its_own(sandbox):
@@ -42,3 +44,8 @@ def test_descriptors_do_not_leak(best):
         judge_and_go_on(best, kind, HONEST_STDIN if kind == "stdin" else HONEST)
         judge_and_go_on(best, kind, "import os; os._exit(0)")
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_the_interpreter_is_found_without_the_private_name(monkeypatch) -> None:
+    monkeypatch.delattr(sys, "_base_executable")
+    assert launch._interpreter() == os.path.realpath(sys.executable)
