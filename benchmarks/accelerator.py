@@ -1,33 +1,31 @@
-"""One GPU, or one TPU chip: decoding, the update and a whole RL step, against what it could do.
+"""Decoding, the update and a whole RL step on one GPU or TPU chip, against what it could do.
 
     python benchmarks/accelerator.py
     python benchmarks/accelerator.py --model=qwen3-4b --peer --json=accelerator.json
-    python benchmarks/accelerator.py --model=tiny --peer       tries everything out, on any machine
+    python benchmarks/accelerator.py --model=tiny --peer       tries everything, on any machine
 
-Random weights of the model's shape; bfloat16 compute (float32 on CPU), float32 weights and Adam in
-the update. A number is the median over `--repeats` after a warm-up that compiles (and the lowest
-and highest). Where the device has no memory for a size, that is said, and the others go on.
+Weights are random; compute is bfloat16 (float32 on CPU); the update has float32 weights and Adam. A
+number is the median (lowest to highest) over `--repeats` after a warm-up that compiles. If a size
+does not fit into the device's memory, the output says so, and the other sizes go on.
 
     decode  The engine with 16 to 256 rows: prompts of 512 tokens, 512 new ones, no stop token.
-            tokens/s is of new tokens, prefill included. A decode step is measured while all rows
-            are being decoded and none are prefilled; it has to read the weights, and the keys and
-            values of the live tokens. That at the memory's bandwidth is the roofline, and over the
-            measured time the share reached.
+            tokens/s counts new tokens; its time includes prefill. A decode step is measured while
+            all rows are decoded and none is prefilled. It has to read the weights, and the keys and
+            values of the live tokens: their bytes at the memory's bandwidth are the roofline.
     update  What training calls: sequences of both streams packed into rows of 4,096 tokens, one
-            compiled step. Tokens are those of the sequences, prompts included. MFU counts the
-            model's own FLOPs (`speed.update_flops`), not those that remat repeats.
-    step    A run of `cipo_jax.main` by configs/math.py at sizes for one device: rollout, verdicts,
-            anchors, corrections, verdicts, update; what its metrics say. Answers are right or wrong
-            by chance, and of random lengths: each token ends one with probability 1/512. The run
-            ends with a checkpoint of 12 bytes a parameter in a temporary directory (TMPDIR says
-            where); without room for it the part is skipped.
+            compiled step. Tokens include prompts. MFU counts the model's own FLOPs
+            (`speed.update_flops`), not those that remat repeats.
+    step    The metrics of a run of `cipo_jax.main` with configs/math.py at sizes for one device:
+            rollout, verdicts, anchors, corrections, verdicts, update. Answers are right or wrong by
+            chance and of random lengths: each token ends one with probability 1/512. The run ends
+            with a checkpoint of 12 bytes a parameter in a temporary directory (see TMPDIR). The
+            part is skipped if there is no room for it.
     peer    (`--peer`) transformers' `generate` at 64 rows of the decode work, in torch on the same
             kind of device; skipped if torch cannot use it.
 
-Each part is a process of its own, one after the other: none finds memory taken by another. On a
-machine with several devices leave one visible (CUDA_VISIBLE_DEVICES=0). `--work` changes any field
-of `Work`, as --work='{"rows": [64], "remat": "dots"}'. Nothing here has been run on a GPU or TPU
-yet: figures for them are open.
+Each part is its own process, one after the other, so that none takes another's memory. On a machine
+with several devices leave one visible (CUDA_VISIBLE_DEVICES=0). `--work` changes any field of
+`Work`, as in --work='{"rows": [64], "remat": "dots"}'. Nothing here was run on a GPU or TPU yet.
 """
 
 import argparse
@@ -53,7 +51,7 @@ from cipo_jax.run.watch.speed import PEAK_FLOPS
 
 
 def describe_device(work: Work) -> dict[str, Any]:
-    """What the numbers are of."""
+    """The device and the software that were measured."""
     del work
     found = jax.devices()
     stats = found[0].memory_stats() or {}

@@ -3,21 +3,21 @@
     taskset -c 0 python benchmarks/attention_layouts.py
     taskset -c 0 python benchmarks/attention_layouts.py --shape=M --page=32 --lengths=tailed
 
-One token for each of 64 rows: of 144 tokens ("equal"), of 36 ("quarter"), or of 64 and a lognormal
-number more, median 120, sigma 0.9, 1024 at most ("tailed"). The first line is what the sampler does
-(`policy/cache/attention.py`); the others do the same sums over other layouts, and are checked
-against it.
+Each of 64 rows decodes one token. Rows have 144 tokens ("equal"), 36 ("quarter"), or 64 and a
+lognormal number more, median 120, sigma 0.9, 1024 at most ("tailed"). The first line is what the
+sampler does (`policy/cache/attention.py`). The others compute the same over other layouts, and are
+checked against it.
 
-    walk over one   pages of one array, [page, 2K, H], as the TPU's kernel wants them
-    dense           rows' keys and values lie together up to the longest row, as [T, 2K, H]
-    dense KT        likewise, keys as [K, H, T], values as [K, T, H]
+    walk over one   pages of one array, [page, 2K, H], the layout of the TPU kernel
+    dense           keys and values of a row lie together, padded to the longest row, as [T, 2K, H]
+    dense KT        the same with keys as [K, H, T], values as [K, T, H]
     slots KT        such rows with room for the longest, read by 8 rows and 128 tokens at a time
     groups of pages the sampler's pages; 8 rows, ordered by length, take a page each at a time
-    groups of 16    likewise, 16 rows
+    groups of 16    the same with 16 rows
 
-The last three go on to the longest of their rows.
-Layers follow one another in one program: a result in fresh memory would cost more than the layer.
-CPU-milliseconds, median and least over the repeats, and the ratio to the walk.
+The last three read as far as the longest of their rows. Layers follow one another in one program,
+because a result in fresh memory would cost more than the layer. Printed are CPU-milliseconds
+(median and lowest over the repeats) and the ratio to the walk.
 """
 
 import argparse

@@ -1,14 +1,14 @@
-"""How long training is held up when its state is saved: in the background, and waiting for it.
+"""How long saving its state delays training: in the background, and when training waits for it.
 
     python benchmarks/checkpoint_stall.py
     python benchmarks/checkpoint_stall.py --models=16M --repeats=5 --json=stall.json
 
 A turn is a few updates of a random model with AdamW (16 and 101 million parameters; the state has
-three arrays of that size in float32). In the first kind of turn nothing is saved; in the others the
-state is, before the first update, by the run's own `Checkpoints`: "background" goes on as soon as
-that allows, "waiting" only once everything is on disk. Kinds take turns. What a save costs is how
-much longer such a turn took than the median of those without: that counts the updates that the
-writing slowed down, as far as it went on during the turn. "call" is until `save` returned.
+three arrays of that size in float32). There are three kinds of turn, which alternate. In the first,
+nothing is saved. In the others, the run's own `Checkpoints` saves the state before the first
+update: "background" goes on as soon as possible, "waiting" only once everything is on disk. The
+cost of a save is how much longer its turn took than the median turn without one. So it includes
+updates that writing slowed down during the turn. "call" is the time until `save` returned.
 """
 
 import argparse

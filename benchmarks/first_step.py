@@ -4,11 +4,11 @@
     python benchmarks/first_step.py --peer --peer-python=PATH/bin/python --json=first.json
 
 Ours is `python -m cipo_jax.main --config=configs/smoke.py` without cold start and without the
-evaluation before the first step, which the peer has not either; the end is the step's line on the
-screen. "CIPO" takes the config's two streams, "GRPO" the base stream alone. "cold" starts with an
-empty compilation cache, "warm" with the one that the cold start before it has filled. The peer is a
-GRPOTrainer of TRL on a model, prompts and completions of the same size, which has nothing to
-compile; about it see `policy_update.py`. Contenders take turns; numbers are medians (lowest to
+evaluation before the first step, which the peer does not have either. It ends with the step's line
+on the screen. "CIPO" takes the config's two streams, "GRPO" the base stream alone. "cold" starts
+with an empty compilation cache, "warm" with the cache that the cold start filled. The peer is TRL's
+GRPOTrainer on a model, prompts and completions of the same size; it compiles nothing. See
+`policy_update.py` for its installation. Contenders take turns; numbers are medians (lowest to
 highest).
 """
 
@@ -47,7 +47,7 @@ def first_step(arguments: Sequence[str], workdir: Path, cache: Path) -> float:
     """Seconds of our program until the line of its first step.
 
     Raises:
-      RuntimeError: it ended without one; with what it said.
+      RuntimeError: it ended without one; the message has its output.
     """
     command = [sys.executable, "-u", "-m", "cipo_jax.main", f"--config={SMOKE}", *ARGUMENTS]
     command += [*arguments, f"--workdir={workdir}", f"--config.log.compilation_cache={cache}"]
@@ -72,7 +72,7 @@ def first_step(arguments: Sequence[str], workdir: Path, cache: Path) -> float:
 
 
 def peer_first_step(python: str, threads: int) -> float:
-    """Seconds of the peer, likewise."""
+    """The same for the peer."""
     c = resolve(load_file(SMOKE.name, beside=str(SMOKE)).get_config())
     shape = make_model_config(c.model, c.data.tokenizer, open_tokenizer(c))
     work = Work(

@@ -9,16 +9,17 @@ Work items are a model (S: 0.9M parameters, M: 15.7M, float32, random) and a kin
     tailed   192 prompts of 64 tokens, new tokens lognormal (median 120, sigma 0.9), 1024 at most;
              64 at a time
 
-The engine's rows are split over `--devices` that JAX makes of the CPU, by default one a core;
-"on one device" is the same engine without that, and so is what follows. "run-to-longest" is what
-samplers with a padded cache do: a wave of 64 rows runs until its longest has finished, each step
-reads the cache at full length, the next wave begins then. It is the same model code with a work
-list of all pages. "transformers" (`--peer`, needs torch) generates in the same waves. Of the tailed
-load, these two run the first wave.
+JAX makes `--devices` of the CPU, by default one per core, and the engine splits its rows over them.
+"on one device" is the same engine without the split; the others use one device too.
+"run-to-longest" does what samplers with a padded cache do: a wave of 64 rows runs until its longest
+row has finished, each step reads the cache at full length, and then the next wave begins. It is the
+same model code with a work list of all pages. "transformers" (`--peer`, needs torch) generates in
+the same waves. Of the tailed load, these two run the first wave only.
 
 Rates count the tokens asked for, not those computed. Contenders take turns; a number is the median
-over the repeats. Where other work runs on the machine, CPU-seconds say more than the clock. torch
-threads that wait for a core spin, which can cost it more than ten times: hence one by default.
+over the repeats. If other work runs on the machine, rely on CPU-seconds rather than the clock.
+torch threads spin while they wait for a core, which can make torch ten times slower; so it gets one
+thread by default.
 
 `--slope` shows the time of a decode step by live tokens at a fixed cap.
 """

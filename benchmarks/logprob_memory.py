@@ -3,10 +3,10 @@
     python benchmarks/logprob_memory.py            # about a minute
     python benchmarks/logprob_memory.py --json
 
-Both are `model.token_logprobs`, forward and backward, of a model of one small layer under the
-vocabulary of Qwen3; the naive one has a block as long as the row. Memory is what the compiler plans
-for 4096 tokens, nothing is run. Time is measured at a size that a small machine can run; the ratio
-is that of neighbouring runs.
+Both are `model.token_logprobs`, forward and backward, of a model with one small layer and Qwen3's
+vocabulary; in the naive version the block is as long as the row. Memory is what the compiler plans
+for 4096 tokens; nothing is run. Time is measured at a size that a small machine can run; the ratio
+compares neighbouring runs.
 """
 
 import argparse

@@ -1,13 +1,13 @@
-"""What a compiled TPU program moves, read off its optimised HLO: over the links, and through HBM.
+"""What a compiled TPU program moves over the links and through HBM, read from its optimised HLO.
 
     collectives    counts and bytes by kind and by depth in loops
     hbm_traffic    bytes read from and written to a chip's memory, by depth in loops
 
-Depth 0 is once a call, 1 in the outermost loop, and so on; a loop's body is counted once. What the
-compiler keeps on the chip (a memory space, as in `S(1)`) is no traffic. Of an operand that is only
-sliced or gathered from, the slices count; of a result that is an operand changed in place, the
-change. Custom calls (kernels) read what they choose: they are counted apart, by what they are
-given.
+Depth 0 is once per call, depth 1 the outermost loop, and so on; a loop's body is counted once. What
+the compiler keeps on the chip (a memory space, as in `S(1)`) is not traffic. If an operand is only
+sliced or gathered from, the slices count. If a result is an operand changed in place, the change
+counts. Custom calls (kernels) read what they choose, so they are counted separately, by the size of
+their operands.
 """
 
 import collections

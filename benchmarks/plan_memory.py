@@ -1,12 +1,12 @@
-"""What a train step of a model needs on each device, planned without allocating the model.
+"""The memory that a train step needs on each device, planned without allocating the model.
 
     python benchmarks/plan_memory.py --shape=qwen3-4b --mesh=1,8,1
     python benchmarks/plan_memory.py --source=checkpoints/Qwen3-4B --mesh=2,2,2 --row-tokens=8192
 
-The update that training runs (policy loss of both streams, optimiser, donated state) is compiled
-for virtual CPU devices from shapes alone. Arguments, outputs and aliased bytes hold on any kind of
-device. Temporaries are those of XLA's CPU compiler: it computes bfloat16 products in float32, and
-attention by the portable reference, so accelerators need less.
+This compiles the update that training runs (policy loss of both streams, optimiser, donated state)
+for virtual CPU devices, from shapes alone. Arguments, outputs and aliased bytes are the same on any
+kind of device. Temporaries are those of XLA's CPU compiler. It computes bfloat16 products in
+float32, and attention by the portable reference, so accelerators need less.
 """
 
 import argparse
@@ -121,7 +121,7 @@ class Plan:
 
 
 def target_devices(count: int) -> list[jax.Device]:
-    """What the program is compiled for. Must run before anything else uses JAX."""
+    """The devices to compile for. Must run before anything else uses JAX."""
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", count)
     return jax.devices()[:count]
@@ -171,7 +171,7 @@ def plan(
 
 
 def _sizes(text: str) -> tuple[int, int, int]:
-    data, fsdp, tensor = map(int, text.split(","))  # argparse words the ValueError
+    data, fsdp, tensor = map(int, text.split(","))  # argparse reports the ValueError
     return data, fsdp, tensor
 
 

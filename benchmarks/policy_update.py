@@ -4,22 +4,21 @@
     python benchmarks/policy_update.py --peer --peer-python=PATH/bin/python --json=update.json
 
 An update learns from 64 sequences of 64 prompt and 128 completion tokens: models S and M of
-`generation.py` in float32, clip loss, AdamW, nothing computed twice (`remat` none). Ours is what a
-run calls, packing into rows included; rows are split over `--devices` that JAX makes of the CPU,
-and all layers are one turn of their loop (`unroll`). The peer (`--peer`) is TRL's GRPOTrainer in
-torch on CPU, given the sequences instead of sampling them; PATH is a virtual environment into which
-`pip install torch trl` has gone (torch's CPU build will do). With
-`--tunix-python=PATH/bin/python`, where `pip install google-tunix` has gone, its GRPOLearner takes
-part as well, given sequences likewise.
+`generation.py` in float32, clip loss, AdamW, no recomputation (`remat` none). Ours is what a run
+calls, and includes packing into rows. JAX makes `--devices` of the CPU, which share the rows, and
+the loop over layers is unrolled (`unroll`). The peer (`--peer`) is TRL's GRPOTrainer in torch on
+CPU, which gets the sequences instead of sampling them. PATH is a virtual environment after `pip
+install torch trl` (torch's CPU build will do). With `--tunix-python=PATH/bin/python`, an
+environment after `pip install google-tunix`, tunix's GRPOLearner takes part in the same way.
 
-Contenders are processes of their own, started together, and take turns. A rate counts completion
-tokens; a number is the median over the turns (and the lowest and highest). Peak memory is of the
-whole process, its libraries included; "before" is what it had when it was ready. Where other work
-runs on the machine, CPU-seconds say more than the clock, and `--peer-threads=1` may serve torch
-better: its threads spin while they wait for a core.
+Each contender has its own process; they start together and take turns. A rate counts completion
+tokens; a number is the median over the turns (lowest to highest). Peak memory is that of the whole
+process with its libraries; "before" is what it had when it was ready. If other work runs on the
+machine, rely on CPU-seconds rather than the clock. `--peer-threads=1` may then suit torch better,
+because its threads spin while they wait for a core.
 
-`--microbatch` and `--peer-microbatch` are the sequences of a gradient accumulation step. More take
-more memory, and on CPU not less time.
+`--microbatch` and `--peer-microbatch` are the sequences of a gradient accumulation step. More
+sequences take more memory, and on CPU no less time.
 """
 
 import argparse
@@ -107,7 +106,7 @@ def our_command(script: str, work: Any) -> list[str]:
 def peer_command(
     python: str, work: Any, shape: model.ModelConfig, peer: str = PEER, **more: Any
 ) -> list[str]:
-    """Starts `peer` on the same work; `more` is told to it besides."""
+    """Starts `peer` on the same work, with `more` settings."""
     told = {**dataclasses.asdict(work), "shape": dataclasses.asdict(shape), **more}
     return [python, os.path.join(PEERS, SCRIPTS[peer]), json.dumps(told)]
 

@@ -1,22 +1,22 @@
-"""A whole GRPO step: sampling, verification, update. Against the peers', and how its time grows.
+"""A whole GRPO step (sampling, verification, update) against the peers', and how its time grows.
 
     python benchmarks/rl_step.py
     python benchmarks/rl_step.py --peer --peer-python=PATH/bin/python --json=step.json
     python benchmarks/rl_step.py --grow=group,prompt,response,slots,model,devices,workers
 
-A step is 8 problems x 8 answers, 64 prompt and 128 new tokens (nothing ends an answer before), and
+A step is 8 problems x 8 answers, 64 prompt and 128 new tokens (nothing ends an answer earlier), and
 an update on them: models S and M of `generation.py` in float32. Ours is what training does in a
-step of GRPO: the engine samples, the worker pool verifies by the rules for math meanwhile, the
-sequences are packed, the compiled update learns. Answers are right or wrong by chance; a group that
-is all right or all wrong (one in 128) is not trained on. The peer (`--peer`) is TRL's GRPOTrainer
-in torch on CPU with a trivial reward, another (`--tunix-python`) google-tunix's GRPOLearner; about
-them, and what the numbers are, see `policy_update.py`.
+step of GRPO: the engine samples, meanwhile the worker pool verifies by the rules for math, the
+sequences are packed, and the compiled update learns. Answers are right or wrong by chance. A group
+that is all right or all wrong (one in 128) is not trained on. The peers are TRL's GRPOTrainer in
+torch on CPU (`--peer`) and google-tunix's GRPOLearner (`--tunix-python`), with a trivial reward.
+`policy_update.py` explains their installation and the numbers.
 
-`--grow` changes one size and leaves the others, for the first of `--models`. The values' processes
-take turns. The exponent is the slope of log seconds against log size: 1 grows in proportion, 0 not
-at all. "model" is S made wider, against its parameters; "devices" are those that JAX makes of the
-CPU, one for each core unless `--devices` says otherwise: up to the number of cores the exponent
-shows what splitting gains, beyond it what it costs.
+`--grow` changes one size and keeps the others, for the first of `--models`. There is a process for
+each value; they take turns. The exponent is the slope of log seconds against log size: 1 means
+proportional, 0 constant. "model" makes S wider and counts its parameters. "devices" are those that
+JAX makes of the CPU, one per core unless `--devices` is given: up to the number of cores the
+exponent shows what splitting gains, beyond it what it costs.
 """
 
 import argparse

@@ -1,28 +1,28 @@
-"""A full-size run's programs, compiled for TPU slices that are not here, and their rooflines.
+"""A full-size run's programs, compiled for TPU slices without having one, and their rooflines.
 
     export TPU_SKIP_MDS_QUERY=1 JAX_PLATFORMS=cpu
     python benchmarks/tpu_programs.py --slice=v5e-16
     python benchmarks/tpu_programs.py --slice=v5p-8 --model=llama-8b
 
 Needs libtpu, which serves one process at a time; an update takes some minutes to compile. The sizes
-are those of configs/math.py, a row of 18,432 tokens per chip. Nothing is run. What is printed:
+are those of configs/math.py, a row of 18,432 tokens per chip. Nothing is run. The output:
 
-    memory       of a chip, as the compiler plans it: it refuses a program that does not fit
-    collectives  counts and bytes of the results in the optimised program, by how deep in loops
-                 they are: 0 once a call, 1 in the loop over microbatches (or decode steps), 2 over
-                 layers, 3 within a product that gathers its weights piece by piece
-    HBM          of a decode step: what the optimised program reads of a chip's memory besides keys
-                 and values, also over the chip's share of the weights, and writes; all of it with
-                 the keys and values, which a kernel reads page by live page, over what "decode"
-                 counts.
-    update       FLOPs counted from the shapes. "executed" adds to the model's own (forward and
-                 backward, causal attention over whole rows) the second forward pass of `remat`.
-                 Compute time is executed FLOPs at the chip's peak; communication is three passes of
+    memory       per chip, as the compiler plans it; it refuses a program that does not fit
+    collectives  counts and bytes of the results in the optimised program, by depth in loops: 0 once
+                 per call, 1 the loop over microbatches (or decode steps), 2 over layers, 3 within a
+                 product that gathers its weights piece by piece
+    HBM          traffic of a decode step in the optimised program: bytes read besides keys and
+                 values (also as a multiple of the chip's share of the weights), bytes written, and
+                 the ratio of all traffic to what "decode" counts. A kernel reads the keys and
+                 values of live pages; that ratio includes them.
+    update       FLOPs counted from the shapes. "executed" adds the second forward pass of `remat`
+                 to the model's own FLOPs (forward and backward, causal attention over whole rows).
+                 Compute time is executed FLOPs at the chip's peak. Communication is three passes of
                  the weights in bfloat16 over the chip's links: gathered forward and backward,
-                 gradients scattered back. MFU is model FLOPs over the longer of both times peak, so
-                 it is a bound that kernels at their peak and perfect overlap would reach.
-    decode       bytes a step has to read (its share of the weights, and the keys and values of the
-                 live tokens, at 2,048 a sequence or what the cache holds) at the chip's bandwidth
+                 gradients scattered back. MFU divides model FLOPs by the longer time at peak. It is
+                 a bound that only kernels at their peak with perfect overlap would reach.
+    decode       bytes that a step has to read, at the chip's bandwidth: its share of the weights,
+                 and keys and values of live tokens (2,048 a sequence, or what the cache holds)
 """
 
 import argparse

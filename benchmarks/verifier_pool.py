@@ -4,8 +4,8 @@
     python benchmarks/verifier_pool.py --full     # with the sizes of the requirements
 
 Every number is a median over repetitions, with the lowest and the highest. A ratio compares two
-measurements of the same machine and minute, taken in turns, so it holds on a busy machine too; the
-load is printed.
+measurements that alternate on the same machine within the same minute, so it holds on a busy
+machine too. The load is printed.
 """
 
 import argparse
@@ -44,7 +44,7 @@ ENDLESS = "def f(n):\n    while True: pass\n"
 
 
 def hang_on_demand(problem: Problem, text: str) -> bool:
-    """A verifier that some items keep for ever."""
+    """A verifier that never returns for some items."""
     while text == "hang":
         time.sleep(1)
     return text == problem.answer
@@ -123,7 +123,7 @@ def _only_child() -> int:
 
 
 def _kill(workers: int, hanging: int) -> None:
-    """What an item costs that only the death of its worker ends, beyond the limit itself."""
+    """The cost, beyond the limit itself, of an item that only ends when its worker is killed."""
     kind, limit = f"{__file__}:hang_on_demand", 0.5
     with VerifierPool(kind, workers, limit, stand_ins=0) as pool:
         problem = Problem("p", "?", answer="yes")

@@ -1,4 +1,4 @@
-"""Decoding by the engine, against what reading the weights and live keys and values takes."""
+"""Decoding by the engine, against the time to read the weights and the live keys and values."""
 
 import dataclasses
 import time

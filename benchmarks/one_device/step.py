@@ -1,4 +1,4 @@
-"""Whole RL steps, by a run of the program on problems and a tokenizer made up for it."""
+"""Whole RL steps: a run of the program on generated problems, with a generated tokenizer."""
 
 import json
 import os
@@ -74,7 +74,7 @@ def run_command(work: Work, place: Path) -> list[str]:
 
 
 SAMPLING = ("slots", "chunk", "page_size", "prefill_tokens")
-# Of the run, besides. One device, or it refuses; no evaluation but the first and the last.
+# More flags of the run. One device, or it refuses; only the first and the last evaluation.
 SETTINGS = """
     model.source= mesh.fsdp=1 data.chat_template=False data.eval_problems=1
     data.max_prompt_tokens={prompt} data.max_attempt_tokens={new} data.max_completion_tokens={new}

@@ -1,4 +1,4 @@
-"""What is measured on one device, at which sizes."""
+"""What is measured on one device, and at which sizes."""
 
 import dataclasses
 import gc

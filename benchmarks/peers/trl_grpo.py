@@ -2,11 +2,10 @@
 
     python benchmarks/peers/trl_grpo.py '{"shape": {...}, "problems": 8, ...}'
 
-Runs in an environment that has trl, and needs nothing of cipo_jax. A turn is one step of
-`trainer.train()`: sampling by transformers, a trivial reward, loss, backward pass, AdamW. With
-"update_only" the sampling is replaced by ready-made sequences of random tokens; the rest is what
-TRL does with its own. Defaults of TRL, but float32 and no gradient checkpointing: both sides
-compute the same.
+Runs in an environment that has trl, without cipo_jax. A turn is one step of `trainer.train()`:
+sampling by transformers, a trivial reward, loss, backward pass, AdamW. With "update_only",
+ready-made sequences of random tokens replace the sampling. Settings are TRL's defaults, except
+float32 and no gradient checkpointing, so that both sides compute the same.
 """
 
 import json
@@ -103,7 +102,7 @@ def main() -> None:
 
 
 def _reward(completion_ids: list[list[int]], **_: object) -> list[float]:
-    """A half of the completions is right."""
+    """Half of the completions are right."""
     return [float(sum(ids) % 2 == 0) for ids in completion_ids]
 
 

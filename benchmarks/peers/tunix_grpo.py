@@ -2,13 +2,13 @@
 
     python benchmarks/peers/tunix_grpo.py '{"shape": {...}, "problems": 8, ...}'
 
-Runs in an environment that has google-tunix, and needs nothing of cipo_jax. A turn is one step of
-`learner.train()`: its "vanilla" sampler, a trivial reward, loss, backward pass, AdamW behind the
-usual clipping of gradients. With "update_only" the sampling is replaced by ready-made sequences of
-random tokens; the rest is what tunix does with its own. Defaults of tunix, but temperature 1, no KL
-term, and sizes that suit it: all answers are sampled in one batch, the cache has room for just
-them. "threads" is ignored: XLA has one device here, on the cores that the process may use.
-"microbatch" has to be a multiple of "group", since tunix counts prompts.
+Runs in an environment that has google-tunix, without cipo_jax. A turn is one step of
+`learner.train()`: its "vanilla" sampler, a trivial reward, loss, backward pass, and AdamW after
+clipping of gradients. With "update_only", ready-made sequences of random tokens replace the
+sampling. Settings are tunix's defaults, except temperature 1, no KL term, and sizes that suit it:
+one batch samples all answers, and the cache just holds them. "threads" is ignored: XLA has one
+device here, on the cores that the process may use. "microbatch" has to be a multiple of "group",
+because tunix counts prompts.
 """
 
 import json
@@ -101,7 +101,7 @@ def main() -> None:
         )
 
     def batches() -> Iterator[dict[str, np.ndarray]]:
-        """Prompts of the next step. Asked for them, the step before has ended."""
+        """Prompts of the next step. A request for them means that the previous step has ended."""
         nonlocal trained
         while True:
             prompts = rng.integers(vocabulary, size=(problems, work["prompt"]))
@@ -143,7 +143,7 @@ def _make_model(shape: dict[str, Any]) -> Llama3:
 
 
 def _reward(prompts: list[str], completions: list[str], **_: object) -> list[float]:
-    """A half of the completions is right."""
+    """Half of the completions are right."""
     del prompts
     return [float(sum(map(int, text.split())) % 2 == 0) for text in completions]
 

@@ -1,10 +1,10 @@
-"""Contenders that take turns: each is a process that gets ready, then works once whenever told to.
+"""Contenders that take turns: each is a process that gets ready, then works once on each request.
 
-Both sides are here: `take_turns` for the benchmark, `Turns` for the contender. A peer lives in an
-environment of its own, so this file needs the standard library alone, and Linux for memory. A turn
-is a line to the contender's standard input, answered by a line of json; whatever the contender
-prints otherwise goes to its standard error, which is shown if it fails. A contender that waits
-takes no CPU time, so numbers of one round are of neighbouring minutes.
+Both sides are here: `take_turns` for the benchmark, `Turns` for the contender. A peer has its own
+environment, so this file needs the standard library alone, and Linux for memory. For a turn, the
+benchmark writes a line to the contender's standard input, and the contender answers with a line of
+json. Its other output goes to its standard error, which is shown if it fails. A waiting contender
+takes no CPU time, so the numbers of one round come from neighbouring minutes.
 """
 
 import contextlib
