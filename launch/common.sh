@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What the scripts beside this one share. They source it before they look at their arguments.
-# shellcheck disable=SC2034  # who sources it uses these
+# What the launch scripts share. They source this file before they read their arguments.
+# shellcheck disable=SC2034  # the scripts that source it use these
 
 dry_run=false
 if [[ "${1:-}" == "--dry_run" ]]; then
@@ -25,8 +25,9 @@ pack_checkout() {
   execute git -C "$root" archive --format=tar.gz --output="$archive" HEAD
 }
 
-# Prints what a machine does with that archive in its home directory: installs it with the extra $1,
-# and starts the usual command with the other arguments, so that it survives the connection.
+# Prints the commands for a machine that has that archive in its home directory. They install it
+# with the extra $1 and start the training command with the other arguments, so that it survives the
+# connection.
 install_and_start() {
   local extra=$1
   shift

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Runs the usual command on a TPU slice of a GKE cluster, as a JobSet (launch/gke_jobset.yaml).
+# Runs the training command on a TPU slice of a GKE cluster, as a JobSet (launch/gke_jobset.yaml).
 #
 #   launch/gke.sh [--dry_run] NAME IMAGE ACCELERATOR TOPOLOGY CHIPS_PER_HOST [OPTIONS] -- --config=...
 #
 #   launch/gke.sh run1 us-docker.pkg.dev/me/images/cipo_jax tpu-v5-lite-podslice 4x4 4 --spot \
 #       -- --config=configs/math.py --config.checkpoint.directory=gs://my-bucket/run1
 #
-# Options: --spot, for nodes that may be taken away; --claim=NAME, a ReadWriteMany volume claim for
-# runs/ (without one, metrics and report last as long as their pod). The image is made by
-# launch/Dockerfile; kubectl must point to a cluster with the JobSet controller. Checkpoints must go
-# to a bucket. --dry_run prints the manifest. No hyperparameters here: they are in configs/.
+# Options: --spot, for nodes that may be preempted; --claim=NAME, a ReadWriteMany volume claim for
+# runs/ (without one, metrics and report last only as long as their pod). launch/Dockerfile builds
+# the image. kubectl must point to a cluster with the JobSet controller. Checkpoints must go to a
+# bucket. --dry_run prints the manifest. Hyperparameters are in configs/, not here.
 set -euo pipefail
 
 usage() {
@@ -32,7 +32,7 @@ if [[ ! $topology =~ ^[0-9]+(x[0-9]+){1,2}$ || ! $chips =~ ^[1-9][0-9]*$ ]] ||
 fi
 hosts=$((${topology//x/*} / chips))
 
-# A string of JSON, which is one of YAML.
+# Quotes a string as JSON, which is valid YAML.
 quoted() {
   local text=${1//\\/\\\\}
   text=${text//\"/\\\"}
@@ -56,7 +56,7 @@ if [[ " $* " != *" --config.checkpoint.directory=gs://"* ]]; then
   echo "pods keep no disk: add --config.checkpoint.directory=gs://bucket/run" >&2
   exit 2
 fi
-# Nodes come one after the other; hosts that have not met in time would end as a mistake.
+# Nodes start one after the other. Hosts that do not meet in time exit with 2, a mistake.
 ((hosts > 1)) && set -- --coordinator=auto --connect_timeout=1800 "$@"
 arguments=
 for argument in "$@"; do

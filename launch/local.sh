@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the usual command on this machine (CPU, GPUs, or the TPU of a single-host VM) until it is
+# Runs the training command on this machine (CPU, GPUs, or the TPU of a single-host VM) until it is
 # done.
 #
 #   launch/local.sh [--dry_run] --config=configs/demo.py --workdir=runs/demo [more arguments]

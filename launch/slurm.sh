@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Runs the usual command as a Slurm job, one process per node with all its GPUs.
+# Runs the training command as a Slurm job, one process per node with all its GPUs.
 #
 #   launch/slurm.sh [--dry_run] NODES [SBATCH OPTIONS ...] -- --config=... --workdir=... [...]
 #   launch/slurm.sh 4 --partition=gpu --gpus-per-node=8 --time=24:00:00 -- --config=configs/math.py \
 #       --workdir=/shared/run1
 #
-# Before its time is over, Slurm sends SIGTERM: the run saves, exits with 75, and the job queues
-# itself again. --workdir must be on a file system that all nodes share. --dry_run prints the job.
+# Shortly before the job's time limit, Slurm sends SIGTERM. The run then saves and exits with 75,
+# and the job requeues itself. --workdir must be on a file system that all nodes share. --dry_run
+# prints the job.
 set -euo pipefail
 
 # shellcheck source=launch/common.sh
@@ -28,7 +29,7 @@ shift
 together=()
 ((nodes > 1)) && together=(--coordinator=auto)
 command=$(printf '%q ' "$root/.venv/bin/python" -m cipo_jax.main "${together[@]}" "$@")
-# JAX gives each task one GPU under Slurm unless it is told which are visible.
+# Under Slurm, JAX gives each task one GPU unless it is told which ones are visible.
 job="#!/usr/bin/env bash
 srun --kill-on-bad-exit=0 bash -c 'JAX_LOCAL_DEVICE_IDS=\$(seq -s, 0 \$((\${SLURM_GPUS_ON_NODE:-1} - 1))) exec \"\$@\"' run $command
 status=\$?

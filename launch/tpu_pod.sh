@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the usual command on all hosts of a TPU pod slice, created as a queued resource.
+# Runs the training command on all hosts of a TPU pod slice, which is created as a queued resource.
 #
 #   launch/tpu_pod.sh [--dry_run] create NAME ZONE TYPE VERSION [--spot]
 #   launch/tpu_pod.sh [--dry_run] start NAME ZONE --config=... --workdir=... [more arguments]
@@ -11,7 +11,7 @@
 #
 # The hosts share no disk, so checkpoints must go to a bucket. After a preemption, delete, create
 # and start again with the same arguments: the run continues from its newest checkpoint.
-# --dry_run prints the commands. No hyperparameters here: they are in configs/.
+# --dry_run prints the commands. Hyperparameters are in configs/, not here.
 set -euo pipefail
 
 usage() {

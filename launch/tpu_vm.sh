@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Runs the usual command on a single-host Cloud TPU VM (v4-8, v5litepod-8, v5p-8, ...).
+# Runs the training command on a single-host Cloud TPU VM (v4-8, v5litepod-8, v5p-8, ...).
 #
 #   launch/tpu_vm.sh [--dry_run] NAME ZONE [ARGUMENTS OF cipo_jax.main ...]
 #   launch/tpu_vm.sh my-tpu us-central2-b --config=configs/math.py --workdir=/mnt/disk/run1
 #
-# It copies this checkout to the VM, installs it with the tpu extra, and starts the command under
-# nohup, so that it survives the connection; the same line again continues the run from its newest
-# checkpoint. No hyperparameters here: they are in configs/. --dry_run prints the commands.
+# This copies the last commit to the VM, installs it with the tpu extra, and starts the command
+# under nohup, so that it survives the connection. The same line again continues the run from its
+# newest checkpoint. Hyperparameters are in configs/, not here. --dry_run prints the commands.
 set -euo pipefail
 
 # shellcheck source=launch/common.sh

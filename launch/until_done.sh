@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# Runs a command until it is done, starting it again after interruptions.
+# Runs a command until it is done, and restarts it after interruptions.
 #
 #   launch/until_done.sh python -m cipo_jax.main --config=configs/math.py --workdir=/mnt/disk/run1
 #
 # Exit status of the command   what happens
 #   0                          done
-#   2                          a mistake in config or input: not started again
-#   75                         asked to end (SIGTERM), state saved: started again
-#   anything else              started again, RETRIES times in a row (default 10)
-# SIGTERM to this script is passed on; the command is then not started again, and 75 returned.
+#   2                          a mistake in config or input: not restarted
+#   75                         asked to end (SIGTERM), state saved: restarted
+#   anything else              restarted, at most RETRIES times in a row (default 10)
+# SIGTERM to this script is passed on, and the command is then not restarted. The script exits with
+# the command's last status.
 set -uo pipefail
 
 if (($# == 0)); then
