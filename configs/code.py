@@ -3,9 +3,9 @@
     hf download ByteDance-Seed/Seed-Coder-8B-Instruct --local-dir checkpoints/Seed-Coder-8B-Instruct
     python -m cipo_jax.main --config=configs/code.py
 
-Data: one json object a line with "question" and "tests" (see cipo_jax/verifiers/code/tests.py).
-Generated programs are run in a sandbox (bubblewrap, or Linux namespaces); where none is to be had
-the run refuses to start. Settings are those of configs/math.py but for what is named here.
+Data: one json object per line with "question" and "tests" (see cipo_jax/verifiers/code/tests.py).
+A sandbox runs the generated programs (bubblewrap, or Linux namespaces); where neither is available,
+the run refuses to start. All settings that are not named here are those of configs/math.py.
 """
 
 from cipo_jax.config import load_file

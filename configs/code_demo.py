@@ -1,8 +1,8 @@
-"""A small transformer learns to write one-line functions; they are run in a sandbox to be judged.
+"""A small transformer learns to write one-line functions, which are judged by running them.
 
     python -m cipo_jax.main --config=configs/code_demo.py
 
-Hardware: two CPU cores. No download. Needs bubblewrap or Linux namespaces, see
+Hardware: two CPU cores. No download. The sandbox needs bubblewrap or Linux namespaces, see
 cipo_jax/verifiers/sandbox/layers.py.
 """
 

@@ -2,7 +2,7 @@
 
     python -m cipo_jax.main --config=configs/demo.py
 
-Hardware: two CPU cores. No download: problems, tokenizer and model are made here.
+Hardware: two CPU cores. No download: the program makes problems, tokenizer and model.
 """
 
 from cipo_jax.config import default_config, load_file

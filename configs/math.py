@@ -5,13 +5,13 @@
         --config.model.source=checkpoints/Qwen3-4B \
         --config.data.train=data/train.jsonl --config.data.eval=data/math500.jsonl
 
-Data: one json object a line with "question" (or "problem") and "answer".
+Data: one json object per line with "question" (or "problem") and "answer".
 
-Hardware: sized for 16 TPU v5e chips or more (docs/scaling.md says what to set on others); compiled
-for them, not run on a TPU yet. Any machine runs it with a small checkpoint and smaller numbers of
-problems and tokens.
+Hardware: sized for 16 TPU v5e chips or more (docs/scaling.md says what to set on others). Compiled
+for them, not run on a TPU yet. Any machine runs it with a small checkpoint and fewer problems and
+tokens.
 
-Values marked "paper" are known from arXiv 2605.14539 or summaries of it; the others are ours.
+Values marked "paper" come from arXiv 2605.14539 or summaries of it; the others are ours.
 """
 
 from cipo_jax.config import default_config, load_file
@@ -50,7 +50,7 @@ def get_config(variant="cipo"):
     c.sampling.tensor = 4  # ours
     c.sampling.chunk = 64  # ours
     c.sampling.page_size = 64  # ours
-    c.sampling.cache_tokens = 400_000  # ours: 3.5 GiB a chip of 16, in bfloat16
+    c.sampling.cache_tokens = 400_000  # ours: 3.5 GiB on each of 16 chips, in bfloat16
     c.sampling.dispatch_ahead = True  # ours
 
     c.rollout.problems_per_step = 128  # ours

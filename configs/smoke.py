@@ -1,8 +1,8 @@
-"""Everything once, on the smallest scale: cold start, both streams, evaluation, checkpoint.
+"""Does everything once, on the smallest scale: cold start, both streams, evaluation, checkpoint.
 
     python -m cipo_jax.main --config=configs/smoke.py
 
-Hardware: two CPU cores, under a minute. It shows that the program works, not how well it learns.
+Hardware: two CPU cores, under a minute. This shows that the program works, not how well it learns.
 """
 
 from cipo_jax.config import default_config

@@ -1,9 +1,9 @@
-"""The baselines and ablations, as small changes of any base config.
+"""Baselines and ablations, as small changes to any base config.
 
     python -m cipo_jax.main --config=configs/demo.py:dapo
     python -m cipo_jax.main --config=configs/math.py:grpo
 
-Each is a few lines over the same program; what is not named stays as in the base.
+Each changes a few keys; the others keep the base config's values.
 """
 
 from cipo_jax.config.ranges import did_you_mean
@@ -28,7 +28,7 @@ def dr_grpo(c):
 
 def dapo(c):
     """DAPO (arXiv 2503.14476): higher upper clip, token mean, dynamic sampling, soft overlong
-    punishment."""
+    penalty."""
     grpo(c)
     c.algorithm.clip_low = 0.2
     c.algorithm.clip_high = 0.28
@@ -64,7 +64,7 @@ def no_difficulty(c):
 
 
 def failures_only(c):
-    """CIPO with failures as its only anchors: rho = 0."""
+    """CIPO with wrong attempts as its only anchors: rho = 0."""
     c.replay.adaptive = False
     c.replay.initial = 0.0
     c.correction.shortage = "empty"

@@ -20,12 +20,12 @@ def base():
 
 
 def lambda_1(c):
-    """The streams' losses with the same weight, which is the default."""
+    """Both streams' losses with the same weight, the default."""
     c.correction.weight = 1.0
 
 
 def part_quoted(c):
-    """CIPO whose prompts quote the head and the tail of an attempt, a little over half of it."""
+    """CIPO whose prompts quote only head and tail of an attempt, a little over half of it."""
     c.data.max_attempt_tokens = 24
 
 

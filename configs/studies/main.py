@@ -3,8 +3,8 @@
     python -m cipo_jax.main --mode=study --config=configs/studies/main.py
     python -m cipo_jax.main --mode=study --config=configs/studies/main.py --only='arithmetic/*-0'
 
-Hardware: two CPU cores, about an hour and a half with --jobs=2. A part at a time with --only, in
-any order; the same command continues a study that was stopped. A single run is an ordinary one:
+Hardware: two CPU cores, about an hour and a half with --jobs=2. --only does a part, in any order.
+The same command continues a stopped study. A single run is an ordinary command:
 
     python -m cipo_jax.main --config=configs/studies/main.py:lists/grpo --config.seed=3
 """
@@ -41,7 +41,7 @@ def arithmetic(c):
 
 
 def lists(c):
-    """Digits moved and changed step by step."""
+    """Lists of digits, moved and changed step by step."""
     c.data.train = c.data.eval = c.cold_start.demonstrations = "lists"
     c.data.tokenizer = "char_lists"
     c.data.min_operations = 4

@@ -1,8 +1,8 @@
-"""The smallest study: does the machinery work? It says nothing of the methods.
+"""The smallest study. It tests the machinery and says nothing about the methods.
 
     python -m cipo_jax.main --mode=study --config=configs/studies/quick.py
 
-Hardware: two CPU cores, some minutes.
+Hardware: two CPU cores, a few minutes.
 """
 
 from cipo_jax.commands.study.plan import Method, Study
@@ -24,7 +24,7 @@ def base():
 
 
 def arithmetic(c):
-    """The smoke run's one or two operations."""
+    """Chains of one or two operations, as in the smoke run."""
 
 
 STUDY = Study(

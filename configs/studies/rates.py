@@ -1,9 +1,9 @@
-"""How the studies' hyperparameters were chosen: learning rates of CIPO and of GRPO, and lambda.
+"""The search for the studies' hyperparameters: learning rates of CIPO and of GRPO, and lambda.
 
     python -m cipo_jax.main --mode=study --config=configs/studies/rates.py --jobs=2
 
-Hardware: two CPU cores. Its seed is none of the main study's, and it is read by the last column of
-its tables, the reward on training problems, which are new ones at each step.
+Hardware: two CPU cores. No other study uses its seed. The criterion is the last column of its
+tables: the reward on training problems, which are new at each step.
 """
 
 from cipo_jax.commands.study.plan import Method, Study
@@ -23,7 +23,7 @@ def at(rate, variant):
     return change
 
 
-def weighed(weight):
+def weighted(weight):
     """CIPO with this lambda."""
 
     def change(c):
@@ -42,9 +42,9 @@ STUDY = Study(
         "grpo_2e-4": Method(at(2e-4, VARIANTS["grpo"]), matched="steps"),
         "grpo_4e-4": Method(at(4e-4, VARIANTS["grpo"]), matched="steps"),
         "grpo_8e-4": Method(at(8e-4, VARIANTS["grpo"]), matched="steps"),
-        "lambda_0.1": weighed(0.1),
-        "lambda_0.5": weighed(0.5),
-        "lambda_1": weighed(1.0),
+        "lambda_0.1": weighted(0.1),
+        "lambda_0.5": weighted(0.5),
+        "lambda_1": weighted(1.0),
     },
     seeds=(100,),
     samples=4,

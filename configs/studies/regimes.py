@@ -1,4 +1,4 @@
-"""Where does the correction stream help? CIPO and GRPO at equal sampled tokens in five regimes.
+"""When does the correction stream help? CIPO and GRPO at equal sampled tokens in five regimes.
 
     python -m cipo_jax.main --mode=study --config=configs/studies/regimes.py --jobs=2
 
@@ -14,20 +14,20 @@ MAIN = load_file("main.py", beside=__file__)
 
 def weak(c):
     """Few demonstrations of correction and an early end of the cold start: retention stays below
-    its target, so that rho rises to its bound."""
+    its target, so rho rises to its upper bound."""
     c.cold_start.stop_at_pass_rate = 0.3
     c.cold_start.correction_share = 0.4
     c.cold_start.right_share = 0.3
 
 
 def strong(c):
-    """A late end of the cold start: most attempts are right, and what is wrong is a near miss."""
+    """A late end of the cold start: most attempts are right, and wrong ones are near misses."""
     c.cold_start.stop_at_pass_rate = 0.7
 
 
 def hard(c):
-    """Chains of 6 to 8 operations after a cold start on them that ends early: groups in which all
-    are wrong, which teach the base stream nothing, are common."""
+    """Chains of 6 to 8 operations, after a cold start on them that ends early. Many groups are all
+    wrong and teach the base stream nothing."""
     c.cold_start.stop_at_pass_rate = 0.1
     c.data.min_operations = 6
     c.data.max_operations = 8
@@ -37,21 +37,21 @@ def hard(c):
 
 
 def corrector(c):
-    """Chains as long, after a cold start of which nine in ten demonstrations are corrections: wrong
-    solutions of the generator are corrected far more often than problems are solved."""
+    """Equally long chains, after a cold start with nine corrections in ten demonstrations. The
+    policy corrects wrong solutions of the generator far more often than it solves problems."""
     hard(c)
     c.cold_start.correction_share = 0.9
     c.cold_start.stop_at_pass_rate = 0.15
 
 
 def few(c):
-    """144 training problems, so that each comes back every third step: further steps of GRPO bring
-    no new problems, while each attempt makes a new correction prompt."""
+    """144 training problems, so each recurs every third step. More steps of GRPO bring no new
+    problems, but each attempt makes a new correction prompt."""
     c.data.train_problems = 144
 
 
 def no_difficulty(c):
-    """CIPO that also takes anchors of problems that are never, or nearly always, solved."""
+    """CIPO with anchors also from problems that are never, or nearly always, solved."""
     MAIN.cipo(c)
     VARIANTS["no_difficulty"](c)
 
