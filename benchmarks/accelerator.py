@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if part == "peer":
             results[part] |= over_peer(results.get("decode", []), results[part])
         print_part(part, results[part])
-        write_json(options.json, results)  # what there is, should a later part never end
+        write_json(options.json, results)  # kept if a later part never ends
     for part, name, table in (("decode", "share", HBM_BANDWIDTH), ("update", "mfu", PEAK_FLOPS)):
         if part in parts and device["kind"] not in table:
             print(f"no {name}: what {device['kind']!r} could reach is not known")
@@ -120,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def in_own_process(part: str, work: Work) -> Any:
-    """What a part measures; {"failed": ...} if its process does."""
+    """What a part measures, from its own process; {"failed": ...} if that fails."""
     with tempfile.NamedTemporaryFile() as file:
         fields = json.dumps(dataclasses.asdict(work))
         command = [sys.executable, __file__, f"--measure={part}", f"--work={fields}"]

@@ -77,7 +77,7 @@ def row_lengths(kind: str) -> np.ndarray:
 
 
 def many_layers(layer: Callable[..., jax.Array], q: jax.Array, *rest: Any) -> jax.Array:
-    """Each layer's queries depend on the result before."""
+    """Each layer's queries depend on the result before it."""
     return jax.lax.fori_loop(0, LAYERS, lambda _, q: q + 1e-6 * layer(q, *rest), q)
 
 

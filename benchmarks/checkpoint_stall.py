@@ -81,7 +81,7 @@ def make_step(shape: ModelConfig) -> tuple[TrainState, Callable[[TrainState], Tr
 
 def measure(shape: ModelConfig, directory: Path, repeats: int, updates: int) -> dict[str, Any]:
     """Spreads of seconds, see the module docstring: {"parameters", "state_bytes", "update",
-    "background": {"call", "held_up"}, "waiting": likewise, and "waiting_over_background", the ratio
+    "background": {"call", "held_up"}, "waiting": the same, and "waiting_over_background", the ratio
     of the medians of "call"}."""
     state, step = make_step(shape)
     state = step(state)  # compiles

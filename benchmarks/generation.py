@@ -74,7 +74,7 @@ NEVER_STOP = Choice(stop_ids=())
 
 @dataclasses.dataclass(frozen=True)
 class Load:
-    """[P] int32 prompts, how many tokens to sample for each, and the most that could be asked."""
+    """[P] int32 prompts, the tokens to sample for each, and the most that can be asked for."""
 
     prompts: list[np.ndarray]
     limits: list[int]
@@ -99,7 +99,7 @@ Contender = Callable[[Load], int]  # samples the load once and returns the numbe
 def engine_contender(
     config: ModelConfig, params: model.Params, load: Load, devices: int
 ) -> tuple[Contender, Any]:
-    """The engine at its default sizes, rows split over so many devices, and the engine itself."""
+    """The engine at its default sizes, rows split over `devices`, as a contender and as itself."""
     mesh = sharding.make_mesh(devices, 1, 1, devices=jax.devices()[:devices])
     settings = EngineSettings(PROMPT, load.cap, NEVER_STOP, slots=SLOTS, page_size=PAGE)
     engine = Engine(config, mesh, settings)
@@ -135,7 +135,7 @@ def longest_contender(config: ModelConfig, params: model.Params, load: Load) -> 
         rows = []
         for slot, (tokens, limit) in enumerate(zip(load.prompts, load.limits, strict=True)):
             prompt = Prompt(tokens, shard=0, waiting=0)
-            prompt.pages = list(range(slot * width, (slot + 1) * width))  # all it may ever need
+            prompt.pages = list(range(slot * width, (slot + 1) * width))  # the most it may need
             request = Request(slot, key, 1.0, limit, prompt, tokens, slot)
             rows.append(Row(request, slot, 0, prompt.pages))
         calls = [[(row.request.prompt, PROMPT - 1) for row in rows]]
@@ -235,7 +235,7 @@ def compare(item: str, repeats: int, peer_threads: int) -> dict[str, Any]:
 
 
 def slope(rows: int = 32, cap: int = 1024, repeats: int = 5) -> list[dict[str, float]]:
-    """Milliseconds of a decode step of S by live tokens; the cap is the same throughout."""
+    """Milliseconds of a decode step of S by live tokens, at one cap."""
     config, chunk = MODELS["S"], 16
     params = model.init_params(config, jax.random.key(0))
     mesh = sharding.make_mesh(1, 1, 1, devices=jax.devices()[:1])

@@ -35,7 +35,7 @@ _IN_PLACE = {"scatter", "dynamic-update-slice"}
 
 @dataclasses.dataclass(frozen=True)
 class Array:
-    """An array of a type; `in_hbm`: it has no memory space of its own."""
+    """An array of a type; `in_hbm`: its type names no memory space."""
 
     bytes: int
     in_hbm: bool
@@ -137,7 +137,7 @@ def _use(
         parameter = next(i for i in body if i.opcode == "parameter" and named in i.line)
         read = changed = 0
         for named_so, user, place in _users(body, parameter):
-            if user is None:  # the parameter is the result, seen otherwise
+            if user is None:  # the parameter is itself the result
                 return operand.bytes, 0
             more, change = _use(program, user, place, named_so)
             read, changed = read + more, changed + change
@@ -147,7 +147,8 @@ def _use(
     if instruction.opcode.startswith(("slice-start", "async-start")):
         return min(a.bytes for a in instruction.arrays if a.bytes > _SCALAR), 0
     if instruction.opcode in _IN_PLACE and index == 0:
-        change = 1 if instruction.opcode == "dynamic-update-slice" else 2  # the operand with news
+        # The operand that holds the update.
+        change = 1 if instruction.opcode == "dynamic-update-slice" else 2
         return 0, _operand_bytes(program, instruction, change)
     return operand.bytes, 0
 

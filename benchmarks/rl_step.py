@@ -74,7 +74,7 @@ GROWTH = {
     "devices": (1, 2, 4, 8),
     "workers": (1, 2, 4),
 }
-FIELDS = {"model": "width"}  # of `Work`, where its name is another
+FIELDS = {"model": "width"}  # the field of `Work`, if its name differs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +138,7 @@ class Numbers:
 
 
 def make_config(work: Work) -> Config:
-    """The run whose step this is."""
+    """The config of the run whose step is measured."""
     s = work.shape
     return Config(
         model=Model(

@@ -139,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def full_size(chosen: Slice, mu_dtype: str) -> Config:
-    """configs/math.py on a slice, a row a chip."""
+    """configs/math.py on a slice, one row per chip."""
     file = Path(__file__).parents[1] / "configs" / "math.py"
     raw = runpy.run_path(str(file))["get_config"]()
     raw.mesh.data, raw.mesh.fsdp, raw.mesh.tensor = chosen.mesh
@@ -183,7 +183,7 @@ def programs(
 
 
 def examine(lowered: jax.stages.Lowered) -> dict[str, Any]:
-    """Compiles a program: bytes of a chip, collectives, seconds; or why it does not fit."""
+    """Compiles a program: bytes per chip, collectives, seconds; or why it does not fit."""
     began = time.monotonic()
     try:
         compiled = lowered.compile()

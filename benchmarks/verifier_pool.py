@@ -1,7 +1,7 @@
 """Throughput and resilience of the verifier pool on this machine.
 
     python benchmarks/verifier_pool.py            # under three minutes
-    python benchmarks/verifier_pool.py --full     # with the sizes of the requirements
+    python benchmarks/verifier_pool.py --full     # at full size
 
 Every number is a median over repetitions, with the lowest and the highest. A ratio compares two
 measurements that alternate on the same machine within the same minute, so it holds on a busy
@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def _isolation(full: bool, repetitions: int) -> None:
-    """One program after the other in one process: judging against starting a sandbox alone."""
+    """Judging against only starting a sandbox, one program after the other in one process."""
     count = 100 if full else 30
     with open_sandbox() as sandbox:
         print(f"isolation: {describe(sandbox)}")

@@ -63,7 +63,7 @@ def _decode_at(
     finally:
         engine.close()
     step = spread([t["step_seconds"] for t in taken])
-    live = taken[0]["live_tokens"]  # by the schedule, hence the same each time
+    live = taken[0]["live_tokens"]  # the schedule is the same each time
     read = step_bytes(shape, cache_dtype(settings, shape.compute_dtype, mesh), live)
     bandwidth = HBM_BANDWIDTH.get(mesh.devices.flat[0].device_kind)
     roofline = None if bandwidth is None else read / bandwidth
@@ -97,7 +97,7 @@ def _generate(engine: Engine, params: model.Params, rows: int) -> Measured:
         stepped, turn = stats.decode_steps, time.perf_counter()
         engine.step()
         turn = time.perf_counter() - turn
-        # What is waited for is the chunk before the one just dispatched, and any prefill between.
+        # This waits for the chunk before the one just dispatched, and any prefill between.
         quiet = quiet + 1 if stats.prefill_positions == prefilled else 0
         prefilled = stats.prefill_positions
         whole = stats.decode_steps - stepped == s.chunk

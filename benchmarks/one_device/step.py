@@ -17,7 +17,7 @@ from peers.turns import spread
 from cipo_jax.run.records.metrics_file import read_metrics
 
 WARMUP_STEPS = 2  # of the run: its programs for few rows are compiled as they are met
-STATE_BYTES = 12  # of a parameter: itself and Adam's moments
+STATE_BYTES = 12  # per parameter: itself and Adam's moments
 PHASES = ("time/rollout", "time/correct", "time/update", "time/step")
 STEP_METRICS = (
     *PHASES,
@@ -87,7 +87,7 @@ SETTINGS = """
 
 
 def write_tokenizer(directory: Path, vocab_size: int, mean_length: int) -> int:
-    """Writes a tokenizer of `vocab_size` words, of which one in `mean_length` ends a completion.
+    """Writes a tokenizer of `vocab_size` words; one in `mean_length` ends a completion.
 
     Returns:
       The first id that does not: those before it do.

@@ -54,7 +54,7 @@ def _update_at(work: Work, microbatch_rows: int) -> dict[str, Any]:
 
 
 def update_config(work: Work, microbatch_rows: int) -> Config:
-    """The run whose update is measured."""
+    """The config of the run whose update is measured."""
     return Config(
         model=Model(compute_dtype=work.compute_dtype, remat=work.remat),
         data=Data(
@@ -69,7 +69,7 @@ def update_config(work: Work, microbatch_rows: int) -> Config:
 
 
 def training_sequences(work: Work) -> list[TrainSequence]:
-    """As many of each stream; completions have from half of `new` tokens to all of them."""
+    """As many of each stream. A completion has from half of `new` tokens to `new`."""
     rng = np.random.default_rng(0)
     vocabulary = MODELS[work.model]["vocab_size"]
 

@@ -29,11 +29,11 @@ class Work:
 
     Attributes:
       platform, compute_dtype: of the device, and on it.
-      prompt, new: tokens of prompts and completions; attempts that corrections quote have `new`.
+      prompt, new: tokens of prompts and completions; quoted attempts have `new`.
       rows: numbers of rows decoded together.
       prefill_tokens: of a prefill call.
       problems, group: of the RL step; there are half as many anchors as problems.
-      update_problems: of the update alone; there as many anchors.
+      update_problems: of the update part, which has as many anchors.
       microbatches: rows of a gradient accumulation step, for the update; the RL step takes the
         first.
       peer_rows: rows of the peer; one of `rows`.
@@ -90,5 +90,5 @@ def by_size(
             if "RESOURCE_EXHAUSTED" not in text and "out of memory" not in text.lower():
                 raise
             found.append({name: size, "out_of_memory": text.splitlines()[0][:200]})
-        gc.collect()  # whatever the failed size has held
+        gc.collect()  # frees what the failed size held
     return found

@@ -27,7 +27,7 @@ from tunix.rl.rollout.base_rollout import RolloutConfig
 from turns import Turns
 
 jax.config.update("jax_platforms", "cpu")
-NO_TOKEN = -1  # to stop at or to fill rows with: every row is full
+NO_TOKEN = -1  # a stop and padding token that never occurs: every row is full
 
 
 class Numbers:

@@ -57,7 +57,7 @@ class Turns:
         print(json.dumps(measured), file=self._answers, flush=True)
 
     def serve(self, work: Callable[[], Mapping[str, float] | None]) -> None:
-        """Takes turns until there are no more; `work` returns what to answer besides."""
+        """Takes turns until there are no more; `work` returns more fields of the answer."""
         while True:
             self.begin()
             self.end(**(work() or {}))
@@ -67,7 +67,7 @@ class Contender:
     """The benchmark's side: a process that runs `Turns`.
 
     Args:
-      environment: set besides this process's own.
+      environment: variables to add to this process's own.
     """
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str] | None = None):
@@ -82,10 +82,10 @@ class Contender:
         )
 
     def turn(self) -> Measured:
-        """Has it work once.
+        """Has the contender work once.
 
         Raises:
-          RuntimeError: it ended instead; with the end of its standard error.
+          RuntimeError: it ended instead; the message has the end of its standard error.
         """
         assert self._process.stdin is not None and self._process.stdout is not None
         with contextlib.suppress(BrokenPipeError):
