@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
 import cipo_jax
 
@@ -209,6 +210,37 @@ def test_packages_hold_a_docstring() -> None:
             assert name == "config" or len(TREES[name].body) == 1, f"{name}: holds more than that"
 
 
+def tree_of(readme: str) -> set[str]:
+    """The modules that README's tree of the package lists, as in `modules`.
+
+    Two spaces before a file of the root or a room, four before the modules of the room or before a
+    sub-room with its modules, six before more of them.
+    """
+    _, _, tree = readme.partition("## Where things are")
+    _, _, lines = tree.partition("\ncipo_jax/\n")
+    listed, place = set[str](), ""
+    for line in lines.partition("```")[0].splitlines():
+        first, *rest = line.split()
+        if line.startswith("    "):
+            if first.endswith("/"):
+                place = f"{place.split('.')[0]}.{first.removesuffix('/')}"
+            else:
+                rest = [first, *rest]
+                if not line.startswith("      "):
+                    place = place.split(".")[0]
+            listed |= {f"{place}.{name}" for name in rest}
+        elif first.endswith("/"):
+            place = first.removesuffix("/")
+        else:
+            listed.add(first.removesuffix(".py"))
+    return listed
+
+
+def test_the_tree_in_the_readme_is_that_of_the_disk() -> None:
+    packages = {name for name, path in modules().items() if path.name == "__init__.py"}
+    assert tree_of((ROOT / "README.md").read_text()) == modules().keys() - packages
+
+
 def test_no_module_is_a_drawer() -> None:
     drawers = {"utils", "util", "helpers", "helper", "common", "misc"}
     assert not {name for name in TREES if name.split(".")[-1] in drawers}
@@ -255,6 +287,20 @@ def test_a_broken_arrow_is_found() -> None:
     assert out_of_order("run.start", {"run.parts", "run.training"}) == {"run.training"}
     assert not out_of_order("run.records.record", {"run.records.files", "run.measures"})
     assert floors({"a": set(), "b": {"a"}, "c": {"a", "b"}}) == 3
+
+
+def test_a_tree_is_read() -> None:
+    lines = (
+        "cipo_jax/",
+        "  a.py   x",
+        "  b/     words",
+        "    c d",
+        "      e",
+        "    f/   g h",
+        "      i",
+    )
+    text = "\n".join(("## Where things are", "```", *lines, "```"))
+    assert tree_of(text) == {"a", "b.c", "b.d", "b.e", "b.f.g", "b.f.h", "b.f.i"}
 
 
 def test_linen_is_found_in_every_form() -> None:
