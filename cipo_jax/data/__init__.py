@@ -2,7 +2,8 @@
 
 This room decides what the problems of a source are, in which order they come, and which tokens the
 policy is shown. It does not decide what a run does with its data (`run/problems.py`) or which
-answers are right (`verifiers/`). It imports `types` and `boxes`, and no accelerator runtime.
+answers are right (`verifiers/`). It imports `types`, `config` and the verifiers' `math/boxes.py`,
+and no accelerator runtime.
 
     sources.py        how a source is written in the config, and which reader it gets
     rows.py, tfds_rows.py          rows of files and Hugging Face data sets; of TFDS data sets
@@ -11,7 +12,7 @@ answers are right (`verifiers/`). It imports `types` and `boxes`, and no acceler
     decontaminate.py  questions that occur twice, or in evaluation data too
     tokenizer.py, control_tokens.py, train_tokenizer.py   text -> tokens and back
     prompts.py        problems and attempts -> prompts
-    tasks/            the embedded tasks, generated without end
+    tasks/            the embedded tasks, generated without limit
     benchmarks/       the benchmark suites of --mode=evaluate
 
 To add a kind of source ("kind:..."): a function source -> Iterator[Row] in a file of its own, as

@@ -101,8 +101,7 @@ def load_suite(
             "is not on the hub"
         )
     rows: Iterable[Row] = read_hub(source) if isinstance(source, HubSource) else read_file(source)
-    where_of_id: dict[str, str] = {}
-    items: list[Item] = []
+    items: dict[str, Item] = {}  # by the problem's id
     skipped: list[str] = []
     for row in rows:
         is_kept = suite.keep is None or suite.keep(row)
@@ -114,13 +113,12 @@ def load_suite(
             skipped.append(str(error))
             continue
         problem_id = item.problem.id
-        if problem_id in where_of_id:
+        if problem_id in items:
             raise CipoError(
-                f"{row.where}: id: {problem_id!r} is also the id of {where_of_id[problem_id]}; "
+                f"{row.where}: id: {problem_id!r} is also the id of {items[problem_id].where}; "
                 "wanted a different one for each row"
             )
-        where_of_id[problem_id] = row.where
-        items.append(item)
+        items[problem_id] = item
     if not items:
         raise CipoError(
             f"config.eval.suites: {name}: no problems in {source}"
@@ -129,7 +127,7 @@ def load_suite(
             + (f"; {len(skipped)} rows had no tests" if skipped else "")
         )
     where = f"{source.name}[{source.split}]" if isinstance(source, HubSource) else str(source)
-    return LoadedSuite(suite, where, items[:first] if first else items, skipped)
+    return LoadedSuite(suite, where, list(items.values())[: first or None], skipped)
 
 
 def _find_file(suite: Suite, data_dir: Path) -> Path:
