@@ -32,7 +32,7 @@ from cipo_jax.types import CipoError, Outcome, Problem, Verdict
 from cipo_jax.verifiers.code import compare as code_compare
 from cipo_jax.verifiers.code import program as code_program
 from cipo_jax.verifiers.sandbox import values as code_values
-from cipo_jax.verifiers.sandbox.layers import Limits, Sandbox, Sandboxed, SandboxError
+from cipo_jax.verifiers.sandbox.launch import Limits, Sandbox, Sandboxed, SandboxError
 
 TIME_LIMIT = 6.0  # seconds a test
 TOTAL_TIME_LIMIT = 30.0  # seconds a program
