@@ -15,8 +15,8 @@ and no accelerator runtime.
     tasks/            the embedded tasks, generated without limit
     benchmarks/       the benchmark suites of --mode=evaluate
 
-To add a kind of source ("kind:..."): a function source -> Iterator[Row] in a file of its own, as
-`tfds_rows.py` is one; a branch in `sources.read_rows`, and a line in the docstring of `sources.py`.
+To add a kind of source ("kind:..."): a function source -> Iterator[Row] in a new file, as
+`tfds_rows.py`; a branch in `sources.read_rows`, and a line in the docstring of `sources.py`.
 A column name that data sets use for question, answer, tests or id: `rows.ALIASES`.
 
 To add a tokenizer: a class with the methods of `tokenizer.Tokenizer`, and a branch in

@@ -114,7 +114,7 @@ class PromptWriter:
         attempt takes its whole budget.
 
         Raises:
-          CipoError: as `base` and `correction`, but for the length.
+          CipoError: as `base` and `correction`, except for the length.
         """
         _, base = self._base_tokens(problem.question)
         empty, _ = self._correction_tokens(problem.question, "")
@@ -126,7 +126,7 @@ class PromptWriter:
         _check_fields(template, _QUESTION)
         start, end = self._tokenizer.frame(self._data.chat_template)
         tokens = [*start, *_encode_around(self._tokenizer, template, question), *end]
-        # The question alone is held to the budget too: `longest_correction` builds on it.
+        # The question alone must keep the budget too: `longest_correction` relies on it.
         alone = len(start) + len(self._tokenizer.encode(question)) + len(end)
         return tokens, max(len(tokens), alone)
 

@@ -73,7 +73,7 @@ class GeneratedProblems:
         """`n` different problems, the same for every seed, so that runs are comparable.
 
         Raises:
-          CipoError: `n` is 0 (the generator has no end), or the split has fewer problems.
+          CipoError: `n` is 0 (the generator is unlimited), or the split has fewer problems.
         """
         if n <= 0:
             raise CipoError(
