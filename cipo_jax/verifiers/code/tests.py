@@ -17,7 +17,7 @@ each optionally with "entry_point", "time_limit" (seconds a test), "total_time_l
 Only right answers can make a program right. stdin and call tests compare here, on data. Tests that
 are Python statements run in a second sandbox, which calls the program's functions over a channel:
 the program's process holds neither tests nor expected values, and the tests' process none of the
-program's objects (see `verifiers/sandbox/values.py`). Its reports carry a secret that only it knows.
+program's objects (see `verifiers/sandbox/values.py`). Its reports carry a secret of this run.
 """
 
 import contextlib
