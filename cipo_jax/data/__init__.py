@@ -2,7 +2,8 @@
 
 This room decides what the problems of a source are, in which order they come, and which tokens the
 policy is shown. It does not decide what a run does with its data (`run/problems.py`) or which
-answers are right (`verifiers/`). It imports `types` and `boxes`, and no accelerator runtime.
+answers are right (`verifiers/`). It imports `types`, `config` and the verifiers' `math/boxes.py`,
+and no accelerator runtime.
 
     sources.py        how a source is written in the config, and which reader it gets
     rows.py, tfds_rows.py          rows of files and Hugging Face data sets; of TFDS data sets
@@ -11,11 +12,11 @@ answers are right (`verifiers/`). It imports `types` and `boxes`, and no acceler
     decontaminate.py  questions that occur twice, or in evaluation data too
     tokenizer.py, control_tokens.py, train_tokenizer.py   text -> tokens and back
     prompts.py        problems and attempts -> prompts
-    tasks/            the embedded tasks, generated without end
+    tasks/            the embedded tasks, generated without limit
     benchmarks/       the benchmark suites of --mode=evaluate
 
-To add a kind of source ("kind:..."): a function source -> Iterator[Row] in a file of its own, as
-`tfds_rows.py` is one; a branch in `sources.read_rows`, and a line in the docstring of `sources.py`.
+To add a kind of source ("kind:..."): a function source -> Iterator[Row] in a new file, as
+`tfds_rows.py`; a branch in `sources.read_rows`, and a line in the docstring of `sources.py`.
 A column name that data sets use for question, answer, tests or id: `rows.ALIASES`.
 
 To add a tokenizer: a class with the methods of `tokenizer.Tokenizer`, and a branch in

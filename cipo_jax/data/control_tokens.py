@@ -1,7 +1,7 @@
 """How text that looks like control tokens is encoded as ordinary characters.
 
 This file decides how such a text is cut. Which tokens are control tokens is decided in
-`tokenizer.py`, for each kind of tokenizer.
+`tokenizer.py`.
 """
 
 import re
@@ -15,14 +15,14 @@ def encode_without_control(
 ) -> list[int]:
     """`encode(text)`, with the text cut inside whatever would have become a control token.
 
-    The same text comes back from decoding, but for tokenizers that put a space before each piece.
+    Decoding gives the same text, except with tokenizers that put a space before each piece.
 
     Args:
       encode: of a tokenizer; it may write control tokens.
       control: {text: id} of the control tokens.
 
     Raises:
-      CipoError: a single character that the tokenizer writes as a control token only.
+      CipoError: the tokenizer writes a single character as a control token only.
     """
     forbidden = set(control.values())
     ids = encode(text)

@@ -4,9 +4,8 @@ A row of problems has a question and an answer (text) or tests (an object), perh
 everything else goes to `Problem.meta`. A row of demonstrations has a question, `solution`, and
 perhaps `previous_attempt`, an id, an answer. `Columns` names the columns.
 
-Sources are read and checked whole before anything else happens; every error message names place
-and field. This file does not decide how rows are read (`rows.py`, `tfds_rows.py`), nor how a
-problem becomes a prompt (`prompts.py`).
+Sources are read and checked whole; every error message names place and field. This file does not
+decide how rows are read (`rows.py`, `tfds_rows.py`), nor how a problem becomes a prompt.
 """
 
 import dataclasses
@@ -44,9 +43,6 @@ class Columns:
         return (chosen,) if chosen else ALIASES[field]
 
 
-_SOLUTION = "solution"  # without an answer, the column whose end may give one
-
-
 class ProblemSource(Protocol):
     """Where problems come from."""
 
@@ -81,10 +77,8 @@ def open_demonstrations(
     min_operations: int = 2,
     max_operations: int = 5,
 ) -> DemonstrationSource:
-    """The demonstrations of one source, see `sources.py`.
-
-    The shares and the numbers of operations are for embedded tasks (see `GeneratedDemonstrations`);
-    other sources ignore them.
+    """The demonstrations of one source, see `sources.py`. Only embedded tasks use the shares and
+    the numbers of operations (see `GeneratedDemonstrations`).
 
     Raises:
       CipoError: anything wrong with the source or the settings.
@@ -97,11 +91,8 @@ def open_demonstrations(
 
 
 class _EpochShuffled(Generic[Item]):
-    """Items in a new random order each epoch, one epoch after the other.
-
-    With a fixed batch size every item occurs exactly once per epoch, batches running across the
-    borders.
-    """
+    """Items in a new random order each epoch. With a fixed batch size every item occurs exactly
+    once per epoch; a batch may span two epochs."""
 
     def __init__(self, items: Sequence[Item], seed: int) -> None:
         if not items:
@@ -129,9 +120,9 @@ class ListedProblems(_EpochShuffled[Problem]):
           CipoError: there are fewer than `n`.
         """
         if not 0 <= n <= len(self._items):
+            count = len(self._items)
             raise CipoError(
-                f"number of problems: got {n}, wanted at most the {len(self._items)} "
-                "there are, or 0 for all"
+                f"number of problems: got {n}, wanted at most the {count} there are, or 0 for all"
             )
         return self._items[:n] if n else list(self._items)
 
@@ -143,15 +134,14 @@ class ListedDemonstrations(_EpochShuffled[Demonstration]):
 def load_problems(source: str, columns: Columns = Columns()) -> list[Placed]:  # noqa: B008
     """All problems of a source that is not generated, in its order.
 
-    Problems without an id are called after their place, `<file stem>:<line>`. An answer that is a
-    worked solution ending in "#### x" (GSM8K) or with its result in \\boxed{x} (MATH) counts as x;
-    so does the column `solution` where there is no answer.
+    A problem without an id gets `<file stem>:<line>`. An answer that is a worked solution, with
+    "#### x" at its end (GSM8K) or \\boxed{x} (MATH), counts as x; without an answer, so does the
+    column `solution`.
 
     Raises:
       CipoError: names place and field of the first mistake.
     """
-    problems: list[Placed] = []
-    where_of_id: dict[str, str] = {}
+    problems: dict[str, Placed] = {}  # by id
     for row in _rows(source):
         problem_id, question = _id_and_question(row, columns)
         tests = _take(row, columns, "tests")
@@ -166,15 +156,14 @@ def load_problems(source: str, columns: Columns = Columns()) -> list[Placed]:  #
                 f"{row.where}: answer: missing; wanted an answer (text) or tests (an object), or "
                 f"data.answer_column or data.tests_column set to one of: {_names(row)}"
             )
-        if problem_id in where_of_id:
+        if problem_id in problems:
             raise CipoError(
-                f"{row.where}: id: {problem_id!r} is also the id of {where_of_id[problem_id]}; "
+                f"{row.where}: id: {problem_id!r} is also the id of {problems[problem_id].where}; "
                 "wanted a different one for each problem"
             )
-        where_of_id[problem_id] = row.where
         problem = Problem(problem_id, question, answer=answer, tests=tests, meta=row.columns)
-        problems.append(Placed(row.where, problem))
-    return problems
+        problems[problem_id] = Placed(row.where, problem)
+    return list(problems.values())
 
 
 def load_demonstrations(source: str) -> list[Demonstration]:
@@ -224,7 +213,7 @@ def worked_answer(text: str) -> str:
 
 
 def _rows(source: str) -> Iterable[Row]:
-    """Rows of their own, whose columns may be taken out."""
+    """Copies of the source's rows, whose columns may be taken out."""
     return (Row(row.where, dict(row.columns)) for row in read_rows(source))
 
 
@@ -246,27 +235,25 @@ def _take(row: Row, columns: Columns, field: str) -> Any:
 
 def _id_and_question(row: Row, columns: Columns) -> tuple[str, str]:
     """Takes id and question out of `row`."""
-    value = _take(row, columns, "question")
-    if value is None:
+    question = _take(row, columns, "question")
+    if question is None:
         raise CipoError(
             f"{row.where}: question: missing; set data.question_column to one of the row's "
             f"columns: {_names(row)}"
         )
-    question = _text(row.where, "question", value)
-    value = _take(row, columns, "id")
-    if type(value) is int:
-        value = str(value)
-    if value is None:
+    question = _text(row.where, "question", question)
+    row_id = _take(row, columns, "id")
+    if row_id is None:
         file, _, number = row.where.rpartition(":")
-        value = f"{PurePosixPath(file).stem}:{number}"
-    return _text(row.where, "id", value), question
+        row_id = f"{PurePosixPath(file).stem}:{number}"
+    return _text(row.where, "id", str(row_id) if type(row_id) is int else row_id), question
 
 
 def _answer(row: Row, columns: Columns) -> str | None:
     """Takes the answer out of `row`; a solution that has one stays there."""
     value = _take(row, columns, "answer")
     if value is None:
-        solution = row.columns.get(_SOLUTION)
+        solution = row.columns.get("solution")
         if not isinstance(solution, str) or worked_answer(solution) == solution:
             return None
         value = solution

@@ -1,9 +1,9 @@
 """Which training problems repeat an evaluation problem, or one another.
 
-Two measures, over questions alone. Exact: the same text but for case, white space, Unicode form
-and `$`. N-gram: a run of n words in common, words being runs of letters and digits. The first finds
-copies of any length; the second finds copies inside other wording, and with a small n also phrases
-that many problems share. What is done about a match is for the caller to decide.
+Two measures, on questions alone. Exact: the same text except for case, white space, Unicode form
+and `$`. N-gram: n words in a row in common, a word being letters and digits. The second also finds
+copies inside other text, and with a small n phrases that many problems share. The caller decides
+what is done about a match.
 """
 
 import dataclasses
@@ -17,17 +17,11 @@ _LAYOUT = re.compile(r"[\s$]+")
 
 @dataclasses.dataclass(frozen=True)
 class Match:
-    """A training question that an evaluation set has too.
+    """A training question that an evaluation set has too."""
 
-    Attributes:
-      position: of the training question.
-      evaluation: place of the evaluation question.
-      words: the common run of words; "" for an exact match.
-    """
-
-    position: int
-    evaluation: str
-    words: str = ""
+    position: int  # of the training question
+    evaluation: str  # place of the evaluation question
+    words: str = ""  # the words in common; "" for an exact match
 
 
 def find_overlap(
@@ -60,22 +54,16 @@ def find_overlap(
 def find_duplicates(questions: Sequence[str]) -> list[tuple[int, int]]:
     """(position, position of the first equal question) of each exact repetition."""
     first: dict[str, int] = {}
-    pairs = []
-    for position, text in enumerate(questions):
-        earlier = first.setdefault(normalise(text), position)
-        if earlier != position:
-            pairs.append((position, earlier))
-    return pairs
+    pairs = [(i, first.setdefault(normalise(text), i)) for i, text in enumerate(questions)]
+    return [(position, earlier) for position, earlier in pairs if earlier != position]
 
 
 def normalise(text: str) -> str:
-    """The text as exact matches compare it: case, white space, Unicode form and `$` aside."""
+    """The text as exact matches compare it: without case, white space, Unicode form and `$`."""
     return _LAYOUT.sub("", unicodedata.normalize("NFKC", text).casefold())
 
 
 def _ngrams(text: str, n: int) -> Iterator[tuple[str, ...]]:
-    if n == 0:
-        return
-    words = _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
-    for start in range(len(words) - n + 1):
-        yield tuple(words[start : start + n])
+    if n:
+        words = _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+        yield from (tuple(words[start : start + n]) for start in range(len(words) - n + 1))

@@ -2,8 +2,7 @@
 
 Without weights the problems of all sources are one list. With weights, each thousand problems in a
 row holds the sources in exactly those proportions (to a thousandth), in random order. Either way a
-batch is a pure function of (seed, step). This file does not decide how a list is shuffled
-(`datasets.py`) or what is left out of it.
+batch is a pure function of (seed, step). How a list is shuffled is decided in `datasets.py`.
 """
 
 import dataclasses
@@ -32,17 +31,11 @@ _ORDER_STREAM = 7  # keeps the order of a block apart from the sources' own draw
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A source of a mixture and what is in it.
-
-    Attributes:
-      name: of the source.
-      weight: relative to the others'; None joins it with the others as a whole.
-      placed: its problems; None for an embedded task, whose problems have no end.
-    """
+    """A source of a mixture and what is in it."""
 
     name: str
-    weight: float | None
-    placed: tuple[Placed, ...] | None
+    weight: float | None  # relative to the others'; None joins it with the others as a whole
+    placed: tuple[Placed, ...] | None  # its problems; None for an embedded task, which is unlimited
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +52,6 @@ def load_parts(text: str, columns: Columns, key: str) -> list[Part]:
 
     Args:
       text: as `sources.py` says.
-      columns: of all sources.
       key: of the config, for messages.
 
     Raises:
@@ -93,7 +85,7 @@ def open_mixture(parts: Sequence[Part], seed: int, task_split: TaskSplit) -> Pro
         opened = [
             open_mixture([dataclasses.replace(p, weight=None)], seed, task_split) for p in parts
         ]
-        return Mixture(opened, _apportion([part.weight or 0.0 for part in parts], parts), seed)
+        return Mixture(opened, _apportion(parts), seed)
     if parts[0].placed is None:
         task = GENERATED[parts[0].name]
         return GeneratedProblems(task, seed, *dataclasses.astuple(task_split))
@@ -101,23 +93,21 @@ def open_mixture(parts: Sequence[Part], seed: int, task_split: TaskSplit) -> Pro
 
 
 def fingerprints(parts: Sequence[Part], task_split: TaskSplit) -> dict[str, dict[str, object]]:
-    """{source: {"problems": their number, None if without end, "fingerprint": of the content}}."""
+    """{source: {"problems": their number, None if unlimited, "fingerprint": of the content}}."""
     found: dict[str, dict[str, object]] = {}
     for part in parts:
         if part.placed is None:
-            digits = fingerprint_generated(part.name, *dataclasses.astuple(task_split))
-            found[part.name] = {"problems": None, "fingerprint": digits}
+            count, digits = None, fingerprint_generated(part.name, *dataclasses.astuple(task_split))
         else:
-            digits = fingerprint(placed.problem for placed in part.placed)
-            found[part.name] = {"problems": len(part.placed), "fingerprint": digits}
+            count, digits = len(part.placed), fingerprint(at.problem for at in part.placed)
+        found[part.name] = {"problems": count, "fingerprint": digits}
     return found
 
 
 class Mixture:
-    """Sources in fixed proportions."""
+    """Sources in fixed proportions: each gives its count of every block's problems."""
 
     def __init__(self, sources: Sequence[ProblemSource], counts: Sequence[int], seed: int) -> None:
-        """`counts`: how many of a block's problems each source gives."""
         self._sources, self._counts, self._seed = sources, counts, seed
         # A batch begins where the last one ended: in the same block or the next.
         self._block = functools.lru_cache(maxsize=2)(self._make_block)
@@ -125,11 +115,10 @@ class Mixture:
     def batch(self, step: int, size: int) -> list[Problem]:
         """`size` problems: a pure function of (seed, step, size)."""
         length = sum(self._counts)
-        positions = range(step * size, (step + 1) * size)
-        return [self._block(p // length)[p % length] for p in positions]
+        return [self._block(p // length)[p % length] for p in range(step * size, (step + 1) * size)]
 
     def first(self, n: int) -> list[Problem]:
-        """The first problems of each source in proportion, `n` in all; 0 means all of all.
+        """The first problems of each source in proportion, `n` in all; 0 means all problems.
 
         Raises:
           CipoError: a source has too few.
@@ -152,8 +141,9 @@ class Mixture:
         return [drawn[i] for i in order]
 
 
-def _apportion(weights: Sequence[float], parts: Sequence[Part]) -> list[int]:
-    counts = _largest_remainders(weights, _BLOCK)
+def _apportion(parts: Sequence[Part]) -> list[int]:
+    """How many of a block's problems each part gives."""
+    counts = _largest_remainders([part.weight or 0.0 for part in parts], _BLOCK)
     for part, count in zip(parts, counts, strict=True):
         if not count:
             raise CipoError(

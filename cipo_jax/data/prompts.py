@@ -6,10 +6,10 @@
 The frame is the chat template's turn around the user's text, or nothing. Question and attempt are
 filled in by position, so braces in them mean nothing, and `Tokenizer.encode` writes whatever looks
 like a control token in them as ordinary characters. Only the quoted attempt is ever cut, in the
-middle: the template always arrives whole, and a problem that is too long is refused.
+middle. A problem that is too long is refused.
 
-A correction prompt is made of question, attempt and template alone. Neither the verdict nor the
-reference answer is read here.
+A correction prompt is made of question, attempt and template, and on request the verdict's line on
+a failed test. The reference answer is never read here.
 """
 
 from collections.abc import Sequence
@@ -31,9 +31,8 @@ class PromptWriter:
     Args:
       tokenizer: of the policy.
       data: templates, whether they stand in a chat turn, and the budgets in tokens.
-      show_failed_test: a quoted program that failed is followed by the kind and number of its first
-        failing test, as the verifier put it (never the expected output). The prompt then tells that
-        the attempt was wrong.
+      show_failed_test: after a quoted program that failed comes the verifier's line on its first
+        failing test (never the expected output). The prompt then tells that the attempt was wrong.
     """
 
     def __init__(self, tokenizer: Tokenizer, data: Data, show_failed_test: bool = False) -> None:
@@ -60,11 +59,8 @@ class PromptWriter:
         """Quotes an earlier attempt, right or wrong, and asks for a checked full solution.
 
         An attempt of more than `data.max_attempt_tokens`, cut mark and failed test included, keeps
-        its head and its tail around `CUT_MARK`.
-
-        Args:
-          anchor: the attempt to quote; its text is used, not its tokens, so that the stop token and
-            any other control token it sampled are left out.
+        its head and its tail around `CUT_MARK`. The attempt's text is quoted, not its tokens, so
+        that control tokens it sampled are left out.
 
         Raises:
           CipoError: no room for head, mark and tail, the template lacks a field, or the tokenizer
@@ -77,11 +73,8 @@ class PromptWriter:
         return Prompt(problem=anchor.problem, tokens=tokens, anchor=anchor, trimmed=trimmed)
 
     def demonstration(self, demo: Demonstration) -> tuple[np.ndarray, np.ndarray]:
-        """What a demonstration teaches: ([P] int32 prompt, [C] int32 completion with its end
-        token).
-
-        A demonstration with a previous attempt gets exactly the prompt that a correction of that
-        attempt would get.
+        """([P] int32 prompt, [C] int32 completion with its end token) of a demonstration. With a
+        previous attempt, the prompt is that of a correction of this attempt.
 
         Raises:
           CipoError: prompt or completion exceed their budgets (neither question nor solution is
@@ -101,20 +94,19 @@ class PromptWriter:
         return prompt, np.array(completion, np.int32)
 
     def longest_correction(self) -> int:
-        """The most tokens a correction prompt can take, for every problem that `base` accepts; the
-        static shapes are made from it.
+        """The most tokens that a correction prompt can take, for any problem that `base` accepts;
+        the static shapes are made from it.
 
         Raises:
           CipoError: as `correction`, whatever the problem.
         """
         d, encode = self._data, self._tokenizer.encode
         _check_attempt_budget(d.max_attempt_tokens, len(encode(CUT_MARK)))
-        template = d.correction_template
-        _check_fields(template, _QUESTION, _ATTEMPT)
-        literals = [text for part in template.split(_ATTEMPT) for text in part.split(_QUESTION)]
+        _check_fields(d.correction_template, _QUESTION, _ATTEMPT)
         # Refuses chat without a chat template. Its length is in the base prompt.
         self._tokenizer.frame(d.chat_template)
-        written = sum(len(encode(text)) for text in literals)
+        parts = d.correction_template.split(_ATTEMPT)
+        written = sum(len(encode(text)) for part in parts for text in part.split(_QUESTION))
         return d.max_prompt_tokens + written + d.max_attempt_tokens
 
     def lengths(self, problem: Problem) -> tuple[int, int]:
@@ -122,7 +114,7 @@ class PromptWriter:
         attempt takes its whole budget.
 
         Raises:
-          CipoError: as `base` and `correction`, but for the length.
+          CipoError: as `base` and `correction`, except for the length.
         """
         _, base = self._base_tokens(problem.question)
         empty, _ = self._correction_tokens(problem.question, "")
@@ -134,7 +126,7 @@ class PromptWriter:
         _check_fields(template, _QUESTION)
         start, end = self._tokenizer.frame(self._data.chat_template)
         tokens = [*start, *_encode_around(self._tokenizer, template, question), *end]
-        # The question alone is held to the budget too: `longest_correction` builds on it.
+        # The question alone must keep the budget too: `longest_correction` relies on it.
         alone = len(start) + len(self._tokenizer.encode(question)) + len(end)
         return tokens, max(len(tokens), alone)
 
@@ -179,8 +171,7 @@ def _check_attempt_budget(max_attempt_tokens: int, mark_tokens: int) -> None:
 def _encode_around(tokenizer: Tokenizer, template: str, question: str) -> list[int]:
     """The template with its question, never more tokens than its three texts encoded apart.
 
-    Together is how the tokenizer would write it, and nearly always shorter; the comparison turns
-    "nearly" into a bound.
+    Encoding them together is nearly always shorter; the comparison makes this a bound.
     """
     before, after = template.split(_QUESTION)
     together = tokenizer.encode(before + question + after)

@@ -1,8 +1,8 @@
 """Rows of a file or of a Hugging Face data set, each with the place it came from.
 
-This file decides how rows are read, under which names a column is looked up, and which sources
-cannot be read: wrong encoding, no json, a cut end, no rows. What is made of the columns is decided
-in `datasets.py` and `data/benchmarks/rows.py`.
+This file decides how rows are read, which names a column may have, and which sources are refused:
+wrong encoding, no json, a cut end, no rows. What is made of the columns is decided in `datasets.py`
+and `data/benchmarks/rows.py`.
 """
 
 import dataclasses
@@ -29,15 +29,10 @@ ALIASES = {
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One row, and how to take required columns from it.
+    """One row, and how to take required columns from it."""
 
-    Attributes:
-      where: "file:line" or "hub id[split]:number".
-      columns: as read.
-    """
-
-    where: str
-    columns: dict[str, Any]
+    where: str  # "file:line" or "hub id[split]:number"
+    columns: dict[str, Any]  # as read
 
     @property
     def id(self) -> str:
@@ -53,8 +48,7 @@ class Row:
         """The value of the first of the columns that is present. Raises CipoError if none is."""
         if found := self.present(*names):
             return self.columns[found[0]]
-        others = ", ".join(self.columns) or "none"
-        wanted = " or ".join(names)
+        wanted, others = " or ".join(names), ", ".join(self.columns) or "none"
         raise CipoError(f"{self.where}: {wanted}: missing; columns of the row: {others}")
 
     def text(self, *names: str) -> str:
@@ -77,22 +71,13 @@ class Row:
 
 
 class HubSource(NamedTuple):
-    """A data set on the hub, or in a local directory.
+    """A data set on the hub, or in a local directory."""
 
-    Attributes:
-      name: "owner/name", or the directory.
-      split: of the data set; may be a slice.
-      config: name of its configuration; "" for the default.
-      files: pattern of jsonl files in its repository, where these are to be read instead of what a
-        loading script would make of them.
-      revision: commit, branch or tag; "" for the newest.
-    """
-
-    name: str
-    split: str = "test"
-    config: str = ""
-    files: str = ""
-    revision: str = ""
+    name: str  # "owner/name", or the directory
+    split: str = "test"  # may be a slice
+    config: str = ""  # name of its configuration; "" for the default
+    files: str = ""  # pattern of jsonl files in its repository, to be read without a loading script
+    revision: str = ""  # commit, branch or tag; "" for the newest
 
 
 def read_file(path: str | Path) -> Iterator[Row]:
@@ -145,7 +130,7 @@ def read_hub(source: HubSource) -> Iterator[Row]:
     """The rows of a data set; from the hub it is downloaded on first use.
 
     Raises:
-      CipoError: the `datasets` package is missing, or the data cannot be had.
+      CipoError: the `datasets` package is missing, or the data cannot be loaded.
     """
     try:
         # Here and not at the top: an optional package, and a slow import.
@@ -165,12 +150,8 @@ def read_hub(source: HubSource) -> Iterator[Row]:
             files = f"hf://datasets/{source.name}/{source.files}"
             data = datasets.load_dataset("json", data_files=files, split="train")
         else:
-            data = datasets.load_dataset(
-                source.name,
-                source.config or None,
-                split=source.split,
-                revision=source.revision or None,
-            )
+            config, revision = source.config or None, source.revision or None
+            data = datasets.load_dataset(source.name, config, split=source.split, revision=revision)
     except Exception as error:  # whatever the network, the hub or a loading script may raise
         raise CipoError(
             f"{where}: cannot be loaded by the package datasets ({error}); check name, split and "
@@ -213,7 +194,7 @@ def _json(raw: bytes, where: str, cut: bool) -> Any:
     """`raw` decoded; `cut`: no line feed follows it, so the file may end too early."""
     hint = "; the file ends here, it may have been cut" if cut else ""
     try:
-        return json.loads(raw.decode("utf-8-sig"))  # a byte order mark is no matter
+        return json.loads(raw.decode("utf-8-sig"))  # a byte order mark is ignored
     except UnicodeDecodeError as error:
         raise CipoError(f"{where}: not UTF-8 (byte {error.start}){hint}") from error
     except (ValueError, RecursionError) as error:

@@ -23,23 +23,14 @@ from cipo_jax.types import CipoError
 
 
 class Source(NamedTuple):
-    """One source of a mixture.
+    """One source of a mixture."""
 
-    Attributes:
-      name: as written, without its weight.
-      weight: relative to the others'; None if none is written.
-    """
-
-    name: str
-    weight: float | None
+    name: str  # as written, without its weight
+    weight: float | None  # relative to the others'; None if none is written
 
 
 def parse_sources(text: str, key: str) -> tuple[Source, ...]:
-    """The sources that `text` lists.
-
-    Args:
-      text: as the head of this file says.
-      key: of the config, for messages.
+    """The sources that `text` lists; `key`, of the config, is for messages.
 
     Raises:
       CipoError: an empty entry, a source twice, a weight that is 0, or weights for some only.
@@ -53,9 +44,7 @@ def parse_sources(text: str, key: str) -> tuple[Source, ...]:
     if not all(names):
         raise CipoError(f"config.{key}: got {text!r}, wanted sources separated by commas")
     if len(set(names)) < len(names):
-        raise CipoError(
-            f"config.{key}: got {text!r}, which has a source twice; give it more weight"
-        )
+        raise CipoError(f"config.{key}: got {text!r}, with a source twice; give it more weight")
     if 0 in weights:
         raise CipoError(f"config.{key}: got {text!r}, wanted weights > 0")
     if None in weights and any(weights):
@@ -63,7 +52,7 @@ def parse_sources(text: str, key: str) -> tuple[Source, ...]:
     if len(names) > 1 and None in weights and GENERATED.keys() & set(names):
         raise CipoError(
             f"config.{key}: got {text!r}, wanted weights, as in {names[0]}=0.5,{names[1]}=0.5: an "
-            "embedded task has no end, so it cannot be joined with others as a whole"
+            "embedded task is unlimited, so it cannot be joined with others as a whole"
         )
     return tuple(sources)
 
@@ -72,7 +61,7 @@ def read_rows(name: str) -> Iterator[Row]:
     """The rows of a source that is not generated.
 
     Raises:
-      CipoError: the source cannot be read; with the place of whatever is wrong in it.
+      CipoError: the source cannot be read; names the place of the mistake.
     """
     if name.startswith("hf:"):
         return read_hub(hub_source(name))

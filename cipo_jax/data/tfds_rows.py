@@ -25,7 +25,7 @@ def read_tfds(source: str) -> Iterator[Row]:
     first use; a directory is that of a prepared version, local or on gs://.
 
     Raises:
-      CipoError: the source is not written so, or the data cannot be had.
+      CipoError: the source is not written so, or the data cannot be loaded.
     """
     match = _SOURCE.fullmatch(source)
     if match is None:

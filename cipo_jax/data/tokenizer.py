@@ -1,9 +1,8 @@
 """Tokenizers behind one small interface: the embedded one, Hugging Face's, sentencepiece.
 
 `encode` never produces a control token: text that looks like `<|im_end|>` or `</think>` becomes
-ordinary characters, so nothing that a model or a data file wrote can end a turn or close a tag
-(`control_tokens.py`).
-Control tokens enter a prompt only through `frame`, which comes from the chat template.
+ordinary characters (`control_tokens.py`), so no text of a model or a data file can end a turn or
+close a tag. Control tokens enter a prompt only through `frame`, from the chat template.
 
 This file decides what counts as a control token and what stops a completion. It does not decide
 what a prompt says or where it is cut (`prompts.py`).
@@ -98,7 +97,22 @@ def load_tokenizer(name: str, thinking: str = "") -> Tokenizer:
     )
 
 
-class CharTokenizer:
+class _WithoutTemplate:
+    """What "char" and "bytes" have in common. Ids 0 and 1 are pad and end."""
+
+    pad_id, eos_id = 0, 1
+    stop_ids: tuple[int, ...] = (1,)
+    _name: str
+
+    def frame(self, chat: bool) -> tuple[list[int], list[int]]:
+        if chat:
+            raise CipoError(
+                f"config.data.chat_template: {self._name!r} has no template; set it to False"
+            )
+        return [], []
+
+
+class CharTokenizer(_WithoutTemplate):
     """The embedded tokenizer of the arithmetic task, and, with more pieces, of the other tasks.
 
     One piece per digit, sign and lower-case letter, so that the model sees numbers digit by digit;
@@ -106,20 +120,17 @@ class CharTokenizer:
     The longest piece that matches is taken.
     """
 
+    _name = "char"
     _CHARACTERS = "0123456789()+-*=.abcdefghijklmnopqrstuvwxyzC \n}"
     _PHRASES = ("\\boxed{", "Compute ", "Check and correct it.")
 
     def __init__(self, characters: str = "", phrases: Sequence[str] = ()) -> None:
         """`characters` and `phrases` are added to the pieces."""
-        pieces = (*self._CHARACTERS, *self._PHRASES, *characters, *phrases)
-        self._texts = ["", "", *pieces]  # ids 0, 1: pad, end
+        self._texts = ["", "", *self._CHARACTERS, *self._PHRASES, *characters, *phrases]
         self._ids = {text: i for i, text in enumerate(self._texts) if text}
         longest_first = sorted(self._ids, key=len, reverse=True)
         self._piece = re.compile("|".join(map(re.escape, longest_first)))
         self.vocab_size = len(self._texts)
-        self.pad_id = 0
-        self.eos_id = 1
-        self.stop_ids: tuple[int, ...] = (self.eos_id,)
 
     def encode(self, text: str) -> list[int]:
         ids, position = [], 0
@@ -140,19 +151,12 @@ class CharTokenizer:
 
     show = decode
 
-    def frame(self, chat: bool) -> tuple[list[int], list[int]]:
-        if chat:
-            raise CipoError("config.data.chat_template: 'char' has no template; set it to False")
-        return [], []
 
-
-class ByteTokenizer:
+class ByteTokenizer(_WithoutTemplate):
     """One token per byte of UTF-8: writes any text, at about one token per character."""
 
-    vocab_size = 258  # ids 0, 1: pad, end
-    pad_id = 0
-    eos_id = 1
-    stop_ids: tuple[int, ...] = (1,)
+    _name = "bytes"
+    vocab_size = 258
 
     def encode(self, text: str) -> list[int]:
         return [byte + 2 for byte in text.encode("utf-8")]
@@ -162,11 +166,6 @@ class ByteTokenizer:
         return bytes(i - 2 for i in ids if 2 <= i < self.vocab_size).decode("utf-8", "replace")
 
     show = decode
-
-    def frame(self, chat: bool) -> tuple[list[int], list[int]]:
-        if chat:
-            raise CipoError("config.data.chat_template: 'bytes' has no template; set it to False")
-        return [], []
 
 
 class HFTokenizer:
@@ -208,8 +207,7 @@ class HFTokenizer:
         self.eos_id = int(self._tokenizer.eos_token_id)
         pad_id = self._tokenizer.pad_token_id
         self.pad_id = self.eos_id if pad_id is None else int(pad_id)
-        others = _generation_stop_ids(self._directory / _GENERATION, self.vocab_size)
-        self.stop_ids: tuple[int, ...] = tuple(dict.fromkeys((self.eos_id, *others)))
+        self.stop_ids = _stop_ids(self._directory / _GENERATION, self.eos_id, self.vocab_size)
         self._silent = {*self.stop_ids, self.pad_id}
         self._control = self._control_tokens()
         self._frames: dict[bool, tuple[list[int], list[int]]] = {}
@@ -230,8 +228,8 @@ class HFTokenizer:
         """Special tokens, stop tokens, and added tokens that a text could imitate.
 
         transformers keeps only tokens that are marked special out of text; tags such as
-        `</think>` often are not. Added whitespace and single characters are ordinary text, and an
-        unknown-character token commands nothing.
+        `</think>` often are not. Added whitespace and single characters are ordinary text, and the
+        unknown-character token controls nothing.
         """
         added = self._tokenizer.added_tokens_decoder
         unknown = {self._tokenizer.unk_token_id} - self._silent
@@ -265,11 +263,9 @@ class HFTokenizer:
                 f"data.thinking: got {self._thinking!r}, wanted '': the chat template in "
                 f"{self._directory} has no switch enable_thinking"
             )
+        turn = [{"role": "user", "content": self._USER_TEXT}]
         rendered = self._tokenizer.apply_chat_template(
-            [{"role": "user", "content": self._USER_TEXT}],
-            add_generation_prompt=True,
-            tokenize=False,
-            **switch,
+            turn, add_generation_prompt=True, tokenize=False, **switch
         )
         if rendered.count(self._USER_TEXT) != 1:
             raise CipoError(
@@ -292,8 +288,8 @@ class SentencePieceTokenizer:
     gives further stop tokens.
 
     Control pieces and pieces written like a tag (`<start_of_turn>`, `[INST]`) count as control
-    tokens. The file does not say whether its model expects a beginning-of-sequence token: it is
-    put before every prompt if the vocabulary has one.
+    tokens. A beginning-of-sequence token starts every prompt if the vocabulary has one: the file
+    does not say whether its model expects it.
 
     Raises:
       CipoError: missing or unreadable file, or no end-of-sequence piece.
@@ -317,9 +313,8 @@ class SentencePieceTokenizer:
         self.vocab_size = int(model.vocab_size())
         self.eos_id = int(model.eos_id())
         self.pad_id = self.eos_id if model.pad_id() < 0 else int(model.pad_id())
-        others = _generation_stop_ids(self._file.with_name(_GENERATION), self.vocab_size)
-        self.stop_ids: tuple[int, ...] = tuple(dict.fromkeys((self.eos_id, *others)))
-        self._control, self._silent = {}, set(others)
+        self.stop_ids = _stop_ids(self._file.with_name(_GENERATION), self.eos_id, self.vocab_size)
+        self._control, self._silent = {}, set(self.stop_ids)
         for i in range(self.vocab_size):
             piece = model.id_to_piece(i)
             if model.is_control(i):
@@ -353,10 +348,10 @@ class SentencePieceTokenizer:
         return ([int(start)] if start >= 0 else []), []
 
 
-def _generation_stop_ids(path: Path, vocab_size: int) -> list[int]:
-    """The end-of-sequence ids of a `generation_config.json`; none if there is no such file."""
+def _stop_ids(path: Path, eos_id: int, vocab_size: int) -> tuple[int, ...]:
+    """`eos_id` and the end-of-sequence ids of a `generation_config.json`, if there is one."""
     if not path.is_file():
-        return []
+        return (eos_id,)
     try:
         ids = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id", [])
     except (ValueError, AttributeError) as error:
@@ -367,4 +362,4 @@ def _generation_stop_ids(path: Path, vocab_size: int) -> list[int]:
             f"{path}: eos_token_id: got {ids!r}, wanted a token id or a list of them, "
             f"each below the tokenizer's vocabulary size {vocab_size}"
         )
-    return ids
+    return tuple(dict.fromkeys((eos_id, *ids)))

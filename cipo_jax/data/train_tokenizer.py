@@ -3,8 +3,8 @@
     python -m cipo_jax.data.train_tokenizer corpus.txt tokenizer.model 2000
 
 learns 2,000 pieces; `--config.data.tokenizer=tokenizer.model` then uses them. This file decides how
-such a vocabulary is made: digits apart (a model sees numbers digit by digit), white space kept as
-it is, and bytes for characters that the corpus does not have, so that any text can be written.
+such a vocabulary is made: one piece per digit, white space kept as it is, and bytes for characters
+that the corpus does not have, so that any text can be written.
 """
 
 import io
@@ -22,7 +22,7 @@ def train_sentencepiece(text_file: str | Path, model_file: str | Path, vocab_siz
       text_file: UTF-8 text, in lines of up to a few thousand characters.
       model_file: `*.model` file to write.
       vocab_size: pieces, at least 256 bytes, 4 control pieces and the characters of the text; the
-        model has fewer if the text does not give as many.
+        model has fewer if the text is too short for them.
 
     Raises:
       CipoError: the text cannot be read or is empty, or the vocabulary is too small.

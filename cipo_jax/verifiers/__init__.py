@@ -1,9 +1,9 @@
-"""Verifiers: they judge completions, on the host, in processes of their own.
+"""Verifiers: they judge completions, on the host, in separate processes.
 
 This room decides whether a completion is right, and that judging it can neither hang, crash nor
 harm the run. It does not decide what a verdict earns (`rl/rewards.py`, `reward_of`), nor when
-completions are judged (`run/rollout.py`). It imports `types`, `boxes` and `config`, and no
-accelerator runtime: worker processes import it.
+completions are judged (`run/rollout.py`). It imports `types` and `config`, and no accelerator
+runtime: worker processes import it.
 
 How judging works, for one completion:
 
@@ -20,8 +20,7 @@ How judging works, for one completion:
     pool.py            the future resolves with the `Verdict` (`types.py`); a worker that died
                        is replaced, and its verdict is ERROR. `statistics.py` counts
 
-`judge.verdicts` does this for many completions in order. Training goes through `run/rollout.py`,
-which makes an `Attempt` of completion and verdict; `rl/rewards.py` makes rewards of verdicts.
+`judge.verdicts` does this for many completions in order.
 
 Your own verifier needs no change here: it is a function (problem, text) -> Verdict, bool or number,
 named by `--config.verifier=package.module:function` or `path/to/file.py:function`. `worker.py` has

@@ -1,10 +1,8 @@
-"""What the rest of the program does with a verifier pool.
+"""How the rest of the program uses a verifier pool.
 
-It opens one by the `verifier` section of the config, has many completions judged in order, and
-notices a verifier that fails on all of them.
-
-How one completion is judged, and by which process, is decided in the files below `pool.py`; what a
-verdict earns, in `rl/rewards.py`.
+This file opens one by the `verifier` section of the config, has many completions judged in order,
+and reports a verifier that fails on all of them. How one completion is judged is decided in
+`pool.py` and `worker.py`; what a verdict earns, in `rl/rewards.py`.
 """
 
 import collections
@@ -21,11 +19,7 @@ _IN_FLIGHT = 1_000  # items that the pool has at a time; enough to keep any pool
 
 
 def open_pool(verifier: Verifier, kind: str = "", wait: bool = True) -> VerifierPool:
-    """Starts the pool of the `verifier` section.
-
-    Args:
-      kind: takes the place of the section's `kind`, if given.
-      wait: as in `VerifierPool`.
+    """Starts the pool of the `verifier` section; `kind`, if given, replaces the section's.
 
     Raises:
       CipoError: as `VerifierPool`.
@@ -47,12 +41,8 @@ def open_pool(verifier: Verifier, kind: str = "", wait: bool = True) -> Verifier
 def verdicts(
     pool: VerifierPool, items: Iterable[Item], completion: Callable[[Item], tuple[Problem, str]]
 ) -> Iterator[tuple[Item, Verdict]]:
-    """Each item with the verdict on its completion, in the order of `items`.
-
-    Items are taken from `items` as verdicts are asked for, at most 1,000 ahead.
-
-    Args:
-      completion: item -> its problem and the text to be judged.
+    """Each item with the verdict on its completion, in the order of `items`, which are taken as
+    verdicts are asked for, at most 1,000 ahead. `completion` gives an item's problem and text.
 
     Raises:
       CipoError: as `VerifierPool.submit` and its futures.
@@ -81,5 +71,5 @@ def verifier_works(attempts: Sequence[Attempt]) -> bool:
     raise CipoError(
         f"config.verifier.kind: the verifier has failed on all {len(attempts)} completions it was "
         f"given, on the first (of problem {first.problem.id!r}) with {first.verdict.detail!r}. "
-        "Mend it, and try it on a file of answers by --mode=verify --input=answers.jsonl"
+        "Fix it, and try it on a file of answers by --mode=verify --input=answers.jsonl"
     )

@@ -1,7 +1,7 @@
 """Messages over a socket, with deadlines, for the trusted side of a channel.
 
 This file decides that no peer can make this side wait past a deadline or allocate more than a
-limit. How a message is framed is in `sandbox/wire.py`; what the bodies mean is for the callers.
+limit. How a message is framed is decided in `sandbox/wire.py`, what the bodies mean by the callers.
 """
 
 import socket

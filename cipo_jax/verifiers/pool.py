@@ -1,20 +1,19 @@
 """The verifier pool: judges completions in worker processes that may hang, crash or be killed.
 
 This file decides which item goes to which worker and when, that a worker's death costs one verdict,
-and when a worker is replaced. It does not decide how a worker is started and how one item's time is
-limited (`worker_process.py`), nor how an item is judged and what a worker may use (`worker.py`).
+and when a worker is replaced. How a worker is started and one item's time is limited is decided in
+`worker_process.py`, how an item is judged in `worker.py`.
 
 Each worker process has a thread here that starts it, hands it one item at a time, and replaces it.
-The kernel is asked to kill a worker when the thread that started it ends (see `worker.py`), so no
-worker outlives this process, whatever ends it. Workers are started with `subprocess`, never by a
-fork of this process, whose accelerator runtime has threads.
+The kernel kills a worker when the thread that started it ends (see `worker.py`), so no worker
+outlives this process. Workers are started with `subprocess`, never by a fork of this process, whose
+accelerator runtime has threads.
 
-An item that hangs occupies its worker until its time limit. So that a few of them do not delay all
-the others, a worker that has been on one item for several times what is typical gets a stand-in:
-another worker that goes on with the queue. At most `stand_ins` are started, when first needed; they
-stay. Suppose that h items hang for t seconds each, and that all others together take b seconds. The
-whole then takes about max(b, h t / (workers + stand_ins)), plus what hanging items use of the
-processors.
+An item that hangs occupies its worker until its time limit. So that a few of them do not delay the
+others, a worker that has been on one item for several times the typical time gets a stand-in:
+another worker that takes items from the queue. At most `stand_ins` are started, when first needed;
+they stay. If h items hang for t seconds each, and all others together take b seconds, the whole
+takes about max(b, h t / (workers + stand_ins)), plus the processor time of hanging items.
 """
 
 import atexit
@@ -25,8 +24,8 @@ import logging
 import queue
 import threading
 import time
-import typing
 from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 from cipo_jax.types import CipoError, Problem, Verdict
 from cipo_jax.verifiers.math.answer import DEFAULT_RULES
@@ -36,12 +35,12 @@ from cipo_jax.verifiers.worker_process import Setup, WorkerProcess
 
 MAX_WAITING = 4096  # items in the queue; a caller that submits more has to wait
 _START_ATTEMPTS = 3  # for the replacement of a worker, in case the machine is short of something
-# A worker that has been on one item for so long gets a stand-in: so many times what is typical, and
-# never less than the seconds.
+# How long a worker is on one item before it gets a stand-in: the larger of this multiple of the
+# typical time and this number of seconds.
 _LONG_TIMES, _LONG_SECONDS = 4, 0.05
 _log = logging.getLogger(__name__)
 
-Future: typing.TypeAlias = "concurrent.futures.Future[Verdict]"
+Future: TypeAlias = "concurrent.futures.Future[Verdict]"
 _Item = tuple[Problem, str, Future]
 
 
@@ -70,10 +69,9 @@ class VerifierPool:
         Args:
           kind: "math"; "code" (runs the program against `Problem.tests` in a sandbox); "auto" (code
             for problems with tests, else math); or your own function, see `worker.py`.
-          workers: number of processes.
-          timeout_seconds: wall time for one item, not counting its time in the queue nor the start
-            of a process. Past it the worker is killed and the verdict is TIMEOUT.
-          stand_ins: the most processes beyond `workers`, see the module; 0: none.
+          timeout_seconds: wall time for one item, without its time in the queue and the start of a
+            process. Past it the worker is killed and the verdict is TIMEOUT.
+          stand_ins: the most processes beyond `workers`.
           recycle_after: items after which a worker is replaced, against slow leaks.
           memory_limit_bytes: address space of one worker.
           extraction, allow_unsandboxed_code, partial_credit: see `worker.Options`.
@@ -102,20 +100,17 @@ class VerifierPool:
         self._has_work = threading.Condition(self._lock)
         self._has_room = threading.Condition(self._lock)
         self._waiting: collections.deque[_Item] = collections.deque()
-        self._at_work: set[threading.Thread] = set()  # those on one item for long left out
+        self._at_work: set[threading.Thread] = set()  # without those on one item for long
         self._idle = 0  # threads that wait for an item
         self._processes: set[WorkerProcess] = set()
         self._closed = False
         self._failure: CipoError | None = None
         self._statistics = Statistics()
         self._max_threads = workers + stand_ins
-        self._starting = workers  # that have not told yet how their start went
+        self._starting = workers  # those that have not reported yet whether they started
         self._started: queue.SimpleQueue[CipoError | None] = queue.SimpleQueue()
         self._threads = [
-            threading.Thread(
-                target=self._attend, args=(self._started.put,), name=f"verifier-{i}", daemon=True
-            )
-            for i in range(workers)
+            self._new_thread(f"verifier-{i}", self._started.put) for i in range(workers)
         ]
 
         atexit.register(self.close)
@@ -142,13 +137,13 @@ class VerifierPool:
     def submit(self, problem: Problem, text: str) -> Future:
         """Queues the completion `text` of `problem`; waits while the queue is full.
 
-        Items leave the queue even while workers hang: this waits for at most `timeout_seconds` and
-        the start of a worker. In a callback of a future it does not wait at all, since callbacks
-        run in the threads that empty the queue.
+        This waits for at most `timeout_seconds` and the start of a worker, even while workers hang.
+        In a callback of a future it does not wait, since callbacks run in the threads that empty
+        the queue.
 
         The future resolves with a verdict, whatever the text does to its worker. It is cancelled if
         the pool is closed first. It raises CipoError if the problem cannot be pickled, or if
-        workers cannot be started any more.
+        workers can no longer be started.
 
         Raises:
           CipoError: the pool is closed, also while this waits, or its workers cannot be started.
@@ -182,8 +177,8 @@ class VerifierPool:
             return self._statistics.slowest()
 
     def close(self) -> None:
-        """Kills the workers and cancels what waits; an item that is being judged ends as ERROR.
-        Closing twice is harmless."""
+        """Kills the workers and cancels the items in the queue; an item that is being judged ends
+        as ERROR. Closing twice is harmless."""
         with self._lock:
             self._closed = True
             processes, threads = list(self._processes), list(self._threads)
@@ -204,31 +199,35 @@ class VerifierPool:
     # ------------------------------------------------------------------ with the lock held
 
     def _may_submit(self) -> bool:
-        # An ended pool has an empty queue, so it keeps nobody waiting.
-        own = threading.current_thread() in self._threads
-        return len(self._waiting) < MAX_WAITING or own
+        # An ended pool has an empty queue, so nobody waits for it.
+        return len(self._waiting) < MAX_WAITING or threading.current_thread() in self._threads
+
+    def _has_ended(self) -> bool:
+        return self._closed or self._failure is not None
 
     def _may_take(self) -> bool:
         return bool(self._waiting) and len(self._at_work) < self._max_at_work
 
     def _call_worker(self) -> None:
-        """Has an idle worker, or else a new stand-in, take an item, if there is one to be taken."""
+        """Has an idle worker, or else a new stand-in, take an item, if one may be taken."""
         if not self._may_take():
             return
         if self._idle:
             self._has_work.notify()
         elif len(self._threads) < self._max_threads and not self._closed:
-            thread = threading.Thread(target=self._attend, name="verifier-stand-in", daemon=True)
-            self._threads.append(thread)
-            thread.start()
+            self._threads.append(self._new_thread("verifier-stand-in"))
+            self._threads[-1].start()
+
+    def _new_thread(self, name: str, *arguments: Any) -> threading.Thread:
+        return threading.Thread(target=self._attend, args=arguments, name=name, daemon=True)
 
     # ------------------------------------------------------------------ in the attending threads
 
     def _attend(self, tell: Callable[[CipoError | None], None] | None = None) -> None:
         """Keeps one worker at work until the pool is closed or no worker can be started.
 
-        `tell` is called once with the outcome of the start: None, or why it failed. A stand-in has
-        no `tell`: the pool goes on without it.
+        `tell` is called once, with None or with why the start failed. A stand-in has no `tell`: if
+        it cannot start, the pool continues without it.
         """
         try:
             current = self._start_worker()
@@ -246,10 +245,8 @@ class VerifierPool:
             self._fail(error)
 
     def _serve(self, current: WorkerProcess) -> None:
-        """Has the worker, and its successors, judge items until there are no more.
-
-        Raises CipoError if a worker cannot be replaced.
-        """
+        """Has the worker, and those that replace it, judge items until there are no more. Raises
+        CipoError if a worker cannot be replaced."""
         served = 0
         try:
             while (item := self._take()) is not None:
@@ -289,11 +286,9 @@ class VerifierPool:
         with self._lock:
             self._at_work.discard(me)
             self._idle += 1
-            self._has_work.wait_for(
-                lambda: self._closed or self._failure is not None or self._may_take()
-            )
+            self._has_work.wait_for(lambda: self._has_ended() or self._may_take())
             self._idle -= 1
-            if self._closed or self._failure is not None:
+            if self._has_ended():
                 return None
             self._at_work.add(me)
             self._has_room.notify()
@@ -317,7 +312,7 @@ class VerifierPool:
         return self._start_worker()
 
     def _start_worker(self) -> WorkerProcess:
-        """A worker that is ready. Raises CipoError if it does not get so far."""
+        """A worker that is ready. Raises CipoError if it does not become ready."""
         with self._lock:
             if self._closed:
                 raise CipoError("VerifierPool: closed while a worker was to start")
@@ -340,7 +335,7 @@ class VerifierPool:
             self._statistics.counts[what] += 1
 
     def _fail(self, error: CipoError) -> None:
-        """No worker can be started any more: what waits, and what comes, gets the reason."""
+        """Workers can no longer be started: items in the queue, and later ones, get the reason."""
         with self._lock:
             if self._closed:
                 return
@@ -348,7 +343,7 @@ class VerifierPool:
         self._drop_waiting(error)
 
     def _drop_waiting(self, error: CipoError | None) -> None:
-        """Gives up all that is in the queue, and wakes all threads that wait."""
+        """Empties the queue, and wakes all threads that wait."""
         with self._lock:
             dropped = list(self._waiting)
             self._waiting.clear()
@@ -359,7 +354,7 @@ class VerifierPool:
 
 
 def _give_up(future: Future, error: CipoError | None) -> None:
-    """Fails a future that has not started with `error`; without one, cancels it."""
+    """Fails a future that has not started, with `error`; without one, cancels it."""
     if error is None:
         future.cancel()
     if future.set_running_or_notify_cancel():

@@ -1,7 +1,6 @@
 """What a pool knows of the items it has judged: counts, times, the slowest.
 
-This file decides how latencies are summarised. It takes no lock: `pool.py` lets one thread at a
-time in.
+This file decides how latencies are summarised. It takes no lock: `pool.py` holds one at each call.
 """
 
 import collections
@@ -11,25 +10,20 @@ from collections.abc import Sequence
 from cipo_jax.types import Outcome, Verdict
 
 _RECENT = 10_000  # latencies kept for the percentiles
-_TYPICAL_OF = 64  # items whose median is what is typical
+_TYPICAL_OF = 64  # items whose median is the typical time
 _SLOWEST = 10
 
 
 class Statistics:
-    """Of the verdicts so far.
-
-    Attributes:
-      counts: `verified`, `timeouts`, `errors`, `restarts` and `recycled`, see `VerifierPool.stats`.
-      typical_seconds: the median of one lot of 64 items, the last that is complete; 0 before.
-    """
+    """Of the verdicts so far."""
 
     def __init__(self) -> None:
         names = ("verified", "timeouts", "errors", "restarts", "recycled")
-        self.counts = dict.fromkeys(names, 0)
+        self.counts = dict.fromkeys(names, 0)  # see `VerifierPool.stats`
+        self.typical_seconds = 0.0  # the median of the last 64 items counted together; 0 before
         self._busy_seconds = 0.0
         self._recent: collections.deque[float] = collections.deque(maxlen=_RECENT)
         self._last: list[float] = []
-        self.typical_seconds = 0.0
         self._slowest: list[tuple[float, str]] = []  # a heap
 
     def add(self, problem_id: str, verdict: Verdict, lost_worker: bool) -> None:
@@ -64,5 +58,5 @@ class Statistics:
 
 
 def _quantile(ordered: Sequence[float], q: float) -> float:
-    """The q-quantile by nearest rank; 0 of nothing."""
+    """The q-quantile by nearest rank; 0 if there are none."""
     return ordered[min(int(q * len(ordered)), len(ordered) - 1)] if ordered else 0.0

@@ -1,18 +1,17 @@
 """The process in which verifiers run: `python -m cipo_jax.verifiers.worker`.
 
 This file decides which function judges (`VERIFIERS`, `load_verifier`), turns whatever it does
-(returns, raises, prints) into one verdict (`judge`), and ends with the process that started it. It
-does not limit wall time: `worker_process.py`, the other side of the socket, kills this process.
+(returns, raises, prints) into one verdict (`judge`), and ends with the process that started it.
+Wall time is limited in `worker_process.py`, the other side of the socket.
 
 Your own verifier is a function, named by "package.module:function" (found by `sys.path`) or by
-"path/to/file.py:function" (which may import what lies beside it):
+"path/to/file.py:function" (which may import the files beside it):
 
     def verify(problem: cipo_jax.types.Problem, text: str) -> Verdict | bool | float
 
 It is called with the problem and the completion's text, in a process that serves one call at a time
 and may be killed during any call. True means correct, False wrong. A number is a score in [0, 1];
-only 1 is correct. A `Verdict` says everything itself, except `seconds`. Whatever the function
-raises makes the outcome ERROR.
+only 1 is correct. Of a `Verdict`, all but `seconds` is used. An exception makes the outcome ERROR.
 
 The protocol, over one inherited socket: each message is a 4-byte big-endian length and a body. The
 worker says `{"ready": true, "about": text}` or `{"failed": reason}` in JSON; then the pool sends
@@ -60,17 +59,12 @@ Verify = Callable[[Problem, str], Verdict | bool | float]
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Settings of the verifiers that come with the package; your own function gets none of them.
+    """Settings of the verifiers that come with the package; your own function gets none of them."""
 
-    Attributes:
-      extraction: by which rules "math" finds an answer, in order; see `verifiers/math/answer.py`.
-      allow_unsandboxed_code: run programs even if the machine offers no isolation.
-      partial_credit: run all tests of a program and set `Verdict.score`.
-    """
-
+    # The rules by which "math" finds an answer, in order; see `verifiers/math/answer.py`.
     extraction: Sequence[str] = DEFAULT_RULES
-    allow_unsandboxed_code: bool = False
-    partial_credit: bool = False
+    allow_unsandboxed_code: bool = False  # run programs even if the machine offers no isolation
+    partial_credit: bool = False  # run all tests of a program and set `Verdict.score`
 
 
 def _load_math(options: Options) -> tuple[Verify, str]:
@@ -142,14 +136,13 @@ def load_verifier(kind: str, options: Options) -> tuple[Verify, str]:
     try:
         inspect.signature(function).bind(None, None)
     except TypeError as error:
-        raise ValueError(
-            f"{name} in {place} cannot be called with (problem, text): {error}"
-        ) from None
+        message = f"{name} in {place} cannot be called with (problem, text): {error}"
+        raise ValueError(message) from None
     return function, ""
 
 
 def _load_file(path: str) -> types.ModuleType:
-    """The module in a file, which may import what lies beside it."""
+    """The module in a file, which may import the files beside it."""
     spec = importlib.util.spec_from_file_location(f"verifier_{Path(path).stem}", path)
     assert spec is not None and spec.loader is not None
     sys.path.append(str(Path(path).parent))
@@ -174,9 +167,8 @@ def _as_verdict(result: Any) -> Verdict:
         extracted = None if result.extracted is None else str(result.extracted)
         outcome = Outcome(result.outcome)
         score = None if result.score is None else float(result.score)
-        if score is not None and not (
-            0 <= score < 1 or (score == 1 and outcome is Outcome.CORRECT)
-        ):
+        is_right = outcome is Outcome.CORRECT
+        if score is not None and not (0 <= score < 1 or (score == 1 and is_right)):
             raise ValueError(f"the verifier returned {outcome} with score {score:g}")
         return Verdict(outcome, extracted, str(result.detail), score=score)
     if isinstance(result, bool | np.bool_):
@@ -228,13 +220,10 @@ def _redirect_standard_streams() -> None:
 
 
 def _reason(error: BaseException) -> str:
-    """Why a verifier cannot be used, with the line of the user's code where that failed."""
+    """Why a verifier cannot be used, with the line of the user's code that failed."""
     machinery = (__file__, importlib.__file__)
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename not in machinery and not frame.filename.startswith("<frozen")
-    ]
+    stack = traceback.extract_tb(error.__traceback__)
+    frames = [f for f in stack if not f.filename.startswith(("<frozen", *machinery))]
     place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {error}{place}"[:_MAX_REASON_CHARS]
 

@@ -1,8 +1,7 @@
 """The pool's side of one worker process: starting it, asking it for a verdict, killing it.
 
 This file decides how a worker is started and how one item's deadline is kept. When workers are
-replaced and which item goes to which is decided in `pool.py`; what happens in a worker, in
-`worker.py`.
+replaced is decided in `pool.py`; what happens in a worker, in `worker.py`.
 """
 
 import contextlib
@@ -26,16 +25,11 @@ _START_SECONDS = 60.0  # for a worker to import what it needs
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """How a worker is to be started.
+    """How a worker is started."""
 
-    Attributes:
-      kind, options: which verifier, see `worker.load_verifier`.
-      memory_limit_bytes: its address space.
-    """
-
-    kind: str
+    kind: str  # which verifier, see `worker.load_verifier`
     options: worker.Options
-    memory_limit_bytes: int
+    memory_limit_bytes: int  # its address space
 
 
 class WorkerProcess:
@@ -51,11 +45,9 @@ class WorkerProcess:
         command += [json.dumps(dataclasses.asdict(setup.options))]
         try:
             with theirs:
+                # A new session: its own process group, and no Ctrl-C.
                 self._process = subprocess.Popen(
-                    command,
-                    pass_fds=(theirs.fileno(),),
-                    env=_environment(),
-                    start_new_session=True,  # a process group of its own, and no Ctrl-C
+                    command, pass_fds=[theirs.fileno()], env=_environment(), start_new_session=True
                 )
         except OSError as error:
             self._channel.close()
@@ -66,7 +58,7 @@ class WorkerProcess:
         """Waits until the verifier is loaded; returns what it says about itself.
 
         Raises:
-          CipoError: it cannot be loaded, with the reason; the process is gone then.
+          CipoError: it cannot be loaded, with the reason; the process has ended then.
         """
         try:
             message = messages.receive(self._channel, time.monotonic() + _START_SECONDS)
@@ -90,14 +82,11 @@ class WorkerProcess:
         long_seconds: float,
         when_long: Callable[[], None],
     ) -> Verdict:
-        """The verdict on one item. A worker that gives none is killed.
-
-        Args:
-          timeout_seconds: for the verdict; past it the outcome is TIMEOUT.
-          long_seconds: after so long without a verdict `when_long` is called, once.
+        """The verdict on one item. A worker that gives none is killed; after `timeout_seconds` the
+        outcome is TIMEOUT. `when_long` is called once if there is none after `long_seconds`.
 
         Raises:
-          CipoError: the problem cannot be pickled; the worker notices nothing.
+          CipoError: the problem cannot be pickled; the worker is not affected.
         """
         try:
             body = pickle.dumps((problem, text), protocol=pickle.HIGHEST_PROTOCOL)
@@ -128,8 +117,8 @@ class WorkerProcess:
         return not self.is_alive or messages.is_readable(self._channel, time.monotonic())
 
     def kill(self) -> None:
-        """Kills the process group, so also what the worker has started, and reaps the worker, which
-        keeps its exit status if it has one. From any thread; twice is harmless."""
+        """Kills the worker's process group, also what it has started, and reaps the worker; an exit
+        status that it has is kept. From any thread; twice is harmless."""
         with self._lock:
             if self._process.returncode is None:  # else its id may be another's by now
                 with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -160,8 +149,6 @@ def _decode(answer: bytes) -> Verdict:
 
 def _environment() -> dict[str, str]:
     """This process's environment and `sys.path`. One thread a worker: the pool has the cores."""
-    single_threaded = dict.fromkeys(
-        ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"
-    )
+    one_thread = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-    return {**os.environ, **single_threaded, "PYTHONPATH": path}
+    return {**os.environ, **one_thread, "PYTHONPATH": path}

@@ -308,11 +308,7 @@ def test_chat_without_a_chat_template_is_refused():
 def test_embedded_task_fits_the_default_budgets_uncut():
     data, tokenizer = Config().data, CharTokenizer()
     budget = correction_prompt_budget(
-        tokenizer,
-        data.correction_template,
-        False,
-        data.max_prompt_tokens,
-        data.max_attempt_tokens,
+        tokenizer, data.correction_template, False, data.max_prompt_tokens, data.max_attempt_tokens
     )
     longest = data.max_operations
     source = GeneratedDemonstrations(arithmetic.TASK, 0, 1.0, 0.3, longest, longest)

@@ -155,10 +155,7 @@ def test_the_start_can_be_waited_for_later():
         assert early.result(5).outcome is Outcome.CORRECT
 
 
-@pytest.mark.parametrize(
-    "argument",
-    ["workers", "timeout_seconds", "stand_ins", "recycle_after"],
-)
+@pytest.mark.parametrize("argument", ["workers", "timeout_seconds", "stand_ins", "recycle_after"])
 def test_values_out_of_range_are_refused(argument):
     arguments = {"workers": 1, "timeout_seconds": 1.0, argument: -1}
     with pytest.raises(CipoError, match=f"VerifierPool.{argument}: got -1"):

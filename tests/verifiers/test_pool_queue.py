@@ -1,4 +1,4 @@
-"""Which item goes when: stand-ins for workers that take long, and a queue with an end."""
+"""Which item is judged when: stand-ins for workers that take long, and a bounded queue."""
 
 import queue
 import threading
@@ -48,7 +48,7 @@ def test_what_is_long_depends_on_what_is_typical():
             assert all(future.result().correct for future in futures)
             return time.monotonic() - start
 
-        assert seconds(64) < 64 * 0.06  # unheard of so far: there is a stand-in
+        assert seconds(64) < 64 * 0.06  # not typical yet: there is a stand-in
         assert seconds(10) > 10 * 0.06  # usual by now: one at a time
         long = pool.submit(PROBLEM, "sleep 3")
         assert pool.submit(PROBLEM, "yes").result().correct and not long.done()

@@ -9,7 +9,7 @@ import io
 import json
 import pickle
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from cipo_jax.data.benchmarks.rows import Item, fenced, own_tests
@@ -29,26 +29,21 @@ def livecodebench_item(row: Row) -> Item:
             tests = {**tests, "entry_point": row.columns["entry_point"]}
     else:
         question = row.text("question_content")
-        cases = [
-            *_livecodebench_cases(row, "public_test_cases"),
-            *_livecodebench_cases(row, "private_test_cases"),
-        ]
-        tests = _livecodebench_tests(row, cases)
+        public = _livecodebench_cases(row, "public_test_cases")
+        tests = _livecodebench_tests(row, public + _livecodebench_cases(row, "private_test_cases"))
     starter = row.columns.get("starter_code") or ""
     if starter.strip():
         question += f"\n\nComplete this code:\n\n```python\n{starter.rstrip()}\n```"
     elif tests["type"] == "stdin":
         question += "\n\nThe program reads from standard input and writes to standard output."
     problem = Problem(row.id, question, tests=tests, meta={"date": row.columns.get("contest_date")})
-    code = row.columns.get("canonical_solution")
-    return Item(problem, row.where, solution=fenced(code) if isinstance(code, str) else None)
+    return Item(problem, row.where, solution=fenced(row.columns.get("canonical_solution")))
 
 
 def livecodebench_payload(text: str) -> str:
     """The json text in a private test case column: base64 of zlib of a pickled text.
 
-    The data were downloaded, and a pickle is a program. This one is read by an unpickler that can
-    build texts and bytes and nothing else.
+    The data were downloaded, and a pickle is a program: this unpickler builds texts and bytes only.
 
     Raises:
       ValueError: it is something else, or larger than MAX_TESTS_BYTES.
@@ -59,15 +54,8 @@ def livecodebench_payload(text: str) -> str:
         if inflate.unconsumed_tail:
             raise ValueError(f"more than {MAX_TESTS_BYTES:,} bytes of tests")
         payload = _TextUnpickler(io.BytesIO(raw)).load()
-    except (
-        pickle.UnpicklingError,
-        zlib.error,
-        EOFError,
-        IndexError,
-        KeyError,
-        AttributeError,
-    ) as e:
-        raise ValueError(f"no text, pickled and compressed: {e}") from e
+    except (pickle.UnpicklingError, zlib.error, EOFError, LookupError, AttributeError) as error:
+        raise ValueError(f"no text, pickled and compressed: {error}") from error
     if isinstance(payload, bytes):
         payload = payload.decode("utf-8")
     if not isinstance(payload, str):
@@ -85,7 +73,7 @@ class _TextUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError("it refers to something outside")
 
 
-def _livecodebench_cases(row: Row, column: str) -> list[Mapping[str, str]]:
+def _livecodebench_cases(row: Row, column: str) -> list[dict[str, str]]:
     cases = row.columns.get(column)
     try:
         if isinstance(cases, str):
@@ -99,12 +87,10 @@ def _livecodebench_cases(row: Row, column: str) -> list[Mapping[str, str]]:
     return cases or []
 
 
-def _livecodebench_tests(row: Row, cases: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+def _livecodebench_tests(row: Row, cases: Sequence[dict[str, str]]) -> dict[str, Any]:
     kinds = {case["testtype"] for case in cases}
     if kinds == {"stdin"}:
-        plain: list[dict[str, Any]] = [
-            {"input": case["input"], "output": case["output"]} for case in cases
-        ]
+        plain: list[Any] = [{"input": c["input"], "output": c["output"]} for c in cases]
         return {"type": "stdin", "cases": plain, "total_time_limit": _TOTAL_SECONDS}
     if kinds != {"functional"}:
         raise CipoError(
@@ -116,23 +102,13 @@ def _livecodebench_tests(row: Row, cases: Sequence[Mapping[str, str]]) -> dict[s
         metadata = json.loads(metadata) if isinstance(metadata, str) else metadata
         name = metadata["func_name"]
         # One argument a line, each as json.
-        plain = [
-            {
-                "input": [json.loads(line) for line in case["input"].split("\n") if line.strip()],
-                "output": json.loads(case["output"]),
-            }
-            for case in cases
-        ]
+        inputs = [[json.loads(x) for x in c["input"].split("\n") if x.strip()] for c in cases]
+        outputs = [json.loads(case["output"]) for case in cases]
     except (ValueError, KeyError, TypeError) as error:
-        raise CipoError(
-            f"{row.where}: functional tests: {type(error).__name__}: {error}"
-        ) from error
-    method = (
-        f"Solution.{name}" if "class Solution" in (row.columns.get("starter_code") or "") else name
-    )
-    return {
-        "type": "call",
-        "entry_point": method,
-        "cases": plain,
-        "total_time_limit": _TOTAL_SECONDS,
-    }
+        message = f"{row.where}: functional tests: {type(error).__name__}: {error}"
+        raise CipoError(message) from error
+    plain = [{"input": i, "output": o} for i, o in zip(inputs, outputs, strict=True)]
+    is_method = "class Solution" in (row.columns.get("starter_code") or "")
+    name = f"Solution.{name}" if is_method else name
+    tests = {"type": "call", "entry_point": name, "cases": plain}
+    return {**tests, "total_time_limit": _TOTAL_SECONDS}

@@ -1,12 +1,11 @@
 """From a benchmark's row to an `Item`: a problem, and what else the benchmark gives with it.
 
-One function per shape of row. Each takes the benchmark's own columns; rows in the project's
-normal form (an object `tests` that `verifiers/code/tests.py` understands, `answer` as text) pass
-through the same functions. Columns are looked up by the first name that is there, so that copies
-of a benchmark with other column names can be read.
+One function per shape of row. Each takes the benchmark's own columns, under any of their usual
+names, or the project's normal form: an object `tests` that `verifiers/code/tests.py` understands,
+or `answer` as text.
 
-A row that cannot be used raises `CipoError` with its place. A row that the benchmark has and our
-verifier has no test for raises `NoTestsError`: the loader counts and reports these.
+A row that cannot be used raises `CipoError` with its place. A sound row that has no test to run
+raises `NoTestsError`: the loader counts and reports these.
 """
 
 import ast
@@ -21,27 +20,18 @@ from cipo_jax.types import CipoError, Problem
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """One row of a suite.
-
-    Attributes:
-      problem: what is asked.
-      where: "file:line" of the row.
-      given: the attempt that the row gives, to be corrected; None if it gives none.
-      given_correct: whether that attempt is right, as the benchmark says.
-      solution: a reference solution, as a completion would give it; None if there is none.
-      group: what repeated problems share; the unit that is resampled for confidence intervals.
-    """
+    """One row of a suite."""
 
     problem: Problem
-    where: str
-    given: str | None = None
-    given_correct: bool | None = None
-    solution: str | None = None
-    group: str = ""
+    where: str  # "file:line" of the row
+    given: str | None = None  # the attempt to be corrected, if the row has one
+    given_correct: bool | None = None  # is that attempt right, as the benchmark says?
+    solution: str | None = None  # a reference solution, as a completion would give it
+    group: str = ""  # what repeated problems share; confidence intervals resample groups
 
 
 class NoTestsError(CipoError):
-    """The row is sound, and offers nothing by which a program could be judged."""
+    """The row is sound, but has no test by which a program could be judged."""
 
 
 def math_item(row: Row) -> Item:
@@ -70,8 +60,7 @@ def humaneval_item(row: Row) -> Item:
         "total_time_limit": 60.0,  # EvalPlus runs hundreds of inputs
     }
     problem = Problem(row.id, head, tests={**tests, "entry_point": name})
-    body = row.columns.get("canonical_solution")
-    return Item(problem, row.where, solution=fenced(body) if isinstance(body, str) else None)
+    return Item(problem, row.where, solution=fenced(row.columns.get("canonical_solution")))
 
 
 def mbpp_item(row: Row) -> Item:
@@ -93,11 +82,10 @@ def mbpp_item(row: Row) -> Item:
     if row.columns.get("entry_point"):
         tests["entry_point"] = row.text("entry_point")
     question = row.text("prompt", "text") + "\n\nThe program must pass these tests:\n\n"
-    problem = Problem(
-        f"mbpp/{row.id.removeprefix('mbpp/')}", question + "\n".join(shown), tests=tests
-    )
+    name = f"mbpp/{row.id.removeprefix('mbpp/')}"
+    problem = Problem(name, question + "\n".join(shown), tests=tests)
     code = row.columns.get("canonical_solution") or row.columns.get("code")
-    return Item(problem, row.where, solution=fenced(code) if isinstance(code, str) else None)
+    return Item(problem, row.where, solution=fenced(code))
 
 
 def given_item(row: Row) -> Item:
@@ -125,13 +113,12 @@ def given_item(row: Row) -> Item:
         if isinstance(answer, list):
             answer = answer[0] if answer else None
         problem = Problem(row.id, question, answer=row.checked_text("answer", answer))
-    fix = row.columns.get("correction")
     return Item(
         problem,
         row.where,
         given=fenced(response) if is_code else response,
         given_correct=label,
-        solution=fenced(fix) if is_code and isinstance(fix, str) else None,
+        solution=fenced(row.columns.get("correction")) if is_code else None,
         group=str(row.columns.get("group_id") or question),
     )
 
@@ -139,7 +126,7 @@ def given_item(row: Row) -> Item:
 def debugbench_item(row: Row) -> Item:
     """A LeetCode problem with a buggy program (Tian et al. 2024), judged by its public examples.
 
-    The benchmark itself submits programs to LeetCode, whose hidden tests are not to be had.
+    The benchmark itself submits programs to LeetCode, whose hidden tests are not available.
     """
     if "buggy_code" not in row.columns:
         return given_item(row)
@@ -157,14 +144,8 @@ def debugbench_item(row: Row) -> Item:
     if method is None or not cases:
         raise NoTestsError(f"{row.where}: {name!r} has no example that can be run")
     tests = {"type": "call", "entry_point": f"Solution.{method[1]}", "cases": cases}
-    return Item(
-        Problem(name, question, tests=tests),
-        row.where,
-        given=fenced(row.text("buggy_code")),
-        given_correct=False,
-        solution=fenced(fix),
-        group=slug,
-    )
+    problem = Problem(name, question, tests=tests)
+    return Item(problem, row.where, fenced(row.text("buggy_code")), False, fenced(fix), group=slug)
 
 
 def critique_item(item: Item) -> Item:
@@ -197,8 +178,8 @@ def leetcode_case(example: str) -> dict[str, Any] | None:
 
 
 def without_numpy(code: str) -> str:
-    """EvalPlus's test code with a stand-in for the one thing it takes from NumPy, comparing floats:
-    the sandbox has the standard library alone."""
+    """EvalPlus's test code with a substitute for what it takes from NumPy, comparing floats: the
+    sandbox has the standard library only."""
     return re.sub(r"^import numpy as np$", _NUMPY_STAND_IN.strip(), code, count=1, flags=re.M)
 
 
@@ -222,9 +203,9 @@ def own_tests(row: Row) -> Mapping[str, Any] | None:
     return tests
 
 
-def fenced(code: str) -> str:
-    """A program as a completion gives it."""
-    return f"```python\n{code.strip(chr(10))}\n```"
+def fenced(code: Any) -> str | None:
+    """A program as a completion gives it; None for a column that holds no text."""
+    return f"```python\n{code.strip(chr(10))}\n```" if isinstance(code, str) else None
 
 
 def _criticbench_tests(row: Row, source: str, question: str) -> dict[str, Any]:

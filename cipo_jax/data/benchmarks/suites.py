@@ -1,14 +1,14 @@
 """The benchmarks: one declarative record each, and how their rows are loaded.
 
-A record says where the data come from, how a row becomes a problem, how it is asked, and how many
-samples are drawn at which temperature for which metric, after the benchmark's own protocol (the
-source is named). `load_suite` reads it from the hub, or from a file of `config.eval.data_dir`.
-Templates hold {question} (and {attempt}), as in `config.data`.
+A record (`Suite`) follows the benchmark's own protocol, and names its source. `load_suite` reads
+its rows from the hub, or from a file of `config.eval.data_dir`. Templates hold {question} (and
+{attempt}), as in `config.data`. How rows become problems is decided in `rows.py`.
 """
 
 import dataclasses
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from cipo_jax.data.benchmarks.livecodebench import livecodebench_item
 from cipo_jax.data.benchmarks.rows import (
@@ -50,35 +50,20 @@ _CRITIQUE = (
 
 @dataclasses.dataclass(frozen=True)
 class Suite:
-    """A benchmark.
+    """A benchmark."""
 
-    Attributes:
-      name: as in `config.eval.suites`.
-      files: names it may have in a data directory, without endings.
-      hub: where it is on the Hugging Face hub; None if it is not there.
-      item: makes an `Item` of a row; None for problems that are not read from rows.
-      protocol: where samples, temperature and metric come from.
-      task: "solve", "correct" (a given attempt) or "critique" (is a given attempt right?).
-      prompt: template of a first attempt, or of the critique.
-      correction_prompt: template of a correction.
-      samples: completions per problem.
-      temperature: 0 is greedy.
-      pass_at: the k of pass@k; those above the samples drawn are left out.
-      keep: whether a row belongs to the suite; None keeps all.
-    """
-
-    name: str
-    files: tuple[str, ...]
-    hub: HubSource | None
-    item: Callable[[Row], Item] | None
-    protocol: str
-    task: str = SOLVE
-    prompt: str = _MATH
+    name: str  # as in `config.eval.suites`
+    files: tuple[str, ...]  # names it may have in a data directory, without endings
+    hub: HubSource | None  # where it is on the Hugging Face hub; None if it is not there
+    item: Callable[[Row], Item] | None  # makes an `Item` of a row; None: problems without rows
+    protocol: str  # where samples, temperature and metric come from
+    task: str = SOLVE  # "solve", "correct" (a given attempt) or "critique" (is one right?)
+    prompt: str = _MATH  # template of a first attempt, or of the critique
     correction_prompt: str = _MATH_CORRECTION
-    samples: int = 1
-    temperature: float = 0.0
-    pass_at: tuple[int, ...] = (1,)
-    keep: Callable[[Row], bool] | None = None
+    samples: int = 1  # completions per problem
+    temperature: float = 0.0  # 0 is greedy
+    pass_at: tuple[int, ...] = (1,)  # the k of pass@k; those above the samples drawn are left out
+    keep: Callable[[Row], bool] | None = None  # does a row belong to the suite? None keeps all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,20 +77,15 @@ class LoadedSuite:
 
 
 def load_suite(
-    name: str,
-    data_dir: str = "",
-    first: int = 0,
-    released_from: str = "",
-    released_until: str = "",
+    name: str, data_dir: str = "", first: int = 0, released_from: str = "", released_until: str = ""
 ) -> LoadedSuite:
     """Loads a suite and checks every row.
 
     Args:
-      name: of a suite.
       data_dir: a directory with its file, there or one level below; "" reads from the hub.
       first: how many items are used; 0: all.
-      released_from, released_until: ISO dates, both included, that `contest_date` must lie
-        between ("" is open). For suites whose rows have dates.
+      released_from, released_until: ISO dates, the first and the last `contest_date` that counts
+        ("" is open). Rows without a date are kept.
 
     Raises:
       CipoError: no such suite or file; a row that is wrong, with its file and line; two rows with
@@ -121,14 +101,11 @@ def load_suite(
             "is not on the hub"
         )
     rows: Iterable[Row] = read_hub(source) if isinstance(source, HubSource) else read_file(source)
-    windowed = bool(released_from or released_until)
-    where_of_id: dict[str, str] = {}
-    items: list[Item] = []
+    items: dict[str, Item] = {}  # by the problem's id
     skipped: list[str] = []
     for row in rows:
-        if suite.keep is not None and not suite.keep(row):
-            continue
-        if not _in_window(row, released_from, released_until):
+        is_kept = suite.keep is None or suite.keep(row)
+        if not is_kept or not _in_window(row, released_from, released_until):
             continue
         try:
             item = suite.item(row)
@@ -136,21 +113,21 @@ def load_suite(
             skipped.append(str(error))
             continue
         problem_id = item.problem.id
-        if problem_id in where_of_id:
+        if problem_id in items:
             raise CipoError(
-                f"{row.where}: id: {problem_id!r} is also the id of {where_of_id[problem_id]}; "
+                f"{row.where}: id: {problem_id!r} is also the id of {items[problem_id].where}; "
                 "wanted a different one for each row"
             )
-        where_of_id[problem_id] = row.where
-        items.append(item)
+        items[problem_id] = item
     if not items:
         raise CipoError(
             f"config.eval.suites: {name}: no problems in {source}"
-            + (f" released {released_from or '...'} to {released_until or '...'}" * windowed)
+            + f" released {released_from or '...'} to {released_until or '...'}"
+            * bool(released_from or released_until)
             + (f"; {len(skipped)} rows had no tests" if skipped else "")
         )
     where = f"{source.name}[{source.split}]" if isinstance(source, HubSource) else str(source)
-    return LoadedSuite(suite, where, items[:first] if first else items, skipped)
+    return LoadedSuite(suite, where, list(items.values())[: first or None], skipped)
 
 
 def _find_file(suite: Suite, data_dir: Path) -> Path:
@@ -189,54 +166,61 @@ def _critique(row: Row) -> Item:
     return critique_item(given_item(row))
 
 
-_CRITICBENCH = HubSource("llm-agents/CriticBench")
-_CRITIC_PROTOCOL = "CriticBench (arXiv 2402.14809): greedy, one sample; F1 of the label 'wrong'"
-_CRITIC_MATH = _from_sources("GSM8K", "MATH", "AQuA", "TabMWP")
-_CRITIC_CODE = _from_sources("HumanEval", "MBPP")
-_AVERAGED = "small contest: 32 samples at 0.6, averaged, as DeepSeek-R1 (arXiv 2501.12948) does"
-_GREEDY = "greedy pass@1, as Qwen2.5-Math's evaluation (arXiv 2409.12122)"
+_EVALPLUS = "greedy pass@1, as EvalPlus (arXiv 2305.01210)"
+_CONTEST: dict[str, Any] = {
+    "item": math_item,
+    "protocol": "small contest: 32 samples at 0.6, averaged, as DeepSeek-R1 (arXiv 2501.12948) "
+    "does",
+    "samples": 32,
+    "temperature": 0.6,
+    "pass_at": (1, 8, 32),
+}
+_GREEDY: dict[str, Any] = {
+    "item": math_item,
+    "protocol": "greedy pass@1, as Qwen2.5-Math's evaluation (arXiv 2409.12122)",
+}
+_PROGRAMS: dict[str, Any] = {"prompt": _PROGRAM, "correction_prompt": _PROGRAM_CORRECTION}
+_FUNCTIONS: dict[str, Any] = {
+    "item": humaneval_item,
+    "protocol": _EVALPLUS,
+    "prompt": _COMPLETE,
+    "correction_prompt": _PROGRAM_CORRECTION,
+}
+_CRITICBENCH: dict[str, Any] = {
+    "hub": HubSource("llm-agents/CriticBench"),
+    "protocol": "CriticBench (arXiv 2402.14809): greedy, one sample; F1 of the label 'wrong'",
+}
+_CRITIC_MATH: dict[str, Any] = {
+    **_CRITICBENCH,
+    "files": ("criticbench_math", "criticbench"),
+    "keep": _from_sources("GSM8K", "MATH", "AQuA", "TabMWP"),
+}
+_CRITIC_CODE: dict[str, Any] = {
+    **_CRITICBENCH,
+    "files": ("criticbench_code", "criticbench"),
+    "keep": _from_sources("HumanEval", "MBPP"),
+}
+_GIVEN: dict[str, Any] = {"item": given_item, "task": CORRECT}
+_CRITIQUED: dict[str, Any] = {"item": _critique, "task": CRITIQUE, "prompt": _CRITIQUE}
+
+
+def _given(name: str, file: str, what: str, project: str, prompt: str = _MATH_CORRECTION) -> Suite:
+    """Given attempts of released models, in the project's normal form; not on the hub."""
+    protocol = f"ours: greedy corrections of released {what} (github.com/{project})"
+    return Suite(name, (file,), None, protocol=protocol, correction_prompt=prompt, **_GIVEN)
+
 
 _ALL = (
-    Suite(
-        "aime24",
-        ("aime24",),
-        HubSource("HuggingFaceH4/aime_2024", "train"),
-        math_item,
-        _AVERAGED,
-        samples=32,
-        temperature=0.6,
-        pass_at=(1, 8, 32),
-    ),
-    Suite(
-        "aime25",
-        ("aime25",),
-        HubSource("math-ai/aime25"),
-        math_item,
-        _AVERAGED,
-        samples=32,
-        temperature=0.6,
-        pass_at=(1, 8, 32),
-    ),
-    Suite(
-        "amc23",
-        ("amc23",),
-        HubSource("math-ai/amc23"),
-        math_item,
-        _AVERAGED,
-        samples=32,
-        temperature=0.6,
-        pass_at=(1, 8, 32),
-    ),
-    Suite("math500", ("math500",), HubSource("HuggingFaceH4/MATH-500"), math_item, _GREEDY),
-    Suite(
-        "minerva", ("minerva_math", "minerva"), HubSource("math-ai/minervamath"), math_item, _GREEDY
-    ),
+    Suite("aime24", ("aime24",), HubSource("HuggingFaceH4/aime_2024", "train"), **_CONTEST),
+    Suite("aime25", ("aime25",), HubSource("math-ai/aime25"), **_CONTEST),
+    Suite("amc23", ("amc23",), HubSource("math-ai/amc23"), **_CONTEST),
+    Suite("math500", ("math500",), HubSource("HuggingFaceH4/MATH-500"), **_GREEDY),
+    Suite("minerva", ("minerva_math", "minerva"), HubSource("math-ai/minervamath"), **_GREEDY),
     Suite(
         "olympiadbench",
         ("olympiadbench",),
         HubSource("Hothan/OlympiadBench", "train", "OE_TO_maths_en_COMP"),
-        math_item,
-        _GREEDY,
+        **_GREEDY,
     ),
     Suite(
         "livecodebench",
@@ -244,87 +228,33 @@ _ALL = (
         HubSource("livecodebench/code_generation_lite", files="test*.jsonl"),
         livecodebench_item,
         "LiveCodeBench (arXiv 2403.07974): 10 samples at 0.2, pass@1",
-        prompt=_PROGRAM,
-        correction_prompt=_PROGRAM_CORRECTION,
         samples=10,
         temperature=0.2,
         pass_at=(1, 5),
+        **_PROGRAMS,
     ),
-    Suite(
-        "humaneval",
-        ("humaneval",),
-        HubSource("openai/openai_humaneval"),
-        humaneval_item,
-        "greedy pass@1, as EvalPlus (arXiv 2305.01210)",
-        prompt=_COMPLETE,
-        correction_prompt=_PROGRAM_CORRECTION,
-    ),
-    Suite(
-        "humaneval_plus",
-        ("humaneval_plus",),
-        HubSource("evalplus/humanevalplus"),
-        humaneval_item,
-        "greedy pass@1, as EvalPlus (arXiv 2305.01210)",
-        prompt=_COMPLETE,
-        correction_prompt=_PROGRAM_CORRECTION,
-    ),
+    Suite("humaneval", ("humaneval",), HubSource("openai/openai_humaneval"), **_FUNCTIONS),
+    Suite("humaneval_plus", ("humaneval_plus",), HubSource("evalplus/humanevalplus"), **_FUNCTIONS),
     Suite(
         "mbpp",
         ("mbpp", "mbpp_test"),
         HubSource("google-research-datasets/mbpp", "test", "full"),
         mbpp_item,
         "the tests are shown (arXiv 2108.07732); greedy pass@1",
-        prompt=_PROGRAM,
-        correction_prompt=_PROGRAM_CORRECTION,
+        **_PROGRAMS,
     ),
     Suite(
         "mbpp_plus",
         ("mbpp_plus",),
         HubSource("evalplus/mbppplus"),
         mbpp_item,
-        "greedy pass@1, as EvalPlus (arXiv 2305.01210)",
-        prompt=_PROGRAM,
-        correction_prompt=_PROGRAM_CORRECTION,
+        _EVALPLUS,
+        **_PROGRAMS,
     ),
-    Suite(
-        "criticbench_math",
-        ("criticbench_math", "criticbench"),
-        _CRITICBENCH,
-        given_item,
-        _CRITIC_PROTOCOL,
-        task=CORRECT,
-        keep=_CRITIC_MATH,
-    ),
-    Suite(
-        "criticbench_code",
-        ("criticbench_code", "criticbench"),
-        _CRITICBENCH,
-        given_item,
-        _CRITIC_PROTOCOL,
-        task=CORRECT,
-        correction_prompt=_PROGRAM_CORRECTION,
-        keep=_CRITIC_CODE,
-    ),
-    Suite(
-        "criticbench_math_critique",
-        ("criticbench_math", "criticbench"),
-        _CRITICBENCH,
-        _critique,
-        _CRITIC_PROTOCOL,
-        task=CRITIQUE,
-        prompt=_CRITIQUE,
-        keep=_CRITIC_MATH,
-    ),
-    Suite(
-        "criticbench_code_critique",
-        ("criticbench_code", "criticbench"),
-        _CRITICBENCH,
-        _critique,
-        _CRITIC_PROTOCOL,
-        task=CRITIQUE,
-        prompt=_CRITIQUE,
-        keep=_CRITIC_CODE,
-    ),
+    Suite("criticbench_math", **_CRITIC_MATH, **_GIVEN),
+    Suite("criticbench_code", **_CRITIC_CODE, **_GIVEN, correction_prompt=_PROGRAM_CORRECTION),
+    Suite("criticbench_math_critique", **_CRITIC_MATH, **_CRITIQUED),
+    Suite("criticbench_code_critique", **_CRITIC_CODE, **_CRITIQUED),
     Suite(
         "debugbench",
         ("debugbench", "debugbench_python3"),
@@ -336,31 +266,14 @@ _ALL = (
         correction_prompt=_PROGRAM_CORRECTION,
         keep=_is_python,
     ),
-    # Given attempts of released models, in the project's normal form; not on the hub.
-    Suite(
-        "gsm8k_given",
-        ("gsm8k_model_solutions",),
-        None,
-        given_item,
-        "ours: greedy corrections of released solutions (github.com/openai/grade-school-math)",
-        task=CORRECT,
-    ),
-    Suite(
-        "math_given",
-        ("qwen_math_cot",),
-        None,
-        given_item,
-        "ours: greedy corrections of released MATH samples (github.com/QwenLM/Qwen2.5-Math)",
-        task=CORRECT,
-    ),
-    Suite(
+    _given("gsm8k_given", "gsm8k_model_solutions", "solutions", "openai/grade-school-math"),
+    _given("math_given", "qwen_math_cot", "MATH samples", "QwenLM/Qwen2.5-Math"),
+    _given(
         "humaneval_given",
-        ("codegen16b_humaneval",),
-        None,
-        given_item,
-        "ours: greedy corrections of released HumanEval samples (github.com/microsoft/CodeT)",
-        task=CORRECT,
-        correction_prompt=_PROGRAM_CORRECTION,
+        "codegen16b_humaneval",
+        "HumanEval samples",
+        "microsoft/CodeT",
+        _PROGRAM_CORRECTION,
     ),
 )
 SUITES = {suite.name: suite for suite in _ALL}

@@ -1,4 +1,4 @@
-"""The embedded tasks: problems, solutions and wrong solutions, generated without end.
+"""The embedded tasks: problems, solutions and wrong solutions, generated without limit.
 
     generated.py        `Task`: what a task is. Splits, streams of problems and demonstrations
     embedded.py         the tasks by their names in the config
@@ -11,7 +11,7 @@ To add one:
 
   1. write `tasks/<name>.py` with `make_problem`, `solution`, `corrupt` and
      `TASK = Task(...)`, see `generated.Task`. If its texts have characters that the tokenizer
-     "char" does not have, give the task a `tokenizer` name with `characters` or `phrases`;
+     "char" lacks, give the task a `tokenizer` name with `characters` or `phrases`;
   2. enter it in `embedded.GENERATED`.
 
 `data.train`, `data.eval` and `cold_start.demonstrations` then take the name. tests/data/tasks has a

@@ -10,10 +10,11 @@ A chain applies one operation after another to a running value. Leaves are 1..9,
 value stays within 0..99, and `*` takes a factor of 2..9. Its difficulty is its number of
 operations.
 
-This file decides what a problem, its solution and a typical wrong solution look like. It does not
-decide which are drawn (`generated.py`), nor what a prompt says or how it is tokenised.
+This file decides what a problem, its solution and a typical wrong solution look like; which are
+drawn is decided in `generated.py`.
 """
 
+import itertools
 import re
 from collections.abc import Sequence
 
@@ -23,9 +24,7 @@ from cipo_jax.data.tasks.generated import Task
 from cipo_jax.types import Problem
 
 MAX_VALUE = 99
-
 Step = tuple[str, int]  # operator and leaf
-
 _WRITTEN_VALUES = re.compile(r"(?:^|=|\{)(-?\d+)", re.MULTILINE)
 _CHAIN = re.compile(r"\(+[1-9](?:[-+*][1-9]\))+")
 
@@ -36,17 +35,16 @@ def _apply(value: int, operator: str, leaf: int) -> int:
     return value - leaf if operator == "-" else value * leaf
 
 
-def _legal_leaves(value: int) -> dict[str, list[int]]:
+def _legal_leaves(value: int) -> list[tuple[str, list[int]]]:
     """The leaves each operator may take at a running value, operators without any left out."""
-    smallest = {"+": 1, "-": 1, "*": 2}
-    legal = {
-        operator: [n for n in range(first, 10) if 0 <= _apply(value, operator, n) <= MAX_VALUE]
-        for operator, first in smallest.items()
-    }
-    return {operator: leaves for operator, leaves in legal.items() if leaves}
+    legal = (
+        (operator, [n for n in range(first, 10) if 0 <= _apply(value, operator, n) <= MAX_VALUE])
+        for operator, first in (("+", 1), ("-", 1), ("*", 2))
+    )
+    return [(operator, leaves) for operator, leaves in legal if leaves]
 
 
-_LEGAL = [list(_legal_leaves(value).items()) for value in range(MAX_VALUE + 1)]
+_LEGAL = [_legal_leaves(value) for value in range(MAX_VALUE + 1)]
 
 
 def make_problem(rng: np.random.Generator, min_operations: int, max_operations: int) -> Problem:
@@ -62,24 +60,18 @@ def make_problem(rng: np.random.Generator, min_operations: int, max_operations: 
         leaf = leaves[rng.integers(len(leaves))]
         value = _apply(value, operator, leaf)
         expression = f"({expression}{operator}{leaf})"
-    return Problem(
-        id=expression,
-        question=f"Compute {expression}.",
-        answer=str(value),
-        meta={"operations": length},
-    )
+    question = f"Compute {expression}."
+    return Problem(expression, question, answer=str(value), meta={"operations": length})
 
 
 def solution(problem: Problem) -> str:
     """The worked solution: one line per operation, then the boxed value."""
-    first, steps = _parse(problem)
-    return _write(first, steps)
+    return _write(*_parse(problem))
 
 
 def corrupt(problem: Problem, rng: np.random.Generator) -> str:
-    """A wrong solution of the kind a half-trained policy writes.
-
-    The error is one of the following, and everything after it follows from it consistently:
+    """A wrong solution of the kind a half-trained policy writes, with one of these errors, from
+    which everything after it follows:
 
       slip (60%): one line has a wrong result: off by 1, 2 or 10, or one digit replaced;
       two slips (10%): as before, in two different lines;
@@ -112,14 +104,10 @@ def _write(
     results: dict[int, int] | None = None,
     reads: dict[int, int] | None = None,
 ) -> str:
-    """The text of a solution.
-
-    `results[i]` is added to the result of line i, and `reads[i]` to the value that line i starts
-    from (`reads[len(steps)]`: to the boxed value).
-    """
+    """The text of a solution. `results[i]` is added to the result of line i, and `reads[i]` to the
+    value that line i starts from (`reads[len(steps)]`: to the boxed value)."""
     results, reads = results or {}, reads or {}
-    value = first
-    lines = []
+    value, lines = first, []
     for i, (operator, leaf) in enumerate(steps):
         left = value + reads.get(i, 0)
         value = _apply(left, operator, leaf) + results.get(i, 0)
@@ -130,9 +118,8 @@ def _write(
 
 def _corruption(first: int, steps: list[Step], rng: np.random.Generator) -> str:
     """A solution with a random error; it may still box the right value or leave 0..99."""
-    kind = rng.choice(
-        ["slip", "two slips", "operand", "misread", "dropped"], p=[0.6, 0.1, 0.1, 0.1, 0.1]
-    )
+    kinds = ["slip", "two slips", "operand", "misread", "dropped"]
+    kind = rng.choice(kinds, p=[0.6, 0.1, 0.1, 0.1, 0.1])
     line = int(rng.integers(len(steps)))
     operator, leaf = steps[line]
     if kind == "operand":
@@ -140,7 +127,7 @@ def _corruption(first: int, steps: list[Step], rng: np.random.Generator) -> str:
         return _write(first, [*steps[:line], (operator, other), *steps[line + 1 :]])
     if kind == "dropped" and len(steps) > 1:
         return _write(first, [*steps[:line], *steps[line + 1 :]])
-    values = _values(first, steps)
+    values = list(itertools.accumulate(steps, lambda v, s: _apply(v, *s), initial=first))[1:]
     if kind == "misread":
         return _write(first, steps, reads={line + 1: _slip(values[line], rng)})
     slips = {line: _slip(values[line], rng)}
@@ -148,13 +135,6 @@ def _corruption(first: int, steps: list[Step], rng: np.random.Generator) -> str:
         second = int(rng.choice([i for i in range(len(steps)) if i != line]))
         slips[second] = _slip(values[second], rng)
     return _write(first, steps, results=slips)
-
-
-def _values(first: int, steps: Sequence[Step]) -> list[int]:
-    values = [first]
-    for operator, leaf in steps:
-        values.append(_apply(values[-1], operator, leaf))
-    return values[1:]
 
 
 def _slip(value: int, rng: np.random.Generator) -> int:

@@ -27,13 +27,11 @@ class CipoArithmetic(tfds.core.GeneratorBasedBuilder):
     RELEASE_NOTES = {"1.0.0": "First version."}  # noqa: RUF012
 
     def _info(self) -> tfds.core.DatasetInfo:
-        text = tfds.features.Text
+        texts = {name: tfds.features.Text() for name in ("id", "question", "answer")}
         return tfds.core.DatasetInfo(
             builder=self,
             description="Integer expressions and their values, from cipo_jax.",
-            features=tfds.features.FeaturesDict(
-                {"id": text(), "question": text(), "answer": text()}
-            ),
+            features=tfds.features.FeaturesDict(texts),
             supervised_keys=("question", "answer"),
         )
 

@@ -12,13 +12,14 @@ A list of five digits 1..9 goes through one operation after another:
     flip   every digit d becomes 10 - d      turn   the first digit goes to the end
     next   every digit one up, 9 becomes 1   swap   the first and the last change places
 
-No operation makes a 0, so the result read as a number says all. Difficulty is the number of
-operations. Nothing is added up here: it is another skill than `arithmetic.py` asks for.
+No operation makes a 0, so the result can be read as a number. Difficulty is the number of
+operations. Nothing is added: the task asks for another skill than `arithmetic.py`.
 
-This file decides what a problem, its solution and a typical wrong solution look like. It does not
-decide which are drawn (`generated.py`), nor what a prompt says or how it is tokenised.
+This file decides what a problem, its solution and a typical wrong solution look like; which are
+drawn is decided in `generated.py`.
 """
 
+import itertools
 import re
 from collections.abc import Callable, Sequence
 
@@ -38,18 +39,15 @@ _OPERATIONS: dict[str, Callable[[str], str]] = {
     "swap": lambda digits: digits[-1] + digits[1:-1] + digits[0],
 }
 _NAMES = tuple(_OPERATIONS)
-_PROBLEM = re.compile(
-    rf"([1-9]{{{LENGTH}}}): ((?:{'|'.join(_NAMES)})(?:, (?:{'|'.join(_NAMES)}))*)"
-)
-
-# What the embedded tokenizer needs to write this task compactly.
-PHRASES = (": ", ", ", *_NAMES)
+_NAME = f"(?:{'|'.join(_NAMES)})"
+_PROBLEM = re.compile(rf"([1-9]{{{LENGTH}}}): ({_NAME}(?:, {_NAME})*)")
+PHRASES = (": ", ", ", *_NAMES)  # the tokenizer's pieces for this task
 
 
 def make_problem(rng: np.random.Generator, min_operations: int, max_operations: int) -> Problem:
     """Draws digits, a number of operations and the operations, all uniform; none follows itself.
 
-    List and operations are the id, the last list is the answer, and `meta["operations"]` the
+    The id is the list with the operations, the answer the last list, and `meta["operations"]` the
     number of operations.
     """
     digits = "".join(str(d) for d in rng.integers(1, 10, LENGTH))
@@ -60,12 +58,8 @@ def make_problem(rng: np.random.Generator, min_operations: int, max_operations: 
         if names[-1:] != [name]:
             names.append(name)
     task = f"{digits}: {', '.join(names)}"
-    return Problem(
-        id=task,
-        question=f"Compute {task}.",
-        answer=_values(digits, names)[-1],
-        meta={"operations": length},
-    )
+    answer = _values(digits, names)[-1]
+    return Problem(task, f"Compute {task}.", answer=answer, meta={"operations": length})
 
 
 def solution(problem: Problem) -> str:
@@ -75,9 +69,8 @@ def solution(problem: Problem) -> str:
 
 
 def corrupt(problem: Problem, rng: np.random.Generator) -> str:
-    """A wrong solution of the kind a half-trained policy writes.
-
-    The error is one of the following, and everything after it follows from it consistently:
+    """A wrong solution of the kind a half-trained policy writes, with one of these errors, from
+    which everything after it follows:
 
       slip (60%): one digit of one line is another;
       exchange (15%): two neighbouring digits of one line change places;
@@ -104,11 +97,8 @@ def _parse(problem: Problem) -> tuple[str, list[str]]:
 
 def _values(digits: str, names: Sequence[str]) -> list[str]:
     """The list after each operation."""
-    values = []
-    for name in names:
-        digits = _OPERATIONS[name](digits)
-        values.append(digits)
-    return values
+    lists = itertools.accumulate(names, lambda d, name: _OPERATIONS[name](d), initial=digits)
+    return list(lists)[1:]
 
 
 def _write(names: Sequence[str], values: Sequence[str]) -> str:
@@ -134,19 +124,10 @@ def _corruption(digits: str, names: list[str], rng: np.random.Generator) -> tupl
         value = value[:i] + value[i + 1] + value[i] + value[i + 2 :]
     elif kind != "operation":
         i = int(rng.integers(LENGTH))
-        value = (
-            value[:i] + str(rng.choice([d for d in "123456789" if d != value[i]])) + value[i + 1 :]
-        )
+        other = str(rng.choice([d for d in "123456789" if d != value[i]]))
+        value = value[:i] + other + value[i + 1 :]
     values = [*before, value, *_values(value, names[line + 1 :])]
     return _write(names, values), values[-1]
 
 
-TASK = Task(
-    "list problems",
-    make_problem,
-    solution,
-    corrupt,
-    first_stream=20,
-    tokenizer="char_lists",
-    phrases=PHRASES,
-)
+TASK = Task("list problems", make_problem, solution, corrupt, 20, "char_lists", phrases=PHRASES)

@@ -1,7 +1,4 @@
-"""The embedded tasks by the names that they have in the config.
-
-This file decides which tasks there are. What a task is says `generated.py`.
-"""
+"""The embedded tasks by their names in the config. What a task is, is decided in `generated.py`."""
 
 from cipo_jax.data.tasks import arithmetic, digit_lists, small_programs
 

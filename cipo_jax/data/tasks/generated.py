@@ -1,8 +1,8 @@
-"""Problems and demonstrations without end, from a task that can make them.
+"""Unlimited problems and demonstrations of a task.
 
-A task says how one problem, its solution and a wrong solution are made (`arithmetic.py` and the
-files beside it; `embedded.py` lists them). This file decides which of the problems belong to which
-split, and what a batch is: a pure function of the seed and the step.
+A task says how one problem, its solution and a wrong solution are made (`embedded.py` lists the
+tasks). This file decides which problems belong to which split, and what a batch is: a pure function
+of the seed and the step.
 """
 
 import dataclasses
@@ -13,8 +13,8 @@ import numpy as np
 
 from cipo_jax.types import CipoError, Demonstration, Problem
 
-# Sixteen buckets of a hash of the problem's id. A split is a property of the problem alone, so
-# that no seed or size can move a test problem into training.
+# Sixteen buckets of a hash of the problem's id. The problem alone determines its split, so that no
+# seed or size can move a test problem into training.
 _SPLIT_BUCKETS = {"train": range(3, 16), "dev": range(2, 3), "test": range(2)}
 # Separate random streams, so that equal seeds and steps do not correlate different uses.
 _STREAMS = {"train": 0, "dev": 1, "test": 2, "demonstrations": 3, "given": 4}
@@ -22,26 +22,17 @@ _STREAMS = {"train": 0, "dev": 1, "test": 2, "demonstrations": 3, "given": 4}
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """How one kind of problem is made.
+    """How one kind of problem is made."""
 
-    Attributes:
-      name: of the problems, in the plural, for messages.
-      make_problem: (rng, fewest operations, most operations) -> a problem. The id alone must
-        determine the problem: its split and its solution are computed from it.
-      solution: the worked solution of a problem.
-      corrupt: (problem, rng) -> a wrong solution.
-      first_stream: a multiple of 10 that no other task has, to keep their random streams apart.
-      tokenizer: name of the embedded tokenizer that can write the task's texts.
-      characters, phrases: what that tokenizer has besides the pieces of "char".
-    """
-
-    name: str
+    name: str  # of the problems, in the plural, for messages
+    # (rng, fewest operations, most operations) -> a problem. The id alone must determine the
+    # problem: its split and its solution are computed from it.
     make_problem: Callable[[np.random.Generator, int, int], Problem]
-    solution: Callable[[Problem], str]
-    corrupt: Callable[[Problem, np.random.Generator], str]
-    first_stream: int
-    tokenizer: str = "char"
-    characters: str = ""
+    solution: Callable[[Problem], str]  # worked
+    corrupt: Callable[[Problem, np.random.Generator], str]  # a wrong solution
+    first_stream: int  # a multiple of 10 that no other task has: it separates their random streams
+    tokenizer: str = "char"  # name of the embedded tokenizer that can write the task's texts
+    characters: str = ""  # what that tokenizer has besides the pieces of "char"
     phrases: tuple[str, ...] = ()
 
     def stream(self, use: str) -> int:
@@ -82,7 +73,7 @@ class GeneratedProblems:
         """`n` different problems, the same for every seed, so that runs are comparable.
 
         Raises:
-          CipoError: `n` is 0 (the generator has no end), or the split has fewer problems.
+          CipoError: `n` is 0 (the generator is unlimited), or the split has fewer problems.
         """
         if n <= 0:
             raise CipoError(
@@ -92,21 +83,13 @@ class GeneratedProblems:
         return self._draw([self.task.stream(self.split)], n)
 
     def _draw(self, seeds: list[int], n: int) -> list[Problem]:
-        rng = np.random.default_rng(seeds)
-        return _distinct(self.task, rng, n, self.split, self.min_operations, self.max_operations)
+        bounds = self.min_operations, self.max_operations
+        return _distinct(self.task, np.random.default_rng(seeds), n, self.split, bounds)
 
 
 @dataclasses.dataclass(frozen=True)
 class GeneratedDemonstrations:
-    """A stream of worked solutions and corrections over a task's training split.
-
-    Attributes:
-      task: what is demonstrated.
-      seed: together with the step it determines a batch.
-      correction_share: probability that a demonstration is a correction.
-      right_share: probability that a correction's previous attempt is right; else it comes from
-        `Task.corrupt`. The solution to imitate is the same in either case.
-      min_operations, max_operations: of the problems.
+    """A stream of worked solutions and corrections of a task's training split.
 
     Raises:
       CipoError: a share outside [0, 1], or impossible numbers of operations.
@@ -114,7 +97,9 @@ class GeneratedDemonstrations:
 
     task: Task
     seed: int
-    correction_share: float
+    correction_share: float  # probability that a demonstration is a correction
+    # Probability that a correction's previous attempt is right; else it comes from `Task.corrupt`.
+    # The solution to imitate is the same in either case.
     right_share: float
     min_operations: int = 2
     max_operations: int = 5
@@ -129,7 +114,7 @@ class GeneratedDemonstrations:
         """`size` demonstrations of different problems: a pure function of (seed, step)."""
         rng = np.random.default_rng([self.seed, step, self.task.stream("demonstrations")])
         bounds = self.min_operations, self.max_operations
-        problems = _distinct(self.task, rng, size, "train", *bounds)
+        problems = _distinct(self.task, rng, size, "train", bounds)
         return [self._demonstration(problem, rng) for problem in problems]
 
     def _demonstration(self, problem: Problem, rng: np.random.Generator) -> Demonstration:
@@ -159,25 +144,21 @@ def _check_operations(minimum: int, maximum: int) -> None:
 
 
 def _distinct(
-    task: Task,
-    rng: np.random.Generator,
-    n: int,
-    split: str,
-    min_operations: int,
-    max_operations: int,
+    task: Task, rng: np.random.Generator, n: int, split: str, bounds: tuple[int, int]
 ) -> list[Problem]:
-    """The first `n` different problems of a split that `rng` draws."""
+    """The first `n` different problems that `rng` draws, of a split and with operations within
+    `bounds`."""
     found: dict[str, Problem] = {}
     for _ in range(1000 + 200 * n):
         if len(found) == n:
             break
-        problem = task.make_problem(rng, min_operations, max_operations)
+        problem = task.make_problem(rng, *bounds)
         if split_of(problem.id) == split:
             found.setdefault(problem.id, problem)
     if len(found) < n:
         raise CipoError(
             f"asked for {n} different {task.name} of split {split!r} with "
-            f"{min_operations}..{max_operations} operations, found only {len(found)}; "
+            f"{bounds[0]}..{bounds[1]} operations, found only {len(found)}; "
             "ask for fewer, or allow more operations"
         )
     return list(found.values())

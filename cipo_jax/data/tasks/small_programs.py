@@ -8,14 +8,15 @@
                 return x
 
 A function applies one operation after another to an integer; each operation has an operand of 1..9
-(2..9 for `times` and `modulo`). Difficulty is the number of operations. The tests call `f` on a few
-integers; they are part of the problem, so the "code" verifier needs nothing else.
+(2..9 for `times` and `modulo`). Difficulty is the number of operations. The problem holds its tests
+for the "code" verifier: calls of `f` on a few integers.
 
 This file decides what a problem, its solution and a typical wrong solution look like; which are
-drawn is decided in `generated.py`. It runs no program: it computes what the functions give itself.
+drawn is decided in `generated.py`. It runs no program: it computes the values itself.
 """
 
 import re
+from collections.abc import Callable
 
 import numpy as np
 
@@ -24,29 +25,22 @@ from cipo_jax.types import Problem
 
 Step = tuple[str, int]  # operation and operand
 
-# word: (the expression, smallest operand)
-_OPERATIONS = {
-    "add": ("x+{n}", 1),
-    "subtract": ("x-{n}", 1),
-    "times": ("x*{n}", 2),
-    "modulo": ("x%{n}", 2),
-    "take from": ("{n}-x", 1),
+# word: (the expression, smallest operand, what it does)
+_OPERATIONS: dict[str, tuple[str, int, Callable[[int, int], int]]] = {
+    "add": ("x+{n}", 1, lambda x, n: x + n),
+    "subtract": ("x-{n}", 1, lambda x, n: x - n),
+    "times": ("x*{n}", 2, lambda x, n: x * n),
+    "modulo": ("x%{n}", 2, lambda x, n: x % n),
+    "take from": ("{n}-x", 1, lambda x, n: n - x),
 }
 _WORDS = tuple(_OPERATIONS)
 _INPUTS = (-7, -1, 0, 1, 4, 10, 23)
 _STEP = re.compile(rf"({'|'.join(_WORDS)}) ([1-9])")
 _TIME_LIMIT = 2.0  # seconds a call; the functions take microseconds
 
-# What the embedded tokenizer needs to write this task compactly.
+# The tokenizer's pieces for this task.
 CHARACTERS = "%:,"
-PHRASES = (
-    "Write f(x): ",
-    *(f"{word} " for word in _WORDS),
-    ", ",
-    "def f(x):",
-    "\n x=",
-    "\n return x",
-)
+PHRASES = ("Write f(x): ", *(f"{w} " for w in _WORDS), ", ", "def f(x):", "\n x=", "\n return x")
 
 
 def make_problem(rng: np.random.Generator, min_operations: int, max_operations: int) -> Problem:
@@ -57,17 +51,9 @@ def make_problem(rng: np.random.Generator, min_operations: int, max_operations: 
     length = int(rng.integers(min_operations, max_operations + 1))
     steps = [_draw_step(rng) for _ in range(length)]
     words = ", ".join(f"{word} {n}" for word, n in steps)
-    return Problem(
-        id=words,
-        question=f"Write f(x): {words}.",
-        tests={
-            "type": "call",
-            "entry_point": "f",
-            "time_limit": _TIME_LIMIT,
-            "cases": [{"input": [x], "output": _value(steps, x)} for x in _INPUTS],
-        },
-        meta={"operations": length},
-    )
+    cases = [{"input": [x], "output": _value(steps, x)} for x in _INPUTS]
+    tests = {"type": "call", "entry_point": "f", "time_limit": _TIME_LIMIT, "cases": cases}
+    return Problem(words, f"Write f(x): {words}.", tests=tests, meta={"operations": length})
 
 
 def solution(problem: Problem) -> str:
@@ -76,8 +62,7 @@ def solution(problem: Problem) -> str:
 
 
 def corrupt(problem: Problem, rng: np.random.Generator) -> str:
-    """A wrong program of the kind a half-trained policy writes; its values differ from the right
-    ones on at least one of the tests.
+    """A wrong program of the kind a half-trained policy writes; it fails at least one of the tests.
 
     One operation has another operand (40%) or is another one (40%), one is left out (10%), or two
     are swapped (10%).
@@ -95,20 +80,9 @@ def _draw_step(rng: np.random.Generator) -> Step:
     return word, int(rng.integers(_OPERATIONS[word][1], 10))
 
 
-def _apply(step: Step, x: int) -> int:
-    word, n = step
-    if word == "add":
-        return x + n
-    if word == "subtract":
-        return x - n
-    if word == "times":
-        return x * n
-    return x % n if word == "modulo" else n - x
-
-
 def _value(steps: list[Step], x: int) -> int:
-    for step in steps:
-        x = _apply(step, x)
+    for word, n in steps:
+        x = _OPERATIONS[word][2](x, n)
     return x
 
 
@@ -119,13 +93,10 @@ def _write(steps: list[Step]) -> str:
 
 def _parse(problem: Problem) -> list[Step]:
     """The steps of a problem that `make_problem` made."""
-    steps = []
-    for part in problem.id.split(", "):
-        match = _STEP.fullmatch(part)
-        if match is None:
-            raise ValueError(f"{problem.id!r} is not a small program")
-        steps.append((match[1], int(match[2])))
-    return steps
+    matches = [_STEP.fullmatch(part) for part in problem.id.split(", ")]
+    if None in matches:
+        raise ValueError(f"{problem.id!r} is not a small program")
+    return [(match[1], int(match[2])) for match in matches if match]
 
 
 def _corruption(steps: list[Step], rng: np.random.Generator) -> list[Step]:
@@ -143,18 +114,8 @@ def _corruption(steps: list[Step], rng: np.random.Generator) -> list[Step]:
         j = (i + 1) % len(steps)
         wrong[i], wrong[j] = steps[j], steps[i]
     else:
-        smallest = _OPERATIONS[word][1]
-        wrong[i] = word, int(rng.choice([m for m in range(smallest, 10) if m != n]))
+        wrong[i] = word, int(rng.choice([m for m in range(_OPERATIONS[word][1], 10) if m != n]))
     return wrong
 
 
-TASK = Task(
-    "small programs",
-    make_problem,
-    solution,
-    corrupt,
-    first_stream=10,
-    tokenizer="char_code",
-    characters=CHARACTERS,
-    phrases=PHRASES,
-)
+TASK = Task("small programs", make_problem, solution, corrupt, 10, "char_code", CHARACTERS, PHRASES)

@@ -24,7 +24,7 @@ def same_tokens(_: str, expected: str, output: str) -> bool:
 
 
 def same_text(_: str, expected: str, output: str) -> bool:
-    """The same characters, but for line feeds at the very end."""
+    """The same characters, except line feeds at the very end."""
     return expected.rstrip("\n") == output.rstrip("\n")
 
 
@@ -47,12 +47,8 @@ def close_numbers(tolerance: float) -> Judge:
 
 
 def find_judge(name: str, tolerance: float) -> Judge:
-    """The comparison called `name`.
-
-    Args:
-      name: "token", "exact", "float", "unordered_lines", or "package.module:function" for a
-        function (input, expected output, output) -> bool of one's own.
-      tolerance: of "float".
+    """The comparison called `name`: "token", "exact", "float" (with `tolerance`),
+    "unordered_lines", or "package.module:function" for your own `Judge`.
 
     Raises:
       CipoError: there is none.
@@ -94,7 +90,7 @@ def same_value(expected: Any, value: Any, tolerance: float) -> bool:
         return by_text.keys() == expected.keys() and all(
             same_value(item, by_text[key], tolerance) for key, item in expected.items()
         )
-    if isinstance(expected, bool) or expected is None or isinstance(expected, str):
+    if isinstance(expected, bool | str | None):
         return type(value) is type(expected) and value == expected
     if type(value) not in (int, float):
         return False

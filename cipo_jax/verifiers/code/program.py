@@ -32,8 +32,8 @@ from math import *
 
 def extract_program(text: str) -> str | None:
     """The last fenced block marked as Python; else the last block without a mark; without any
-    fence, the whole text. A last block that is never closed runs to the end. None if there is
-    none, it is blank, or it is in other languages only. Thinking blocks are skipped."""
+    fence, the whole text. An unclosed last block runs to the end. None if the program is blank or
+    in other languages only. Thinking blocks are skipped."""
     text = without_thinking(text)
     blocks = _fenced_blocks(text)
     if not blocks:
@@ -47,26 +47,25 @@ def extract_program(text: str) -> str | None:
 
 def _fenced_blocks(text: str) -> list[tuple[str, str]]:
     """(language, content) of each block."""
-    blocks: list[tuple[str, str]] = []
-    opened: tuple[str, str, int] | None = None
+    spans: list[tuple[str, int, int]] = []  # language, start, end
+    opened: re.Match[str] | None = None
     for fence in _FENCE.finditer(text):
-        marks, language = fence[1], fence[2].lower()
         if opened is None:
-            opened = marks, language, fence.end()
-        elif not language and marks.startswith(opened[0]):
-            blocks.append((opened[1], textwrap.dedent(text[opened[2] : fence.start()]).strip("\n")))
+            opened = fence
+        elif not fence[2] and fence[1].startswith(opened[1]):
+            spans.append((opened[2].lower(), opened.end(), fence.start()))
             opened = None
     if opened is not None:
-        blocks.append((opened[1], textwrap.dedent(text[opened[2] :]).strip("\n")))
-    return blocks
+        spans.append((opened[2].lower(), opened.end(), len(text)))
+    return [(name, textwrap.dedent(text[start:end]).strip("\n")) for name, start, end in spans]
 
 
 def readings(problem: Problem, text: str) -> list[str] | None:
     """The programs the completion `text` may mean, most likely first; None if there is none.
 
     A completion of a function head (check_fn tests) is a whole definition if it defines the
-    function at the left margin, else the body that goes on after the head; models often lose the
-    indentation at the start of it.
+    function at the left margin, else the body after the head; models often lose the indentation at
+    its start.
     """
     assert problem.tests is not None
     if problem.tests["type"] != "check_fn":
@@ -97,7 +96,7 @@ def entry_point(problem: Problem) -> str:
     of the call `check(name)`.
 
     Raises:
-      CipoError: neither says so.
+      CipoError: none of these names a function.
     """
     assert problem.tests is not None
     name = problem.tests.get("entry_point") or problem.meta.get("entry_point")
@@ -117,11 +116,11 @@ def tests_job(problem: Problem) -> tuple[dict[str, Any], dict[str, str]]:
 
     Returns:
       The job's `preamble` (run first, trusted), `tests` (statements, one unit each), `names` (what
-      they may take from the program if nothing else defines it) and `own` (what they take from the
-      program in any case); and {"before", "after"} for the program.
+      they may take from the program if nothing else defines it) and `own` (what they always take
+      from it); and {"before", "after"} for the program.
 
     Raises:
-      CipoError: the tests are no Python.
+      CipoError: the tests are not Python.
     """
     tests: Mapping[str, Any] = problem.tests or {}
     try:
@@ -132,11 +131,10 @@ def tests_job(problem: Problem) -> tuple[dict[str, Any], dict[str, str]]:
             before = after = ""
         else:
             before = tests.get("preamble", "")
-            preamble = _without(ast.parse(before), ast.ClassDef)
+            preamble = _select(ast.parse(before), ast.ClassDef, False)
             setup = ast.parse(tests.get("setup", ""))
             definitions = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-            after = _only(setup, definitions)
-            steps = _without(setup, definitions)
+            after, steps = (_select(setup, definitions, keep) for keep in (True, False))
             units = [*tests["asserts"], *tests.get("challenge_asserts", [])]
             if steps and units:
                 units[0] = f"{steps}\n{units[0]}"
@@ -146,14 +144,9 @@ def tests_job(problem: Problem) -> tuple[dict[str, Any], dict[str, str]]:
     except (SyntaxError, ValueError, TypeError, KeyError) as error:
         message = f"problem {problem.id!r}: tests: {type(error).__name__}: {error}"
         raise CipoError(message) from error
-    names = sorted(
-        {
-            node.id
-            for tree in trees
-            for node in ast.walk(tree)
-            if isinstance(node, ast.Name) and not node.id.startswith("__")
-        }
-    )
+    nodes = (node for tree in trees for node in ast.walk(tree))
+    used = {node.id for node in nodes if isinstance(node, ast.Name)}
+    names = sorted(name for name in used if not name.startswith("__"))
     job = {"preamble": preamble, "tests": units, "names": names, "own": [own] if own else []}
     return job, {"before": before, "after": after}
 
@@ -166,8 +159,8 @@ def assert_number(unit: str, line: int) -> int | None:
 
 
 def _function_under_test(problem: Problem, trees: Sequence[ast.AST]) -> str | None:
-    """The name of the function under test if it can be known; needed where it is also the name of a
-    built-in function, which nothing else may redefine."""
+    """The name of the function under test if it is known. Only this name may replace a built-in
+    function."""
     tests = problem.tests or {}
     if tests.get("entry_point") or problem.meta.get("entry_point"):
         return entry_point(problem).split(".")[0]
@@ -177,7 +170,7 @@ def _function_under_test(problem: Problem, trees: Sequence[ast.AST]) -> str | No
 
 
 def _helpers_of(head: str, own: str | None) -> str:
-    """What the head of a function brings along, but for the function itself."""
+    """The head of a function without the function itself: imports and helpers."""
     for ending in ("\n    pass\n", "\n        pass\n", ""):
         try:
             tree = ast.parse(head.rstrip() + ending)
@@ -188,9 +181,7 @@ def _helpers_of(head: str, own: str | None) -> str:
     return ""
 
 
-def _without(tree: ast.Module, kinds: Any) -> str:
-    return ast.unparse(ast.Module([node for node in tree.body if not isinstance(node, kinds)], []))
-
-
-def _only(tree: ast.Module, kinds: Any) -> str:
-    return ast.unparse(ast.Module([node for node in tree.body if isinstance(node, kinds)], []))
+def _select(tree: ast.Module, kinds: Any, keep: bool) -> str:
+    """The source of the top-level statements of these `kinds`, or without `keep` of all others."""
+    kept = [node for node in tree.body if isinstance(node, kinds) == keep]
+    return ast.unparse(ast.Module(kept, []))

@@ -1,8 +1,8 @@
 """Judges programs by running them against tests, in a sandbox.
 
 This file decides which verdict a program gets. Where programs run is decided in
-`verifiers/sandbox/layers.py`; what is read as the program in `program.py`; when an output is right
-in `compare.py`.
+`verifiers/sandbox/layers.py`, what counts as the program in `program.py`, and when an output is
+right in `compare.py`.
 
 A test specification (`Problem.tests`) is one of
 
@@ -14,11 +14,10 @@ A test specification (`Problem.tests`) is one of
 each optionally with "entry_point", "time_limit" (seconds a test), "total_time_limit" and
 "memory_limit_bytes".
 
-Nothing a program does can make it right but giving right answers. stdin and call tests compare
-here, on data. Tests that are Python statements run in a second sandbox, which calls the program's
-functions over a channel: the program's process holds neither tests nor expected values, and the
-tests' process none of the program's objects (see `verifiers/sandbox/values.py`). That process
-proves who it is by a secret that it alone was given.
+Only right answers can make a program right. stdin and call tests compare here, on data. Tests that
+are Python statements run in a second sandbox, which calls the program's functions over a channel:
+the program's process holds neither tests nor expected values, and the tests' process none of the
+program's objects (see `verifiers/sandbox/values.py`). Its reports carry a secret of this run.
 """
 
 import contextlib
@@ -32,7 +31,7 @@ from cipo_jax.types import CipoError, Outcome, Problem, Verdict
 from cipo_jax.verifiers.code import compare as code_compare
 from cipo_jax.verifiers.code import program as code_program
 from cipo_jax.verifiers.sandbox import values as code_values
-from cipo_jax.verifiers.sandbox.layers import Limits, Sandbox, Sandboxed, SandboxError
+from cipo_jax.verifiers.sandbox.launch import Limits, Sandbox, Sandboxed, SandboxError
 
 TIME_LIMIT = 6.0  # seconds a test
 TOTAL_TIME_LIMIT = 30.0  # seconds a program
@@ -51,10 +50,9 @@ def verify_code(
     """Judges the program in the completion `text` against `problem.tests`.
 
     With `partial_credit` all tests are run and `score` is the share that passed; the outcome is
-    CORRECT only if all do.
-
-    `detail` says which test failed first and how, never what was expected. `extracted` is the
-    program. ERROR means that tests or sandbox are at fault; `seconds` is left to the caller.
+    CORRECT only if all do. `detail` says which test failed first and how, never what was expected.
+    `extracted` is the program. ERROR means that tests or sandbox failed; the caller fills in
+    `seconds`.
 
     Raises:
       CipoError: the test specification is malformed.
@@ -69,12 +67,8 @@ def verify_code(
         return Verdict(Outcome.WRONG, shown, detail)
     run = _Run(problem, tests, sandbox, partial_credit)
     try:
-        if tests["type"] == "stdin":
-            results = run.cases(programs)
-        elif tests["type"] == "call":
-            results = run.calls(programs)
-        else:
-            results = run.statements(programs)
+        ways = {"stdin": run.cases, "call": run.calls}
+        results = ways.get(tests["type"], run.statements)(programs)
         outcome, passed, total, detail = _tally(results, run)
     except SandboxError as error:
         return Verdict(Outcome.ERROR, shown, f"sandbox: {error}")
@@ -119,7 +113,6 @@ class _Run:
             memory_bytes=int(tests.get("memory_limit_bytes", Limits.memory_bytes)),
         )
         self.total = len(tests.get("cases", ())) or 1
-        self._in_test = False
 
     def name_of(self, index: int) -> str:
         return f"{self._tests['type']} test {index} of {self.total}"
@@ -143,16 +136,14 @@ class _Run:
                     return
                 if answer is None:
                     raise SandboxError("it ended between two tests")
-                yield self._case_result(judge, case, answer)
-
-    def _case_result(self, judge: Any, case: Mapping[str, str], answer: Any) -> _Result:
-        if answer["timed_out"]:
-            return self._timeout()
-        if answer["status"]:
-            return Outcome.WRONG, _ending(answer["status"], answer["errors"])
-        if judge(case["input"], case["output"], answer["output"]):
-            return Outcome.CORRECT, ""
-        return Outcome.WRONG, "other output"
+                if answer["timed_out"]:
+                    yield self._timeout()
+                elif answer["status"]:
+                    yield Outcome.WRONG, _ending(answer["status"], answer["errors"])
+                elif judge(case["input"], case["output"], answer["output"]):
+                    yield Outcome.CORRECT, ""
+                else:
+                    yield Outcome.WRONG, "other output"
 
     def calls(self, programs: list[str]) -> Iterator[_Result]:
         """call tests: the program is loaded once, its function called for each."""
@@ -160,8 +151,7 @@ class _Run:
         name = code_program.entry_point(self._problem)
         with self._sandbox.start(job, self._limits) as process:
             try:
-                failure = _raised(process.receive(self._deadline(_LOAD_SECONDS)))
-                if failure:
+                if failure := _raised(process.receive(self._deadline(_LOAD_SECONDS))):
                     yield Outcome.WRONG, failure
                     return
                 for case in self._tests["cases"]:
@@ -176,18 +166,17 @@ class _Run:
         arguments = [code_values.encode(argument) for argument in case["input"]]
         process.send(["ask", "call global", [name, arguments]])
         reply = process.receive(deadline)
-        failure = _raised(reply)
-        if failure:
+        if failure := _raised(reply):
             return Outcome.WRONG, failure
         try:
             value = code_values.decode(reply[1])
             same = code_compare.same_value(case["output"], value, self._tolerance())
-        except Exception:  # no plain value: whatever is wrong with it, it is not the expected one
+        except Exception:  # not a plain value, so not the expected one
             return Outcome.WRONG, "the function returned no plain data"
         return (Outcome.CORRECT, "") if same else (Outcome.WRONG, "another value")
 
     def statements(self, programs: list[str]) -> Iterator[_Result]:
-        """assert and check_fn tests: the statements run in a sandbox of their own."""
+        """assert and check_fn tests: the statements run in a second sandbox."""
         job, around = code_program.tests_job(self._problem)
         secret = secrets.token_hex(16)
         self.total = len(job["tests"])
@@ -198,8 +187,7 @@ class _Run:
                 program = {"role": "functions", "programs": programs}
                 stack.enter_context(self._sandbox.start(program, self._limits, ends[0]))
                 job |= {"role": "tests", "secret": secret, "all": self.all_tests}
-                judge = self._sandbox.start(job, self._limits, ends[1])
-                stack.enter_context(judge)
+                judge = stack.enter_context(self._sandbox.start(job, self._limits, ends[1]))
             try:
                 yield from self._reports(judge, job["tests"], secret)
             except TimeoutError:
@@ -243,7 +231,6 @@ class _Run:
             raise SandboxError(f"it did not start: {ready}")
 
     def _deadline(self, seconds: float) -> float:
-        self._in_test = time.monotonic() + seconds < self._end
         return min(time.monotonic() + seconds, self._end)
 
     def _timeout(self) -> _Result:
@@ -256,7 +243,7 @@ class _Run:
 
 
 def _raised(reply: Any) -> str | None:
-    """Why `reply` is no value, if so. Raises EOFError if there is none."""
+    """Why `reply` is not a value; None if it is one. Raises EOFError if there is no reply."""
     if not isinstance(reply, list) or len(reply) != 3 or reply[0] not in ("value", "raise"):
         if isinstance(reply, dict) and "failed" in reply:
             raise SandboxError(str(reply["failed"]))

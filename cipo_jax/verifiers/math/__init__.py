@@ -3,6 +3,7 @@
     answer.py     finds the answer in a completion and gives the verdict: `verify_math`
     equality.py   when two answers are equal: numbers, lists, words, expressions
     quantity.py   one spelling for what only looks different; numbers with units
+    boxes.py      finds `\\boxed{}` in a text
     gold.py       a verifier that says whether a reference answer can be read at all
 
 It compares texts and mathematics only. Time and memory are limited by the worker that it runs in.

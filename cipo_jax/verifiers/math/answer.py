@@ -1,10 +1,10 @@
 r"""Where a completion states its final answer, and whether that answer is right.
 
 This file decides what counts as the answer of a completion (`extract_answer`) and which verdict it
-gets (`verify_math`). When two answers are equal is decided in `equality.py`; time and memory
-are limited in `pool.py`.
+gets (`verify_math`). When two answers are equal is decided in `equality.py`; time and memory are
+limited by the worker's process.
 
-Rules by which an answer is found; which apply, and in what order, is for the caller to say:
+Rules by which an answer is found; the caller says which apply, and in what order:
 
     boxed         the last complete `\boxed{}` or `\fbox{}` (boxes with only separators between
                   them are one list, so that `\boxed{1} or \boxed{2}` cannot pass for 2); else a
@@ -13,8 +13,8 @@ Rules by which an answer is found; which apply, and in what order, is for the ca
     final_answer  after the last "final answer is" or "Final answer:", a formula or the rest of the
                   sentence
     answer        likewise after "answer is" or "Answer:"; else a last line "A: x"
-    last_number   the last number in the text, whatever it stands for; only by request, since it
-                  also rewards completions that never say what their answer is
+    last_number   the last number in the text, whatever it means; only by request, since it also
+                  rewards completions that never say what their answer is
 """
 
 import re
@@ -44,22 +44,19 @@ DEFAULT_RULES = ("boxed", "hashes", "final_answer", "answer")
 def extract_answer(text: str, rules: Sequence[str] = DEFAULT_RULES) -> str | None:
     """The final answer as written, or None if there is none.
 
-    The first of the `rules` (names in `RULES`) that finds its mark decides, even if nothing stands
-    there. Thinking blocks are skipped; inside an open one there is no answer yet.
+    The first of the `rules` (names in `RULES`) that finds its mark decides, even if nothing follows
+    it. Thinking blocks are skipped; inside an open one there is no answer yet.
     """
     text = without_thinking(text)
-    for rule in rules:
-        answer = RULES[rule](text)
-        if answer is not None:
-            return answer or None
-    return None
+    found = (RULES[rule](text) for rule in rules)
+    return next((answer for answer in found if answer is not None), None) or None
 
 
 def verify_math(text: str, answer: str, rules: Sequence[str] = DEFAULT_RULES) -> Verdict:
     """Judges the completion `text` against the reference `answer`.
 
-    The outcome is CORRECT, WRONG, or NO_ANSWER; `seconds` is left 0 for the caller to fill. The
-    answer is held back from the expression parser when it is too large or wild; `detail` says so.
+    The outcome is CORRECT, WRONG, or NO_ANSWER; the caller fills in `seconds`. An answer that is
+    too large or wild for the expression parser is WRONG; `detail` says so.
     """
     extracted = extract_answer(text, rules)
     if extracted is None:
@@ -72,7 +69,7 @@ def verify_math(text: str, answer: str, rules: Sequence[str] = DEFAULT_RULES) ->
 
 
 def without_thinking(text: str) -> str:
-    """`text` without its thinking blocks; a block may have been opened by the prompt already."""
+    """`text` without its thinking blocks; the prompt may have opened the first one."""
     kept, start, is_open = [], 0, False
     for tag in _THINK.finditer(text):
         if not tag[1]:  # <think>
@@ -80,10 +77,9 @@ def without_thinking(text: str) -> str:
                 kept.append(text[start : tag.start()])
             is_open = True
         else:
-            if not is_open:  # opened in the prompt: all that came before was thought
+            if not is_open:  # opened in the prompt: all text before it was thinking
                 kept.clear()
-            is_open = False
-            start = tag.end()
+            is_open, start = False, tag.end()
     return "".join(kept) if is_open else "".join(kept) + text[start:]
 
 
@@ -102,10 +98,6 @@ def _after_hashes(text: str) -> str | None:
     return _clean(_line_at(rest, 0)) if marker else None
 
 
-def _after_final_answer(text: str) -> str | None:
-    return _announced_last(_FINAL_ANSWER, text)
-
-
 def _after_answer(text: str) -> str | None:
     announced = _announced_last(_ANSWER, text)
     if announced is not None:
@@ -122,7 +114,7 @@ def _last_number(text: str) -> str | None:
 RULES: dict[str, Callable[[str], str | None]] = {
     "boxed": _boxed,
     "hashes": _after_hashes,
-    "final_answer": _after_final_answer,
+    "final_answer": lambda text: _announced_last(_FINAL_ANSWER, text),
     "answer": _after_answer,
     "last_number": _last_number,
 }
@@ -134,7 +126,7 @@ def _line_at(text: str, start: int) -> str:
 
 
 def _joined_last_boxes(text: str, boxes: list[Box]) -> str:
-    """The last box, joined with those before it that only separators stand between. A box around
+    """The last box, joined with boxes before it if only separators are between them. A box around
     others takes precedence over them."""
     start, content, end = boxes[-1]
     answers = [_clean(text[content:end])]
@@ -155,8 +147,7 @@ def _announced_last(announcement: re.Pattern[str], text: str) -> str | None:
     if not ends:
         return None
     rest = text[ends[-1] :]
-    formula = _INLINE_MATH.match(rest)
-    if formula:
+    if formula := _INLINE_MATH.match(rest):
         return _clean(next(g for g in formula.groups() if g))
     return _clean(re.split(r"\n|\.(?=\s|$)", rest, maxsplit=1)[0])
 

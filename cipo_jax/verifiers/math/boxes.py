@@ -1,13 +1,12 @@
 r"""Finds the boxes of a text: `\boxed{...}` and `\fbox{...}`, which mark a final answer.
 
-Two rooms read them: `data/datasets.py` in reference solutions, `verifiers/math/answer.py` in
-completions. Which of the boxes is the answer is decided there.
+`data/datasets.py` reads them in reference solutions, `answer.py` in completions. Which of the boxes
+is the answer is decided there.
 """
 
 import re
 
 _BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\[{}]|[{}]")
-
 
 # (start, content, end): its command begins at `start`, `text[content:end]` is what it holds, and
 # `text[end]` is its closing brace.
@@ -15,8 +14,8 @@ Box = tuple[int, int, int]
 
 
 def find_boxes(text: str) -> tuple[list[Box], int | None]:
-    """The complete boxes by rising end, and where the content of the last box begins that is never
-    closed (None: all are closed). The time is linear in the text."""
+    """The complete boxes in the order of their ends, and the start of the content of the last
+    unclosed box, or None. The time is linear in the text."""
     stack: list[tuple[int, int, bool]] = []
     boxes = []
     for token in _BRACES.finditer(text):

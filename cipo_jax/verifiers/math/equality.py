@@ -3,8 +3,8 @@ r"""Are two written answers equal?
 This file decides how answers compare, in this order: the same normal form; numbers; lists, tuples,
 intervals and sets, item by item; choices, times and words; and, through math-verify, the remaining
 expressions. math-verify (with SymPy) is imported only when it is needed, and sees only text that is
-small and tame. It does not limit time: a few characters can always be found that keep a
-simplifier busy, so the caller must be able to kill the process.
+small and tame. It does not limit time: some short expressions keep a simplifier busy for hours, so
+the caller must be able to kill the process.
 
 Rules where graders differ:
   * Decimals are exact, but what has no finite decimal (1/3, \pi) equals a decimal within a relative
@@ -15,8 +15,8 @@ Rules where graders differ:
   * `1,234` is a number, `1, 234` a list. Bare lists and {...} are unordered; (...) and [...] are
     ordered, and their brackets count. A bare list may stand for a tuple, in its order.
   * `x = 5` equals 5; `2x = 5` does not, nor do `x > 5` or `5 or 6`.
-  * If the reference is a plain number, an answer that leaves sums or products to be carried out is
-    wrong: else copying the question `12+7*3` into the box would earn the reward.
+  * If the reference is a plain number, an answer with sums or products to compute is wrong: else
+    copying the question `12+7*3` into the box would earn the reward.
 """
 
 import logging
@@ -81,8 +81,7 @@ def _equal(ours: str, gold: str) -> bool:
     if gold_quantity and our_quantity:
         return quantities_equal(our_quantity, gold_quantity)
     for compare in (_lists_equal, _words_equal):
-        verdict = compare(ours, gold)
-        if verdict is not None:
+        if (verdict := compare(ours, gold)) is not None:
             return verdict
     if _EQUALS.search(ours) and not _EQUALS.search(gold):
         return False  # 2x = 5 does not say that the answer is 5
@@ -98,8 +97,8 @@ def _equal(ours: str, gold: str) -> bool:
 
 
 def _right_hand_sides(ours: str, gold: str) -> tuple[str, str]:
-    """Takes `x =` off where only one side has it or both have the same; of a chain of equations
-    the last member counts, of an approximation the side that is written like the reference."""
+    """Removes `x =` if only one side has it or both have the same. Of a chain of equations the last
+    member counts, of an approximation the side that is written like the reference."""
     if "\\approx" in ours and "\\approx" not in gold:
         exact, _, rounded = ours.partition("\\approx")
         is_named = _NAMES.fullmatch(compact(exact)) or not exact.strip()
@@ -146,7 +145,7 @@ def _clock(time: re.Match[str]) -> tuple[int, int, str]:
 
 
 def _letters(text: str) -> str:
-    """Words compare without case, spaces and punctuation; any other sign makes them differ."""
+    """`text` as words compare: without case, spaces and punctuation."""
     return re.sub(r"[\s.,'\"\-]", "", text).casefold()
 
 
@@ -155,9 +154,8 @@ def _lists_equal(ours: str, gold: str) -> bool | None:
     our_brackets, our_items = _items(ours)
     gold_brackets, gold_items = _items(gold)
     if len(our_items) == len(gold_items) == 1:
-        if our_brackets == gold_brackets == "":
-            return None
-        return _equal(our_items[0], gold_items[0])
+        is_list = our_brackets or gold_brackets
+        return _equal(our_items[0], gold_items[0]) if is_list else None
     if len(our_items) != len(gold_items) or len(gold_items) > _MAX_ITEMS:
         # An interval may still equal an inequality. A list never equals a single number.
         return None if _RELATION.search(ours + gold) else False
@@ -196,12 +194,12 @@ def _items(normal: str) -> tuple[str, list[str]]:
         brackets, text = "{}", text[len("\\lbrace") : -len("\\rbrace")]
     elif text[:1] in ("(", "[") and _matching(text, 0) == len(text) - 1 and text[-1] in ")]":
         brackets, text = text[0] + text[-1], text[1:-1]
-    items = _split_top_level(text, _SEPARATOR if brackets else _BARE_SEPARATOR)
-    items = [item for item in items if item]  # "1, 2, and 3"
     expanded = []
-    for item in items:
-        is_pair = item.count("\\pm") == 1
-        expanded += [item.replace("\\pm", s).strip("+ ") for s in "+-"] if is_pair else [item]
+    for item in _split_top_level(text, _SEPARATOR if brackets else _BARE_SEPARATOR):
+        if item.count("\\pm") == 1:
+            expanded += [item.replace("\\pm", sign).strip("+ ") for sign in "+-"]
+        elif item:  # "1, 2, and 3" has an empty one
+            expanded.append(item)
     if len(expanded) <= 1 and brackets != "{}" and not (brackets == "()" and expanded):
         return "", [normal]
     return brackets, expanded
@@ -290,19 +288,17 @@ def _expressions_equal(ours: str, gold: str) -> bool:
     Raises:
       RefusedError: `ours` could be too costly to parse.
     """
-    reason = _refusal(ours)
-    if reason:
+    if reason := _refusal(ours):
         raise RefusedError(reason)
     import math_verify  # half a second, and only hard answers need it
 
-    # It warns about its own time limit being off: SIGALRM works in no thread but the main one and
-    # does not interrupt what hangs.
+    # It warns that its own time limit is off: SIGALRM works in the main thread only, and does not
+    # interrupt what hangs.
     logging.getLogger("math_verify").setLevel(logging.ERROR)
     reference, answer = _parse(gold), _parse(ours)
     if reference is None or answer is None:
         return False
-    numeric = _constants_equal(answer, reference)
-    if numeric is not None:
+    if (numeric := _constants_equal(answer, reference)) is not None:
         return numeric
     if _have_other_variables(answer, reference):
         return False
@@ -350,9 +346,9 @@ def _constants_equal(ours: Any, gold: Any) -> bool | None:
 
 
 def _have_other_variables(ours: Any, gold: Any) -> bool:
-    """Are two expressions, or two equations, in different variables? It saves solving for them.
+    """Are two expressions, or two equations, in different variables? Then they need no solving.
 
-    A lone symbol may be a word that the other side has as a product of letters.
+    A single symbol may be a word that the other side has as a product of letters.
     """
     import sympy
 

@@ -1,8 +1,7 @@
 """Can a reference answer be read as mathematics, or only be compared as text?
 
 A verifier for the pool (`kind="cipo_jax.verifiers.math.gold:read_gold"`), so that an answer on
-which a parser hangs costs a worker and not the run. It decides nothing about right and wrong
-completions.
+which a parser hangs costs a worker and not the run. It judges no completions.
 """
 
 import logging
@@ -16,13 +15,8 @@ _WORDS = re.compile(r"[A-Za-z][A-Za-z .,'\-]*|\(?[A-J]\)?|[0-9]{1,2}:[0-9]{2}.*"
 
 
 def read_gold(problem: Problem, text: str) -> Verdict:
-    """CORRECT if `problem.answer` can be read, as number, words or expression; WRONG if it would
-    verify as the same characters only; NO_ANSWER if not even those, put into a box.
-
-    Args:
-      problem: with an answer.
-      text: not used.
-    """
+    """CORRECT if `problem.answer` can be read, as number, words or expression; WRONG if only the
+    same characters would verify; NO_ANSWER if not even those do, in a box. `text` is not used."""
     answer = problem.answer or ""
     itself = verify_math(f"\\boxed{{{answer}}}", answer)
     if not itself.correct:

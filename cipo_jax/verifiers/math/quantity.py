@@ -55,7 +55,7 @@ def normalise(answer: str) -> str:
 
 
 def compact(normal: str) -> str:
-    """Without spaces, but for those that part digits: 1 1/2 is not 11/2."""
+    """Without spaces, except those between digits: 1 1/2 is not 11/2."""
     return re.sub(r"(?<![0-9]) +| +(?![0-9])", "", normal)
 
 
@@ -112,11 +112,11 @@ class Quantity:
 
 
 def read_quantity(normal: str) -> Quantity | None:
-    """The rational number, perhaps with a unit, that the normal form spells; None if it spells
+    """The rational number that the normal form spells, perhaps with a unit; None if it spells
     anything else."""
     core, unit, scale = split_unit(normal, any_word=True)
     based = _BASE.fullmatch(compact(core))
-    if based:  # 1202_3: the base is like a unit, it may be missing but not be another one
+    if based:  # 1202_3: like a unit, the base may be missing, but not differ
         core, unit = based[1], f"base {based[2]}"
     sign = -1 if core.startswith("-") else 1
     core = core[1:].strip() if core.startswith(("-", "+")) else core
@@ -155,9 +155,9 @@ def _fraction(digits: str) -> Fraction:
 def split_unit(normal: str, any_word: bool) -> tuple[str, str | None, int]:
     """Takes the words of a unit off the end of a normal form.
 
-    Returns what stands before them; the unit, if all its words are known; and the power of ten
-    they stand for (3 for thousand). Nothing is taken off if one of the words is not known, unless
-    `any_word` lets words like `apples` pass for a unit.
+    Returns the text before them; the unit, if all its words are known; and their power of ten (3
+    for thousand). Nothing is taken off if one of the words is unknown, unless `any_word` allows
+    words like `apples` as a unit.
     """
     nothing = normal, None, 0
     tail = _TAIL.search(normal)
@@ -197,10 +197,8 @@ def quantities_equal(ours: Quantity, gold: Quantity) -> bool:
     if ours.unit and gold.unit and ours.unit != gold.unit:
         return False
     readings = [ours.value]
-    if ours.is_percent and not gold.is_percent:
-        readings.append(ours.value / 100)
-    elif gold.is_percent and not ours.is_percent:
-        readings.append(ours.value * 100)
+    if ours.is_percent != gold.is_percent:
+        readings.append(ours.value / 100 if ours.is_percent else ours.value * 100)
     if gold.value in readings:
         return True
     fraction = gold.value if ours.is_decimal else ours.value

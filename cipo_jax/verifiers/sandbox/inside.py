@@ -1,15 +1,14 @@
 """Inside the sandbox: how a process gives up its rights before it runs a role.
 
-This file runs in clean interpreters (`-I -S`, empty environment, standard library only), never in
-a verifier worker. It decides the order in which rights are given up; `layers.py` decides which
-layers are used and says what they cover. What is run, the roles, is handed over by the loader of
-`launch.py`. There are two ways in:
+This file runs in clean interpreters (`-I -S`, empty environment, standard library only); outside,
+`launch.py` takes its constants and `may_make_namespaces`. It decides the order in which rights are
+given up; `layers.py` decides which layers are used. The loader of `launch.py` hands over the roles,
+and calls one of:
 
   * `main`: bubblewrap has made the namespaces; what is left is done here, and the job is run.
   * `serve`: this process, which may be in bubblewrap itself, forks one sandbox for each request;
-    the fork makes its own namespaces. The process has imported what programs commonly use,
-    so that a sandbox starts in milliseconds. It never sees a job: that goes over a socket of its
-    own to the fork.
+    the fork makes its own namespaces. The process has imported what programs commonly use, so that
+    a sandbox starts in milliseconds. It never sees a job: the fork gets it over its own socket.
 """
 
 import contextlib
@@ -48,8 +47,9 @@ _CAP_SYS_ADMIN = 21
 _NOBODY = 65534
 _FIRST_USER = 0x40000000  # far from any user of the machine
 
-_SCRATCH = "/tmp"
-_DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
+SCRATCH = "/tmp"
+DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
+LINKS = ("/lib", "/lib64", "/bin")  # of the machine's root directory, if they are links there
 _COMMON_MODULES = """
     array bisect collections copy dataclasses datetime decimal fractions functools heapq io
     itertools json math operator random re statistics string threading types typing
@@ -127,7 +127,7 @@ def _in_fork(descriptors: list[int], roles: Roles) -> None:
 def _read_job(descriptor: int) -> Job:
     body = read_message(descriptor)
     if body is None:
-        os._exit(0)  # nobody wants this sandbox any more
+        os._exit(0)  # this sandbox is no longer wanted
     return json.loads(body)
 
 
@@ -136,15 +136,19 @@ def _run_job(job: Job, roles: Roles) -> None:
     anything that is not trusted."""
     os.chdir(job["scratch"])
     os.environ.clear()
-    null = os.open("/dev/null", os.O_RDWR)
-    for descriptor in (1, 2):
-        os.dup2(null, descriptor)
-    os.close(null)
+    replace_by_null(1, 2)
     roles[job["role"]](job)
 
 
+def replace_by_null(*descriptors: int) -> None:
+    null = os.open("/dev/null", os.O_RDWR)
+    for descriptor in descriptors:
+        os.dup2(null, descriptor)
+    os.close(null)
+
+
 def confine(job: Job) -> None:
-    """Limits and system-call filter, for this process and all it starts. Not to be undone."""
+    """Limits and system-call filter, for this process and all it starts. They cannot be undone."""
     limits = job["limits"]
     for name, value in (
         (resource.RLIMIT_CPU, limits["cpu_seconds"]),
@@ -166,9 +170,9 @@ def confine(job: Job) -> None:
 
 
 def _enter_namespaces(job: Job) -> None:
-    """Returns in a process of its own: namespaces, a root directory made of `job["view"]`,
+    """Returns in a new process: with its own namespaces, a root directory made of `job["view"]`,
     scratch, no capability, no user of the machine. The calling process waits for it and ends."""
-    has_rights = os.geteuid() == 0 and _has_capability(_CAP_SYS_ADMIN)
+    has_rights = may_make_namespaces()
     uid, gid = os.geteuid(), os.getegid()
     kinds = [kind for kind in _CLONE if kind != "user" or not has_rights]
     _check(_libc.unshare(sum(_CLONE[kind] for kind in kinds)), f"unshare ({', '.join(kinds)})")
@@ -180,9 +184,9 @@ def _enter_namespaces(job: Job) -> None:
     pid = os.fork()
     if pid:
         os.close(reading)
-        for descriptor in (0, 3):
-            if descriptor != writing:
-                _close(descriptor)
+        for descriptor in {0, 3} - {writing}:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
         os.waitpid(pid, 0)
         os._exit(0)
     os.close(writing)
@@ -200,7 +204,7 @@ def _enter_namespaces(job: Job) -> None:
 
 
 def _drop_user(number: int) -> None:
-    """Root becomes a user that nothing on the machine belongs to, another for each sandbox, so
+    """Root becomes a user who owns nothing on the machine, a different one for each sandbox, so
     that the limit on processes counts those of this sandbox only."""
     if os.geteuid() != 0:
         return
@@ -220,10 +224,10 @@ def _make_root(view: list[str], hidden: list[str], scratch_bytes: int) -> None:
     """Replaces the root directory by a read-only one that holds only `view`, four devices and the
     scratch directory."""
     _mount("", "/", None, _MS_REC | _MS_PRIVATE)
-    sources = {path: os.open(path, os.O_PATH) for path in (*view, *_DEVICES)}
-    links = {path: os.readlink(path) for path in ("/lib", "/lib64", "/bin") if os.path.islink(path)}
-    _mount("tmpfs", _SCRATCH, "tmpfs", _MS_NOSUID | _MS_NODEV, "size=1m,mode=0755")
-    os.chdir(_SCRATCH)
+    sources = {path: os.open(path, os.O_PATH) for path in (*view, *DEVICES)}
+    links = {path: os.readlink(path) for path in LINKS if os.path.islink(path)}
+    _mount("tmpfs", SCRATCH, "tmpfs", _MS_NOSUID | _MS_NODEV, "size=1m,mode=0755")
+    os.chdir(SCRATCH)
     for path, source in sources.items():
         target = "." + path
         is_directory = os.path.isdir(f"/proc/self/fd/{source}")
@@ -231,7 +235,7 @@ def _make_root(view: list[str], hidden: list[str], scratch_bytes: int) -> None:
         if not is_directory:
             os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))
         _mount(f"/proc/self/fd/{source}", target, None, _MS_BIND | _MS_REC)
-        if path not in _DEVICES:
+        if path not in DEVICES:
             _make_read_only(target)
         os.close(source)
     for path in hidden:
@@ -239,9 +243,9 @@ def _make_root(view: list[str], hidden: list[str], scratch_bytes: int) -> None:
     for path, target in links.items():
         if not os.path.lexists("." + path):
             os.symlink(target, "." + path)
-    os.makedirs("." + _SCRATCH, exist_ok=True)
+    os.makedirs("." + SCRATCH, exist_ok=True)
     options = f"size={scratch_bytes},nr_inodes=4096,mode=1777"
-    _mount("tmpfs", "." + _SCRATCH, "tmpfs", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, options)
+    _mount("tmpfs", "." + SCRATCH, "tmpfs", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, options)
     _check(_libc.pivot_root(b".", b"."), "pivot_root")
     _check(_libc.umount2(b".", _MNT_DETACH), "umount2")
     os.chdir("/")
@@ -251,14 +255,9 @@ def _make_root(view: list[str], hidden: list[str], scratch_bytes: int) -> None:
 def _make_read_only(path: str) -> None:
     attributes = (ctypes.c_uint64 * 4)(_MS_RDONLY | _MS_NOSUID | _MS_NODEV, 0, 0, 0)
     directory = os.open(path, os.O_PATH)
-    result = _libc.syscall(
-        ctypes.c_long(_MOUNT_SETATTR),
-        directory,
-        b"",
-        _AT_EMPTY_PATH | _AT_RECURSIVE,
-        attributes,
-        ctypes.c_size_t(ctypes.sizeof(attributes)),
-    )
+    flags, size = _AT_EMPTY_PATH | _AT_RECURSIVE, ctypes.c_size_t(ctypes.sizeof(attributes))
+    number = ctypes.c_long(_MOUNT_SETATTR)
+    result = _libc.syscall(number, directory, b"", flags, attributes, size)
     os.close(directory)
     _check(result, f"mount_setattr of {path} (needs Linux 5.12)")
 
@@ -271,10 +270,11 @@ def _drop_capabilities() -> None:
     _check(_libc.capset(header, (ctypes.c_uint32 * 6)()), "capset")
 
 
-def _has_capability(number: int) -> bool:
+def may_make_namespaces() -> bool:
+    """Is this root with CAP_SYS_ADMIN?"""
     with open("/proc/self/status") as status:
         effective = next(line for line in status if line.startswith("CapEff:"))
-    return bool(int(effective.split()[1], 16) >> number & 1)
+    return os.geteuid() == 0 and bool(int(effective.split()[1], 16) >> _CAP_SYS_ADMIN & 1)
 
 
 def _install_filter(instructions: bytes) -> None:
@@ -293,12 +293,9 @@ def _die_with_parent() -> None:
 
 
 def _mount(source: str, target: str, kind: str | None, flags: int, options: str = "") -> None:
+    file_system = kind.encode() if kind else None
     result = _libc.mount(
-        source.encode(),
-        target.encode(),
-        kind.encode() if kind else None,
-        ctypes.c_ulong(flags),
-        options.encode(),
+        source.encode(), target.encode(), file_system, ctypes.c_ulong(flags), options.encode()
     )
     _check(result, f"mount {target}")
 
@@ -317,10 +314,3 @@ def _check(result: int, what: str) -> None:
 def _write(path: str, text: str) -> None:
     with open(path, "w") as file:
         file.write(text)
-
-
-def _close(descriptor: int) -> None:
-    try:
-        os.close(descriptor)
-    except OSError:
-        return

@@ -19,21 +19,21 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from cipo_jax.verifiers import messages
 from cipo_jax.verifiers.sandbox import seccomp
+from cipo_jax.verifiers.sandbox.inside import DEVICES, LINKS, SCRATCH, may_make_namespaces
 
 WARM, BUBBLEWRAP, NAMESPACES = "bubblewrap+namespaces", "bubblewrap", "namespaces"
 RLIMITS = "rlimits"
 START_SECONDS = 20.0
 _STOP_SECONDS = 5.0
 _MAX_ANSWER_BYTES = 1 << 25
-_SCRATCH = "/tmp"
 _MODULES = ("wire", "inside", "values", "roles")  # each needs only those before it
 _LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64")
-_NO_ENVIRONMENT: dict[str, str] = {}
 # Reads the code of `_MODULES` from descriptor 0, as one message (see `wire.py`), and makes modules
 # of it. A line that calls one of the ways into `inside.py` with the roles is put after it.
 _LOADER = """
@@ -54,27 +54,18 @@ roles = sys.modules["cipo_jax.verifiers.sandbox.roles"].ROLES
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What one sandbox may use.
+    """What one sandbox may use."""
 
-    Attributes:
-      cpu_seconds: of each process.
-      memory_bytes: address space of each process.
-      scratch_bytes: of /tmp.
-      file_bytes: of each file, and of the output.
-      processes: with their threads; where root is dropped or user namespaces count.
-      open_files: of each process.
-    """
-
-    cpu_seconds: int = 60
-    memory_bytes: int = 1 << 30
-    scratch_bytes: int = 64 << 20
-    file_bytes: int = 16 << 20
-    processes: int = 64
-    open_files: int = 64
+    cpu_seconds: int = 60  # of each process
+    memory_bytes: int = 1 << 30  # address space of each process
+    scratch_bytes: int = 64 << 20  # of /tmp
+    file_bytes: int = 16 << 20  # of each file, and of the output
+    processes: int = 64  # with their threads; where root is dropped or user namespaces count
+    open_files: int = 64  # of each process
 
 
 class SandboxError(Exception):
-    """A sandbox could not be started or broke; it says nothing about the program."""
+    """A sandbox could not be started, or it failed. This says nothing about the program."""
 
 
 @dataclasses.dataclass
@@ -82,16 +73,16 @@ class Sandboxed:
     """A running sandbox: the trusted side of its control channel."""
 
     channel: socket.socket
-    _kill: Any  # () -> None: the processes are gone afterwards, or going
+    _kill: Callable[[], None]  # the processes have ended afterwards, or are about to
     _scratch: str | None = None  # a directory of the machine to be removed
 
     def send(self, message: dict[str, Any] | list[Any]) -> None:
-        """Raises OSError if the sandbox is gone."""
+        """Raises OSError if the sandbox has ended."""
         self.channel.settimeout(START_SECONDS)
         messages.send(self.channel, json.dumps(message).encode())
 
     def receive(self, deadline: float) -> Any:
-        """The next message; None if the sandbox is gone or what it sent is no message.
+        """The next message; None if the sandbox has ended or what it sent is no message.
 
         Raises:
           TimeoutError: `deadline`, of `time.monotonic()`, has passed.
@@ -105,7 +96,7 @@ class Sandboxed:
             return None
 
     def stop(self) -> None:
-        """Kills all that runs there, and waits until it is gone."""
+        """Kills all that runs there, and waits for its end."""
         self._kill()
         with contextlib.suppress(OSError):
             self.channel.settimeout(_STOP_SECONDS)
@@ -126,7 +117,7 @@ class Sandbox:
     """Starts sandboxes in one layer. One at a time may be starting; many may run."""
 
     def __init__(self, layer: str):
-        """Raises SandboxError if the layer cannot be had; with the reason."""
+        """Raises SandboxError if the machine does not offer the layer; with the reason."""
         self.layer = layer
         self.filter = seccomp.compile_filter()
         self._view, self._hidden = _view()
@@ -135,33 +126,27 @@ class Sandbox:
         if not sys.platform.startswith("linux"):
             raise SandboxError("it needs Linux")
         if layer in (WARM, BUBBLEWRAP) and self._bwrap is None:
-            raise SandboxError(
-                "bwrap is not installed (Debian, Ubuntu: apt-get install bubblewrap)"
-            )
+            install = "Debian, Ubuntu: apt-get install bubblewrap"
+            raise SandboxError(f"bwrap is not installed ({install})")
         if layer != BUBBLEWRAP:
             self._start_zygote()
 
     def start(self, job: dict[str, Any], limits: Limits, link: socket.socket | None = None):
-        """A sandbox that runs `job` (see `roles.py`).
+        """A sandbox that runs `job`, JSON data with the "role" (see `roles.py`).
 
-        Args:
-          job: JSON data with the "role".
-          limits: what it may use.
-          link: becomes descriptor 3 there; the caller keeps and closes its own.
+        `link` becomes descriptor 3 there; the caller keeps and closes its own.
 
         Raises:
           SandboxError: it cannot be started.
         """
-        scratch = None
-        if self.layer == RLIMITS:
-            scratch = tempfile.mkdtemp(prefix="cipo-scratch-")
+        scratch = tempfile.mkdtemp(prefix="cipo-scratch-") if self.layer == RLIMITS else None
         job = {
             **job,
             "limits": dataclasses.asdict(limits),
             "filter": self.filter.hex() if self.filter else "",
             "isolated": self.layer != RLIMITS,
             "linked": link is not None,
-            "scratch": scratch or _SCRATCH,
+            "scratch": scratch or SCRATCH,
             "user": secrets.randbelow(1 << 28),
             "view": self._view,
             "hidden": self._hidden,
@@ -203,14 +188,8 @@ class Sandbox:
             number = link.fileno()
             loader += f"if {number} != 3: os.dup2({number}, 3); os.close({number})\n"
         loader += "inside.main(roles)"
-        process = subprocess.Popen(
-            [*command, _interpreter(), "-I", "-S", "-c", loader],
-            stdin=theirs.fileno(),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            pass_fds=[link.fileno()] if link is not None else [],
-            env=_NO_ENVIRONMENT,
-        )
+        descriptors = [link.fileno()] if link is not None else []
+        process = _start_interpreter(command, loader, theirs, pass_fds=descriptors)
 
         def kill() -> None:
             process.kill()
@@ -225,29 +204,21 @@ class Sandbox:
             self._bwrap,
             *_bubblewrap_arguments(self._view, self._hidden, capabilities, limits),
             *(["--proc", "/proc"] if self.layer == WARM else []),
-            *("--remount-ro", "/", "--chdir", _SCRATCH, "--"),
+            *("--remount-ro", "/", "--chdir", SCRATCH, "--"),
         ]
 
     def _start_zygote(self) -> None:
         self._requests, theirs = socket.socketpair()
-        command = [_interpreter(), "-I", "-S", "-c", _LOADER + "inside.serve(roles)"]
-        if self.layer == WARM:
-            command = [*self._in_bubblewrap(["ALL"], Limits()), *command]
+        before = self._in_bubblewrap(["ALL"], Limits()) if self.layer == WARM else []
         with theirs:
-            self._zygote = subprocess.Popen(
-                command,
-                stdin=theirs.fileno(),
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env=_NO_ENVIRONMENT,
-                cwd="/",
-            )
+            loader = _LOADER + "inside.serve(roles)"
+            self._zygote = _start_interpreter(before, loader, theirs, cwd="/")
         self._requests.settimeout(START_SECONDS)
         messages.send(self._requests, _code())
         self._answer()
 
     def _fork(self, theirs: socket.socket, link: socket.socket | None):
-        descriptors = [theirs.fileno()] + ([link.fileno()] if link is not None else [])
+        descriptors = [end.fileno() for end in (theirs, link) if end is not None]
         socket.send_fds(self._requests, [struct.pack("!i", 0)], descriptors)
         pid = self._answer()
 
@@ -265,6 +236,18 @@ class Sandbox:
         return struct.unpack("!i", answer)[0]
 
 
+def _start_interpreter(
+    before: list[str], loader: str, channel: socket.socket, **options: Any
+) -> subprocess.Popen:
+    """A clean interpreter that runs `loader`, with `channel` as descriptor 0; `before`: the words
+    of the command line before it."""
+    command = [*before, _interpreter(), "-I", "-S", "-c", loader]
+    null, no_environment = subprocess.DEVNULL, dict[str, str]()
+    return subprocess.Popen(
+        command, stdin=channel.fileno(), stdout=null, stderr=null, env=no_environment, **options
+    )
+
+
 def _interpreter() -> str:
     """The interpreter outside any virtual environment, links resolved."""
     return os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
@@ -273,26 +256,22 @@ def _interpreter() -> str:
 @functools.cache
 def _view() -> tuple[list[str], list[str]]:
     """Paths that a program may read, and directories within that are hidden."""
-    standard_library = os.path.realpath(sysconfig.get_path("stdlib", vars=_base()))
+    base = {"base": sys.base_prefix, "installed_base": sys.base_prefix}
+    standard_library = os.path.realpath(sysconfig.get_path("stdlib", vars=base))
     view = [path for path in _LIBRARIES if os.path.isdir(path) and not os.path.islink(path)]
     extra = [_interpreter(), os.path.join(sys.base_prefix, "lib")]
     for path in (*map(os.path.realpath, extra), standard_library):
-        if os.path.exists(path) and not any(Path(path).is_relative_to(v) for v in view):
+        if os.path.exists(path) and not _is_within(path, view):
             view.append(path)
     if os.path.exists("/etc/ld.so.cache"):
         view.append("/etc/ld.so.cache")
     packages = [os.path.join(standard_library, name) for name in ("site-packages", "dist-packages")]
     packages += ["/usr/lib/python3/dist-packages"]
-    hidden = [
-        path
-        for path in packages
-        if os.path.isdir(path) and any(Path(path).is_relative_to(v) for v in view)
-    ]
-    return view, hidden
+    return view, [path for path in packages if os.path.isdir(path) and _is_within(path, view)]
 
 
-def _base() -> dict[str, str]:
-    return {"base": sys.base_prefix, "installed_base": sys.base_prefix}
+def _is_within(path: str, view: list[str]) -> bool:
+    return any(Path(path).is_relative_to(seen) for seen in view)
 
 
 def _bubblewrap_arguments(
@@ -312,21 +291,15 @@ def _bubblewrap_arguments(
         arguments += ["--perms", "0755", "--dir", str(parent)]
     for path in view:
         arguments += ["--ro-bind", path, path]
-    for path in ("/lib", "/lib64", "/bin"):
+    for path in LINKS:
         if os.path.islink(path):
             arguments += ["--symlink", os.readlink(path), path]
     for path in hidden:
         arguments += ["--size", "4096", "--tmpfs", path, "--remount-ro", path]
-    for device in ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random"):
+    for device in DEVICES:
         arguments += ["--dev-bind", device, device]
-    arguments += ["--perms", "1777", "--size", str(limits.scratch_bytes), "--tmpfs", _SCRATCH]
+    arguments += ["--perms", "1777", "--size", str(limits.scratch_bytes), "--tmpfs", SCRATCH]
     return arguments
-
-
-def may_make_namespaces() -> bool:
-    """Is this root with CAP_SYS_ADMIN?"""
-    effective = Path("/proc/self/status").read_text().partition("CapEff:")[2].split()[0]
-    return os.geteuid() == 0 and bool(int(effective, 16) >> 21 & 1)
 
 
 @functools.cache

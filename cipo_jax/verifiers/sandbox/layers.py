@@ -1,20 +1,20 @@
 """The sandbox for programs that a model wrote.
 
 This file decides which isolation a machine offers and says what it covers. Sandboxes are started
-and stopped in `launch.py`; how a process gives up its rights is in `inside.py`,
-what runs there in `roles.py`.
+and stopped in `launch.py`; how a process gives up its rights is in `inside.py`, what runs there in
+`roles.py`.
 
-A sandbox is one program's: it starts clean, is killed whole, and is never used again. Nothing in it
-is worth stealing (no test, no reference, no secret of the machine), and nothing it says is believed
-but as the program's answer.
+A sandbox is for one program: it starts clean, is killed whole, and is never used again. It holds
+no test, no reference and no secret of the machine, and what it says counts as the program's answer
+only.
 
-Layers, best first. Each is tried at the start with a program that attempts what it must not be able
-to do; the first layer in which all attempts fail is used.
+Layers, best first. Each is tried at the start with a program that attempts what is forbidden; the
+first layer in which all attempts fail is used.
 
   bubblewrap+namespaces
                a clean interpreter waits in `bwrap` (0.7 or newer), which has made new user, mount,
                pid, network, ipc, host-name and cgroup namespaces. For each program it forks a
-               process that makes all of them again, for this program alone. Needs Linux 5.12.
+               process that makes all of them again, for this program only. Needs Linux 5.12.
   bubblewrap   one `bwrap` and one interpreter for each program: several times slower.
   namespaces   as the first, without `bwrap` around it.
   rlimits      none of these. Only with `allow_unsandboxed_code`: a program can then read every file
@@ -24,7 +24,7 @@ What the first three cover:
   files        the program sees the interpreter, its standard library and the system's shared
                libraries, read-only; four harmless devices; and a private /tmp in memory with a size
                limit. No home, no /proc, no /sys, no project, no data.
-  network      a network namespace with nothing in it but, at most, a loopback of its own.
+  network      a network namespace with nothing in it except, at most, its own loopback.
   processes    it sees and signals its own only; when its first one ends, all are killed.
   identity     no capability; as root: another user, which owns nothing, for each program. Otherwise
                the user who runs it, whose files are not in view.
@@ -38,7 +38,7 @@ machine's kernel; a virtual machine around the run is the answer), side channels
 uses all its CPU time. bubblewrap cannot limit the number of files in the scratch directory.
 Without libseccomp the memory limit holds for each process, not for their sum.
 
-Where which layer is to be had:
+Which layer is available where:
   plain VM, TPU VM   all, also without root. On Ubuntu 24.04, AppArmor forbids namespaces to
                      ordinary programs: run as root, or give bwrap an AppArmor profile.
   Docker             its default profile forbids namespaces. Run the container with
@@ -55,22 +55,11 @@ import tempfile
 import time
 
 from cipo_jax.types import CipoError
-from cipo_jax.verifiers.sandbox.launch import (
-    BUBBLEWRAP,
-    NAMESPACES,
-    RLIMITS,
-    START_SECONDS,
-    WARM,
-    Limits,
-    Sandbox,
-    Sandboxed,
-    SandboxError,
-    may_make_namespaces,
-)
+from cipo_jax.verifiers.sandbox import launch
+from cipo_jax.verifiers.sandbox.inside import may_make_namespaces
+from cipo_jax.verifiers.sandbox.launch import RLIMITS, Limits, Sandbox, SandboxError
 
-__all__ = ["LAYERS", "Limits", "Sandbox", "SandboxError", "Sandboxed", "describe", "open_sandbox"]
-
-LAYERS = (WARM, BUBBLEWRAP, NAMESPACES)
+LAYERS = (launch.WARM, launch.BUBBLEWRAP, launch.NAMESPACES)
 
 
 def open_sandbox(allow_unsandboxed_code: bool = False, layer: str | None = None) -> Sandbox:
@@ -150,7 +139,7 @@ def _find_leak(sandbox: Sandbox) -> str | None:
         job = {"role": "functions", "programs": [program]}
         try:
             with sandbox.start(job, Limits()) as probe:
-                deadline = time.monotonic() + START_SECONDS
+                deadline = time.monotonic() + launch.START_SECONDS
                 hello = probe.receive(deadline)
                 if not isinstance(hello, list) or hello[0] != "value":
                     return f"a sandbox does not start: {hello}"

@@ -7,11 +7,12 @@ Three roles, each in a sandbox of its own:
   * "tests": runs test statements that call the program's functions, which are in another sandbox.
     The program never shares memory with the tests, so it can neither read nor change them.
 
-The first two hold code that may do anything, and know nothing worth stealing: no test, no expected
-value. Nothing they say of themselves counts. This file uses the standard library only.
+The first two hold code that may do anything, and hold no test and no expected value. Nothing they
+say of themselves counts. This file uses the standard library only.
 """
 
 import builtins
+import contextlib
 import json
 import os
 import select
@@ -21,8 +22,8 @@ import sys
 import traceback
 from typing import Any
 
-from cipo_jax.verifiers.sandbox.inside import Job, Roles, confine
-from cipo_jax.verifiers.sandbox.values import Peer, ProgramEndedError
+from cipo_jax.verifiers.sandbox.inside import Job, Roles, confine, replace_by_null
+from cipo_jax.verifiers.sandbox.values import Peer, ProgramEndedError, text_of
 from cipo_jax.verifiers.sandbox.wire import read_message, write_message
 
 _CONTROL, _LINK = 0, 3  # descriptors
@@ -32,13 +33,8 @@ _TEXT_END = 2_000  # bytes of the error output that are kept
 
 def run_functions(job: Job) -> None:
     """Serves the functions of `job["programs"]`, of which the first that compiles is used."""
-    channel = _LINK if job["linked"] else _CONTROL
-    if job["linked"]:
-        # Nobody talks to the control channel any more; its end must not be held here.
-        _replace_by_null(_CONTROL)
-    else:
-        channel = os.dup(_CONTROL)
-        _replace_by_null(_CONTROL)
+    channel = _LINK if job["linked"] else os.dup(_CONTROL)
+    replace_by_null(_CONTROL)  # if linked, nobody uses it any more: its end must not stay open here
     module = _new_module("candidate")
     peer = Peer(channel, _serve_functions(module.__dict__))
     sys.setrecursionlimit(max(sys.getrecursionlimit(), 3_000))
@@ -46,7 +42,7 @@ def run_functions(job: Job) -> None:
     try:
         exec(_compile_first(job["programs"]), module.__dict__)
     except BaseException as error:
-        peer.send(["raise", type(error).__name__, _message_of(error)])
+        peer.send(["raise", type(error).__name__, text_of(error)])
         os._exit(1)
     peer.send(["value", None, {"dict": []}])
     peer.serve()
@@ -108,7 +104,7 @@ class _Iterator:
 
 def run_cases(job: Job) -> None:
     """For each input text that comes over the control channel: runs the program in a fork of this
-    process, answers with how it ended and what it printed. The fork alone is confined; this process
+    process, answers with how it ended and what it printed. Only the fork is confined: this process
     runs nothing of the program."""
     write_message(_CONTROL, json.dumps({"ready": True}).encode())
     while (message := read_message(_CONTROL)) is not None:
@@ -120,7 +116,6 @@ def run_cases(job: Job) -> None:
 def _run_case(job: Job, text: str, seconds: float) -> dict[str, Any]:
     files = [os.memfd_create(name, os.MFD_CLOEXEC) for name in ("in", "out", "err")]
     try:
-        os.write(files[0], b"")
         with open(files[0], "wb", closefd=False) as file:
             file.write(text.encode("utf-8", "surrogatepass"))
         os.lseek(files[0], 0, os.SEEK_SET)
@@ -147,12 +142,10 @@ def _run_case(job: Job, text: str, seconds: float) -> dict[str, Any]:
 
 
 def _kill_all_others() -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError, ChildProcessError):
         os.kill(-1, signal.SIGKILL)
         while True:
             os.waitpid(-1, 0)
-    except (ProcessLookupError, ChildProcessError):
-        return
 
 
 def _wait(pid: int, seconds: float) -> bool:
@@ -214,7 +207,7 @@ def run_tests(job: Job) -> None:
     try:
         exec(compile(job["preamble"], "<preamble>", "exec"), namespace)
     except BaseException as error:
-        report(broken=f"the tests' preamble: {type(error).__name__}: {_message_of(error)}")
+        report(broken=f"the tests' preamble: {type(error).__name__}: {text_of(error)}")
         return
     confine(job)
     try:
@@ -256,23 +249,13 @@ def _serve_callbacks(_: Peer, request: list[Any]) -> Any:
 
 
 def _test_line(error: BaseException) -> int | None:
-    lines = [
-        line
-        for frame, line in traceback.walk_tb(error.__traceback__)
-        if frame.f_code.co_filename == "<tests>"
-    ]
+    frames = traceback.walk_tb(error.__traceback__)
+    lines = [line for frame, line in frames if frame.f_code.co_filename == "<tests>"]
     return lines[-1] if lines else None
 
 
 def _name_of(error: BaseException) -> str:
     return "the program ended" if isinstance(error, ProgramEndedError) else type(error).__name__
-
-
-def _message_of(error: BaseException) -> str:
-    try:
-        return str(error)[:300]
-    except BaseException:
-        return ""
 
 
 def _compile_first(programs: list[str]) -> Any:
@@ -293,12 +276,6 @@ def _new_module(name: str) -> Any:
     module = type(sys)(name)
     sys.modules[name] = module
     return module
-
-
-def _replace_by_null(descriptor: int) -> None:
-    null = os.open("/dev/null", os.O_RDWR)
-    os.dup2(null, descriptor)
-    os.close(null)
 
 
 ROLES: Roles = {"functions": run_functions, "cases": run_cases, "tests": run_tests}

@@ -4,8 +4,8 @@ This file decides which system calls a candidate program may not make. The filte
 in a trusted process, to the form the kernel takes; `inside.py` installs it. It needs
 `libseccomp.so.2` (Debian and Ubuntu: libseccomp2, Fedora: libseccomp) where it is compiled only.
 
-The filter lists what is refused. What is left to a program is computing, threads, and files in
-what it can see. In particular it cannot start a process or another program.
+The filter lists what is refused. A program can still compute, use threads, and use the files that
+it can see. It cannot start a process or another program.
 """
 
 import ctypes
@@ -77,27 +77,25 @@ def compile_filter() -> bytes | None:
 
 
 def _refuse(
-    library: ctypes.CDLL,
-    context: ctypes.c_void_p,
-    name: str,
-    action: int,
-    comparison: _Comparison | None = None,
+    library: ctypes.CDLL, context: ctypes.c_void_p, name: str, action: int, *where: _Comparison
 ) -> None:
     number = library.seccomp_syscall_resolve_name(name.encode())
     if number < 0:  # not a system call of this architecture, or newer than the library
         return
-    comparisons = (_Comparison * 1)(*([comparison] if comparison else []))
+    comparisons = (_Comparison * len(where))(*where)
     result = library.seccomp_rule_add_array(
-        context, ctypes.c_uint32(action), number, 1 if comparison else 0, comparisons
+        context, ctypes.c_uint32(action), number, len(where), comparisons
     )
-    if result != 0:
-        raise OSError(-result, f"seccomp rule for {name}: {os.strerror(-result)}")
+    _check(result, f"seccomp rule for {name}")
 
 
 def _export(library: ctypes.CDLL, context: ctypes.c_void_p) -> bytes:
     with open(os.memfd_create("filter"), "rb") as file:
-        result = library.seccomp_export_bpf(context, file.fileno())
-        if result != 0:
-            raise OSError(-result, f"seccomp_export_bpf: {os.strerror(-result)}")
+        _check(library.seccomp_export_bpf(context, file.fileno()), "seccomp_export_bpf")
         file.seek(0)
         return file.read()
+
+
+def _check(result: int, what: str) -> None:
+    if result != 0:
+        raise OSError(-result, f"{what}: {os.strerror(-result)}")

@@ -2,21 +2,21 @@
 
 This file decides what crosses by value: plain data of the standard types, rebuilt by the receiver
 from JSON, never unpickled. Everything else stays where it is and crosses as a number that stands
-for it. So a program can hand over any data it likes, but no object whose `==`, `abs` or `len` are
-its own code: comparisons see plain data only.
+for it. So a program cannot hand over an object whose `==`, `abs` or `len` are its own code:
+comparisons see plain data only.
 
-`Peer` is one end of a channel between two processes that call each other's functions. It is used
-by the process that holds the program and by the one that holds the tests; both are sandboxed. The
-file uses the standard library only.
+`Peer` is one end of a channel between two sandboxed processes that call each other's functions: the
+one holds the program, the other the tests. The file uses the standard library only.
 """
 
 import builtins
 import collections
-import datetime
-import decimal
-import fractions
+import contextlib
+import datetime as dt
 import json
 from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 from cipo_jax.verifiers.sandbox.wire import read_message, write_message
@@ -36,16 +36,16 @@ class ValueCodecError(Exception):
 
 
 class ProgramEndedError(BaseException):
-    """The other process is gone; not an `Exception`, so that no test can take it for one."""
+    """The other process has ended. Not an `Exception`, so that no test catches it as one."""
 
 
 def encode(value: Any, keep: Keep | None = None) -> Any:
-    """`value` as something JSON can write. Raises ValueCodecError for what must stay here, if there
-    is no `keep`."""
+    """`value` as something JSON can write. Without `keep`, raises ValueCodecError for an object
+    that must stay here."""
     kind = type(value)
     if value is None or kind is bool or kind is str:
         return value
-    if kind is float or isinstance(value, float):
+    if isinstance(value, float):
         return float(value)
     if isinstance(value, int):
         value = int(value)
@@ -70,8 +70,8 @@ def decode(value: Any, lookup: Lookup | None = None) -> Any:
     """The inverse of `encode`; objects of the other side become stand-ins by `lookup`.
 
     Raises:
-      ValueCodecError, ValueError, TypeError, KeyError, ArithmeticError, RecursionError: it is no
-        such value.
+      ValueCodecError, ValueError, TypeError, KeyError, ArithmeticError, RecursionError: `encode`
+        did not write it.
     """
     if isinstance(value, list):
         return [decode(item, lookup) for item in value]
@@ -89,8 +89,8 @@ def decode(value: Any, lookup: Lookup | None = None) -> Any:
     return lookup(name, body)
 
 
-def _flat(pairs: Any) -> list[Any]:
-    return [part for pair in pairs for part in pair]
+def _flat(mapping: Any) -> list[Any]:
+    return [part for pair in dict.items(mapping) for part in pair]
 
 
 def _pairs(flat: list[Any]) -> Any:
@@ -100,12 +100,8 @@ def _pairs(flat: list[Any]) -> Any:
 # name -> (types, value -> its parts, parts -> value); subclasses before their bases
 _CONTAINERS: dict[str, tuple[Any, Callable[[Any], Any], Callable[[list[Any]], Any]]] = {
     "tuple": (tuple, list, tuple),
-    "counter": (
-        collections.Counter,
-        lambda v: _flat(dict.items(v)),
-        lambda p: collections.Counter(dict(_pairs(p))),
-    ),
-    "dict": (dict, lambda v: _flat(dict.items(v)), lambda p: dict(_pairs(p))),
+    "counter": (collections.Counter, _flat, lambda p: collections.Counter(dict(_pairs(p)))),
+    "dict": (dict, _flat, lambda p: dict(_pairs(p))),
     "set": (set, list, set),
     "frozenset": (frozenset, list, frozenset),
     "bytes": (bytes, lambda v: [bytes(v).hex()], lambda p: bytes.fromhex(p[0])),
@@ -113,26 +109,14 @@ _CONTAINERS: dict[str, tuple[Any, Callable[[Any], Any], Callable[[list[Any]], An
     "complex": (complex, lambda v: [v.real, v.imag], lambda p: complex(*p)),
     "range": (range, lambda v: [v.start, v.stop, v.step], lambda p: range(*p)),
     "deque": (collections.deque, list, collections.deque),
-    "decimal": (decimal.Decimal, lambda v: [str(v)], lambda p: decimal.Decimal(p[0])),
-    "fraction": (
-        fractions.Fraction,
-        lambda v: [v.numerator, v.denominator],
-        lambda p: fractions.Fraction(*p),
-    ),
-    "datetime": (
-        datetime.datetime,
-        lambda v: [v.isoformat()],
-        lambda p: datetime.datetime.fromisoformat(p[0]),
-    ),
-    "date": (
-        datetime.date,
-        lambda v: [v.isoformat()],
-        lambda p: datetime.date.fromisoformat(p[0]),
-    ),
+    "decimal": (Decimal, lambda v: [str(v)], lambda p: Decimal(p[0])),
+    "fraction": (Fraction, lambda v: [v.numerator, v.denominator], lambda p: Fraction(*p)),
+    "datetime": (dt.datetime, lambda v: [v.isoformat()], lambda p: dt.datetime.fromisoformat(p[0])),
+    "date": (dt.date, lambda v: [v.isoformat()], lambda p: dt.date.fromisoformat(p[0])),
     "timedelta": (
-        datetime.timedelta,
+        dt.timedelta,
         lambda v: [v.days, v.seconds, v.microseconds],
-        lambda p: datetime.timedelta(*p),
+        lambda p: dt.timedelta(*p),
     ),
 }
 
@@ -154,7 +138,7 @@ class Peer:
         `RemoteError`.
 
         Raises:
-          ProgramEndedError: the other side is gone or talks nonsense.
+          ProgramEndedError: the other side has ended, or its answer cannot be read.
         """
         self.send(["ask", operation, [self.encode(a) for a in arguments]])
         while True:
@@ -173,7 +157,7 @@ class Peer:
             return result
 
     def serve(self) -> None:
-        """Answers until the other side is gone."""
+        """Answers until the other side ends."""
         while True:
             try:
                 message = self.receive()
@@ -193,7 +177,7 @@ class Peer:
         except ProgramEndedError:
             raise
         except BaseException as error:  # also SystemExit: the program's end is no answer
-            reply = ["raise", type(error).__name__, _text_of(error)]
+            reply = ["raise", type(error).__name__, text_of(error)]
         try:
             self.send(reply)
         except ValueCodecError as error:
@@ -238,7 +222,7 @@ class Peer:
 
 
 def _mutable_arguments(operation: str, arguments: list[Any]) -> dict[int, tuple[Any, str]]:
-    """Positional arguments of a call that it may change, each with what it was."""
+    """The positional arguments that a call may change, by position, each with its JSON before."""
     if operation != "call":
         return {}
     return {
@@ -265,14 +249,13 @@ def _exception(name: str, text: str) -> BaseException:
     # An end of iteration would end the test's own loops early, and quietly.
     is_end = name in ("StopIteration", "StopAsyncIteration")
     if isinstance(kind, type) and issubclass(kind, Exception) and not is_end:
-        try:
+        with contextlib.suppress(TypeError):  # a few take more arguments
             return kind(text)
-        except TypeError:  # a few want more arguments
-            return RemoteError(f"{name}: {text}")
     return RemoteError(f"{name}: {text}")
 
 
-def _text_of(error: BaseException) -> str:
+def text_of(error: BaseException) -> str:
+    """The start of an error's message; "" if its `__str__` fails."""
     try:
         return str(error)[:300]
     except BaseException:

@@ -1,8 +1,8 @@
-"""How messages are framed: a 4-byte big-endian length, then so many bytes.
+"""How messages are framed: a 4-byte big-endian length, then that many bytes.
 
-This file decides the frame, and reads and writes it on file descriptors. It is the first of the
-files that travel into a sandbox, so it uses the standard library only. `verifiers/messages.py`
-reads and writes the same frame on sockets, with deadlines. What the bodies mean is for the callers.
+This file decides the frame, and reads and writes it on file descriptors. It also runs in sandboxes,
+so it uses the standard library only. `verifiers/messages.py` reads and writes the same frame on
+sockets, with deadlines. The callers decide what the bodies mean.
 """
 
 import os

@@ -36,10 +36,7 @@ CALLS = {
     "entry_point": "f",
     "cases": [{"input": [n], "output": n + 1} for n in range(4)],
 }
-STDIN = {
-    "type": "stdin",
-    "cases": [{"input": f"{n}\n", "output": f"{n + 1}\n"} for n in range(4)],
-}
+STDIN = {"type": "stdin", "cases": [{"input": f"{n}\n", "output": f"{n + 1}\n"} for n in range(4)]}
 RIGHT = {
     "assert": "def f(n): return n + 1",
     "call": "def f(n): return n + 1",
