@@ -212,8 +212,8 @@ def _gradient(
     """The float32 gradient of L over a minibatch [M, R, ...], a microbatch at a time.
 
     Args:
-      before: [M, R, T], the trainer's log-probs before the step's first update; None: this is the
-        first, or the loss does not need them.
+      before: [M, R, T], the trainer's log-probs before the step's first update; None: this one is
+        the first, or the loss does not need them.
     """
     weights = jnp.asarray(stream_weights) / jnp.maximum(minibatch.token_counts, 1.0)
 

@@ -74,8 +74,8 @@ class EngineStats:
 
 
 def cache_dtype(settings: EngineSettings, compute_dtype: str, mesh: Mesh) -> str:
-    """The settings' dtype of keys and values, or the model's compute dtype; on CPU float32, since
-    XLA would convert a whole bfloat16 cache and back at every write."""
+    """The settings' dtype of keys and values; without one, the model's compute dtype, but float32
+    on CPU, where XLA would convert a whole bfloat16 cache and back at every write."""
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     return settings.cache_dtype or ("float32" if on_cpu else compute_dtype)
 
