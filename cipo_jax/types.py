@@ -16,8 +16,7 @@ are explained where they stand:
                  M microbatches         R rows of a microbatch
     outside policy/                     P tokens of a prompt   C tokens of a completion
 
-This module decides what the records hold. It computes nothing and imports no accelerator runtime,
-so that verifier workers can use it.
+This module imports no accelerator runtime, so that verifier workers can use it.
 """
 
 import dataclasses
@@ -48,7 +47,7 @@ class Problem:
 
 
 class Outcome(enum.StrEnum):
-    """How a verification ended. Only `CORRECT` is right; the rest are told apart."""
+    """How a verification ended. Only `CORRECT` is right."""
 
     CORRECT = "correct"
     WRONG = "wrong"
@@ -62,12 +61,10 @@ class Verdict:
     """What the verifier said of one completion.
 
     Attributes:
-      outcome: see `Outcome`.
       extracted: the answer that was read from the completion, if any.
       detail: a short human-readable reason.
       seconds: wall time spent on this item by its worker.
-      score: how right it is, in [0, 1], where the verifier says so: the share of the tests that
-        passed, if partial credit was asked for; only with CORRECT it may be 1.
+      score: the share of tests passed, in [0, 1], with partial credit on; 1 only with CORRECT.
     """
 
     outcome: Outcome
@@ -86,7 +83,6 @@ class Demonstration:
     """A worked answer for the supervised cold start.
 
     Attributes:
-      problem: what is asked.
       solution: the completion to imitate.
       previous_attempt: if given, the demonstration is of a correction: the prompt quotes this
         attempt (right or wrong, the prompt does not tell) and `solution` is the corrected answer.
@@ -102,7 +98,6 @@ class Prompt:
     """A tokenised request for completions.
 
     Attributes:
-      problem: what is asked.
       tokens: [P] int32, P >= 1.
       anchor: the earlier attempt this prompt quotes; None in the base stream.
       trimmed: the quoted attempt was cut in the middle to fit its token budget.
@@ -121,7 +116,7 @@ class Completion:
     Attributes:
       tokens: [C] int32, the stop token included when one was sampled.
       logprobs: [C] float32, log-prob of each token under the sampling distribution.
-      finished: a stop token ended it; False means it ran into the token limit.
+      finished: a stop token ended it; False: it reached the token limit.
     """
 
     tokens: np.ndarray
@@ -159,15 +154,14 @@ class TrainBatch(NamedTuple):
     without importing JAX here.
 
     Attributes:
-      tokens: [U, M, R, T] int32.
+      tokens, segments: [U, M, R, T] int32.
       positions: [U, M, R, T] int32, from 0 within each sequence.
-      segments: [U, M, R, T] int32.
       loss_mask: [U, M, R, T] float32, 1 on completion tokens.
       advantages: [U, M, R, T] float32, constant over a completion.
       old_logprobs: [U, M, R, T] float32, the sampler's log-probs; 0 off the completions.
       stream: [U, M, R] int32, `BASE` or `CORRECTION`.
       token_counts: [U, 2] float32, what each stream's loss is divided by: with a mean over tokens
-        its completion tokens, those of sequences left out for having no gradient included. None
+        its completion tokens, including those of sequences left out for having no gradient. None
         in the parts of a batch that are smaller than a minibatch.
       ref_logprobs: [U, M, R, T] float32, of the frozen reference; None without a KL term.
     """

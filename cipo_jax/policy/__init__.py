@@ -7,20 +7,14 @@ room imports `types` and nothing else of the package; flax.linen is imported now
 
 The path of the parameters:
 
-    made      `model.init_params` (random) or `huggingface/load.load_params` (a checkpoint),
-              straight onto their shards, which `model.param_shardings` takes from
-              `sharding.logical_rules`
-    trained   `rl/train_step` scores tokens by `model.token_logprobs`, which has `logprobs` do the
-              last matrix product, and updates them
+    made      `model.init_params` (random) or `huggingface/load.load_params` (a checkpoint), on
+              their shards, which `model.param_shardings` takes from `sharding.logical_rules`
+    trained   `rl/train_step` scores tokens by `model.token_logprobs` and updates the parameters
     sampled   `model.cast_weights` gives the compute dtype, `host_copy` a copy on each host where
               several sample; then `model.hidden_states` with a cache, and `model.unembed`
     kept      checkpoints of the run (`run/records/`), `huggingface/export.export_hf`
 
-`config` is the architecture as data, `layers` and `rope` are the parts of a layer, `overview`
-prints a table of the parameters.
-
-Which attention runs where. The devices are read off the ambient mesh
-(`attention_kernels.platform`):
+Which attention runs where, by the devices of the ambient mesh (`attention_kernels.platform`):
 
     training   `attention_kernels.attend_rows`: Pallas splash attention on TPU, cuDNN on GPU, else
                `attention.attend`, the reference

@@ -1,9 +1,9 @@
 """Causal grouped-query attention over rows that may hold several sequences.
 
 The portable reference, in plain XLA. A token sees the tokens of its own segment at or before its
-own position, as far back as the window reaches; segment 0 is padding. The same rule serves packed
-training rows, padded ones, and prompts that are prefilled after what a cache holds. Queries are
-taken in blocks, so that scores of shape [B, N, T, S] are never held for long rows.
+own position, as far back as the window reaches; segment 0 is padding. Packed and padded training
+rows follow this rule, and so do prompts that are prefilled after cached tokens. Queries are taken
+in blocks, so that the scores [B, N, T, S] of a long row never exist in full.
 
 Not decided here: whether a kernel computes the same instead (`attention_kernels`), and how a decode
 step attends to a cache (`cache/attention`).
@@ -21,12 +21,12 @@ MASKED = -1e30
 
 
 def window_size(window: int | None) -> int:
-    """The window as a number, for arrays of windows."""
+    """The window as a number."""
     return NO_WINDOW if window is None else window
 
 
 def soft_capped(x: jax.Array, cap: float | None) -> jax.Array:
-    """x bent smoothly into (-cap, cap)."""
+    """x squashed smoothly into (-cap, cap)."""
     return x if cap is None else cap * jnp.tanh(x / cap)
 
 
@@ -66,7 +66,7 @@ def attend(
       k_positions, k_segments: [B, S] int32.
       scale: scores are multiplied by it.
       window: how many positions a query sees, its own included; a number or [] int32. None: all.
-      soft_cap: scaled scores are bent into (-soft_cap, soft_cap).
+      soft_cap: see `soft_capped`; applied to the scaled scores.
 
     Returns:
       [B, T, N, H] in q's dtype; scores and softmax are float32. Padding (segment 0) sees nothing
@@ -74,9 +74,14 @@ def attend(
     """
 
     def block(args: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
-        q_block, positions, segments = args
+        q, positions, segments = args
+        (B, T, N, H), K = q.shape, k.shape[2]
         mask = visible(positions, segments, k_positions, k_segments, window)
-        return _attend_block(q_block, k, v, mask, scale, soft_cap)
+        grouped = q.reshape(B, T, K, N // K, H)
+        scores = jnp.einsum("btkgh,bskh->bkgts", grouped, k, preferred_element_type=jnp.float32)
+        scores = jnp.where(mask[:, None, None], soft_capped(scores * scale, soft_cap), MASKED)
+        weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+        return jnp.einsum("bkgts,bskh->btkgh", weights, v).reshape(B, T, N, H)
 
     T = q.shape[1]
     if T <= QUERY_BLOCK:
@@ -97,21 +102,3 @@ def join_tokens(x: jax.Array, T: int) -> jax.Array:
     """The inverse of `split_tokens` for T tokens."""
     blocks, B, block = x.shape[:3]
     return jnp.moveaxis(x, 0, 1).reshape(B, blocks * block, *x.shape[3:])[:, :T]
-
-
-def _attend_block(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    mask: jax.Array,
-    scale: float,
-    soft_cap: float | None,
-) -> jax.Array:
-    """`attend` for one block of queries, with mask [B, T, S]."""
-    B, T, N, H = q.shape
-    K = k.shape[2]
-    grouped = q.reshape(B, T, K, N // K, H)
-    scores = jnp.einsum("btkgh,bskh->bkgts", grouped, k, preferred_element_type=jnp.float32)
-    scores = jnp.where(mask[:, None, None], soft_capped(scores * scale, soft_cap), MASKED)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    return jnp.einsum("bkgts,bskh->btkgh", weights, v).reshape(B, T, N, H)

@@ -1,14 +1,12 @@
 """Attention of whole rows to themselves, by the best implementation for the devices at hand.
 
-`attend_rows` is the one place that chooses: Pallas splash attention on TPU, cuDNN on GPU, the
-portable reference (`attention.attend`) on all else and for whatever a kernel does not support; the
-log then names the reason, once. The kind of devices is read off the mesh, so that a program can be
-compiled for a machine other than this one.
+`attend_rows` is the one place that chooses: Pallas splash attention on TPU, cuDNN on GPU, and the
+portable reference (`attention.attend`) elsewhere and for what a kernel does not support. The log
+then gives the reason, once. The kind of devices is that of the mesh, so that a program can be
+compiled for another machine. Not decided here: attention to a cache (`cache/attention`).
 
-Kernels know columns, not positions: they rely on each segment's tokens lying side by side with
-positions that count up, as in packed rows and in padded ones.
-
-Not decided here: attention to a cache (`cache/attention`).
+Kernels know columns, not positions: they need the tokens of a segment side by side with positions
+that count up, as in packed rows and in padded ones.
 """
 
 import contextlib
@@ -26,9 +24,9 @@ from jax.sharding import PartitionSpec as P
 from cipo_jax.policy import attention
 from cipo_jax.policy.sharding import Rules, spec
 
-# Pallas kernels are run step by step by JAX instead of compiled: for tests without a TPU.
+# JAX interprets Pallas kernels instead of compiling them: for tests without a TPU.
 INTERPRET = False
-SPLASH_BLOCKS = (512, 256, 128)  # tokens of queries and keys taken together; the first that divides
+SPLASH_BLOCKS = (512, 256, 128)  # tokens of a block; the first that divides the row is used
 CUDNN_LONGEST = 8192  # tokens of a row, because its mask [B, T, T] exists in full
 
 Kernel = Callable[..., jax.Array]
@@ -62,27 +60,17 @@ def attend_rows(
     Returns:
       [B, T, N, H] in q's dtype; without meaning at padding.
     """
+    args = (q, k, v, positions, segments)
     kernel = _kernel(q, soft_cap)
     if kernel is None:
-        out = attention.attend(
-            q,
-            k,
-            v,
-            positions,
-            segments,
-            positions,
-            segments,
-            scale=scale,
-            window=window,
-            soft_cap=soft_cap,
-        )
+        options: Any = {"scale": scale, "window": window, "soft_cap": soft_cap}
+        out = attention.attend(*args, positions, segments, **options)
         return checkpoint_name(out, attention.SAVED_NAME)
 
     def run(window: int | None, *args: jax.Array) -> jax.Array:
         static = functools.partial(kernel, scale=scale, window=window, soft_cap=soft_cap)
         return _on_mesh(static, rules, *args)
 
-    args = (q, k, v, positions, segments)
     if not isinstance(window, jax.Array):
         return run(window, *args)
     # Kernels skip blocks outside the window, which must be known to the compiler: a branch each.
@@ -132,39 +120,25 @@ def _log_once(message: str) -> None:
 
 
 def _on_mesh(
-    kernel: Kernel,
-    rules: Rules,
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    positions: jax.Array,
-    segments: jax.Array,
+    kernel: Kernel, rules: Rules, q: jax.Array, k: jax.Array, v: jax.Array, *rest: jax.Array
 ) -> jax.Array:
-    """Runs the kernel on each device's own rows and heads."""
+    """Runs the kernel on each device's own rows and heads; `rest`: positions and segments."""
     if not rules:
-        return kernel(q, k, v, positions, segments)
+        return kernel(q, k, v, *rest)
     heads, kv_heads = (
         spec(rules, ("batch", "tokens", axis, "head_dim")) for axis in ("heads", "kv_heads")
     )
     if heads != kv_heads:
-        # Key/value heads do not divide the tensor axis and are whole on every device. As many
-        # copies as make them divide put each next to its queries.
-        copies = _copies(q.shape[2], k.shape[2], _parts(heads[2]))
+        # The tensor axis does not divide the key/value heads, so every device has all of them. The
+        # fewest copies with which it does put each next to its queries.
+        group, kv = q.shape[2] // k.shape[2], k.shape[2]
+        parts = jax.sharding.get_abstract_mesh().shape[heads[2]] if heads[2] else 1
+        copies = next(n for n in range(1, group + 1) if group % n == 0 and kv * n % parts == 0)
         k, v = (jnp.repeat(x, copies, axis=2) for x in (k, v))
     rows = P(*heads[:2])
     return jax.shard_map(
         kernel, in_specs=(heads, heads, heads, rows, rows), out_specs=heads, check_vma=False
-    )(q, k, v, positions, segments)
-
-
-def _parts(axis: Any) -> int:
-    return 1 if axis is None else jax.sharding.get_abstract_mesh().shape[axis]
-
-
-def _copies(heads: int, kv_heads: int, parts: int) -> int:
-    """The fewest copies of each key/value head with which `parts` divides them."""
-    group = heads // kv_heads
-    return next(n for n in range(1, group + 1) if group % n == 0 and kv_heads * n % parts == 0)
+    )(q, k, v, *rest)
 
 
 # TPU.
@@ -195,7 +169,7 @@ def splash_attention(
 
     Compared with the reference in interpret mode, and compiled for TPU v5e; not timed on one.
     """
-    # Late: other devices than TPUs need not wait for the import.
+    # Late, because only TPUs need this slow import.
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
     del positions
@@ -205,19 +179,11 @@ def splash_attention(
         if window is None
         else splash.LocalMask((T, T), window_size=(window - 1, 0), offset=0)
     )
-    block = next(size for size in SPLASH_BLOCKS if T % size == 0)
+    # All block sizes, of the forward and of both backward kernels.
+    sizes: Any = [next(size for size in SPLASH_BLOCKS if T % size == 0)] * 8
     kernel = splash.make_splash_mha(
         splash.MultiHeadMask([mask] * N),
-        block_sizes=splash.BlockSizes(
-            block_q=block,
-            block_kv=block,
-            block_kv_compute=block,
-            block_q_dkv=block,
-            block_kv_dkv=block,
-            block_kv_dkv_compute=block,
-            block_q_dq=block,
-            block_kv_dq=block,
-        ),
+        block_sizes=splash.BlockSizes(*sizes),
         attn_logits_soft_cap=soft_cap,
         head_shards=1,
         q_seq_shards=1,
@@ -265,19 +231,13 @@ def cudnn_attention(
 ) -> jax.Array:
     """`attend_rows` by cuDNN's flash attention, on one device's arrays.
 
-    Not verified on a GPU: only that the same arguments, given to JAX's own implementation ("xla"),
-    yield what the reference yields. Segments and windows go in as a mask, which JAX hands to cuDNN
-    as a bias [B, 1, T, T]; the public interface has no segment ids.
+    Not verified on a GPU, only with JAX's own implementation ("xla") of the same call, against the
+    reference. Segments and windows go in as a mask, which JAX hands to cuDNN as a bias
+    [B, 1, T, T]; the public interface has no segment ids.
     """
     assert soft_cap is None
     # Counted from 1, so that padding sees padding and no row of the mask is empty.
     mask = attention.visible(positions, segments + 1, positions, segments + 1, window)
     return jax.nn.dot_product_attention(
-        q,
-        k,
-        v,
-        mask=mask[:, None],
-        scale=scale,
-        is_causal=True,
-        implementation=implementation,
+        q, k, v, mask=mask[:, None], scale=scale, is_causal=True, implementation=implementation
     )

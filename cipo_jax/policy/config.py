@@ -1,7 +1,7 @@
-"""The architecture as data: everything that tells one supported model family from another.
+"""The architecture as data: which features a supported model family may have, and their names.
 
-Decides which features exist and how they are named. What they compute is in `model`, `layers`,
-`rope` and `attention`; how a Hugging Face config.json says them is in `huggingface/config`.
+What they compute is in `model`, `layers`, `rope` and `attention`; how a Hugging Face config.json
+describes them is in `huggingface/config`.
 """
 
 import dataclasses
@@ -11,14 +11,14 @@ import dataclasses
 class RopeScaling:
     """Stretching of rotary frequencies for contexts beyond the original one.
 
-    kind "linear" divides all frequencies by `factor`; "llama3" only the slow ones, with a smooth
+    "linear" divides all frequencies by `factor`; "llama3" only the slow ones, with a smooth
     transition between the two wave lengths (Llama 3.1); "yarn" likewise, with a transition linear
-    in the index of the frequency, and lengthens the rotated vectors.
+    in the index of the frequency, and it lengthens the rotated vectors.
 
     Attributes:
       original_max_positions: llama3, yarn: the length of the original context.
-      low_freq_factor, high_freq_factor: llama3: frequencies that turn at most / at least so often
-        within the original context are divided by `factor` / kept.
+      low_freq_factor, high_freq_factor: llama3: frequencies with at most the first number of turns
+        within the original context are divided by `factor`, those with at least the second kept.
       beta_slow, beta_fast: the same for yarn.
       truncate: yarn: the transition begins and ends at whole indices.
       attention_factor: yarn: length of the rotated vectors relative to the unrotated.
@@ -57,7 +57,7 @@ class ModelConfig:
       max_positions: the longest sequence, in tokens.
       param_dtype, compute_dtype: of the parameters, and of activations and products with them.
       remat: what the backward pass recomputes, see `model.REMAT_POLICIES`.
-      unroll: layers of one turn of the layer loop, where there is no cache.
+      unroll: layers per iteration of the layer loop, where there is no cache.
     """
 
     vocab_size: int

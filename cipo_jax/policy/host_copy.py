@@ -1,9 +1,8 @@
 """A whole copy of the parameters on every host's own devices, for sampling on many hosts.
 
 Training spreads the parameters over the devices of all hosts. A host that samples by itself needs
-all of them within reach: they are gathered once per rollout, onto a mesh of the host's own devices.
-
-Not decided here: when the copy is made and given up (`run/sampler`).
+all of them: they are gathered once per rollout, onto a mesh of the host's own devices. When the
+copy is made and dropped is decided in `run/sampler`.
 """
 
 from typing import Any
@@ -35,18 +34,13 @@ def host_meshes(tensor: int) -> tuple[Mesh, Mesh]:
             "equally many, a multiple of it (config.sampling.tensor may be set to a smaller one)"
         )
     grids = [make_mesh(1, -1, tensor, devices=devices).devices for devices in by_host]
-    auto = AxisType.Auto
-    every = Mesh(np.stack(grids), ("host", *MESH_AXES), axis_types=(auto,) * 4)
-    return every, Mesh(grids[jax.process_index()], MESH_AXES, axis_types=(auto,) * 3)
+    every = Mesh(np.stack(grids), ("host", *MESH_AXES), axis_types=(AxisType.Auto,) * 4)
+    return every, Mesh(grids[jax.process_index()], MESH_AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def copy_to_hosts(params: Any, own_shardings: Any, every: Mesh) -> Any:
-    """The parameters with `own_shardings`, which are on this host's mesh. All hosts must call it
-    together.
-
-    Args:
-      params: arrays over the devices of all hosts.
-      every: the first mesh of `host_meshes`; `own_shardings` are on the second.
+    """The parameters, laid out over all hosts, with `own_shardings`. All hosts must call it
+    together. `every` is the first mesh of `host_meshes`; `own_shardings` are on the second.
     """
 
     def copy(x: jax.Array, own: NamedSharding) -> jax.Array:

@@ -1,7 +1,5 @@
 """What layers are made of: norm, matrix product, activations, initialisers, look-up of parameters.
-
-How they are put together, and the shapes of the weights, is decided in `model`.
-"""
+`model` decides how they are put together, and the shapes of the weights."""
 
 import math
 from typing import Any, cast
@@ -19,9 +17,7 @@ def kernel_init(scale: float = 1.0, inputs: int = 1) -> nn.initializers.Initiali
     """Normal with variance scale^2 / fan-in; the first `inputs` dimensions are contracted."""
 
     def init(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-        fan_in = 1
-        for size in shape[:inputs]:
-            fan_in *= size
+        fan_in = math.prod(shape[:inputs])
         return scale * fan_in**-0.5 * jax.random.normal(key, shape, dtype)
 
     return init
@@ -77,7 +73,6 @@ def project(x: jax.Array, weight: jax.Array, inputs: int = 1, dtype: Any = None)
     transposed copies and a product four times slower.
     """
     fan_in = math.prod(weight.shape[:inputs])
-    flat = jnp.matmul(
-        x.reshape(-1, fan_in), weight.reshape(fan_in, -1), preferred_element_type=dtype
-    )
+    rows, columns = x.reshape(-1, fan_in), weight.reshape(fan_in, -1)
+    flat = jnp.matmul(rows, columns, preferred_element_type=dtype)
     return flat.reshape(*x.shape[:-inputs], *weight.shape[inputs:])

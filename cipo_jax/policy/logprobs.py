@@ -2,10 +2,8 @@
 
 Logits exist for BLOCK tokens at a time, and are computed again in the backward pass. Each device
 works on its own rows and its share of the vocabulary: the head's weights are gathered over the fsdp
-axis once, before the blocks, and their gradient is reduced once, after them. (Left to the compiler,
-both happen in every block.)
-
-Not decided here: which token a hidden state predicts (`model.token_logprobs`).
+axis once, before the blocks, and their gradient is reduced once, after them. (The compiler alone
+would do both in every block.) `model.token_logprobs` decides which token a hidden state predicts.
 """
 
 import dataclasses
@@ -32,9 +30,9 @@ class Head:
     Attributes:
       transposed: the weights are [V, D], as a tied embedding's, and not [D, V].
       temperature: logits are divided by it, after the soft-cap.
-      soft_cap: logits are bent into (-soft_cap, soft_cap); None: they are not.
+      soft_cap: see `attention.soft_capped`.
       vocab_axis: inside `shard_map`, the mesh axis that the vocabulary is split over.
-      own_axes: likewise, those along which devices have weights, or use for them, of their own.
+      own_axes: likewise, those along which devices differ in their weights or their rows.
     """
 
     transposed: bool
@@ -67,12 +65,10 @@ def score_tokens(
     def on_a_device(weights: jax.Array, hidden: jax.Array, targets: jax.Array) -> Scores:
         weights = weights.astype(hidden.dtype)
         if embed_axis is not None:
-            dimension = axes.index("embed")
-            weights = jax.lax.all_gather(weights, embed_axis, axis=dimension, tiled=True)
-        # What devices have in common counts as their own from here on: gradients are summed there.
-        weights = jax.lax.pcast(
-            weights, tuple(axis for axis in ROWS if axis != embed_axis), to="varying"
-        )
+            weights = jax.lax.all_gather(weights, embed_axis, axis=axes.index("embed"), tiled=True)
+        # Replicated values count as each device's own from here on: gradients are summed there.
+        others = tuple(axis for axis in ROWS if axis != embed_axis)
+        weights = jax.lax.pcast(weights, others, to="varying")
         if vocab_axis is not None:
             hidden, targets = jax.lax.pcast((hidden, targets), vocab_axis, to="varying")
         own = (*ROWS, vocab_axis) if vocab_axis else ROWS
@@ -95,7 +91,7 @@ def _score(head: Head, weights: jax.Array, hidden: jax.Array, targets: jax.Array
 
 
 def _score_block(head: Head, weights: jax.Array, hidden: jax.Array, targets: jax.Array) -> Scores:
-    """Of weights, and rows, that this device has."""
+    """Scores from the weights and rows that this device has."""
     logits = project(hidden, weights.T if head.transposed else weights, dtype=jnp.float32)
     logits = attention.soft_capped(logits, head.soft_cap) / head.temperature
     axis = head.vocab_axis
@@ -106,10 +102,9 @@ def _score_block(head: Head, weights: jax.Array, hidden: jax.Array, targets: jax
         place = targets - jax.lax.axis_index(axis) * logits.shape[-1]
     over_vocab = functools.partial(jax.lax.psum, axis_name=axis) if axis else lambda x: x
     log_z = top + jnp.log(over_vocab(jnp.exp(logits - top[..., None]).sum(axis=-1)))
-    chosen = jnp.take_along_axis(
-        logits, jnp.clip(place, 0, logits.shape[-1] - 1)[..., None], axis=-1
-    )[..., 0]
-    chosen = over_vocab(jnp.where((place >= 0) & (place < logits.shape[-1]), chosen, 0.0))
+    size = logits.shape[-1]
+    chosen = jnp.take_along_axis(logits, jnp.clip(place, 0, size - 1)[..., None], axis=-1)[..., 0]
+    chosen = over_vocab(jnp.where((place >= 0) & (place < size), chosen, 0.0))
     mean_logit = over_vocab(jnp.sum(jnp.exp(logits - log_z[..., None]) * logits, axis=-1))
     return chosen - log_z, log_z - mean_logit
 

@@ -1,10 +1,8 @@
 """The decoder-only transformer, as pure functions of its parameters.
 
-One file for all families, steered by `ModelConfig`: RMSNorm before and, for some, after each part
-of a layer, rotary positions, grouped-query attention with optional QK-norm, biases, sliding windows
-and soft-caps, gated MLP, tied or untied embeddings: Qwen 2 and 3, Llama 2 and 3, Mistral, Gemma 2
-and 3. Layers are stacked and scanned, patterns of windows included, so compile time does not grow
-with depth. The key/value cache is an explicit argument and an explicit result.
+One file for all families (Qwen 2 and 3, Llama 2 and 3, Mistral, Gemma 2 and 3), whose features are
+those of `ModelConfig`. Layers are stacked and scanned, patterns of windows included, so compile
+time does not grow with depth. The key/value cache is an explicit argument and an explicit result.
 
 Not decided here: what norms, products and activations are (`layers`), how attention is computed
 (`attention_kernels`, `cache/attention`), how log-probs are (`logprobs`), where stored weights come
@@ -52,7 +50,10 @@ def init_params(config: ModelConfig, key: jax.Array, mesh: Mesh | None = None) -
     if platform() == "cpu":  # where LLVM takes seconds for what runs once
         options = {"xla_backend_optimization_level": 1}
     shardings = None if mesh is None else param_shardings(config, mesh)
-    init = functools.partial(_init, config)
+
+    def init(key: jax.Array) -> Params:
+        return nn.meta.unbox(_init_boxed(config, key))
+
     return jax.jit(init, out_shardings=shardings, compiler_options=options)(key)
 
 
@@ -98,13 +99,12 @@ def hidden_states(
     Args:
       tokens, positions, segments: [B, T] int32; a token attends within its segment up to its
         position; segment 0 is padding.
-      cache: if given, where earlier tokens are and these T are written, see
-        `cache/attention`.
+      cache: if given, where earlier tokens are and these T are written.
 
     Returns:
       [B, T, D] in the compute dtype, normalised, ready for `unembed`; the new cache or None.
     """
-    if cache is not None:  # whose layers would be copied, were they not read in a loop
+    if cache is not None:  # unrolled layers would copy it
         config = dataclasses.replace(config, unroll=1)
     module = Transformer(config, rules)
     return cast(Any, module.apply({"params": params}, tokens, positions, segments, cache))
@@ -158,19 +158,13 @@ def token_logprobs(
 
 def _init_boxed(config: ModelConfig, key: jax.Array) -> Params:
     tokens = jnp.ones((1, 1), jnp.int32)
-    model = Transformer(config, ())
-    return model.init(key, tokens, tokens, tokens, None)["params"]
+    return Transformer(config, ()).init(key, tokens, tokens, tokens, None)["params"]
 
 
 @functools.lru_cache(maxsize=16)
 def _abstract_boxed(config: ModelConfig) -> Params:
-    """What `_init_boxed` would give. Kept, for it is asked for at every rollout, and to go through
-    the model takes a while."""
+    """What `_init_boxed` would give. Cached: every rollout asks for it, and tracing is slow."""
     return jax.eval_shape(functools.partial(_init_boxed, config), jax.random.key(0))
-
-
-def _init(config: ModelConfig, key: jax.Array) -> Params:
-    return nn.meta.unbox(_init_boxed(config, key))
 
 
 def _window_of_layer(config: ModelConfig, layer: jax.Array) -> int | None | jax.Array:
@@ -215,14 +209,8 @@ class Layer(nn.Module):
     ) -> tuple[tuple[jax.Array, PagedCache | None], None]:
         x, cache = carry
         x = constrain(x, self.rules, ("batch", "tokens", None))
-        attended, cache = self._attention(
-            RMSNorm(self.config, name="attention_norm")(x),
-            cache,
-            layer,
-            positions,
-            segments,
-            rope_tables,
-        )
+        normed = RMSNorm(self.config, name="attention_norm")(x)
+        attended, cache = self._attention(normed, cache, layer, positions, segments, rope_tables)
         if self.config.post_norms:
             attended = RMSNorm(self.config, name="post_attention_norm")(attended)
         x = x + attended
@@ -249,20 +237,19 @@ class Layer(nn.Module):
             q = q + self._weight("q_bias", zeros, ("heads", "head_dim"))
             k = k + self._weight("k_bias", zeros, ("kv_heads", "head_dim"))
             v = v + self._weight("v_bias", zeros, ("kv_heads", "head_dim"))
-        # Before norm and rotation: those cost little to compute again, and the norm's own backward
-        # pass needs what went into it.
+        # Before norm and rotation, which cost little to recompute; the norm's backward pass needs
+        # its input.
         q, k, v = (checkpoint_name(x, "qkv") for x in (q, k, v))
         if c.qk_norm:
             q = RMSNorm(c, name="q_norm")(q)
             k = RMSNorm(c, name="k_norm")(k)
-        window = _window_of_layer(c, layer)
         cos, sin = _rope_of_layer(c, layer, rope_tables)
         q, k = rope.rotate(q, cos, sin), rope.rotate(k, cos, sin)
         q = constrain(q, self.rules, ("batch", "tokens", "heads", "head_dim"))
 
         options: Any = {
             "scale": c.attention_scale,
-            "window": window,
+            "window": _window_of_layer(c, layer),
             "windows": c.distinct_windows,
             "soft_cap": c.attention_soft_cap,
             "rules": self.rules,
@@ -271,11 +258,8 @@ class Layer(nn.Module):
             out = attend_rows(q, k, v, positions, segments, **options)
         else:
             out, cache = attend_paged(cache, layer, q, k, v, positions, segments, **options)
-        residual_scale = (2 * c.num_layers) ** -0.5
-        weight = self._weight(
-            "o", kernel_init(residual_scale, inputs=2), ("heads", "head_dim", "embed")
-        )
-        out = project(out, weight, inputs=2)
+        init = kernel_init((2 * c.num_layers) ** -0.5, inputs=2)
+        out = project(out, self._weight("o", init, ("heads", "head_dim", "embed")), inputs=2)
         if c.attention_out_bias:
             out = out + self._weight("o_bias", nn.initializers.zeros, ("embed",))
         return out, cache
@@ -283,11 +267,10 @@ class Layer(nn.Module):
     def _mlp(self, x: jax.Array) -> jax.Array:
         gate = project(x, self._weight("gate", kernel_init(), ("embed", "mlp")))
         up = project(x, self._weight("up", kernel_init(), ("embed", "mlp")))
-        inner = constrain(
-            ACTIVATIONS[self.config.activation](gate) * up, self.rules, ("batch", "tokens", "mlp")
-        )
-        residual_scale = (2 * self.config.num_layers) ** -0.5
-        return project(inner, self._weight("down", kernel_init(residual_scale), ("mlp", "embed")))
+        inner = ACTIVATIONS[self.config.activation](gate) * up
+        inner = constrain(inner, self.rules, ("batch", "tokens", "mlp"))
+        init = kernel_init((2 * self.config.num_layers) ** -0.5)
+        return project(inner, self._weight("down", init, ("mlp", "embed")))
 
 
 class Transformer(nn.Module):
@@ -297,17 +280,14 @@ class Transformer(nn.Module):
     def setup(self) -> None:
         c = self.config
         V, D = c.vocab_size, c.d_model
+        weight = functools.partial(parameter, self, dtype=c.param_dtype)
         init = nn.initializers.normal(D**-0.5)
-        self.embedding = parameter(
-            self, "embedding", init, ("vocab", "embed"), (V, D), c.param_dtype
-        )
+        self.embedding = weight("embedding", init, ("vocab", "embed"), (V, D))
         if not c.tie_embeddings:
-            self.head = parameter(
-                self, "head", kernel_init(), ("embed", "vocab"), (D, V), c.param_dtype
-            )
+            self.head = weight("head", kernel_init(), ("embed", "vocab"), (D, V))
         layer = Layer
         if c.remat != "none":
-            # CSE is already held back by the scan.
+            # The scan prevents CSE already.
             layer = nn.remat(Layer, prevent_cse=False, policy=REMAT_POLICIES[c.remat])
         self.layers = nn.scan(
             layer,
@@ -317,37 +297,29 @@ class Transformer(nn.Module):
             length=c.num_layers,
             unroll=min(c.unroll, c.num_layers),
             metadata_params={nn.PARTITION_NAME: "layers"},
-            # Would trace the layer once more; initialisation draws other numbers without.
+            # It traces the layer once more; without it, initialisation draws other numbers.
             check_constancy_invariants=self.is_initializing(),
         )(c, self.rules)
         self.final_norm = RMSNorm(c)
 
     def __call__(
-        self,
-        tokens: jax.Array,
-        positions: jax.Array,
-        segments: jax.Array,
-        cache: PagedCache | None,
+        self, tokens: jax.Array, positions: jax.Array, segments: jax.Array, cache: PagedCache | None
     ) -> tuple[jax.Array, PagedCache | None]:
         c = self.config
-        (x, cache), _ = self.layers(
-            (self.embed(tokens), cache),
-            jnp.arange(c.num_layers),
-            positions,
-            segments,
-            rope.tables(c, positions),
-        )
+        carry, numbers = (self.embed(tokens), cache), jnp.arange(c.num_layers)
+        tables = rope.tables(c, positions)
+        (x, cache), _ = self.layers(carry, numbers, positions, segments, tables)
         return self.final_norm(x), cache
 
     def embed(self, tokens: jax.Array) -> jax.Array:
         c = self.config
         x = jnp.take(self.embedding, tokens, axis=0).astype(c.compute_dtype)
-        # In two steps, from D split by fsdp to rows split by it: in one, the partitioner would
-        # replicate all of x.
+        # In two steps, from D split by fsdp to rows split by it: in one step, the partitioner
+        # replicates all of x.
         x = constrain(x, self.rules, ("batch_by_data", "tokens", "embed"))
         x = constrain(x, self.rules, ("batch", "tokens", None))
         if c.scale_embeddings:
-            # The factor too is rounded to the compute dtype: checkpoints were trained so.
+            # The factor is rounded to the compute dtype too, as when checkpoints were trained.
             x = x * jnp.asarray(c.d_model**0.5, c.compute_dtype)
         return x
 

@@ -8,6 +8,7 @@ import numpy as np
 from clu import parameter_overview
 
 from cipo_jax.policy.model import Params
+from cipo_jax.policy.sharding import padded_spec
 
 
 @dataclasses.dataclass
@@ -22,29 +23,22 @@ class _Row:
 
 
 def parameter_table(params: Params) -> str:
-    """One line per parameter, and the totals.
-
-    Args:
-      params: arrays, or `jax.ShapeDtypeStruct`s, with NamedShardings.
-    """
-    rows = [
-        _row(name, leaf)
-        for name, leaf in sorted(flax.traverse_util.flatten_dict(params, sep="/").items())
+    """One line per parameter (an array or `jax.ShapeDtypeStruct` with a NamedSharding), and the
+    totals."""
+    flat = flax.traverse_util.flatten_dict(params, sep="/")
+    rows = [_row(name, leaf) for name, leaf in sorted(flat.items())]
+    sums = [
+        sum(x) for x in zip(*((r.count, r.bytes, r.bytes_per_device) for r in rows), strict=True)
     ]
-    totals = [
-        sum(getattr(row, field) for row in rows) for field in ("count", "bytes", "bytes_per_device")
-    ]
-    table = parameter_overview.make_table(rows)
-    return (
-        f"{table}\n{totals[0]:,} parameters, {totals[1]:,} bytes, {totals[2]:,} bytes per device\n"
-    )
+    totals = f"{sums[0]:,} parameters, {sums[1]:,} bytes, {sums[2]:,} bytes per device"
+    return f"{parameter_overview.make_table(rows)}\n{totals}\n"
 
 
 def _row(name: str, leaf: jax.Array | jax.ShapeDtypeStruct) -> _Row:
     sharding = leaf.sharding
     assert isinstance(sharding, jax.sharding.NamedSharding), name
     held = int(np.prod(sharding.shard_shape(leaf.shape), dtype=np.int64))
-    axes = (*sharding.spec, *(None,) * (len(leaf.shape) - len(sharding.spec)))
+    axes = padded_spec(sharding, leaf.ndim)
     return _Row(
         name=name,
         shape=leaf.shape,

@@ -1,7 +1,7 @@
 """Rotary position embeddings: frequencies, their stretching to longer contexts, the rotation.
 
 Decides the numbers of every supported rope type. Which layers use which base follows from `config`;
-how a config.json says them is in `huggingface/rope`.
+`huggingface/rope` reads them from a config.json.
 """
 
 import math
@@ -41,7 +41,7 @@ def _yarn_transition(head_dim: int, theta: float, scaling: RopeScaling) -> tuple
     """The indices of frequencies between which yarn goes from kept to stretched."""
 
     def index(turns: float) -> float:
-        """Of the frequency that turns so often within the original context."""
+        """Of the frequency with that many turns within the original context."""
         wave = scaling.original_max_positions / (turns * 2 * math.pi)
         return head_dim * math.log(wave) / (2 * math.log(theta))
 
@@ -74,6 +74,5 @@ def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     """Rotates x [B, T, N, H], in halves layout, by cos and sin [B, T, H / 2]; in float32."""
     cos, sin = cos[:, :, None], sin[:, :, None]
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate(
-        [first * cos - second * sin, second * cos + first * sin], axis=-1
-    ).astype(x.dtype)
+    halves = [first * cos - second * sin, second * cos + first * sin]
+    return jnp.concatenate(halves, axis=-1).astype(x.dtype)

@@ -11,9 +11,8 @@ Model code names the dimensions of its arrays by *logical* axes ("embed", "heads
 collectives: with `embed -> fsdp`, a layer's weights are gathered just before use and its gradients
 are reduce-scattered (ZeRO-3); with `heads, mlp, vocab -> tensor`, matmuls are split as in Megatron.
 
-Axis types are Auto: under Explicit ones every gather needs its output sharding spelled out.
-
-Not decided here: the logical axes of each array, which stand where it is made.
+Axis types are Auto: under Explicit ones every gather needs its output sharding spelled out. The
+logical axes of an array are decided where it is made.
 """
 
 import math
@@ -35,8 +34,8 @@ Rules = tuple[tuple[str, str | tuple[str, ...] | None], ...]
 
 
 def make_cpu_devices(count: int) -> None:
-    """Has JAX make `count` devices of the CPU; 0 changes nothing. This must come before the first
-    use of JAX in the process: later it has no effect, and prints a line that says so."""
+    """Has JAX make `count` devices of the CPU; 0 changes nothing. After the first use of JAX in the
+    process it has no effect, and prints a line that says so."""
     if not count:
         return
     try:
@@ -74,38 +73,23 @@ def make_mesh(
 def logical_rules(mesh: Mesh, axis_sizes: dict[str, int]) -> Rules:
     """The mesh axis of every logical axis, for a model whose logical axes have `axis_sizes`.
 
-    Heads and MLP must divide the tensor axis, D the fsdp axis. Key/value heads and the vocabulary
-    are kept whole on every device where they do not divide it: both are small next to the rest.
+    The tensor axis must divide heads and MLP, the fsdp axis D. Key/value heads and the vocabulary
+    are whole on every device where it does not divide them: both are small next to the rest.
 
     Raises:
-      CipoError: an axis that cannot be split, with its size.
+      CipoError: an axis that cannot be split.
     """
-    wanted = {
-        "embed": "fsdp",
-        "heads": "tensor",
-        "kv_heads": "tensor",
-        "mlp": "tensor",
-        "vocab": "tensor",
-    }
-    rules: list[tuple[str, Any]] = [
-        ("batch", ROWS),
-        ("batch_by_data", "data"),
-        ("tokens", None),
-        ("layers", None),
-        ("head_dim", None),
-        ("norm", None),
-    ]
-    for logical, axis in wanted.items():
-        size, parts = axis_sizes[logical], mesh.shape[axis]
-        if size % parts == 0:
-            rules.append((logical, axis))
-        elif logical in ("kv_heads", "vocab"):
-            rules.append((logical, None))
-        else:
+    rules: list[tuple[str, Any]] = [("batch", ROWS), ("batch_by_data", "data")]
+    rules += [(logical, None) for logical in ("tokens", "layers", "head_dim", "norm")]
+    for logical, size in axis_sizes.items():
+        axis = "fsdp" if logical == "embed" else "tensor"
+        divides = size % mesh.shape[axis] == 0
+        if not divides and logical not in ("kv_heads", "vocab"):
             raise CipoError(
-                f"config.mesh.{axis}: got {parts}, which does not divide the model's {logical} "
-                f"size {size}"
+                f"config.mesh.{axis}: got {mesh.shape[axis]}, which does not divide the model's "
+                f"{logical} size {size}"
             )
+        rules.append((logical, axis if divides else None))
     return tuple(rules)
 
 
@@ -121,9 +105,12 @@ def spec(rules: Rules, axes: Sequence[str | None]) -> P:
 
 def constrain(x: jax.Array, rules: Rules, axes: Sequence[str | None]) -> jax.Array:
     """Pins the layout of an intermediate array. `rules = ()` says "one device, no mesh"."""
-    if not rules:
-        return x
-    return jax.lax.with_sharding_constraint(x, spec(rules, axes))
+    return jax.lax.with_sharding_constraint(x, spec(rules, axes)) if rules else x
+
+
+def padded_spec(sharding: NamedSharding, ndim: int) -> tuple[Any, ...]:
+    """The mesh axes of each of an array's `ndim` dimensions."""
+    return (*sharding.spec, *(None,) * (ndim - len(sharding.spec)))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -131,7 +118,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def row_count(mesh: Mesh) -> int:
-    """Over how many devices rows are split; batch sizes are multiples of it."""
+    """Into how many parts rows are split; batch sizes are multiples of it."""
     return math.prod(mesh.shape[axis] for axis in ROWS)
 
 
@@ -139,20 +126,14 @@ def optimizer_shardings(
     optimizer: optax.GradientTransformation, abstract_params: Any, param_shardings: Any, mesh: Mesh
 ) -> Any:
     """Shardings of the optimiser state. A leaf belongs to the parameter whose path its own path
-    ends with: moments of the parameter's shape lie as it does, factored ones (Adafactor's row and
-    column means, without one of its dimensions) as its remaining dimensions; all else is
-    replicated.
+    ends with. Moments of the parameter's shape are split like it; factored ones (Adafactor's row
+    and column means, without one dimension) like its other dimensions. All else is replicated.
 
     Without these, `jit(optimizer.init)` replicates Adam's moments on every device.
     """
-    params = {
-        path: (leaf.shape, sharding)
-        for (path, leaf), sharding in zip(
-            jax.tree_util.tree_leaves_with_path(abstract_params),
-            jax.tree.leaves(param_shardings),
-            strict=True,
-        )
-    }
+    leaves = jax.tree_util.tree_leaves_with_path(abstract_params)
+    pairs = zip(leaves, jax.tree.leaves(param_shardings), strict=True)
+    params = {path: (leaf.shape, sharding) for (path, leaf), sharding in pairs}
 
     def of_leaf(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> NamedSharding:
         endings = (path[start:] for start in range(len(path)))
@@ -162,10 +143,10 @@ def optimizer_shardings(
         shape, sharding = owner
         if leaf.shape == shape:
             return sharding
-        axes = (*sharding.spec, *(None,) * (len(shape) - len(sharding.spec)))
-        for gone in range(len(shape)):
-            if leaf.shape == (*shape[:gone], *shape[gone + 1 :]):
-                return NamedSharding(mesh, P(*axes[:gone], *axes[gone + 1 :]))
+        axes = padded_spec(sharding, len(shape))
+        for i in range(len(shape)):
+            if leaf.shape == (*shape[:i], *shape[i + 1 :]):
+                return NamedSharding(mesh, P(*axes[:i], *axes[i + 1 :]))
         return replicated(mesh)
 
     abstract_state = jax.eval_shape(optimizer.init, abstract_params)

@@ -1,7 +1,4 @@
-"""How methods are shown beside each other: markdown tables, and curves as png and svg.
-
-What is compared, and the numbers, come from the caller.
-"""
+"""How methods are shown beside each other: markdown tables, and curves as png and svg."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,8 +11,7 @@ from cipo_jax.run.comparison import LearningCurve, mean_curve, points
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
     """The lines of a table."""
-    lines = [head, *rows]
-    texts = [f"| {' | '.join(map(str, cells))} |" for cells in lines]
+    texts = [f"| {' | '.join(map(str, cells))} |" for cells in (head, *rows)]
     return [texts[0], "|" + "---|" * len(head), *texts[1:]]
 
 

@@ -1,9 +1,8 @@
 """One figure of the run report: its curves as SVG, with what its legend and caption say.
 
 Decides how a figure looks. Colours are CSS variables of the page, so that one drawing is legible in
-light and in dark. Which metrics are drawn together is `plots.py`'s business; where a figure stands
-on the page, and what is said when there is nothing to draw, is `page.py`'s; the HTML around the
-drawing is that of templates/blocks.html.
+light and in dark. Not decided here: which metrics are drawn together (`plots.py`), where a figure
+stands on the page (`page.py`), the HTML around it (templates/blocks.html).
 """
 
 import dataclasses
@@ -19,8 +18,8 @@ from cipo_jax.report.plots import Plot
 
 MAX_POINTS = 400  # of one curve; longer ones are averaged
 MAX_STACKED_POINTS = 100  # likewise where there are many areas
-MARKED_POINTS = 15  # up to so many, each point gets a marker
-SMOOTHED_POINTS = 40  # from so many, the raw curve is pale, its moving average on top
+MARKED_POINTS = 15  # up to this number, each point gets a marker
+SMOOTHED_POINTS = 40  # from this number, the raw curve is pale, its moving average on top
 SPARK_POINTS = 60  # of the small curves in tables
 
 _SERIES_COLOURS = ("var(--s1)", "var(--s2)", "var(--s3)", "var(--s4)")
@@ -85,11 +84,7 @@ def pass_at_k_figure(
     evaluations: Sequence[Mapping[str, Any]], pass_at: Sequence[str]
 ) -> Figure | None:
     """pass@k against k in the first and the last evaluation; None for fewer than three values of k.
-
-    Args:
-      evaluations: in order of steps.
-      pass_at: see `plots.pass_at_names`.
-    """
+    Arguments as in `tables.before_after`."""
     if len(pass_at) < 3:
         return None
     plot, curves = Plot("pass@k against k, held out", {}, x="k", share=True), []
@@ -118,7 +113,7 @@ def _draw(plot: Plot, curves: Sequence[Curve], breaches: Sequence[Breach]) -> Fi
 
 
 def _colour(plot: Plot, place: int) -> str:
-    """The CSS colour of a series. A ramp's go from one end's over the grid's to the other end's."""
+    """The CSS colour of a series. Those of a ramp go from one through the grid's to another."""
     if not plot.ramp:
         return _SERIES_COLOURS[place]
     share = 2 * place / max(1, len(plot.series) - 1) - 1

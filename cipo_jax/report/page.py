@@ -2,8 +2,8 @@
 
 Decides what is read and the order of the page: the run in a few numbers, before and after, health,
 curves, every metric, pairs of attempt and correction, the config with the source of each value. It
-computes no metric and writes no HTML: templates/report.html does. Each part says so where it has no
-data (a run that just started, GRPO without corrections, no evaluation).
+computes no metric and writes no HTML: templates/report.html does. A part without data (a run that
+just started, GRPO without corrections, no evaluation) says so.
 
 The texts on the page were written by a model and are not trusted. The pairs travel as base64 and
 reach the document as text nodes only; the templates escape every other value; a content security
@@ -45,8 +45,8 @@ def write_report(workdir: Path, max_pairs: int) -> Path:
     """Writes `workdir`/report.html and returns its path. The same run gives the same page.
 
     Args:
-      workdir: a run directory, of a finished run or of one in progress.
-      max_pairs: most pairs of attempt and correction on the page; `pairs.py` chooses them.
+      workdir: the directory of a run, finished or in progress.
+      max_pairs: most pairs of attempt and correction on the page.
 
     Raises:
       CipoError: `workdir` is no directory, or a file in it is damaged.
@@ -68,11 +68,9 @@ def write_report(workdir: Path, max_pairs: int) -> Path:
     by_k = figures.pass_at_k_figure(evaluations, pass_at)
     fired = tables.breaches(records, config)
     groups = plots.plots(pass_at, plots.histogram_names(by_phase["train"]))
-    compared: list[Block] = [*tables.before_after(evaluations, pass_at)]
-    if by_k is not None:
-        compared.append(figures.FigureGrid([by_k]))
+    curve = [] if by_k is None else [figures.FigureGrid([by_k])]
     sections = (
-        Section("Before and after", compared),
+        Section("Before and after", [*tables.before_after(evaluations, pass_at), *curve]),
         Section("Health", tables.health(records, config)),
         *(Section(title, _draw(group, by_phase, fired)) for title, group in groups.items()),
         Section("All metrics", [tables.all_metrics(by_phase)]),
@@ -94,7 +92,7 @@ def write_report(workdir: Path, max_pairs: int) -> Path:
 
 def _render(**content: Any) -> str:
     """report.html with `content`; an undefined name in a template raises."""
-    # Here and not at the top: only a report needs jinja2, and a run starts sooner without.
+    # Here and not at the top: only a report needs jinja2, and a run starts sooner without it.
     import jinja2
 
     assets = importlib.resources.files("cipo_jax.report") / "templates"
@@ -147,10 +145,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         return {}
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        return {
-            key: {name: entry[name] for name in ("value", "source")}
-            for key, entry in config.items()
-        }
+        return {k: {name: e[name] for name in ("value", "source")} for k, e in config.items()}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         wanted = '{"section.key": {"value": ..., "source": ...}, ...}'
         raise CipoError(f"{path}: not a run's config ({error!r}), wanted {wanted}") from error

@@ -3,11 +3,11 @@
 A page cannot hold every text of a long run, and a report is written at each evaluation. So both the
 page and what is read for it are bounded:
 
-  - A step without corrections, as metrics.jsonl tells, is not read. Of the others as many are read
-    as keep the files below MAX_READ_BYTES together and leave at least two pairs to each step. Up to
-    half of them are steps at which a health rule fired; the rest are spread evenly over the run,
-    its first and last step included.
-  - A step shows the four transitions in turn, and another anchor each time before one comes again.
+  - A step without corrections, by metrics.jsonl, is not read. Of the others, as many are read as
+    keep the files within MAX_READ_BYTES and leave at least two pairs to each step. Up to half of
+    them are steps at which a health rule fired; the rest are spread evenly over the run, its first
+    and last step included.
+  - A step shows the four transitions in turn, and a new anchor each time as long as there are any.
   - A text longer than MAX_TEXT characters loses its middle. All texts are cut shorter still where
     the packed pairs would be larger than MAX_PACKED_BYTES.
 
@@ -77,7 +77,6 @@ def choose_pairs(
     """Archived corrections to show, each with its "transition"; chosen as said at the top.
 
     Args:
-      workdir: the run directory.
       places: {place: bytes} of the files to choose from, in order.
       max_pairs: 0 chooses none.
       first: places to read in any case, as far as half of what is read allows.
@@ -120,10 +119,9 @@ def _spread(
 
 
 def _in_turn(groups: Iterable[Sequence]) -> list:
-    """The first of each group, the second of each, and so on."""
-    missing = object()
-    turns = itertools.zip_longest(*groups, fillvalue=missing)
-    return [item for turn in turns for item in turn if item is not missing]
+    """The first of each group, the second of each, and so on; no item is None."""
+    turns = itertools.zip_longest(*groups)
+    return [item for turn in turns for item in turn if item is not None]
 
 
 def pack_pairs(pairs: Sequence[Mapping[str, Any]]) -> str:

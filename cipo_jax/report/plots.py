@@ -1,6 +1,6 @@
 """Which metrics the run report draws, and which of them together.
 
-Decides the figures of each section and their order. How a figure looks is `figures.py`'s business.
+Decides the figures of each section and their order; `figures.py` draws them.
 """
 
 import dataclasses
@@ -179,12 +179,7 @@ _COLD_START = (
 
 
 def plots(pass_at: Sequence[str], histogram: Sequence[str] = ()) -> dict[str, tuple[Plot, ...]]:
-    """The figures by section.
-
-    Args:
-      pass_at: see `pass_at_names`.
-      histogram: see `histogram_names`.
-    """
+    """The figures by section; `pass_at` as of `pass_at_names`, `histogram` of `histogram_names`."""
     if len(pass_at) > 4:  # four of them, the first and the last included
         pass_at = [pass_at[round(i * (len(pass_at) - 1) / 3)] for i in range(4)]
     accuracy = "eval/correction/accuracy_"
@@ -199,12 +194,7 @@ def plots(pass_at: Sequence[str], histogram: Sequence[str] = ()) -> dict[str, tu
             stacked=True,
             ramp=True,
         ),
-        Plot(
-            "pass@k, held out",
-            {name: name.removeprefix("eval/") for name in pass_at},
-            "eval",
-            share=True,
-        ),
+        Plot("pass@k, held out", {n: n.removeprefix("eval/") for n in pass_at}, "eval", share=True),
         Plot(
             "Correction accuracy, held out",
             {accuracy + "before": "first attempt", accuracy + "after": "after correction"},

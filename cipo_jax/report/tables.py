@@ -2,7 +2,7 @@
 every metric, the config.
 
 Decides what stands in them, in which order, and how numbers are rounded. Everything comes from
-metrics.jsonl and config.json. How a table looks is the templates' business.
+metrics.jsonl and config.json. The templates decide how a table looks.
 """
 
 import dataclasses
@@ -86,12 +86,8 @@ def not_finite(records: Records) -> dict[str, str]:
 
 
 def before_after(evaluations: Records, pass_at: Sequence[str]) -> list[Note | Table]:
-    """The first and the last evaluation with their differences.
-
-    Args:
-      evaluations: in order of steps.
-      pass_at: see `plots.pass_at_names`.
-    """
+    """The first and the last of `evaluations`, which are in order of steps, with their differences;
+    `pass_at` as of `plots.pass_at_names`."""
     if not evaluations:
         return [Note("No evaluation yet.")]
     first, last = evaluations[0], evaluations[-1]
@@ -163,17 +159,13 @@ def all_metrics(by_phase: Mapping[str, Records]) -> Table | Note:
             low_high = (finite.min(), finite.max()) if len(finite) else (math.nan, math.nan)
             numbers = (f"{value:.4g}" for value in (values[0], values[-1], *low_high))
             title = name if name.startswith(phase + "/") or phase == "train" else f"{phase}: {name}"
-            rows.append(((title, _explained(name)), spark(values), *numbers))
+            known = find_metric(name)
+            explained = f"{known.unit}: {known.meaning}" if known else ""
+            rows.append(((title, explained), spark(values), *numbers))
     if not rows:
         return Note("No metrics yet.")
     columns, folded = ("Metric", "", "first", "last", "min", "max"), f"{len(rows)} metrics"
     return Table("All metrics", columns, rows, ("metric", "spark"), numbers=True, folded=folded)
-
-
-def _explained(name: str) -> str:
-    """What a metric is, with its unit; nothing for one that the program does not know."""
-    metric = find_metric(name)
-    return "" if metric is None else f"{metric.unit}: {metric.meaning}"
 
 
 def config_tables(config: Mapping[str, Any]) -> list[Note | Table]:

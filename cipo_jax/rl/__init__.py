@@ -12,12 +12,12 @@
     optimisers and schedules                      optimizer
 
 On the host, in NumPy: advantages, anchors, rewards, replay, difficulty, packing. On the device, in
-JAX: losses, train_step, optimizer, and of aggregate the weights of tokens. Functions change nothing
-they are given, but for the state that a train step takes over, and touch no file; those that draw
-at random are handed a generator.
+JAX: losses, train_step, optimizer, and aggregate's token weights. Functions change none of their
+arguments, except the state that a train step is given, and touch no file; a function that draws at
+random takes a generator.
 
 Not decided here: what is sampled and verified, and in which order a step calls these (`run/`,
-`train.py`). This room imports `types` and, for what verdicts earn, `config.keys`. Model and mesh
+`train.py`). This room imports `types` and `config` (its keys, checks and resolving). Model and mesh
 are arguments: a score function, shardings.
 
 To add

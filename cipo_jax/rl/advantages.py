@@ -18,9 +18,9 @@ whatever lambda is, and (R' - mean) / std takes the same two values for every la
 the penalty cancels. Every other norm keeps it: a group with a right anchor gets advantages
 (1 + lambda) times as large, under "stream" relative to the other groups.
 
-A completion that ran into the token limit was cut, so that its reward says little about it. DAPO
-(Yu et al. 2025, arXiv 2503.14476, section 3.4) offers two remedies: leaving it out of the loss
-(`included`), or a penalty that grows before the limit (`overlong_penalty`).
+The reward of a completion that was cut at the token limit says little about it. DAPO (Yu et al.
+2025, arXiv 2503.14476, section 3.4) offers two remedies: leaving it out of the loss (`included`),
+or a penalty that grows before the limit (`overlong_penalty`).
 """
 
 import numpy as np
@@ -43,22 +43,22 @@ def group_advantages(
     Args:
       rewards: [N, G] float, shaped rewards of N groups.
       norm: one of `NORMS`; see the module docstring.
-      unshaped_rewards: [N, G] float, required by "group_unshaped_std": all of the reward but the
-        risk penalty.
-      included: [N, G] bool, the completions that take part; None: all. The others get 0 and stay
-        out of their group's statistics as well (ours: a reward of 0 for being cut would lower the
-        baseline and make every finished completion look good). The caller leaves them out of the
-        batch, so that they don't count in its normalisers either.
+      unshaped_rewards: [N, G] float, required by "group_unshaped_std": the reward without the risk
+        penalty.
+      included: [N, G] bool, the completions that take part; None: all. The others get 0 and do not
+        enter their group's statistics (ours: a reward of 0 for being cut would lower the baseline
+        and make every finished completion look good). The caller leaves them out of the batch, so
+        that they don't count in its normalisers either.
 
     Returns:
-      [N, G] float32. Exactly 0 in a group whose rewards are all equal: no rounding residue of the
-      mean is blown up by a vanishing std.
+      [N, G] float32. Exactly 0 in a group whose rewards are all equal: a tiny std would magnify
+      rounding errors of the mean.
     """
     if norm not in NORMS:
         raise ValueError(f"norm {norm!r} is not one of {NORMS}")
     rewards = np.asarray(rewards, np.float64)
     included = np.ones(rewards.shape, bool) if included is None else included
-    # [N, 1]; a group that is left out altogether counts as one completion of advantage 0.
+    # [N, 1]; a group without included completions counts as one of advantage 0.
     counts = np.maximum(1, included.sum(axis=1, keepdims=True))
     centred = _centred(rewards, included, counts)
 
@@ -94,7 +94,6 @@ def overlong_penalty(lengths: np.ndarray, max_tokens: int, buffer: int) -> np.nd
 
     Args:
       lengths: any shape, int, tokens of each completion.
-      max_tokens: the token limit.
       buffer: over how many tokens before the limit the penalty grows, 1 <= buffer <= max_tokens.
 
     Returns:

@@ -10,9 +10,8 @@ A stream's loss is sum over its tokens of weight x loss, over a normaliser:
                     Dr. GRPO (Liu et al. 2025, arXiv 2503.20783, section 3.2).
 
 The weights are computed from a microbatch, the normaliser on the host from all completions of the
-minibatch, so that it does not depend on how rows are split, and counts completions that were left
-out of the packing because their gradient is zero. Both are methods of one record, so that they
-cannot disagree.
+minibatch: so it does not depend on how rows are split, and counts completions that were left out of
+the packing because their gradient is zero.
 
 Packed rows hold several sequences: quantities of one sequence are sums by segment id.
 """
@@ -30,10 +29,10 @@ AGGREGATIONS = ("token_mean", "sequence_mean", "constant")
 
 @dataclasses.dataclass(frozen=True)
 class Aggregation:
-    """One of `AGGREGATIONS`; see the module docstring.
+    """See the module docstring.
 
     Attributes:
-      kind: which one.
+      kind: one of `AGGREGATIONS`.
       max_tokens: the token limit of a completion; used by "constant" alone.
 
     Raises:
@@ -56,9 +55,7 @@ class Aggregation:
         """What a stream's weighted sum is divided by, from the lengths of all its completions."""
         if self.kind == "token_mean":
             return float(sum(lengths))
-        if self.kind == "sequence_mean":
-            return float(len(lengths))
-        return float(len(lengths) * self.max_tokens)
+        return float(len(lengths) * (1 if self.kind == "sequence_mean" else self.max_tokens))
 
     def token_weights(self, loss_mask: jax.Array, segments: jax.Array) -> jax.Array:
         """[R, T] float32: the weight of each token's loss, 0 off the completions.
@@ -69,28 +66,13 @@ class Aggregation:
         """
         return _sequence_shares(loss_mask, segments) if self.kind == "sequence_mean" else loss_mask
 
-    def row_normalisers(self, loss_mask: jax.Array, segments: jax.Array) -> jax.Array:
-        """[R] float32: what each row of a packed batch adds to its stream's normaliser; for
-        batches that hold all completions. Args: as in `token_weights`."""
-        if self.kind == "token_mean":
-            return loss_mask.sum(axis=-1)
-        sequences = jnp.round(_sequence_shares(loss_mask, segments).sum(axis=-1))
-        return sequences if self.kind == "sequence_mean" else sequences * self.max_tokens
-
 
 TOKEN_MEAN = Aggregation("token_mean")
 
 
 def segment_sums(values: jax.Array, segments: jax.Array) -> jax.Array:
-    """For each token, the sum of `values` over its segment.
-
-    Args:
-      values: [R, T] float32.
-      segments: [R, T] int32, from 0 to at most T.
-
-    Returns:
-      [R, T] float32, constant over a segment.
-    """
+    """For each token, the sum of `values` [R, T] float32 over its segment; segments [R, T] int32,
+    from 0 to at most T."""
 
     def of_row(values: jax.Array, segments: jax.Array) -> jax.Array:
         # Every segment has a token, so T + 1 bounds their number at any packing.

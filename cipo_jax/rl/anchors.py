@@ -1,9 +1,8 @@
 """Which of this step's attempts are put back into correction prompts.
 
 Difficulty-aware: problems whose pass rate lies in a medium band come first, then those nearest to
-it. A share rho of the anchors are right attempts, the others wrong ones. Within equal distance to
-the band, problems take turns, so that anchors spread over many problems; ties are broken by the
-given generator.
+it. A share rho of the anchors are right attempts, the others wrong ones. At equal distance to the
+band, problems take turns, so that anchors spread over many problems.
 
 Not decided here: how many anchors a step has, which attempts are eligible, the share (`replay`).
 """
@@ -51,8 +50,8 @@ def select_anchors(
       success_share: rho, the share of right attempts among them.
       band: lowest and highest pass rate that count as medium difficulty, both included.
       max_per_problem: most anchors of one problem, right and wrong together.
-      shortage: what to do when one class has too few attempts: "other" fills its slots from the
-        other class, "empty" leaves them unused.
+      shortage: if one class has too few attempts, "other" fills its slots from the other class,
+        "empty" leaves them unused.
       rng: breaks ties; the same state gives the same anchors.
     """
     pass_rate = correct.mean(axis=1)
@@ -81,31 +80,22 @@ def select_anchors(
         per_problem = (eligible & (correct == right)).sum(axis=1)
         return int(np.minimum(per_problem, max_per_problem).sum()) - slots[right]
 
-    # The scarcer class chooses first: the other one could use up the caps of the few problems
-    # that have it.
+    # The scarcer class chooses first: the other could use up the caps of the few problems with it.
     missing = {right: take(right, slots[right]) for right in sorted(slots, key=spare)}
     if shortage == "other":
         take(1, missing[0])
         take(0, missing[1])
 
     problem, sample = np.array(chosen, int).reshape(-1, 2).T
-    return Selection(
-        problem=problem,
-        sample=sample,
-        right=correct[problem, sample],
-        in_band=distance[problem] == 0,
-    )
+    return Selection(problem, sample, correct[problem, sample], distance[problem] == 0)
 
 
 def _candidates(
     of_class: np.ndarray, eligible: np.ndarray, distance: np.ndarray, rng: np.random.Generator
 ) -> list[tuple[int, int]]:
-    """(problem, sample) of every eligible attempt of a class, the most wanted first."""
+    """(problem, sample) of every eligible attempt of a class, in order of preference."""
     candidates = []
-    problem_order = rng.random(len(of_class))
-    for i in range(len(of_class)):
+    for i, order in enumerate(rng.random(len(of_class))):
         samples = rng.permutation(np.flatnonzero(of_class[i] & eligible[i]))
-        candidates += [
-            ((distance[i], turn, problem_order[i]), (i, int(j))) for turn, j in enumerate(samples)
-        ]
-    return [attempt for _, attempt in sorted(candidates)]
+        candidates += [(distance[i], turn, order, i, int(j)) for turn, j in enumerate(samples)]
+    return [(i, j) for *_, i, j in sorted(candidates)]

@@ -1,8 +1,6 @@
 """Objectives, token by token, and `PolicyLoss`, which puts one together from its settings.
 
-They return values per token, to be minimised; `aggregate` and `train_step` weigh and sum them. How
-advantages come about is `advantages`' matter.
-
+They return values per token, to be minimised; `aggregate` and `train_step` weigh and sum them.
 With r = pi(token) / pi_old(token) and A the completion's advantage, the surrogates are
 
     clip       -min(r A, clip(r, 1 - clip_low, 1 + clip_high) A). PPO (Schulman et al. 2017, arXiv
@@ -64,10 +62,8 @@ def cispo(
     clip_low: float,
     clip_high: float,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """CISPO's loss. Its gradient is -clip(r) A grad log pi; its value has no meaning of its own.
-
-    Args:
-      logprobs, log_ratio, advantages: one shape, float32.
+    """CISPO's loss of arrays of one shape, float32. Its gradient is -clip(r) A grad log pi; its
+    value has no meaning.
 
     Returns:
       loss per token; the ratio r; whether its weight is clipped (the gradient is not zero then).
@@ -83,12 +79,8 @@ def sequence_log_ratio(
     """GSPO's log ratio: the mean of the tokens' over the completion, for each of its tokens.
 
     In token form (GSPO-token, eq. 14): the value is the sequence's, the gradient flows through the
-    token's own log-prob. Averaged over the tokens of a sequence, whose advantages are equal, that
-    is the gradient of the sequence's objective.
-
-    Args:
-      log_ratio, loss_mask: [R, T] float32.
-      segments: [R, T] int32.
+    token's own log-prob. Averaged over the tokens of a sequence, whose advantages are equal, this
+    is the gradient of the sequence's objective. log_ratio, loss_mask: [R, T] float32.
     """
     mean = segment_means(jax.lax.stop_gradient(log_ratio), loss_mask, segments)
     return mean + (log_ratio - jax.lax.stop_gradient(log_ratio))
@@ -96,8 +88,8 @@ def sequence_log_ratio(
 
 def kl_k2(logprobs: jax.Array, ref_logprobs: jax.Array) -> jax.Array:
     """Schulman's k2 estimate of KL(policy || reference) per token: log(policy / reference)^2 / 2,
-    biased and never negative. Its expected gradient under samples of the policy is that of the KL;
-    that of the unbiased log(policy / reference), k1, would be zero."""
+    biased and never negative. Its expected gradient under samples of the policy is the KL's; that
+    of the unbiased estimate k1, log(policy / reference), would be zero."""
     return 0.5 * jnp.square(logprobs - ref_logprobs)
 
 
@@ -124,8 +116,7 @@ class TokenLoss(Protocol):
     Attributes:
       aggregation: how the loss is summed.
       needs_trainer_logprobs: see above.
-      needs_zero_advantages: sequences of advantage 0 have a gradient too, so that the packer must
-        not leave them out.
+      needs_zero_advantages: sequences of advantage 0 have a gradient too, so they must be packed.
     """
 
     @property
@@ -154,9 +145,8 @@ class PolicyLoss:
 
     Attributes:
       clip_low, clip_high: the ratio is clipped to [1 - clip_low, 1 + clip_high].
-      kl_coef: of the KL term; 0 reads no reference log-probs.
+      kl_coef: 0 reads no reference log-probs.
       kl_estimator: "k2" or "k3".
-      entropy_coef: of the entropy bonus.
       surrogate: "clip" or "cispo".
       ratio: of "token" or "sequence" (GSPO; bounds are then of the order of 3e-4).
       dual_clip: c > 1; 0 or None: no dual clipping.
@@ -165,9 +155,8 @@ class PolicyLoss:
       tis_cap: truncated importance sampling (Yao et al. 2025) corrects for a sampler that computes
         other probabilities than the trainer: w = min(pi_old / pi_sampler, tis_cap), a constant.
         0 or None: w = 1.
-      aggregation: how tokens add up.
 
-    All fields but `aggregation` are keys of the config's section `algorithm`, whose rules hold.
+    All fields but `aggregation` are keys of the config's section `algorithm`.
 
     Raises:
       CipoError: what the config would refuse too, a value out of range or a contradiction.
@@ -222,17 +211,15 @@ class PolicyLoss:
         else:
             trainer, old = jax.lax.stop_gradient(logprobs), batch.old_logprobs
 
-        # Off the completions there are no old log-probs, and nothing there may become infinite.
+        # There are no old log-probs off the completions, and nothing may become infinite there.
         log_ratio = jnp.where(scored, logprobs - old, 0.0)
         if self.ratio == "sequence":
             log_ratio = sequence_log_ratio(log_ratio, batch.loss_mask, batch.segments)
-        bounds = (self.clip_low, self.clip_high)
+        given = (log_ratio, batch.advantages, self.clip_low, self.clip_high)
         if self.surrogate == "cispo":
-            loss, ratio, clipped = cispo(logprobs, log_ratio, batch.advantages, *bounds)
+            loss, ratio, clipped = cispo(logprobs, *given)
         else:
-            loss, ratio, clipped = clipped_surrogate(
-                log_ratio, batch.advantages, *bounds, self.dual_clip or None
-            )
+            loss, ratio, clipped = clipped_surrogate(*given, self.dual_clip or None)
 
         sampler_gap = jnp.where(scored, trainer - batch.old_logprobs, 0.0)
         means = {

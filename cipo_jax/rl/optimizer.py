@@ -13,6 +13,7 @@ optimiser updates: a rollout batch takes minibatches x epochs of them.
                 Embedding, head, norms and biases take Adam.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -32,8 +33,8 @@ SCHEDULES = ("constant", "linear", "cosine")
 MUON_MOMENTUM = 0.95  # Jordan's and optax's default
 MUON_RMS = 0.2  # of an update per unit learning rate: that of AdamW as measured by Liu et al.
 
-# Contracted and resulting dimensions of the stacked weights [L, ...] of the transformer's layers;
-# what is left, L, is a batch of matrices, each orthogonalised for itself.
+# Contracted and resulting dimensions of the stacked weights [L, ...] of the transformer's layers; L
+# counts the matrices, each orthogonalised on its own.
 LAYER_MATRICES = {
     "q": ((1,), (2, 3)),  # [L, D, N, H]
     "k": ((1,), (2, 3)),  # [L, D, K, H]
@@ -91,14 +92,11 @@ def make_optimizer(
     """The optimiser `name`, after clipping by global norm.
 
     Args:
-      schedule: updates done -> learning rate.
       b1: decay of the first moment; for "adafactor" 0 keeps none. "muon" uses it for its Adam part,
         and MUON_MOMENTUM for the matrices.
       b2: decay of the second moment; "adafactor" has its own schedule for it, 1 - t^-0.8.
-      weight_decay: times the learning rate; not on norms and biases.
       grad_clip: largest global norm of a gradient.
-      mu_dtype: of first moments, None: the parameters' dtype. "bfloat16" saves two bytes a
-        parameter.
+      mu_dtype: of first moments; None: the parameters' dtype.
 
     Raises:
       CipoError: an unknown name.
@@ -150,13 +148,10 @@ def _scale_by_muon(
 def _by_path(function: Callable[[str, jax.Array], Any]) -> Callable[[Params], Any]:
     """Lifts (path as "layers/q", leaf) -> value to a tree of parameters."""
 
-    def of_tree(params: Params) -> Any:
-        return jax.tree_util.tree_map_with_path(
-            lambda path, x: function(jax.tree_util.keystr(path, simple=True, separator="/"), x),
-            params,
-        )
+    def of_leaf(path: tuple[Any, ...], x: jax.Array) -> Any:
+        return function(jax.tree_util.keystr(path, simple=True, separator="/"), x)
 
-    return of_tree
+    return functools.partial(jax.tree_util.tree_map_with_path, of_leaf)
 
 
 def _is_decayed(path: str, _: Any) -> bool:

@@ -1,8 +1,8 @@
 """Sequences into the fixed-shape rows of an update: the only place that packs and pads.
 
 Runs on the host: NumPy arrays in, NumPy arrays out. Sequences are packed first-fit-decreasing.
-Streams get rows of their own, the base stream's first: a row then has one loss weight, and the base
-stream's rows are the same whether corrections follow or not.
+A row holds one stream, base rows come first: so a row has one loss weight, and the base stream's
+rows do not depend on corrections.
 
 For several updates per rollout batch, each stream's groups are dealt to minibatches at random.
 Groups stay whole: their advantages were centred together, so no update pushes all of a group's
@@ -14,6 +14,7 @@ of a batch (`run/update`), what a stream's loss is divided by (`aggregate`).
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -30,8 +31,7 @@ class TrainSequence:
       old_logprobs: [C] float32, under the distribution that sampled them.
       advantage: of the whole completion.
       stream: `BASE` or `CORRECTION`.
-      group: the completions of one prompt have the same number, those of another prompt of the
-        stream another; read only where a batch is cut into minibatches.
+      group: a number of the prompt, unique within its stream; read only with several minibatches.
     """
 
     prompt: np.ndarray
@@ -48,8 +48,8 @@ class TrainSequence:
 def row_capacity(sequences: int, longest: int, row_tokens: int) -> int:
     """Rows that hold `sequences` sequences of up to `longest` tokens, whatever their lengths.
 
-    First-fit never opens a row while another could take one more sequence of the longest kind, so
-    every row but the last holds at least row_tokens // longest sequences.
+    First-fit never opens a row while another has room for one more of the longest sequences, so
+    every row but the last holds at least row_tokens // longest.
 
     Raises:
       CipoError: a sequence can be longer than a row.
@@ -116,13 +116,8 @@ def make_minibatches(
         place = {group: i % minibatches for i, group in enumerate(groups)}
         for sequence in of_stream:
             members[place[sequence.group]].append(sequence)
-    packed = [pack(m)._asdict() for m in members]
-    return TrainBatch(
-        **{
-            name: None if packed[0][name] is None else np.stack([p[name] for p in packed])
-            for name in TrainBatch._fields
-        }
-    )
+    packed = zip(*map(pack, members), strict=True)  # the minibatches' arrays, field by field
+    return TrainBatch(*(None if arrays[0] is None else np.stack(arrays) for arrays in packed))
 
 
 def make_train_batch(
@@ -133,15 +128,13 @@ def make_train_batch(
     skip_zero_advantages: bool = False,
     normaliser: Callable[[Sequence[int]], float] = sum,
 ) -> TrainBatch:
-    """Packs sequences of both streams into one minibatch of NumPy arrays: a `TrainBatch` without
-    the leading axis, [M, R, T].
+    """Packs sequences of both streams into one minibatch of NumPy arrays [M, R, ...].
 
     With `skip_zero_advantages`, sequences of advantage 0 are counted but not packed: without KL and
-    entropy terms their gradient is exactly zero, so they need not be computed.
+    entropy terms their gradient is exactly zero.
 
     Args:
-      normaliser: lengths of a stream's completions -> what its loss is divided by, for
-        `token_counts`; their sum makes the loss a mean over tokens.
+      normaliser: lengths of a stream's completions -> its entry of `token_counts`.
 
     Raises:
       ValueError: the rows do not fit; the caller's capacity is wrong.
@@ -158,30 +151,26 @@ def make_train_batch(
     if len(rows) > M * R:
         raise ValueError(f"{len(rows)} rows do not fit into {M} microbatches of {R} rows")
 
-    ints = {name: np.zeros((M * R, T), np.int32) for name in ("tokens", "positions", "segments")}
-    floats = {
-        name: np.zeros((M * R, T), np.float32)
-        for name in ("loss_mask", "advantages", "old_logprobs")
-    }
+    tokens, positions, segments = (np.zeros((M * R, T), np.int32) for _ in range(3))
+    loss_mask, advantages, old_logprobs = (np.zeros((M * R, T), np.float32) for _ in range(3))
     stream_of_row = np.zeros((M * R,), np.int32)
     for r, row in enumerate(rows):
         stream_of_row[r] = row[0].stream
         begin = 0
         for segment, sequence in enumerate(row, start=1):
             end = begin + len(sequence)
-            ints["tokens"][r, begin:end] = np.concatenate([sequence.prompt, sequence.completion])
-            ints["positions"][r, begin:end] = np.arange(len(sequence))
-            ints["segments"][r, begin:end] = segment
+            tokens[r, begin:end] = np.concatenate([sequence.prompt, sequence.completion])
+            positions[r, begin:end] = np.arange(len(sequence))
+            segments[r, begin:end] = segment
             completion = slice(begin + len(sequence.prompt), end)
-            floats["loss_mask"][r, completion] = 1.0
-            floats["advantages"][r, completion] = sequence.advantage
-            floats["old_logprobs"][r, completion] = sequence.old_logprobs
+            loss_mask[r, completion] = 1.0
+            advantages[r, completion] = sequence.advantage
+            old_logprobs[r, completion] = sequence.old_logprobs
             begin = end
-    return TrainBatch(
-        **{name: x.reshape(M, R, T) for name, x in (ints | floats).items()},
-        stream=stream_of_row.reshape(M, R),
-        token_counts=token_counts,
-    )
+    arrays = (tokens, positions, segments, loss_mask, advantages, old_logprobs)
+    by_token = (x.reshape(M, R, T) for x in arrays)
+    fields: Any = (*by_token, stream_of_row.reshape(M, R), token_counts)
+    return TrainBatch(*fields)
 
 
 def pad_share(batch: TrainBatch) -> float:

@@ -1,15 +1,13 @@
 """The controller of rho, the share of right attempts among the anchors.
 
-Retention below its target means that the policy breaks right answers when asked to correct them;
-then more right attempts are replayed:
+When retention is below its target, the policy breaks right answers that it is asked to correct.
+Then more right attempts are replayed:
 
     rho <- clip(rho * (1 + w1 (tau - ret) + w2 max(0, ret_prev - ret) + w3 min(n_below, 3)),
                 rho_min, rho_max)
 
 with n_below the number of consecutive steps with retention below tau, this one included (ours: we
-do not know whether the paper counts the present step).
-
-Not decided here: how retention is computed (`rewards`) and what rho is used for (`anchors`).
+do not know whether the paper counts the present step). `rewards` computes retention.
 """
 
 import dataclasses

@@ -1,8 +1,8 @@
 """Rewards: what a verdict earns, risk-averse shaping of the correction stream, and retention.
 
-Rewards are used by the policy gradient alone. Whether an attempt is right is its verdict's outcome:
-pass rates, anchors, transitions and retention go by that. How rewards become advantages is decided
-in `advantages`.
+Only the policy gradient uses rewards. Whether an attempt is right is its verdict's outcome, which
+pass rates, anchors, transitions and retention use. How rewards become advantages is decided in
+`advantages`.
 """
 
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ from cipo_jax.types import Attempt, Outcome, Verdict
 
 
 def reward_of(verdict: Verdict, verifier: Verifier) -> float:
-    """What a verdict earns: by its outcome; with partial credit, one with a score goes that share
-    of the way from there to what CORRECT earns."""
+    """The reward of the verdict's outcome; with partial credit, its score is the share of the way
+    from there to the reward of CORRECT."""
     earned = {
         Outcome.CORRECT: verifier.reward_correct,
         Outcome.WRONG: verifier.reward_wrong,
@@ -42,25 +42,18 @@ def shaped_rewards(
 
     Args:
       rewards: [N, G] float, R of the G corrections of each of N anchors.
-      correct: [N, G] bool, their verdicts. It, not the reward, says what is right: a wrong
-        program that passes most tests has broken a right one all the same.
+      correct: [N, G] bool, their verdicts. These, not rewards, say what is right: a wrong program
+        that passes most tests has broken a right one all the same.
       anchor_right: [N] bool.
       lambda_risk: in units of the reward.
 
     Returns:
       [N, G] float64.
     """
-    broken = anchor_right[:, None] & ~correct
-    return np.asarray(rewards, np.float64) - lambda_risk * broken
+    return np.asarray(rewards, np.float64) - lambda_risk * (anchor_right[:, None] & ~correct)
 
 
 def retention(correct: np.ndarray, anchor_right: np.ndarray) -> float | None:
-    """Accuracy of the corrections whose anchor was right; None if no anchor was.
-
-    Args:
-      correct: [N, G] bool, verdicts of the G corrections of each of N anchors.
-      anchor_right: [N] bool.
-    """
-    if not anchor_right.any():
-        return None
-    return float(correct[anchor_right].mean())
+    """Accuracy of the corrections whose anchor was right; None if no anchor was. Arguments as in
+    `shaped_rewards`."""
+    return float(correct[anchor_right].mean()) if anchor_right.any() else None

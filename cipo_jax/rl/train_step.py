@@ -4,18 +4,18 @@
 
 Each stream's loss has its own normaliser (`aggregate`), so that neither dilutes the other.
 Normalisers are those of the whole minibatch, known before its first gradient, so the result does
-not depend on how rows are split into microbatches or devices. Empty microbatches at the end are
-skipped on the device: the shape is fixed, the cost follows the rows in use.
+not depend on how rows are split into microbatches or devices. The device skips empty microbatches
+at the end: the shape is fixed, the cost follows the rows in use.
 
-A rollout batch is cut into U minibatches, gone through E times in the same order: U x E optimiser
-updates in one program, `lax.scan` over epochs, minibatches and microbatches. Batch arrays are
-[U, M, R, T]; U = E = 1 is one on-policy update.
+One program trains E times on a rollout batch's U minibatches, in the same order: U x E optimiser
+updates. Batch arrays are [U, M, R, T]; U = E = 1 is one on-policy update.
 
 `lambda = 0` multiplies the correction stream's gradient by an exact zero: GRPO is this step.
 
 Not decided here: the loss of a token (`losses`), what goes into a minibatch (`packing`).
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -37,15 +37,9 @@ Score = Callable[[Params, jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax
 
 @struct.dataclass
 class TrainState:
-    """What an update changes.
+    """What an update changes."""
 
-    Attributes:
-      step: [] int32, rollout batches learned from; the optimiser counts its own updates.
-      params: parameters.
-      opt_state: optimiser state.
-    """
-
-    step: Any
+    step: Any  # [] int32, rollout batches learned from; the optimiser counts its own updates
     params: Params
     opt_state: Any
 
@@ -68,8 +62,7 @@ class Totals:
 
 
 def put_batch(batch: TrainBatch, mesh: Mesh, rows: tuple[str, ...]) -> TrainBatch:
-    """Moves a batch to the devices: arrays [U, M, R, ...] split over the mesh axes `rows` along
-    R."""
+    """Moves a batch to the devices, split along R over the mesh axes `rows`."""
     by_rows, whole = NamedSharding(mesh, P(None, None, rows)), NamedSharding(mesh, P())
     arrays = jax.tree.map(lambda x: _put(x, by_rows), batch._replace(token_counts=None))
     return arrays._replace(token_counts=_put(batch.token_counts, whole))
@@ -85,21 +78,14 @@ def _put(x: Any, sharding: NamedSharding) -> jax.Array:
 def abstract_batch(
     shape: tuple[int, int, int, int], mesh: Mesh, rows: tuple[str, ...]
 ) -> TrainBatch:
-    """What `put_batch` makes of a batch of `shape` [U, M, R, T], without reference log-probs:
-    shapes, dtypes, shardings."""
+    """Shapes, dtypes and shardings of `put_batch`, for a batch [U, M, R, T] without reference
+    log-probs."""
     by_rows, whole = NamedSharding(mesh, P(None, None, rows)), NamedSharding(mesh, P())
     ints = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=by_rows)
     floats = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=by_rows)
-    return TrainBatch(
-        tokens=ints,
-        positions=ints,
-        segments=ints,
-        loss_mask=floats,
-        advantages=floats,
-        old_logprobs=floats,
-        stream=jax.ShapeDtypeStruct(shape[:-1], jnp.int32, sharding=by_rows),
-        token_counts=jax.ShapeDtypeStruct((shape[0], 2), jnp.float32, sharding=whole),
-    )
+    stream = jax.ShapeDtypeStruct(shape[:-1], jnp.int32, sharding=by_rows)
+    token_counts = jax.ShapeDtypeStruct((shape[0], 2), jnp.float32, sharding=whole)
+    return TrainBatch(ints, ints, ints, floats, floats, floats, stream, token_counts)
 
 
 def make_train_step(
@@ -112,15 +98,15 @@ def make_train_step(
 ) -> Callable[[TrainState, TrainBatch], tuple[TrainState, Metrics]]:
     """Builds the jitted `train_step(state, batch) -> (state, metrics)`; `state` is donated.
 
-    If the loss needs the trainer's log-probs from before the first update, they are the gradient's
-    own with a single update (no cost), and one more forward pass over the batch with several.
+    If the loss needs the trainer's log-probs from before the first update, a single update takes
+    them from its gradient (no cost); several need one more forward pass over the batch.
 
     Args:
       score: teacher-forced log-probs and entropies at the sampling temperature.
       token_loss: `PolicyLoss(...)` or `demonstration_loss`.
       stream_weights: weights of the base and the correction loss, (1, lambda).
       state_shardings: shardings of the resulting state; None on a single device.
-      epochs: E, how often the minibatches are gone through.
+      epochs: E.
 
     Metrics, all float32 scalars: "loss/total" and "grad_norm" (before clipping), means over the
     updates; and for each stream s "s/tokens" (scored in an epoch), "loss/s" (unweighted, the mean
@@ -149,19 +135,15 @@ def make_train_step(
         (params, opt_state), (totals, grad_norm) = jax.lax.scan(epoch, carry, length=epochs)
 
         metrics = {"loss/total": jnp.mean(totals.total), "grad_norm": jnp.mean(grad_norm)}
-        scored = _sum_by_stream(batch.loss_mask.sum(axis=-1), batch.stream).sum(axis=0)
+        tokens = _by_stream(jnp.sum, batch.loss_mask.sum(axis=-1), batch.stream)  # [U, M, 2]
+        scored = tokens.sum(axis=1).sum(axis=0)
         sums = dict(zip(totals.names, jnp.moveaxis(totals.sums, 2, 0), strict=True))
         loss = sums.pop("loss")  # like the others [E, U, 2]
-        losses = jnp.mean(
-            loss / batch.token_counts,
-            axis=(0, 1),
-            where=jnp.broadcast_to(batch.token_counts > 0, loss.shape),
-        )
+        counted = jnp.broadcast_to(batch.token_counts > 0, loss.shape)
+        losses = jnp.mean(loss / batch.token_counts, axis=(0, 1), where=counted)
         means = {name: x.sum(axis=(0, 1)) / (epochs * scored) for name, x in sums.items()}
-        maxima = {
-            name: jnp.where(scored > 0, x.max(axis=(0, 1)), jnp.nan)
-            for name, x in totals.maxima.items()
-        }
+        largest = {name: x.max(axis=(0, 1)) for name, x in totals.maxima.items()}
+        maxima = {name: jnp.where(scored > 0, x, jnp.nan) for name, x in largest.items()}
         for i, stream in enumerate(STREAMS):
             metrics[f"{stream}/tokens"] = scored[i]
             metrics[f"loss/{stream}"] = losses[i]
@@ -189,12 +171,11 @@ def make_stream_gradient_stats(
     """Builds the jitted `(params, batch) -> metrics` that compares the streams' gradients.
 
     "grad/base_norm" and "grad/correction_norm" are the global norms of the gradients of L_base and
-    L_correction (without lambda) over the whole batch at `params`, all minibatches together;
-    "grad/cosine" is that of the angle between them: negative where the streams pull apart. NaN if
-    either gradient is zero.
+    L_correction (without lambda) over the whole batch at `params`; "grad/cosine" is the cosine of
+    the angle between them, NaN if either is zero.
 
-    Costs about a one-epoch update in time (each microbatch once, those with rows of both streams
-    twice), and two float32 gradients in memory; meant for every n-th step.
+    Costs about the time of a one-epoch update, and two float32 gradients in memory; meant for every
+    n-th step.
     """
 
     def stats(params: Params, batch: TrainBatch) -> Metrics:
@@ -231,8 +212,8 @@ def _gradient(
     """The float32 gradient of L over a minibatch [M, R, ...], a microbatch at a time.
 
     Args:
-      before: [M, R, T], the trainer's log-probs before the step's first update; None: `params` are
-        those, or the loss does not need them.
+      before: [M, R, T], the trainer's log-probs before the step's first update; None: this one is
+        the first, or the loss does not need them.
     """
     weights = jnp.asarray(stream_weights) / jnp.maximum(minibatch.token_counts, 1.0)
 
@@ -293,18 +274,11 @@ def _logprobs(score: Score, params: Params, batch: TrainBatch) -> jax.Array:
             micro,
         )
 
-    def of_minibatch(minibatch: TrainBatch) -> jax.Array:
-        return jax.lax.map(of_microbatch, minibatch)
-
+    of_minibatch = functools.partial(jax.lax.map, of_microbatch)
     return jax.lax.map(of_minibatch, batch._replace(token_counts=None))
 
 
 def _by_stream(reduce: Callable[..., jax.Array], values: jax.Array, stream: jax.Array) -> jax.Array:
-    """[..., 2]: one value per row [..., R], reduced over the rows of each stream (stream [R])."""
+    """[..., 2]: one value per row [..., R], reduced over the rows of each stream."""
     of = [reduce(jnp.where(stream == s, values, 0.0), axis=-1) for s in range(len(STREAMS))]
     return jnp.stack(of, axis=-1)
-
-
-def _sum_by_stream(values: jax.Array, stream: jax.Array) -> jax.Array:
-    """[U, 2]: one value per row [U, M, R], summed over the rows of each stream."""
-    return _by_stream(jnp.sum, values, stream).sum(axis=1)

@@ -1,8 +1,8 @@
 """Drawing completions from the policy: a fixed number of slots, a paged cache, and a loop.
 
-Decided here: who is decoded when, who holds which pages of the cache, how a token is drawn. Not
-decided here: what is asked and what becomes of the answers (`run/rollout`), the model and how pages
-are attended to (`policy/`). This room imports `policy/` and `types`.
+Decided here: which request is decoded when, which pages of the cache it holds, how a token is
+drawn. Not decided here: what is asked and what becomes of the answers (`run/rollout`), the model
+and its attention to pages (`policy/`). This room imports `policy/` and `types`.
 
 The path of one request:
 

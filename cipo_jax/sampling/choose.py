@@ -1,11 +1,10 @@
 """How one token is drawn from logits.
 
-Keys are folded from (call, request id, index of the token in its completion), so a completion is a
-function of the parameters, its prompt, its id and the call's key alone: not of its slot, its
-neighbours, or the order in which requests arrive.
+Keys are folded from (call, request id, index of the token in its completion), so a completion does
+not depend on its slot, its neighbours, or the order in which requests arrive.
 
-A token is drawn by inverting the cumulative distribution with one uniform number a row, which
-leaves the normaliser of the log-probs as a by-product; Gumbel noise would take V random numbers.
+A token is drawn by inverting the cumulative distribution with one uniform number a row, which gives
+the normaliser of the log-probs as a by-product; Gumbel noise would take V random numbers.
 
 Not decided here: when a completion ends (`decode`, and for stop strings `engine`).
 """
@@ -19,10 +18,10 @@ import jax.numpy as jnp
 from cipo_jax.policy.sharding import Rules, constrain
 
 MASKED = -1e30
-# Entries whose cumulative sum is taken at once, about; bounds its rounding error.
+# About how many entries are in one cumulative sum; bounds its rounding error.
 BLOCK = 256
-# Shards of the vocabulary that blocks do not straddle where it can be had: a straddling block makes
-# the partitioner gather all probabilities of a row on every device.
+# Blocks avoid straddling this many shards of the vocabulary: a straddling block makes the
+# partitioner gather all probabilities of a row on every device.
 SHARDS = 16
 
 
@@ -98,20 +97,18 @@ def _invert(
     total = until[:, -1]
     point = jnp.minimum(uniform * total, jnp.nextafter(total, jnp.zeros_like(total)))
     block = jnp.sum(until <= point[:, None], axis=-1)
-    before = jnp.where(
-        block > 0, jnp.take_along_axis(until, jnp.maximum(block - 1, 0)[:, None], axis=-1)[:, 0], 0
-    )
+    before = jnp.take_along_axis(until, jnp.maximum(block - 1, 0)[:, None], axis=-1)[:, 0]
+    before = jnp.where(block > 0, before, 0)
     inside = jnp.take_along_axis(weights, block[:, None, None], axis=1)[:, 0]  # [B, size]
     entry = jnp.sum(jnp.cumsum(inside, axis=-1) <= (point - before)[:, None], axis=-1)
-    # The two sums round differently: a point past the block's last entry takes its likeliest one.
+    # The two sums round differently: past the block's last entry, its likeliest one is taken.
     entry = jnp.where(entry < size, entry, jnp.argmax(inside, axis=-1))
     return block * size + entry, top + jnp.log(total)
 
 
 def block_size(vocab_size: int) -> int:
-    """Entries of a block: the size nearest to `BLOCK` of which each of `SHARDS` shards holds whole
-    ones; `BLOCK`, the last one padded, if there is none near it. It is the same on every mesh, and
-    so are the sums."""
+    """Entries of a block: the size nearest to `BLOCK` that divides each of `SHARDS` shards; if none
+    is near, `BLOCK`, with the last block padded. The same on every mesh, and so are the sums."""
     if vocab_size <= BLOCK:
         return vocab_size
     shard, rest = divmod(vocab_size, SHARDS)

@@ -1,14 +1,13 @@
 """The two device programs of sampling: a chunk of prefill, and a chunk of decode steps.
 
-Both take the pool of pages and give it back with new tokens in it; donated, it is updated in place.
-Prefill leaves out a prompt's last token: that one is the first decode input, so a decode step is
-always "feed a token, write its keys and values, draw the next".
+Both take the pool of pages and return it with new tokens in it; donated, it is updated in place.
+Prefill leaves out a prompt's last token, which is the first decode input: a decode step is always
+"feed a token, write its keys and values, draw the next".
 
-The state of a request on the device is a handful of numbers in its slot. A decode chunk runs the
-rows that the host names, so a few live requests cost a small batch whatever their slots are.
+The state of a request on the device is a few numbers in its slot. A decode chunk runs the rows that
+the host names, so a few live requests cost a small batch whatever their slots are.
 
-Not decided here: which rows and pages a call is given (`schedule`), how a token is drawn
-(`choose`).
+Not decided here: which rows and pages a call gets (`schedule`), how a token is drawn (`choose`).
 """
 
 import dataclasses
@@ -18,17 +17,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jax.sharding import Mesh
 
 from cipo_jax.policy.cache.attention import PagedCache, WorkList
-from cipo_jax.policy.cache.pages import Pages, copy_pages
+from cipo_jax.policy.cache.pages import Pages, copy_pages, empty_pages
 from cipo_jax.policy.model import ModelConfig, Params, hidden_states, unembed
-from cipo_jax.policy.sharding import Rules, constrain
+from cipo_jax.policy.sharding import Rules, constrain, row_count
 from cipo_jax.sampling.choose import Choice, choose_tokens
+from cipo_jax.sampling.settings import EngineSettings, cache_dtype, pages_per_shard
 
 
 @struct.dataclass
 class Slots:
-    """What is known of the request in each of S slots.
+    """The state of the request in each of S slots.
 
     Attributes:
       last: [S] int32, the token to feed next.
@@ -38,7 +39,7 @@ class Slots:
       live: [S] bool, not finished yet.
       temperature: [S] float32.
       request: [S] int32, request id.
-      key: [S, 2] uint32, key data of the call the request came with.
+      key: [S, 2] uint32, key data of the request's call.
     """
 
     last: jax.Array
@@ -56,7 +57,7 @@ class ChunkPlan:
     """What the host decides for one decode chunk of B rows.
 
     Attributes:
-      fresh: slots as they begin, for those newly filled.
+      fresh: the initial state of newly filled slots.
       is_fresh: [S] bool, which these are.
       rows: [B] int32, the slot of each row; S for an empty row.
       table: [B, W] int32, the pages of each row.
@@ -115,9 +116,8 @@ def prefill(
     column = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
     segments = (column < lengths[:, None]).astype(jnp.int32)
     cache = PagedCache(pages=pages, table=table, context_pages=context_pages)
-    _, filled = hidden_states(
-        config, params, tokens, start[:, None] + column, segments, cache, rules
-    )
+    positions = start[:, None] + column
+    _, filled = hidden_states(config, params, tokens, positions, segments, cache, rules)
     assert filled is not None
     return filled.pages
 
@@ -159,33 +159,17 @@ def decode_chunk(
         step, pages, rows, (tokens, logprobs) = carry
         live = rows.live
         cache = PagedCache(pages=pages, table=plan.table, work=plan.work)
-        hidden, filled = hidden_states(
-            config,
-            params,
-            rows.last[:, None],
-            rows.position[:, None],
-            live.astype(jnp.int32)[:, None],
-            cache,
-            rules,
-        )
+        fed = (rows.last[:, None], rows.position[:, None], live.astype(jnp.int32)[:, None])
+        hidden, filled = hidden_states(config, params, *fed, cache, rules)
         assert filled is not None
         logits = unembed(config, params, hidden[:, 0], rules)
         token, logprob = choose_tokens(logits, keys, rows.sampled, rows.temperature, choice, rules)
         token, logprob = jnp.where(live, token, 0), jnp.where(live, logprob, 0.0)
-        sampled = rows.sampled + live
-        rows = dataclasses.replace(
-            rows,
-            last=token,
-            position=rows.position + live,
-            sampled=sampled,
-            live=live & ~jnp.isin(token, stop_ids) & (sampled < rows.limit),
-        )
-        return (
-            step + 1,
-            filled.pages,
-            rows,
-            (tokens.at[step].set(token), logprobs.at[step].set(logprob)),
-        )
+        position, sampled = rows.position + live, rows.sampled + live
+        live &= ~jnp.isin(token, stop_ids) & (sampled < rows.limit)
+        rows = dataclasses.replace(rows, last=token, position=position, sampled=sampled, live=live)
+        out = tokens.at[step].set(token), logprobs.at[step].set(logprob)
+        return step + 1, filled.pages, rows, out
 
     start = (jnp.zeros((), jnp.int32), pages, rows, out)
     _, pages, rows, (tokens, logprobs) = jax.lax.while_loop(unfinished, advance, start)
@@ -196,17 +180,19 @@ def decode_chunk(
 
 def empty_slots(count: int) -> Slots:
     """Slots in which nothing is live; NumPy arrays."""
+    names = ("last", "position", "sampled", "limit", "request")
+    arrays: dict[str, Any] = {name: np.zeros(count, np.int32) for name in names}
+    arrays |= {"live": np.zeros(count, np.bool_), "temperature": np.zeros(count, np.float32)}
+    arrays["key"] = np.zeros((count, 2), np.uint32)
+    return Slots(**arrays)
 
-    def zeros(dtype: type, *shape: int) -> Any:
-        return np.zeros((count, *shape), dtype)
 
-    return Slots(
-        last=zeros(np.int32),
-        position=zeros(np.int32),
-        sampled=zeros(np.int32),
-        limit=zeros(np.int32),
-        live=zeros(np.bool_),
-        temperature=zeros(np.float32),
-        request=zeros(np.int32),
-        key=zeros(np.uint32, 2),
-    )
+def empty_cache(
+    config: ModelConfig, mesh: Mesh, settings: EngineSettings, rules: Rules = ()
+) -> Pages:
+    """The engine's cache, all zeros."""
+    s, shards = settings, row_count(mesh)
+    count = pages_per_shard(s, shards) * shards
+    dtype = cache_dtype(s, config.compute_dtype, mesh)
+    sizes = (config.num_kv_heads, config.head_dim)
+    return empty_pages(config.num_layers, count, s.page_size, *sizes, dtype, rules)

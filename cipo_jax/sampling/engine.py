@@ -1,48 +1,49 @@
 """The loop of sampling: one turn of the host, one chunk of the device, until nothing is left.
 
 A turn prefills the prompts at the head of the queue, moves requests whose prompt is ready into free
-slots, runs one chunk of decode steps over the live slots, and hands out what has finished. So the
-device works on live tokens: a finished completion's slot goes to the next request, and its pages of
-the cache to whoever needs them.
+slots, runs one chunk of decode steps over the live slots, and returns what has finished. So the
+device works on live tokens: a finished completion's slot and pages go to other requests.
 
     queue -> prompt prefilled once, its pages shared by its samples -> slot -> completion
                ^                                                        |
                +----- evicted: out of pages, the youngest waits again --+
 
-Nothing of this shows in a completion: it depends on the parameters, its prompt, its request id and
-the key, not on slots, pages, chunks, neighbours, order of arrival, evictions or the mesh.
+A completion depends on the parameters, its prompt, its request id and the key, not on slots, pages,
+chunks, neighbours, order of arrival, evictions or the mesh.
 
 This file holds what lives on the device (parameters, cache, slots, compiled programs) and calls it.
 Who gets a slot or a page is decided in `schedule`, what the programs compute in `decode`.
 
-Shapes are static: a decode program per number of rows (the slots, and halves of that for when few
-requests are left), a prefill program per bucket of widths and rows.
+Shapes are static: there is a decode program per number of rows (the slots, and halves of that for
+when few requests are left), and a prefill program per bucket of widths and rows.
 """
 
 import functools
 import operator
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cipo_jax.policy.cache.pages import Pages, empty_pages
+from cipo_jax.policy.cache.pages import Pages
 from cipo_jax.policy.model import ModelConfig, Params, cast_weights, param_shardings
 from cipo_jax.policy.sharding import ROWS, logical_rules, replicated, row_count
-from cipo_jax.sampling.decode import ChunkResult, Slots, decode_chunk, empty_slots, prefill
+from cipo_jax.sampling.decode import (
+    ChunkResult,
+    Slots,
+    decode_chunk,
+    empty_cache,
+    empty_slots,
+    prefill,
+)
 from cipo_jax.sampling.plan import chunk_plan, plan_shardings, prefill_arrays
 from cipo_jax.sampling.requests import Row, stop_text_end
 from cipo_jax.sampling.schedule import PrefillCall, Schedule
-from cipo_jax.sampling.settings import (
-    EngineSettings,
-    EngineStats,
-    cache_dtype,
-    row_bucket,
-    table_width,
-)
+from cipo_jax.sampling.settings import EngineSettings, EngineStats, row_bucket, table_width
 from cipo_jax.types import CipoError, Completion
 
 # (params, prompts, samples, key) -> (request id, completion) as they finish
@@ -54,7 +55,7 @@ class Engine:
 
     Args:
       mesh: how sampling sees the devices. It may have more tensor shards and fewer of rows than the
-        parameters' own mesh: they are laid out anew, in the compute dtype, when they are opened.
+        parameters' own mesh: `open` lays them out anew, in the compute dtype.
       decode_text: token ids -> text; needed with stop strings.
 
     Raises:
@@ -77,25 +78,11 @@ class Engine:
 
         rules = logical_rules(mesh, config.axis_sizes)
         self._shardings = param_shardings(config, mesh)
-        self._new_pages = jax.jit(
-            functools.partial(
-                empty_pages,
-                config.num_layers,
-                self._schedule.num_pages,
-                s.page_size,
-                config.num_kv_heads,
-                config.head_dim,
-                cache_dtype(s, config.compute_dtype, mesh),
-                rules,
-            )
-        )
-        self._prefill = jax.jit(
-            functools.partial(prefill, config, rules), static_argnums=0, donate_argnums=2
-        )
-        self._decode = jax.jit(
-            functools.partial(decode_chunk, config, rules, s.choice, s.chunk),
-            donate_argnums=(1, 2),
-        )
+        self._new_pages = jax.jit(functools.partial(empty_cache, config, mesh, s, rules))
+        filling = functools.partial(prefill, config, rules)
+        self._prefill = jax.jit(filling, static_argnums=0, donate_argnums=2)
+        decoding = functools.partial(decode_chunk, config, rules, s.choice, s.chunk)
+        self._decode = jax.jit(decoding, donate_argnums=(1, 2))
         self._whole = replicated(mesh)
         self._by_row = NamedSharding(mesh, P(ROWS))
 
@@ -109,7 +96,7 @@ class Engine:
 
     @property
     def stats(self) -> EngineStats:
-        """What has been done since this was last set."""
+        """Counts since this was last set."""
         return self._schedule.stats
 
     @stats.setter
@@ -122,8 +109,8 @@ class Engine:
         return self._schedule.num_pages
 
     def open(self, params: Params) -> None:
-        """Samples with `params` from now on. Equal parameters (the same arrays as before) keep the
-        cache, so prompts find what earlier ones have in common with them.
+        """Samples with `params` from now on. The same arrays as before keep the cache, in which
+        prompts find what earlier ones have in common with them.
 
         Raises:
           RuntimeError: requests are left.
@@ -142,7 +129,7 @@ class Engine:
             self._slots = jax.device_put(empty_slots(slots), self._whole)
 
     def close(self) -> None:
-        """Gives the cache's memory back; what is not finished is dropped."""
+        """Frees the cache's memory; what is not finished is dropped."""
         self.cancel()
         self._leaves, self._params, self._pages, self._slots = [], {}, None, None
 
@@ -185,8 +172,7 @@ class Engine:
         return self._schedule.busy or bool(self._in_flight)
 
     def step(self) -> list[tuple[int, Completion]]:
-        """One turn of the loop: prefill, fill slots, decode a chunk; returns (request id,
-        completion) of what finished."""
+        """One turn of the loop; returns (request id, completion) of what finished."""
         schedule = self._schedule
         with jax.set_mesh(self.mesh):
             for call in schedule.plan_prefill():
@@ -217,13 +203,11 @@ class Engine:
         share: range | None = None,
         before_chunk: Callable[[], None] | None = None,
     ) -> Iterator[tuple[int, Completion]]:
-        """Samples `samples` completions of each prompt.
-
-        Yields `(request id, Completion)` as they finish; sample j of prompt i has request id
-        `i * samples + j`. Left early, or by an exception, it drops what has not finished.
+        """Samples `samples` completions of each prompt; yields `(request id, Completion)` as they
+        finish. Sample j of prompt i has request id `i * samples + j`. When the caller leaves early,
+        or at an exception, what has not finished is dropped.
 
         Args:
-          params: as in `open`.
           prompts: [P] int32 tokens each, as in `submit`.
           key: a PRNG key, of all the call's requests.
           share: the indices of the prompts to sample; None: all.
@@ -246,8 +230,7 @@ class Engine:
             self.cancel()
 
     def _laid_out(self, params: Params) -> Params:
-        """The parameters as decoding reads them, step after step: in the compute dtype, on the
-        shards of the engine's mesh."""
+        """The parameters in the compute dtype, on the shards of the engine's mesh."""
         c = self.config
         if c.param_dtype != c.compute_dtype:
             params = jax.jit(functools.partial(cast_weights, dtype=c.compute_dtype))(params)
@@ -256,26 +239,24 @@ class Engine:
     def _prefill_call(self, call: PrefillCall) -> None:
         """Prefills a stretch of every listed prompt."""
         width = table_width(self.settings)
-        tokens, start, lengths, table = prefill_arrays(call.stretches, call.rows, call.width, width)
+        arrays = prefill_arrays(call.stretches, call.rows, call.width, width)
+        tokens, start, *_ = arrays
         context = -(-int(start.max()) // self.settings.page_size)
         if context:  # a power of two, so that few programs serve all lengths
             context = min(1 << (context - 1).bit_length(), width)
-        put = functools.partial(jax.device_put, device=self._by_row)
-        self._pages = self._prefill(
-            context, self._params, self._pages, put(tokens), put(start), put(lengths), put(table)
-        )
+        placed = (jax.device_put(x, self._by_row) for x in arrays)
+        self._pages = self._prefill(context, self._params, self._pages, *placed)
         self.stats.prefill_positions += tokens.size
         self._schedule.note_prefilled(call)
 
     def _make_room(self) -> list[tuple[int, Completion]]:
         """Pages for the next chunk of every row. Where they run out, they are taken from prompts
-        whose samples still wait, else from the youngest request. Returns what finished meanwhile.
-        """
+        whose samples still wait, else from the youngest request. Returns what finished."""
         done: list[tuple[int, Completion]] = []
         while (shard := self._schedule.grow()) is not None:
             if self._schedule.drop_waiting_prompt(shard):
                 continue
-            if self._in_flight:  # what is under way may finish a request, and free its pages
+            if self._in_flight:  # a chunk under way may finish a request, and free its pages
                 while self._in_flight:
                     done += self._harvest()
             else:
@@ -287,49 +268,38 @@ class Engine:
         schedule = self._schedule
         by_shard = schedule.rows_by_shard()
         local = row_bucket(schedule.slots_per_shard, max(map(len, by_shard)))
-        plan = chunk_plan(
-            by_shard,
-            local,
-            schedule.fresh,
-            schedule.copies,
-            slots=schedule.slots_per_shard,
-            width=table_width(self.settings),
-            page_size=self.settings.page_size,
-        )
-        placed = jax.device_put(plan, plan_shardings(self._whole, self._by_row))
+        width, page_size = table_width(self.settings), self.settings.page_size
+        sizes: Any = {"slots": schedule.slots_per_shard, "width": width, "page_size": page_size}
+        plan = chunk_plan(by_shard, local, schedule.fresh, schedule.copies, **sizes)
+        plan = jax.device_put(plan, plan_shardings(self._whole, self._by_row))
         self._pages, self._slots, result = self._decode(
-            self._params, self._pages, self._slots, placed
+            self._params, self._pages, self._slots, plan
         )
-        snapshot: list[Row | None] = []
-        for members in by_shard:
-            snapshot += [*members, *[None] * (local - len(members))]
+        snapshot = [row for rows in by_shard for row in [*rows, *[None] * (local - len(rows))]]
         schedule.note_dispatched()
         for leaf in jax.tree.leaves(result):
             leaf.copy_to_host_async()
         self._in_flight.append((snapshot, result))
 
     def _harvest(self) -> list[tuple[int, Completion]]:
-        """Waits for the oldest chunk; its rows' new tokens, and the completions it finished."""
+        """Waits for the oldest chunk and takes its tokens; returns the completions it finished."""
         snapshot, result = self._in_flight.popleft()
         result = jax.device_get(result)
-        steps = 0
-        done = []
+        steps, done = 0, []
         for i, row in enumerate(snapshot):
             if row is None or row.gone:
                 continue
             row.in_flight -= 1
-            request = row.request
-            new = int(result.sampled[i]) - len(request.tokens)
-            before = len(request.tokens)
+            request, before = row.request, len(row.request.tokens)
+            new = int(result.sampled[i]) - before
             request.tokens += result.tokens[:new, i].tolist()
             request.logprobs += result.logprobs[:new, i].tolist()
             steps = max(steps, new)
             self.stats.sampled_tokens += new
             finished = bool(new) and request.tokens[-1] in self.settings.choice.stop_ids
-            if self.settings.stop_strings and self._decode_text is not None:
-                end = stop_text_end(
-                    request.tokens, before, self.settings.stop_strings, self._decode_text
-                )
+            stops, decode_text = self.settings.stop_strings, self._decode_text
+            if stops and decode_text is not None:
+                end = stop_text_end(request.tokens, before, stops, decode_text)
                 if end is not None:
                     del request.tokens[end:], request.logprobs[end:]
                     finished = True

@@ -2,10 +2,7 @@
 
 Pages that hold a prompt's tokens are remembered under those tokens and everything before them, so
 that a later prompt with the same beginning finds them. A remembered page that nobody holds any more
-is not free: it is forgotten and given out only when the free ones run out, the longest unused
-first.
-
-Not decided here: who asks for how many pages (`schedule`), what the pages hold (`policy/cache`).
+is forgotten and given out only when the free ones run out, the longest unused first.
 """
 
 import hashlib
@@ -38,7 +35,7 @@ class PagePool:
         return self.num_pages - self.available
 
     def allocate(self, count: int) -> list[int] | None:
-        """`count` pages, each with one holder; None if there are not as many."""
+        """`count` pages, each with one holder; None if there are fewer."""
         if count > self.available:
             return None
         while len(self._free) < count:
@@ -68,8 +65,7 @@ class PagePool:
                     self._free.append(page)
 
     def remember(self, tokens: np.ndarray, pages: Sequence[int]) -> None:
-        """Notes that `pages` hold the keys and values of the first len(pages) * page_size of
-        `tokens`."""
+        """Notes that `pages` hold keys and values of the first len(pages) * page_size tokens."""
         for name, page in zip(self._names(tokens, len(pages)), pages, strict=True):
             if name not in self._page and page not in self._name:
                 self._page[name], self._name[page] = page, name

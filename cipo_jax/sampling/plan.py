@@ -1,7 +1,7 @@
 """The arguments of a device program's next call, as NumPy arrays, from what the host knows.
 
-Nothing is decided here (`schedule` does) and nothing runs on a device: the records that are filled,
-and where their leaves will lie, are those of `decode`.
+Nothing is decided here (`schedule` does that) and nothing runs on a device. The records are those
+of `decode`.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ def prefill_arrays(
     """
     B = rows * len(calls)
     tokens = np.zeros((B, width), np.int32)
-    start, lengths = np.zeros((B,), np.int32), np.zeros((B,), np.int32)
+    start, lengths = np.zeros((2, B), np.int32)
     table = np.zeros((B, table_width), np.int32)
     for shard, call in enumerate(calls):
         for i, (prompt, length) in enumerate(call, shard * rows):
@@ -60,7 +60,7 @@ def chunk_plan(
     S, B = slots * shards, local * shards
     rows = np.full((B,), S, np.int32)
     table = np.zeros((B, width), np.int32)
-    copy_from, copy_to = (np.zeros((S,), np.int32) for _ in range(2))
+    copy_from, copy_to = np.zeros((2, S), np.int32)
     counts = np.array([len(pairs) for pairs in copies], np.int32)
     works = []
     for shard, members in enumerate(by_shard):
@@ -77,7 +77,7 @@ def chunk_plan(
 
 
 def plan_shardings(whole: jax.sharding.Sharding, by_row: jax.sharding.Sharding) -> Any:
-    """Where the leaves of a `ChunkPlan` live: slots on every device, the rest with its rows."""
+    """Where the leaves of a `ChunkPlan` lie: slots on every device, the rest with its rows."""
     slots = jax.tree.map(lambda _: whole, empty_slots(1))
     split: Any = (by_row, by_row, by_row, by_row)
     rest: Any = (whole, by_row, by_row, WorkList(*split), by_row, by_row, by_row)
@@ -85,13 +85,12 @@ def plan_shardings(whole: jax.sharding.Sharding, by_row: jax.sharding.Sharding) 
 
 
 def _work_list(members: Sequence[Row], size: int, page_size: int) -> tuple[np.ndarray, ...]:
-    """(row, page, first, count) of one row shard's live pages, for a `WorkList` of at least `size`
-    entries."""
+    """(row, page, first, count) of one row shard's live pages, for a `WorkList` of >= `size`."""
     block = min(WORK_BLOCK, size)
     size = -(-size // block) * block
     counts = np.array([len(row.pages) for row in members], np.int32)
     total = int(counts.sum())
-    row, page, first = (np.zeros((size,), np.int32) for _ in range(3))
+    row, page, first = np.zeros((3, size), np.int32)
     if total:
         row[:total] = np.repeat(np.arange(len(members), dtype=np.int32), counts)
         page[:total] = np.concatenate([r.pages for r in members])

@@ -1,7 +1,7 @@
 """The engine's device programs from shapes alone, for planning memory before anything is allocated.
 
-The largest of each kind: the engine compiles some with fewer rows as well, which need less. What
-the programs compute is in `decode`; how the engine calls them, in `engine`.
+They are the largest of each kind: the engine also compiles some with fewer rows, which need less.
+What the programs compute is in `decode`; how the engine calls them, in `engine`.
 """
 
 import functools
@@ -12,35 +12,18 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from cipo_jax.policy import model, sharding
-from cipo_jax.policy.cache import pages as page_arrays
+from cipo_jax.policy.cache.pages import page_specs
 from cipo_jax.policy.model import ModelConfig, cast_weights
-from cipo_jax.sampling.decode import decode_chunk, empty_slots, prefill
+from cipo_jax.sampling.decode import decode_chunk, empty_cache, empty_slots, prefill
 from cipo_jax.sampling.plan import chunk_plan, plan_shardings, prefill_arrays
-from cipo_jax.sampling.settings import (
-    EngineSettings,
-    cache_dtype,
-    pages_per_shard,
-    prefill_widths,
-    table_width,
-)
+from cipo_jax.sampling.settings import EngineSettings, prefill_widths, table_width
 
 
 def abstract_cache(config: ModelConfig, mesh: Mesh, settings: EngineSettings) -> Any:
     """Shapes, dtypes and shardings of the engine's cache."""
-    s, shards = settings, sharding.row_count(mesh)
-    rules = sharding.logical_rules(mesh, config.axis_sizes)
     with jax.set_mesh(mesh):
-        pages = jax.eval_shape(
-            lambda: page_arrays.empty_pages(
-                config.num_layers,
-                pages_per_shard(s, shards) * shards,
-                s.page_size,
-                config.num_kv_heads,
-                config.head_dim,
-                cache_dtype(s, config.compute_dtype, mesh),
-            )
-        )
-    specs = page_arrays.page_specs(pages, rules)
+        pages = jax.eval_shape(functools.partial(empty_cache, config, mesh, settings))
+    specs = page_specs(pages, sharding.logical_rules(mesh, config.axis_sizes))
     return jax.tree.map(lambda x, spec: _abstract(x, NamedSharding(mesh, spec)), pages, specs)
 
 
@@ -58,15 +41,8 @@ def lower_decode(config: ModelConfig, mesh: Mesh, settings: EngineSettings) -> j
     whole, by_row = sharding.replicated(mesh), NamedSharding(mesh, P(sharding.ROWS))
     per_shard = -(-s.slots // shards)
     nothing: list[list] = [[] for _ in range(shards)]
-    chunk = chunk_plan(
-        nothing,
-        per_shard,
-        [],
-        nothing,
-        slots=per_shard,
-        width=table_width(s),
-        page_size=s.page_size,
-    )
+    sizes = {"slots": per_shard, "width": table_width(s), "page_size": s.page_size}
+    chunk = chunk_plan(nothing, per_shard, [], nothing, **sizes)
     chunk = jax.tree.map(_abstract, chunk, plan_shardings(whole, by_row))
     slots = jax.tree.map(lambda x: _abstract(x, whole), empty_slots(per_shard * shards))
     weights, cache = abstract_weights(config, mesh), abstract_cache(config, mesh, s)
@@ -99,8 +75,8 @@ def lower_prefill(
 def lower_programs(
     config: ModelConfig, mesh: Mesh, settings: EngineSettings
 ) -> dict[str, jax.stages.Lowered]:
-    """{"decode chunk", "prefill 16", ... by width}. Prefills are those with the longest context,
-    as of a request that was evicted shortly before its end."""
+    """{"decode chunk", "prefill 16", ... by width}; prefills with the longest context, that of a
+    request that was evicted shortly before its end."""
     context = table_width(settings)
     return {"decode chunk": lower_decode(config, mesh, settings)} | {
         f"prefill {width}": lower_prefill(config, mesh, settings, width, context)

@@ -1,7 +1,4 @@
-"""What the engine keeps of a request on the host while it waits, runs and finishes.
-
-Records and what follows from them alone. What happens to them is decided in `schedule`.
-"""
+"""What the engine keeps of a request on the host. `schedule` decides what happens to it."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -46,7 +43,6 @@ class Request:
     """One completion to sample.
 
     Attributes:
-      id: request id.
       key: [2] uint32, the data of its call's PRNG key.
       temperature: see `choose.choose_tokens`.
       limit: tokens to sample at most.
@@ -71,11 +67,8 @@ class Request:
         return np.concatenate([self.prompt_tokens, np.asarray(self.tokens, np.int32)])
 
     def completion(self, finished: bool) -> Completion:
-        return Completion(
-            tokens=np.asarray(self.tokens, np.int32),
-            logprobs=np.asarray(self.logprobs, np.float32),
-            finished=finished,
-        )
+        tokens, logprobs = np.asarray(self.tokens, np.int32), np.asarray(self.logprobs, np.float32)
+        return Completion(tokens, logprobs, finished)
 
 
 @dataclasses.dataclass(eq=False)
@@ -85,7 +78,7 @@ class Row:
     Attributes:
       pages: pages held for it, in order of position.
       in_flight: chunks dispatched whose results have not been read.
-      gone: it has left its slot; results still to come for the slot are not its.
+      gone: it has left its slot; later results for the slot belong to another row.
     """
 
     request: Request
@@ -97,10 +90,9 @@ class Row:
 
     def reach(self, chunk: int) -> int:
         """How many positions it may have written after the chunks in flight and one more."""
-        r = self.request
-        first = len(r.prompt_tokens) - 1  # position fed by the first decode step
+        r = self.request  # its first decode step feeds the prompt's last position
         sampled = min(len(r.tokens) + (self.in_flight + 1) * chunk, r.limit)
-        return first + sampled
+        return len(r.prompt_tokens) - 1 + sampled
 
 
 def stop_text_end(
@@ -109,14 +101,8 @@ def stop_text_end(
     stop_strings: Sequence[str],
     decode: Callable[[list[int]], str],
 ) -> int | None:
-    """How many tokens of a completion there are until one of `stop_strings` is complete.
-
-    Args:
-      known: the first `known` tokens hold none.
-
-    Returns:
-      The number, or None if there is none yet.
-    """
+    """With how many tokens of a completion the first of `stop_strings` is complete; None: with none
+    yet. The first `known` tokens hold no stop string."""
     # A stop string that ends in a new token begins at most this many tokens before it.
     tail = max(len(s.encode()) for s in stop_strings)
     begin = max(0, known - tail)

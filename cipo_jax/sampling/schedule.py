@@ -1,7 +1,7 @@
 """Who waits, who is decoded, and who holds which pages: the engine's decisions.
 
-The mesh's row shards are scheduled one by one: each has a queue of requests, slots and a pool of
-pages of its own. A request belongs to one shard from its arrival to its end.
+Each row shard of the mesh has its own queue of requests, slots and pool of pages. A request belongs
+to one shard from its arrival to its end.
 
 Not decided here: when a turn of the loop begins and what the device computes in it (`engine`), how
 pages are counted and found again (`pages`), what a program's arguments look like (`plan`). No JAX
@@ -44,8 +44,7 @@ class Schedule:
 
     Attributes:
       slots_per_shard: slots of each row shard; slots are numbered shard by shard.
-      stats: what was done; prompts, evictions and the most pages held are counted here, the rest
-        in `engine`.
+      stats: prompts, evictions and the most pages held are counted here, the rest in `engine`.
       pools: the pages of each row shard.
       queues: requests that wait for a slot, of each row shard, in the order they are served.
       placed: {slot: row} of the requests being decoded.
@@ -66,10 +65,8 @@ class Schedule:
         self.pools: list[PagePool] = []
         self.queues: list[deque[Request]] = [deque() for _ in range(shards)]
         self.placed: dict[int, Row] = {}
-        self.free: list[list[int]] = [
-            list(range(r * self.slots_per_shard, (r + 1) * self.slots_per_shard))[::-1]
-            for r in range(shards)
-        ]
+        slots = np.arange(self.slots_per_shard * shards).reshape(shards, -1)
+        self.free: list[list[int]] = slots[:, ::-1].tolist()
         self.fresh: list[Row] = []
         self.copies: list[list[tuple[int, int]]] = [[] for _ in range(shards)]
         self._arrivals = 0
@@ -90,7 +87,7 @@ class Schedule:
         return bool(self.placed or any(self.queues))
 
     def empty_cache(self) -> None:
-        """Forgets all pages. Only while no request is there."""
+        """Forgets all pages. Only without requests."""
         page_size = self.settings.page_size
         self.pools = [PagePool(self._num_pages, page_size) for _ in range(self.shards)]
 
@@ -104,23 +101,14 @@ class Schedule:
         limit: int,
     ) -> None:
         """Queues requests with ids `request_id` ... `request_id` + samples - 1, in the row shard
-        that has the fewest requests waiting, less its free slots. Arguments as in `Request`."""
+        with the fewest waiting requests less free slots. Arguments as in `Request`."""
         load = [len(q) - len(f) for q, f in zip(self.queues, self.free, strict=True)]
         shard = int(np.argmin(load))
         shared = Prompt(np.asarray(prompt, np.int32), shard, samples)
-        for j in range(samples):
-            self.queues[shard].append(
-                Request(
-                    id=request_id + j,
-                    key=key,
-                    temperature=temperature,
-                    limit=limit,
-                    prompt=shared,
-                    prompt_tokens=shared.tokens,
-                    arrival=self._arrivals + j,
-                )
-            )
-        self._arrivals += samples
+        for i in range(request_id, request_id + samples):
+            asked = (i, key, temperature, limit, shared, shared.tokens, self._arrivals)
+            self.queues[shard].append(Request(*asked))
+            self._arrivals += 1
 
     def cancel(self) -> None:
         """Drops all requests."""
@@ -137,8 +125,8 @@ class Schedule:
     # Prompts.
 
     def plan_prefill(self) -> list[PrefillCall]:
-        """The next stretches of the prompts that slots are free for, as calls of the program. Their
-        prompts get their pages. To be computed in this order, each followed by `note_prefilled`."""
+        """The next stretches of the prompts that slots are free for, as calls of the program, to be
+        made in this order, each followed by `note_prefilled`. The prompts get their pages."""
         budget = max(self.settings.prefill_tokens // self.shards, self._widths[0])
         stretches = [self._next_stretches(shard, budget) for shard in range(self.shards)]
         calls = []
@@ -162,14 +150,11 @@ class Schedule:
                     self.pools[prompt.shard].remember(prompt.tokens, prompt.pages[:whole])
 
     def _next_stretches(self, shard: int, budget: int) -> list[tuple[Prompt, int]]:
-        """(prompt, tokens) to prefill in a row shard, at most about `budget` tokens; the longest
-        stretch first."""
+        """(prompt, tokens) to prefill in a row shard, about `budget` tokens, longest first."""
         found: list[tuple[Prompt, int]] = []
-        left = budget
-        seen: set[int] = set()
-        live = self._live(shard)
+        left, seen = budget, set[int]()
         candidates = zip(self.queues[shard], self.free[shard], strict=False)
-        for rows, (request, _) in enumerate(candidates, live):
+        for rows, (request, _) in enumerate(candidates, self._live(shard)):
             prompt = request.prompt
             if id(prompt) in seen or prompt.ready:
                 continue
@@ -192,8 +177,8 @@ class Schedule:
         return sorted(found, key=lambda item: -item[1])
 
     def _begin_prompt(self, prompt: Prompt, rows: int) -> bool:
-        """Finds what the cache has of a prompt and takes pages for the rest; False if too few can
-        be had now, with `rows` rows that come before it."""
+        """Finds what the cache has of a prompt and takes pages for the rest; False if there are too
+        few now, with `rows` rows before it."""
         pool = self.pools[prompt.shard]
         tokens = prompt.tokens[:-1]  # the last one is fed by the first decode step
         found = pool.find(tokens)
@@ -203,8 +188,7 @@ class Schedule:
         if pages is None:
             pool.release(found)
             return False
-        prompt.pages = [*found, *pages]
-        prompt.filled = len(found) * pool.page_size
+        prompt.pages, prompt.filled = [*found, *pages], len(found) * pool.page_size
         prompt.begun = True
         self.stats.prompt_tokens += len(tokens)
         self.stats.reused_tokens += prompt.filled
@@ -223,8 +207,8 @@ class Schedule:
 
     @property
     def _growth(self) -> int:
-        """Pages to spare for every row when another is let in: what it may need for a chunk.
-        Nothing if there is room for all slots at full length."""
+        """Pages kept free for each row when another gets a slot: what it may need for a chunk. 0 if
+        there is room for all slots at full length."""
         s = self.settings
         return -(-s.chunk // s.page_size) if s.cache_tokens else 0
 
@@ -246,9 +230,9 @@ class Schedule:
                 live += 1
 
     def _pages_of_sample(self, prompt: Prompt) -> list[int] | None:
-        """A sample's pages for its prompt: whole ones are shared, of the last one, which the sample
-        goes on writing to, it gets a copy; the last sample takes the prompt's own. None if there is
-        no page for the copy."""
+        """A sample's pages for its prompt: it shares full pages and gets a copy of the last one, to
+        which it goes on writing; the last sample takes the prompt's own. None if there is no page
+        for the copy."""
         prompt.waiting -= 1
         if prompt.waiting == 0:
             pages, prompt.pages = prompt.pages, []
@@ -264,25 +248,21 @@ class Schedule:
         self.copies[prompt.shard] += zip(partial, own, strict=True)
         return [*shared, *own]
 
-    def vacate(self, slot: int) -> Row:
-        """Takes the row out of a slot, with its pages."""
+    def vacate(self, slot: int) -> None:
+        """Takes the row out of a slot, and its pages from it."""
         row = self.placed.pop(slot)
         row.gone = True
         self.pools[row.shard].release(row.pages)
         self.free[row.shard].append(slot)
         if row in self.fresh:
             self.fresh.remove(row)
-        return row
 
     # Room for the next chunk.
 
     def grow(self) -> int | None:
         """Gives every row the pages that its next chunk may reach, the oldest request first.
-
-        Returns:
-          None if all have theirs; else the row shard that has run out of pages. The caller makes
-          room there (`drop_waiting_prompt`, `evict`) and calls again.
-        """
+        Returns None if all have theirs, else the row shard that has run out of pages: the caller
+        makes room there (`drop_waiting_prompt`, `evict`) and calls again."""
         for row in sorted(self.placed.values(), key=lambda row: row.request.arrival):
             reach = row.reach(self.settings.chunk)
             wanted = -(-reach // self.settings.page_size) - len(row.pages)
@@ -301,9 +281,8 @@ class Schedule:
         return bool(waiting)
 
     def evict(self, shard: int) -> None:
-        """Takes the youngest request of a row shard out of its slot and its pages. It goes back to
-        the head of the queue with the tokens it has, and these are prefilled with its prompt. No
-        chunk may be in flight."""
+        """Takes slot and pages from the youngest request of a row shard. It goes back to the head
+        of the queue; its tokens are prefilled with its prompt. No chunk may be in flight."""
         rows = [row for row in self.placed.values() if row.shard == shard]
         youngest = max(rows, key=lambda row: row.request.arrival)
         self.vacate(youngest.slot)

@@ -22,15 +22,15 @@ class EngineSettings:
       choice: which tokens may be drawn.
       stop_strings: texts that end a completion; its tokens then end with the one that completes
         the text.
-      slots: requests decoded together (rounded up so that all row shards have as many).
-      chunk: decode steps between two looks at what has finished.
+      slots: requests decoded together, rounded up to a multiple of the row shards.
+      chunk: decode steps between two checks of what has finished.
       page_size: tokens of a page of the cache.
       cache_tokens: tokens that the cache holds, over all row shards; 0: every slot at full length.
       cache_dtype: of keys and values in the cache; "": see `cache_dtype`.
       prefill_widths: prompts are prefilled in stretches, padded to one of these; the largest is
         the longest stretch. (): powers of two from 16 to 512.
       prefill_tokens: padded tokens of one prefill call; bounds what delays the next decode chunk.
-      dispatch_ahead: look at a chunk's results only after the next one has been dispatched, so that
+      dispatch_ahead: read a chunk's results only after the next one has been dispatched, so that
         the device never waits for the host. A finished request then keeps its slot a chunk longer.
     """
 
@@ -51,7 +51,7 @@ class EngineSettings:
 
 @dataclasses.dataclass
 class EngineStats:
-    """What an engine has done since it was last asked.
+    """Counts of an engine.
 
     Attributes:
       prompt_tokens: of prompts that became ready; `reused_tokens` of them were found in the cache.
@@ -74,10 +74,8 @@ class EngineStats:
 
 
 def cache_dtype(settings: EngineSettings, compute_dtype: str, mesh: Mesh) -> str:
-    """Of keys and values in the cache: the settings', or the model's compute dtype. But float32 on
-    CPU, where XLA updates no bfloat16 array in place: it would convert the whole cache and back
-    at every write.
-    """
+    """The settings' dtype of keys and values; without one, the model's compute dtype, but float32
+    on CPU, where XLA would convert a whole bfloat16 cache and back at every write."""
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     return settings.cache_dtype or ("float32" if on_cpu else compute_dtype)
 

@@ -1,7 +1,8 @@
 """The key/value cache of sampling, in pages.
 
 A page holds the keys and values of `page_size` consecutive positions of one sequence, in all
-layers. A row names its pages in a table, so that rows of any lengths share one pool of pages.
+layers. A row names its pages in a table, so that rows of different lengths waste at most a page
+each, and rows with a common prefix can share its pages.
 
     pages       how pages lie in memory: made, copied, written, read
     attention   what a call computes of them: prefill of T tokens a row, decode of one token a row

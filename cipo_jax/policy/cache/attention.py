@@ -1,9 +1,5 @@
 """Attention to the key/value cache, which reads only what is live.
 
-All layers' keys and values lie in one pool of pages. A page holds `page_size` consecutive positions
-of one sequence; a row names its pages in a table, so rows of different lengths waste at most a page
-each, and rows with a common prefix can name the same pages.
-
 Two shapes of call exist. Prefill feeds T tokens a row, which attend to one another and to the
 pages before them. Decode feeds one token a row and walks a *work list* of the (row, page) pairs
 that are live, so that its cost follows the live tokens and not the longest row. On TPU, JAX's
@@ -11,8 +7,6 @@ ragged paged attention kernel does both, by the table.
 
 Under a mesh, pages are split with the rows (each group of devices that holds some rows has its own
 pages, numbered from 0) and heads with the tensor axis.
-
-Not decided here: how pages lie in memory (`pages`), which page belongs to whom (`sampling/pages`).
 """
 
 import dataclasses
@@ -45,8 +39,8 @@ class WorkList:
     """The live (row, page) pairs of a decode step, n slots per row shard, padded at the end.
 
     Attributes:
-      row: [n] int32, the row, counted within its shard.
-      page: [n] int32, the page.
+      row: [n] int32, counted within its shard.
+      page: [n] int32.
       first: [n] int32, position of the page's first token.
       count: [1] int32, how many of the n are in use.
     """
@@ -62,7 +56,6 @@ class PagedCache:
     """Keys and values, and how the rows of this call use them.
 
     Attributes:
-      pages: see `pages.Pages`.
       table: [B, W] int32; `table[b, w]` holds positions w * page_size ... of row b.
       work: what a decode step reads; None in prefill. The TPU kernel does not read it.
       context_pages: prefill: how many leading table columns may hold tokens before this call's.
@@ -108,21 +101,16 @@ def attend_paged(
         windows=windows or ((None,) if window is None else (int(window),)),
         soft_cap=soft_cap,
     )
-    if not rules:
-        shard = attend
-    else:
+    shard: Any = attend
+    if rules:
         heads = dict(rules)["kv_heads"]  # queries follow: a shard needs the keys of its queries
         pool, rows = page_specs(cache.pages, rules), P(ROWS)
         by_head = P(ROWS, None, heads, None)
         as_rows: Any = (rows, rows, rows, rows)
         work = None if cache.work is None else WorkList(*as_rows)
-        window_spec = None if window is None else P()
-        shard = per_shard(
-            attend,
-            rules,
-            (pool, P(), by_head, by_head, by_head, rows, rows, rows, work, window_spec),
-            (by_head, pool),
-        )
+        new = (by_head, by_head, by_head)
+        in_specs = (pool, P(), *new, rows, rows, rows, work, None if window is None else P())
+        shard = per_shard(attend, rules, in_specs, (by_head, pool))
     if window is not None:
         window = jnp.asarray(window, jnp.int32)
     out, pages = shard(
@@ -154,15 +142,13 @@ def _attend_shard(
     write = write_tokens if work is not None else write_pages
     flat = write(flat, k, v, first_page + table, positions, segments)
 
+    options: Any = {"scale": scale, "window": window, "soft_cap": soft_cap}
     if len(flat) == 1:  # the layout of the TPU kernel
-        branches = [
-            functools.partial(_kernel, scale=scale, window=w, soft_cap=soft_cap) for w in windows
-        ]
+        branches = [functools.partial(_kernel, **{**options, "window": w}) for w in windows]
         sizes = jnp.asarray([attention.window_size(w) for w in windows], jnp.int32)
         which = 0 if window is None else jnp.argmax(sizes == window)
         out = jax.lax.switch(which, branches, q, *flat, first_page + table, positions[:, 0])
     elif work is not None:
-        options: Any = {"scale": scale, "window": window, "soft_cap": soft_cap}
         out = _walk(q[:, 0], flat, first_page, work, positions[:, 0], **options)[:, None]
     else:
         keys, values = (new.astype(x.dtype) for new, x in zip((k, v), flat, strict=True))
@@ -175,24 +161,13 @@ def _attend_shard(
             values = jnp.concatenate([before[1], values], axis=1)
             k_positions = jnp.concatenate([jnp.broadcast_to(at, known.shape), positions], axis=1)
             k_segments = jnp.concatenate([known.astype(jnp.int32), segments], axis=1)
-        out = attention.attend(
-            q,
-            keys,
-            values,
-            positions,
-            segments,
-            k_positions,
-            k_segments,
-            scale=scale,
-            window=window,
-            soft_cap=soft_cap,
-        )
+        queries = (positions, segments)
+        out = attention.attend(q, keys, values, *queries, k_positions, k_segments, **options)
     pages = tuple(x.reshape(y.shape) for x, y in zip(flat, pages, strict=True))
     return out.astype(q.dtype), pages
 
 
-# (row, page) pairs taken at once. A step's fixed cost is spread over them; on TPU the kernel is
-# used instead.
+# (row, page) pairs of one step of `_walk`, over which its fixed cost is spread.
 WORK_BLOCK = 32
 
 
@@ -207,15 +182,15 @@ def _walk(
     window: jax.Array | None,
     soft_cap: float | None,
 ) -> jax.Array:
-    """[B, N, H] attention of one token a row over its pages, by the work list.
+    """[B, N, H] attention of one token a row to its pages, by the work list.
 
     A running softmax per row: every block of pairs adds its scores' exponentials and weighted
-    values, rescaled to the largest score seen so far.
-    """
+    values, rescaled to the largest score so far."""
     B, N, H = q.shape
     page_size, K = page_size_of(flat), flat[0].shape[1]
     block = min(WORK_BLOCK, len(work.row))
     grouped = q.reshape(B, K, N // K, H)
+    as_float32: Any = {"preferred_element_type": jnp.float32}
 
     def take(x: jax.Array, i: jax.Array) -> jax.Array:
         return jax.lax.dynamic_slice_in_dim(x, i * block, block)
@@ -225,12 +200,8 @@ def _walk(
         row, page, first = take(work.row, i), take(work.page, i), take(work.first, i)
         used = i * block + jnp.arange(block) < work.count[0]
         keys, values = (x[first_page + page] for x in flat)  # [n, K, H, page_size] and transposed
-        scores = jnp.einsum(
-            "nkgh,nkhp->nkgp", grouped[row], keys, preferred_element_type=jnp.float32
-        )
-        scores = scores * scale
-        if soft_cap is not None:
-            scores = soft_cap * jnp.tanh(scores / soft_cap)
+        scores = jnp.einsum("nkgh,nkhp->nkgp", grouped[row], keys, **as_float32)
+        scores = attention.soft_capped(scores * scale, soft_cap)
         at = first[:, None] + jnp.arange(page_size)
         now = positions[row][:, None]
         seen = (at <= now) & used[:, None]
@@ -240,20 +211,14 @@ def _walk(
         to = jnp.where(used, row, B)
         new_top = top.at[to].max(scores.max(axis=-1), mode="drop")
         weights = jnp.exp(scores - new_top[row][..., None]) * seen[:, None, None]
-        mix = jnp.einsum(
-            "nkgp,nkph->nkgh",
-            weights.astype(values.dtype),
-            values,
-            preferred_element_type=jnp.float32,
-        )
+        mix = jnp.einsum("nkgp,nkph->nkgh", weights.astype(values.dtype), values, **as_float32)
         shrink = jnp.exp(top - new_top)
         total = (total * shrink).at[to].add(weights.sum(axis=-1), mode="drop")
         mixed = (mixed * shrink[..., None]).at[to].add(mix, mode="drop")
         return new_top, total, mixed
 
-    g = N // K
-    zeros = jnp.zeros((B, K, g), jnp.float32)
-    start = (zeros + attention.MASKED, zeros, jnp.zeros((B, K, g, H), jnp.float32))
+    zeros = jnp.zeros((B, K, N // K), jnp.float32)
+    start = (zeros + attention.MASKED, zeros, jnp.zeros(grouped.shape, jnp.float32))
     blocks = (work.count[0] + block - 1) // block
     _, total, mixed = jax.lax.fori_loop(0, blocks, step, start)
     out = mixed / jnp.maximum(total, 1e-30)[..., None]
@@ -261,7 +226,7 @@ def _walk(
 
 
 # Tokens of keys and values that the kernel loads at once, and queries it takes together. Its own
-# table of block sizes asks for the device at hand, which a program compiled ahead does not have.
+# table of block sizes needs the device itself, which a program compiled ahead does not have.
 KERNEL_TOKENS, KERNEL_QUERIES = 512, 32
 
 
@@ -278,12 +243,12 @@ def _kernel(
     """Attention of T tokens a row to the row's pages, by JAX's ragged paged attention for TPU.
 
     Args:
-      q: [B, T, N, H]; a row's padding, at its end, gets numbers without meaning.
+      q: [B, T, N, H]; the padding at a row's end gets meaningless numbers.
       flat: [L P, page_size, 2K, H or wider, with zeros].
       table: [B, W] pages of `flat`, which hold the rows' own tokens already.
       first: [B] int32, position of each row's first token.
     """
-    # Late: other devices than TPUs need not wait for the import.
+    # Late, because only TPUs need this slow import.
     from jax.experimental.pallas.ops.tpu import ragged_paged_attention as kernels
 
     B, T, N, H = q.shape

@@ -1,11 +1,8 @@
 """How the pages of the key/value cache lie in memory: made, copied, written and read.
 
-There are two layouts. TPU's kernel wants one array in which the heads of keys and values alternate;
-everywhere else keys and values are two arrays, keys with the tokens last, as a matrix product of
-queries with them reads them. XLA:CPU multiplies such keys several times faster than others.
-
-A page holds `page_size` consecutive positions of one sequence. Not decided here: which page belongs
-to whom (`sampling/pages`), what is computed of pages (`attention`).
+TPU's kernel wants one array in which the heads of keys and values alternate; elsewhere keys and
+values are two arrays, keys with the tokens last, as a matrix product of queries with them reads
+them. XLA:CPU multiplies such keys several times faster than others.
 """
 
 from typing import Any, TypeAlias
@@ -17,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 from cipo_jax.policy.attention_kernels import platform
 from cipo_jax.policy.sharding import ROWS, Rules, constrain, spec
 
-# The kernel takes heads of a multiple of this width. Others are padded: that takes memory, but
+# The kernel takes heads of a multiple of this width; others are padded. This costs memory, but
 # without the kernel a step copies the cache more than once.
 LANES = 128
 
@@ -25,8 +22,7 @@ LANES = 128
 # (keys [L, P, K, H, page_size], values [L, P, K, page_size, H]).
 Pages: TypeAlias = tuple[jax.Array, ...]
 
-# Of each array of a layout, by their number: which dimension of a page counts its tokens, and the
-# logical axes.
+# Number of arrays in a layout -> for each, which dimension of a page counts tokens, logical axes.
 _TOKEN_DIMENSION = {1: (0,), 2: (2, 1)}
 _AXES = {
     1: (("layers", "batch", None, "kv_heads", "head_dim"),),
@@ -38,16 +34,9 @@ _AXES = {
 
 
 def empty_pages(
-    num_layers: int,
-    num_pages: int,
-    page_size: int,
-    num_kv_heads: int,
-    head_dim: int,
-    dtype: str,
-    rules: Rules = (),
+    L: int, num_pages: int, page_size: int, K: int, H: int, dtype: str, rules: Rules = ()
 ) -> Pages:
     """Zeros, in the layout for the devices of the ambient mesh."""
-    L, K, H = num_layers, num_kv_heads, head_dim
     if platform() == "tpu":
         width = -(-H // LANES) * LANES
         shapes: tuple[tuple[int, ...], ...] = ((L, num_pages, page_size, 2 * K, width),)
@@ -72,12 +61,8 @@ def per_shard(function: Any, rules: Rules, in_specs: Any, out_specs: Any) -> Any
 def copy_pages(
     pages: Pages, source: jax.Array, target: jax.Array, count: jax.Array, rules: Rules = ()
 ) -> Pages:
-    """Copies page `source[i]` to `target[i]` in all layers, for i < count.
-
-    Args:
-      source, target: [n] int32 per row shard.
-      count: [1] int32 per row shard.
-    """
+    """Copies page `source[i]` to `target[i]` in all layers, for i < count; per row shard, `source`
+    and `target` are [n] int32, `count` [1] int32."""
 
     def copy(pages: Pages, source: jax.Array, target: jax.Array, count: jax.Array) -> Pages:
         # One at a time: a gather of all would hold them twice.
@@ -115,12 +100,8 @@ def write_tokens(
     positions: jax.Array,
     segments: jax.Array,
 ) -> Pages:
-    """Puts each row's one token, k and v [B, 1, K, H], into its place.
-
-    Args:
-      table: [B, W] pages of `flat`.
-      positions, segments: [B, 1] int32; segment 0 is not written.
-    """
+    """Puts each row's one token, k and v [B, 1, K, H], into its place in the pages that `table`
+    [B, W] names. Positions, segments: [B, 1] int32; segment 0 is not written."""
     page_size = page_size_of(flat)
     page = _pages_at(table, positions // page_size)[:, 0]
     page = jnp.where(segments[:, 0] > 0, page, len(flat[0]))  # out of range: not written
@@ -141,10 +122,9 @@ def write_pages(
     positions: jax.Array,
     segments: jax.Array,
 ) -> Pages:
-    """Puts each row's tokens, k and v [B, T, K, H], into its pages, of which the first begins with
-    the row's first token. One page after the other: as a scatter, the TPU compiler copies the pool
-    into another layout and back. What lies behind a row's last token is overwritten by later ones.
-    """
+    """Puts each row's tokens, k and v [B, T, K, H], into its pages; the first token begins a page.
+    One page after the other: for a scatter, the TPU compiler copies the pool to another layout and
+    back. Later tokens overwrite what is written behind a row's last one."""
     B, T = positions.shape
     page_size = page_size_of(flat)
     count = -(-T // page_size)
@@ -169,8 +149,8 @@ def write_pages(
 
         return jax.tree.map(within, flat, new)
 
-    # As many turns as there is to write: a loop known to have one would be dissolved, and the pool
-    # copied.
+    # A number of turns that the compiler does not know: it would unroll a loop of one, and copy the
+    # pool.
     return jax.lax.fori_loop(0, jnp.sum(used), write, flat)
 
 
@@ -194,14 +174,12 @@ def _pages_at(table: jax.Array, column: jax.Array) -> jax.Array:
 def _map(function: Any, flat: Pages, k: jax.Array, v: jax.Array) -> Pages:
     """`function(array, its tokens in the cache's dtype, dimension that counts tokens)` of each
     array, where the tokens of the kernel's array are keys and values, alternating and padded."""
-    tokens = (k, v) if len(flat) == 2 else (padded(_alternating(k, v), flat[0].shape[-1]),)
+    tokens: tuple[jax.Array, ...] = (k, v)
+    if len(flat) == 1:  # [..., K, H] twice -> [..., 2K, width]
+        alternating = jnp.stack([k, v], axis=-2).reshape(*k.shape[:-2], -1, k.shape[-1])
+        tokens = (padded(alternating, flat[0].shape[-1]),)
     arrays = zip(flat, tokens, _TOKEN_DIMENSION[len(flat)], strict=True)
     return tuple(function(x, token.astype(x.dtype), dimension) for x, token, dimension in arrays)
-
-
-def _alternating(k: jax.Array, v: jax.Array) -> jax.Array:
-    """[..., K, H] twice -> [..., 2K, H]."""
-    return jnp.stack([k, v], axis=-2).reshape(*k.shape[:-2], -1, k.shape[-1])
 
 
 def padded(heads: jax.Array, width: int) -> jax.Array:

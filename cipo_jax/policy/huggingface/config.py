@@ -1,8 +1,7 @@
 """Hugging Face config.json to `ModelConfig` and back.
 
 Decides which architectures are accepted, and refuses by name whatever a file asks for that the
-model does not compute. Not decided here: rope parameters (`rope`), names and layouts of weights
-(`weights`).
+model does not compute. Not decided here: rope parameters (`rope`).
 """
 
 import dataclasses
@@ -47,6 +46,7 @@ class Architecture:
 
 
 _BIAS: Any = {"qkv_bias": "attention_bias", "out_bias": "attention_bias"}
+_GEMMA: Any = {"head_dim": 256, "windows": "pattern", "gemma": True, **_BIAS}
 ARCHITECTURES = {
     "Qwen3ForCausalLM": Architecture(
         "qwen3", qk_norm=True, head_dim=128, windows="switched", **_BIAS
@@ -55,24 +55,10 @@ ARCHITECTURES = {
     "LlamaForCausalLM": Architecture("llama", **_BIAS),
     "MistralForCausalLM": Architecture("mistral", windows="all"),
     "Gemma2ForCausalLM": Architecture(
-        "gemma2",
-        head_dim=256,
-        windows="pattern",
-        full_every=2,
-        gemma=True,
-        attention_soft_cap=50.0,
-        logit_soft_cap=30.0,
-        **_BIAS,
+        "gemma2", full_every=2, attention_soft_cap=50.0, logit_soft_cap=30.0, **_GEMMA
     ),
     "Gemma3ForCausalLM": Architecture(
-        "gemma3_text",
-        qk_norm=True,
-        head_dim=256,
-        windows="pattern",
-        full_every=6,
-        gemma=True,
-        local_rope=True,
-        **_BIAS,
+        "gemma3_text", qk_norm=True, full_every=6, local_rope=True, **_GEMMA
     ),
 }
 _DEFAULT_WINDOW = 4096  # of every architecture that has one
@@ -98,11 +84,7 @@ def config_from_hf(
     file = directory / "config.json"
     config = _parse(file, read_json(file))
     return dataclasses.replace(
-        config,
-        param_dtype=param_dtype,
-        compute_dtype=compute_dtype,
-        remat=remat,
-        unroll=unroll,
+        config, param_dtype=param_dtype, compute_dtype=compute_dtype, remat=remat, unroll=unroll
     )
 
 
@@ -112,11 +94,11 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
     Raises:
       CipoError: no supported architecture has the features of `config`.
     """
-    wanted = dataclasses.replace(config, param_dtype="float32", compute_dtype="float32")
-    wanted = dataclasses.replace(wanted, remat="none", unroll=1)
+    defaults: Any = {"param_dtype": "float32", "compute_dtype": "float32", "remat": "none"}
+    wanted = dataclasses.replace(config, **defaults, unroll=1)
     for name, architecture in ARCHITECTURES.items():
         values = _values(name, architecture, config)
-        # An architecture fits if its file, read again, says what was meant.
+        # An architecture fits if its file, read again, gives the same config.
         try:
             if _parse(Path("config.json"), values) == wanted:
                 return values
@@ -235,6 +217,9 @@ def _windows(
         window = None
     if window is not None and a.windows != "none":
         window = read_number(file, {"sliding_window": window}, "sliding_window", int)
+    full_every = a.full_every
+    if a.local_rope:  # only Gemma 3's files have the key
+        full_every = read_number(file, values, "sliding_window_pattern", int, full_every)
     default = {
         "none": [FULL] * num_layers,
         "all": [FULL if window is None else SLIDING] * num_layers,
@@ -242,9 +227,7 @@ def _windows(
             SLIDING if window is not None and i >= values.get("max_window_layers", 28) else FULL
             for i in range(num_layers)
         ],
-        "pattern": [
-            SLIDING if (i + 1) % _full_every(file, values, a) else FULL for i in range(num_layers)
-        ],
+        "pattern": [SLIDING if (i + 1) % full_every else FULL for i in range(num_layers)],
     }[a.windows]
     if types is None:
         types = default
@@ -261,20 +244,13 @@ def _windows(
     return tuple(window if kind == SLIDING else None for kind in types)
 
 
-def _full_every(file: Path, values: Mapping[str, Any], a: Architecture) -> int:
-    if not a.local_rope:  # only Gemma 3's files say it
-        return a.full_every
-    return read_number(file, values, "sliding_window_pattern", int, a.full_every)
-
-
 # Writing.
 
 
 def _values(name: str, a: Architecture, config: ModelConfig) -> dict[str, Any]:
     """The config.json with which this architecture comes closest to `config`."""
     window = next((w for w in config.windows if w is not None), None)
-    types = [FULL if w is None else SLIDING for w in config.windows]
-    types = types or [FULL] * config.num_layers
+    types = [FULL if w is None else SLIDING for w in config.windows] or [FULL] * config.num_layers
     values = {
         "architectures": [name],
         "model_type": a.model_type,
@@ -292,7 +268,7 @@ def _values(name: str, a: Architecture, config: ModelConfig) -> dict[str, Any]:
         "max_position_embeddings": config.max_positions,
         "rope_theta": config.rope_theta,
         "rope_scaling": scaling_values(config.rope_scaling),
-        # Not ours to know; left out, some classes would fill in tokens of their own.
+        # Not known here; where they are missing, some classes fill in their own tokens.
         "bos_token_id": None,
         "eos_token_id": None,
         "pad_token_id": None,
@@ -308,7 +284,7 @@ def _values(name: str, a: Architecture, config: ModelConfig) -> dict[str, Any]:
         values["rope_local_base_freq"] = config.local_rope_theta
     if a.gemma:
         values |= {
-            # transformers takes nothing but an integer.
+            # transformers takes only an integer.
             "query_pre_attn_scalar": int(config.query_pre_attn_scalar or config.head_dim),
             "attn_logit_softcapping": config.attention_soft_cap,
             "final_logit_softcapping": config.logit_soft_cap,

@@ -1,7 +1,6 @@
 """Writing a Hugging Face checkpoint from parameters.
 
 Files go to a temporary directory that is renamed at the end: one with the final name is complete.
-
 Not decided here: names and layouts of tensors (`weights`), what config.json says (`config`), which
 parameters are exported, tokenizer files.
 """
@@ -45,12 +44,12 @@ def export_hf(
 
     Args:
       directory: must not exist yet, or be empty.
-      source: the checkpoint this model came from, whose config.json is kept, but for the dtype.
-        Without it config.json is written from `config`.
+      source: the checkpoint this model came from, whose config.json is kept except for the dtype;
+        None: config.json is written from `config`.
       max_shard_bytes: a safetensors file holds at most this much, but at least one tensor; the
         host needs this much memory.
-      add_files: puts other files (of the tokenizer) into the directory it is given, before that
-        gets its final name.
+      add_files: puts other files (of the tokenizer) into the directory it is given, before the
+        renaming.
 
     Raises:
       CipoError: `directory` is in use, `source` describes another model, or no supported
@@ -90,13 +89,8 @@ def require_unused(directory: Path) -> None:
 def _source_config(source: Path, config: ModelConfig) -> dict[str, Any]:
     """config.json of `source`, with the dtype that is written; `config` must describe the same."""
     file = source / "config.json"
-    original = config_from_hf(
-        source,
-        param_dtype=config.param_dtype,
-        compute_dtype=config.compute_dtype,
-        remat=config.remat,
-        unroll=config.unroll,
-    )
+    names = ("param_dtype", "compute_dtype", "remat", "unroll")
+    original = config_from_hf(source, **{name: getattr(config, name) for name in names})
     for field in dataclasses.fields(config):
         ours, theirs = getattr(config, field.name), getattr(original, field.name)
         if ours != theirs:
@@ -109,8 +103,8 @@ def _source_config(source: Path, config: ModelConfig) -> dict[str, Any]:
 def _write_tensors(
     flat: Mapping[str, jax.Array], config: ModelConfig, folder: Path | None, max_shard_bytes: int
 ) -> None:
-    """Writes all tensors, layer by layer, and the index; `folder` None only takes part in
-    gathering what other hosts hold."""
+    """Writes all tensors, layer by layer, and the index; with `folder` None, a host only takes part
+    in gathering them."""
     shards: list[list[tuple[str, str, int | None]]] = [[]]
     sizes = [0]
     for name, path, layer in in_stored_order(flat, config):
@@ -123,17 +117,16 @@ def _write_tensors(
 
     weight_map = {}
     for number, shard in enumerate(shards, start=1):
-        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        held = {}
+        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors" if shards[1:] else SINGLE_FILE
+        tensors = {}
         for name, path, layer in shard:
             value = _on_host(flat[path], layer)
             if folder is not None:
-                held[name] = stored_layout(path, value)
+                tensors[name] = stored_layout(path, value)
                 weight_map[name] = file
         if folder is not None:
             # transformers refuses files without this mark.
-            metadata = {"format": "pt"}
-            save_file(held, folder / (file if len(shards) > 1 else SINGLE_FILE), metadata)
+            save_file(tensors, folder / file, {"format": "pt"})
     if folder is not None and len(shards) > 1:
         index = {"metadata": {"total_size": sum(sizes)}, "weight_map": weight_map}
         (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n")

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from cipo_jax.types import CipoError
 
-_WANTED = ("*.safetensors", "*.json", "*.txt", "*.jinja", "tokenizer.model")
+_WANTED = ["*.safetensors", "*.json", "*.txt", "*.jinja", "tokenizer.model"]
 # Second copies of the weights in other layouts.
-_UNWANTED = ("original/*", "consolidated*", "onnx/*")
+_UNWANTED = ["original/*", "consolidated*", "onnx/*"]
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 
@@ -24,9 +24,8 @@ def model_directory(source: str) -> Path:
 
     Args:
       source: an existing directory, or a hub id such as "Qwen/Qwen3-4B", with "@<revision>" behind
-        it to fix one. Of a hub id, the files are downloaded into huggingface_hub's cache (with its
-        progress bar) unless they are there; with several processes on a host, by one of them while
-        the others wait.
+        it to fix one. Files of a hub id that are not in huggingface_hub's cache are downloaded
+        there, with a progress bar; of several processes on a host, the others wait for one.
 
     Raises:
       CipoError: neither; or the hub refuses, does not have it, or cannot be reached.
@@ -46,43 +45,36 @@ def model_directory(source: str) -> Path:
     repository, _, revision = source.partition("@")
     # One lock per host, and none in the cache, which may be read-only or shared between hosts.
     lock = f"cipo-jax-{os.getuid()}-{repository.replace('/', '--')}.lock"
-    where = f"config.model.source: {source!r} is no directory here, and as a hub id"
     try:
-        # Who waited finds the files in the cache.
+        # A process that waited finds the files in the cache.
         with FileLock(Path(tempfile.gettempdir(), lock)):
-            return Path(
-                huggingface_hub.snapshot_download(
-                    repository,
-                    revision=revision or None,
-                    allow_patterns=list(_WANTED),
-                    ignore_patterns=list(_UNWANTED),
-                )
+            directory = huggingface_hub.snapshot_download(
+                repository,
+                revision=revision or None,
+                allow_patterns=_WANTED,
+                ignore_patterns=_UNWANTED,
             )
-    except errors.GatedRepoError as error:
+            return Path(directory)
+    except (OSError, ValueError) as error:  # the hub's errors, and a full disk
+        reason = str(error).strip().split("\n")[0]
+        if isinstance(error, errors.GatedRepoError):
+            why = (
+                f"it needs permission: accept its terms on https://huggingface.co/{repository} and "
+                f"log in with `hf auth login` or HF_TOKEN ({reason})"
+            )
+        elif isinstance(error, errors.RevisionNotFoundError):
+            why = f"it has no revision {revision!r} ({reason})"
+        elif isinstance(error, errors.RepositoryNotFoundError):
+            why = (
+                "it does not exist, or is private: check the name, or log in with `hf auth login` "
+                f"or HF_TOKEN ({reason})"
+            )
+        elif isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
+            offline = constants.HF_HUB_OFFLINE
+            cause = "HF_HUB_OFFLINE is set" if offline else "the hub cannot be reached"
+            why = f"it is not in the cache {constants.HF_HUB_CACHE}, and {cause} ({reason})"
+        else:
+            why = f"it could not be downloaded: {type(error).__name__}: {error}"
         raise CipoError(
-            f"{where} it needs permission: accept its terms on https://huggingface.co/{repository} "
-            f"and log in with `hf auth login` or HF_TOKEN ({_first_line(error)})"
+            f"config.model.source: {source!r} is no directory here, and as a hub id {why}"
         ) from error
-    except errors.RevisionNotFoundError as error:
-        raise CipoError(
-            f"{where} it has no revision {revision!r} ({_first_line(error)})"
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise CipoError(
-            f"{where} it does not exist, or is private: check the name, or log in with "
-            f"`hf auth login` or HF_TOKEN ({_first_line(error)})"
-        ) from error
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
-        why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
-        raise CipoError(
-            f"{where} it is not in the cache {constants.HF_HUB_CACHE}, and {why} "
-            f"({_first_line(error)})"
-        ) from error
-    except (OSError, ValueError) as error:  # the rest of the hub's errors, and a full disk
-        raise CipoError(
-            f"{where} it could not be downloaded: {type(error).__name__}: {error}"
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]

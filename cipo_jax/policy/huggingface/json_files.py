@@ -1,7 +1,4 @@
-"""Reading json files and the numbers in them, with errors that name file, key and value.
-
-Decides what counts as readable; what the values mean is decided in `config`, `rope` and `load`.
-"""
+"""Reading json files and the numbers in them, with errors that name file, key and value."""
 
 import json
 from collections.abc import Mapping

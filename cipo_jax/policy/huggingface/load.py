@@ -28,6 +28,7 @@ from cipo_jax.policy.huggingface.weights import (
     stored_shape,
 )
 from cipo_jax.policy.model import ModelConfig, Params, abstract_params, param_shardings
+from cipo_jax.policy.sharding import padded_spec
 from cipo_jax.types import CipoError
 
 Tensor = tuple[Path, Any]  # the file, and a lazy slice of a tensor in it
@@ -66,7 +67,7 @@ def _load(
 ) -> jax.Array:
     """One parameter; if stacked over layers, filled on the devices layer by layer."""
     parts = [tensors[name] for name in stored_names(path, config)]
-    shape, axes = leaf.shape, _padded(sharding.spec, leaf.ndim)
+    shape, axes = leaf.shape, padded_spec(sharding, leaf.ndim)
     if stacked(path):
         assert axes[0] is None, "a stored tensor is one layer, whole"
         shape, axes = leaf.shape[1:], axes[1:]
@@ -82,7 +83,7 @@ def _load(
     array = jnp.zeros(leaf.shape, leaf.dtype, device=sharding)
     for layer, part in enumerate(parts):
         stored = read(part)
-        # The transfer runs behind the next reading, and no further.
+        # The transfer runs during the next read, and no longer.
         array.block_until_ready()
         array = write(array, convert(stored), layer)
     return array
@@ -110,15 +111,12 @@ def _layer_writer(sharding: NamedSharding) -> Callable[[jax.Array, jax.Array, in
 
 
 def _read_shards(shape: tuple[int, ...], sharding: NamedSharding, tensor: Tensor) -> jax.Array:
-    """A stored tensor on the devices, of which this host reads what its own devices hold."""
-    pieces: dict[tuple, np.ndarray] = {}  # replicas share one reading
+    """A stored tensor on the devices; this host reads what its own devices hold."""
+    piece = functools.cache(functools.partial(_read, tensor))  # replicas share one read
 
     def read(index: tuple[slice, ...] | None) -> np.ndarray:
         assert index is not None  # it is only for shardings without layout
-        bounds = tuple(s.indices(n)[:2] for s, n in zip(index, shape, strict=True))
-        if bounds not in pieces:
-            pieces[bounds] = _read(tensor, bounds)
-        return pieces[bounds]
+        return piece(tuple(s.indices(n)[:2] for s, n in zip(index, shape, strict=True)))
 
     return jax.make_array_from_callback(shape, sharding, read)
 
@@ -129,10 +127,6 @@ def _read(tensor: Tensor, bounds: tuple[tuple[int, int], ...]) -> np.ndarray:
         return stored[tuple(slice(*bound) for bound in bounds)]
     except SafetensorError as error:
         raise CipoError(f"{file}: cannot be read: {error}") from error
-
-
-def _padded(spec: P, ndim: int) -> tuple[Any, ...]:
-    return (*spec, *(None,) * (ndim - len(spec)))
 
 
 def _open(directory: Path, stack: contextlib.ExitStack) -> dict[str, Tensor]:
@@ -148,8 +142,7 @@ def _open(directory: Path, stack: contextlib.ExitStack) -> dict[str, Tensor]:
                 f"{file}: not a complete safetensors file ({error}); fetch it again"
             ) from error
 
-    if (directory / SINGLE_FILE).exists():
-        file = directory / SINGLE_FILE
+    if (file := directory / SINGLE_FILE).exists():
         handle = open_file(file)
         return {name: (file, handle.get_slice(name)) for name in handle.keys()}  # noqa: SIM118
     if not (directory / INDEX_FILE).exists():
@@ -183,22 +176,15 @@ def _check(
     problems = [f"missing: {name} {list(wanted[name])}" for name in wanted if name not in tensors]
     for name, (file, stored) in tensors.items():
         if name in wanted:
-            shape, dtype = tuple(stored.get_shape()), stored.get_dtype()
-            if shape != wanted[name]:
-                problems.append(
-                    f"misshapen: {name} is {list(shape)} in {file.name}, "
-                    f"wanted {list(wanted[name])}"
-                )
+            found, dtype, right = stored.get_shape(), stored.get_dtype(), list(wanted[name])
+            if found != right:
+                problems.append(f"misshapen: {name} is {found} in {file.name}, wanted {right}")
             if dtype not in _DTYPES:
-                problems.append(
-                    f"dtype: {name} is {dtype} in {file.name}, wanted {' | '.join(_DTYPES)}"
-                )
+                allowed = " | ".join(_DTYPES)
+                problems.append(f"dtype: {name} is {dtype} in {file.name}, wanted {allowed}")
         elif name not in ignored and not name.endswith("rotary_emb.inv_freq"):
             problems.append(f"extra: {name} in {file.name}, which the model has no place for")
     if problems:
-        more = f"\n  and {len(problems) - 10} more" if len(problems) > 10 else ""
-        raise CipoError(
-            f"{directory}: tensors do not fit its config.json:\n  "
-            + "\n  ".join(problems[:10])
-            + more
-        )
+        shown = problems[:10] + ([f"and {len(problems) - 10} more"] if len(problems) > 10 else [])
+        listed = "\n  ".join(shown)
+        raise CipoError(f"{directory}: tensors do not fit its config.json:\n  {listed}")

@@ -19,10 +19,8 @@ FULL, SLIDING = "full_attention", "sliding_attention"  # types of layers
 def read_rope(
     file: Path, values: Mapping[str, Any], local: bool
 ) -> tuple[float, RopeScaling | None, float | None]:
-    """Base, scaling and, if `local`, the base of layers with a window.
-
-    From `rope_parameters` (transformers 5) or `rope_theta`, `rope_scaling` and
-    `rope_local_base_freq` (4).
+    """Base, scaling and, if `local`, the base of layers with a window, from `rope_parameters`
+    (transformers 5) or `rope_theta`, `rope_scaling` and `rope_local_base_freq` (4).
 
     Raises:
       CipoError: a value that is not a positive number, or a layout or type that is not supported.
@@ -80,13 +78,8 @@ def _rope_parameters(
     holder = rope if values.get(original) is None else values
     positions = read_number(where, holder, original, int, values.get("max_position_embeddings"))
     if kind == "llama3":
-        return theta, RopeScaling(
-            kind="llama3",
-            factor=factor,
-            low_freq_factor=number("low_freq_factor"),
-            high_freq_factor=number("high_freq_factor"),
-            original_max_positions=positions,
-        )
+        low, high = number("low_freq_factor"), number("high_freq_factor")
+        return theta, RopeScaling("llama3", factor, low, high, positions)
 
     def lengthening(mscale: float) -> float:
         return 0.1 * mscale * math.log(factor) + 1.0 if factor > 1 else 1.0

@@ -1,8 +1,5 @@
-"""Which stored tensor of a Hugging Face checkpoint holds which of our parameters, and how.
-
-Decides names and layouts alone. Files are read in `load` and written in `export`; what config.json
-means is decided in `config`.
-"""
+"""Which stored tensor of a Hugging Face checkpoint holds which of our parameters, in which layout.
+Files are read in `load` and written in `export`."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -12,6 +9,8 @@ import numpy as np
 
 from cipo_jax.policy.model import ModelConfig
 
+# Without norms after attention and MLP, this is the name of the norm before the MLP.
+_AFTER_ATTENTION = "model.layers.{}.post_attention_layernorm.weight"
 # Parameter path -> name of the stored tensor, and for each of its dimensions the dimensions of our
 # (single-layer) parameter that are merged into it. torch keeps linear weights as [outputs, inputs].
 _TENSORS: dict[str, tuple[str, tuple[tuple[int, ...], ...]]] = {
@@ -27,10 +26,7 @@ _TENSORS: dict[str, tuple[str, tuple[tuple[int, ...], ...]]] = {
     "layers/o_bias": ("model.layers.{}.self_attn.o_proj.bias", ((0,),)),
     "layers/q_norm/scale": ("model.layers.{}.self_attn.q_norm.weight", ((0,),)),
     "layers/k_norm/scale": ("model.layers.{}.self_attn.k_norm.weight", ((0,),)),
-    "layers/post_attention_norm/scale": (
-        "model.layers.{}.post_attention_layernorm.weight",
-        ((0,),),
-    ),
+    "layers/post_attention_norm/scale": (_AFTER_ATTENTION, ((0,),)),
     "layers/mlp_norm/scale": ("model.layers.{}.pre_feedforward_layernorm.weight", ((0,),)),
     "layers/gate": ("model.layers.{}.mlp.gate_proj.weight", ((1,), (0,))),
     "layers/up": ("model.layers.{}.mlp.up_proj.weight", ((1,), (0,))),
@@ -40,24 +36,19 @@ _TENSORS: dict[str, tuple[str, tuple[tuple[int, ...], ...]]] = {
     "head": ("lm_head.weight", ((1,), (0,))),
 }
 
-# Without norms after attention and MLP, the one before the MLP is stored under the name that is
-# otherwise that of the norm after attention.
-_MLP_NORM = "layers/mlp_norm/scale"
-_MLP_NORM_ALONE = _TENSORS["layers/post_attention_norm/scale"][0]
-
 SINGLE_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 
 
 def stacked(path: str) -> bool:
-    """Whether the parameter holds all layers along its first dimension, a stored tensor one."""
+    """Whether the parameter holds all layers along its first dimension."""
     return path.startswith("layers/")
 
 
 def stored_names(path: str, config: ModelConfig) -> list[str]:
     """The stored tensors of a parameter: one, or one per layer."""
     template = _TENSORS[path][0]
-    if path == _MLP_NORM and not config.post_norms:
-        template = _MLP_NORM_ALONE
+    if path == "layers/mlp_norm/scale" and not config.post_norms:
+        template = _AFTER_ATTENTION
     return [template.format(i) for i in range(config.num_layers)] if stacked(path) else [template]
 
 
@@ -72,7 +63,7 @@ def stored_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def stored_layout(path: str, value: np.ndarray) -> np.ndarray:
-    """One layer of a parameter as it is stored; contiguous, which `save_file` takes for granted."""
+    """One layer of a parameter as it is stored; contiguous, as `save_file` needs it."""
     dims = stored_dims(path)
     order = [d for group in dims for d in group]
     return np.ascontiguousarray(value.transpose(order).reshape(stored_shape(path, value.shape)))
