@@ -45,10 +45,7 @@ from cipo_jax.run.records.checkpoint import Checkpoints, checkpoint_root, origin
 from cipo_jax.run.records.difficulty_file import write_difficulty
 from cipo_jax.run.records.directory import claim_workdir
 from cipo_jax.run.records.record import Record
-from cipo_jax.run.records.terminal import (
-    print_header,
-    print_summary,
-)
+from cipo_jax.run.records.terminal import print_header, print_summary
 from cipo_jax.run.start import frozen_reference, restore_or_begin
 from cipo_jax.run.streams import (
     base_sequences,

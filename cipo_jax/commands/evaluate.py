@@ -208,9 +208,7 @@ def _suite_config(config: Config, suite: Suite) -> Config:
     return dataclasses.replace(
         config,
         data=dataclasses.replace(
-            config.data,
-            prompt_template=suite.prompt,
-            correction_template=suite.correction_prompt,
+            config.data, prompt_template=suite.prompt, correction_template=suite.correction_prompt
         ),
         sampling=dataclasses.replace(config.sampling, temperature=temperature),
         # Suites mix questions with answers and with tests.

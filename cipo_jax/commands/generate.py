@@ -36,11 +36,7 @@ def command(invocation: Invocation) -> None:
 
 
 def generate(
-    config: Config,
-    workdir: Path,
-    questions: Sequence[str],
-    samples: int = 1,
-    step: str = "latest",
+    config: Config, workdir: Path, questions: Sequence[str], samples: int = 1, step: str = "latest"
 ) -> list[str]:
     """Samples completions of each question, prints them and returns their texts, question-major.
 

@@ -17,14 +17,7 @@ of it; "ours" marks our reading where those are silent.
 import dataclasses
 from typing import Annotated, Any, Literal
 
-from cipo_jax.config.method import (
-    Algorithm,
-    Batch,
-    Correction,
-    Optimizer,
-    Replay,
-    Rollout,
-)
+from cipo_jax.config.method import Algorithm, Batch, Correction, Optimizer, Replay, Rollout
 from cipo_jax.config.ranges import (
     Allowed,
     Date,

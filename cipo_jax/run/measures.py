@@ -196,10 +196,7 @@ is absent. A value that is not finite is null, and `non_finite` says which it wa
 
 
 def reduce_attempts(
-    attempts: Sequence[Attempt],
-    group_size: int,
-    prefix: str,
-    rewards: np.ndarray | None = None,
+    attempts: Sequence[Attempt], group_size: int, prefix: str, rewards: np.ndarray | None = None
 ) -> dict[str, float]:
     """What one stream of attempts says of the policy. Names start with `prefix`/.
 

@@ -236,11 +236,7 @@ def fit_slots(shapes: Shapes, plan: Plan, device_bytes: int, say: Say) -> Fit:
 
 
 def largest_that_fits(
-    measure: Callable[[int], int],
-    known: dict[int, int],
-    step: int,
-    most: int,
-    device_bytes: int,
+    measure: Callable[[int], int], known: dict[int, int], step: int, most: int, device_bytes: int
 ) -> Fit:
     """Searches for the largest size that fits with `MOST_COMPILATIONS` measurements.
 

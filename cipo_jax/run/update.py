@@ -239,10 +239,7 @@ def make_policy_update(config: Config, policy: Policy, schedule: optax.Schedule)
         ),
         stream_weights=(1.0, correction.weight),
         plan=BatchPlan(
-            sequences=(
-                config.num_attempts,
-                config.num_corrections,
-            ),
+            sequences=(config.num_attempts, config.num_corrections),
             microbatch_rows=batch.microbatch_rows,
             row_tokens=batch.row_tokens,
             group_sizes=group_sizes,

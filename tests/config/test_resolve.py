@@ -200,16 +200,8 @@ def test_no_number_may_be_nan(key: str) -> None:
             "data.prompt_template",
             "{question} once",
         ),
-        (
-            {"data__correction_template": "{question}"},
-            "data.correction_template",
-            "{attempt} once",
-        ),
-        (
-            {"data__correction_template": "{attempt}"},
-            "data.correction_template",
-            "{question} once",
-        ),
+        ({"data__correction_template": "{question}"}, "data.correction_template", "{attempt} once"),
+        ({"data__correction_template": "{attempt}"}, "data.correction_template", "{question} once"),
         ({"sampling__prefill_widths": (24, 0)}, "sampling.prefill_widths", "> 0"),
         ({"sampling__top_p": 0.0}, "sampling.top_p", "(0, 1]"),
         ({"sampling__min_p": 1.5}, "sampling.min_p", "[0, 1]"),
