@@ -13,8 +13,9 @@ import jax
 import pytest
 from places import ROOT
 
-from cipo_jax.config.resolve import provenance, resolve, write_resolved
+from cipo_jax.config.resolve import provenance, resolve
 from cipo_jax.main import main
+from cipo_jax.run.records.files import write_json
 from cipo_jax.types import CipoError
 
 TINY = "--config=tiny.py"
@@ -271,7 +272,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ):
         other = resolve(changes)
         (tmp_path / name).mkdir()
-        write_resolved(tmp_path / name / "config.json", provenance(other, other, set()))
+        write_json(tmp_path / name / "config.json", provenance(other, other, set()))
     return tmp_path
 
 

@@ -2,12 +2,8 @@
 
 A config file (`configs/*.py`) starts from `default_config()`, changes what it needs and returns an
 `ml_collections.ConfigDict`; the command line overrides single keys with
-`--config.section.key=value`. `resolve.py` turns the whole into these frozen dataclasses and refuses
-what an annotation does not allow; `checks.py` refuses values that cannot work together. From there
-on no code sees a dictionary. Functions receive the section or the values they need.
-
-The sections of the method are in `method.py`, all others here, and `Config` at the end has the
-whole.
+`--config.section.key=value`. `resolve.py` makes these frozen dataclasses of both, so that no other
+code sees a dictionary. The sections of the method are in `method.py`, all others here.
 
 A comment beside a key, or above it where a line is too short, says what the key does, its unit, and
 what 0 or "" means. "paper" marks values known from the paper (arXiv 2605.14539) or public summaries
@@ -58,8 +54,7 @@ class Data:
     drop: tuple[Literal["overlap", "duplicates", "too_long"], ...] = ()
     # Consecutive words that two questions must share to overlap; 0: only equal questions do.
     overlap_words: NotNegative[int] = 13
-    # Of a generator in `train`: how many problems there are, which then come back; 0: new ones at
-    # each step.
+    # Of a generator in `train`: how many problems there are in all; 0: new ones at each step.
     train_problems: NotNegative[int] = 0
     # How many problems of `eval` are used; 0: all (a generator needs a number).
     eval_problems: NotNegative[int] = 256
@@ -92,9 +87,7 @@ class Verifier:
     workers: Positive[int] = 2  # processes on each host
     # Additional workers that may be started while as many others are stuck on slow items.
     stand_ins: NotNegative[int] = 2
-    timeout_seconds: Positive[float] = (
-        10.0  # wall time per item; a worker that exceeds it is killed
-    )
+    timeout_seconds: Positive[float] = 10.0  # wall time per item; then its worker is killed
     recycle_after: Positive[int] = 10_000  # items after which a worker is replaced (slow leaks)
     memory_limit_mb: Positive[int] = 2048  # address space of a worker, MiB
     # How "math" finds the answer of a completion: the first rule whose mark is in the text decides
@@ -199,9 +192,7 @@ class Sampling:
     prefill_widths: Annotated[
         tuple[int, ...], Allowed("widths > 0", lambda widths: min(widths, default=1) > 0)
     ] = ()
-    prefill_tokens: Positive[int] = (
-        4096  # padded tokens prefilled between two decode chunks at most
-    )
+    prefill_tokens: Positive[int] = 4096  # most padded tokens prefilled between two decode chunks
     # Dispatch a chunk before the last one's results are read: the device never waits for the host,
     # but a finished sequence keeps its slot for one chunk more. For accelerators.
     dispatch_ahead: bool = False

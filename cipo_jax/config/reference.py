@@ -1,8 +1,7 @@
 """The reference page of the config: `python -m cipo_jax.config.reference > docs/configuration.md`.
 
-Every key with its type, allowed values, default and comment. The first three are read from the
-dataclasses, the comment from their source: it stands beside the key, or on the lines right above
-it. So a key is described in one place.
+Every key with its type, allowed values and default, read from the dataclasses, and its comment,
+read from their source: beside the key, or on the lines right above it.
 """
 
 import ast
@@ -33,18 +32,13 @@ came from. Tuples are written `--config.eval.pass_at="(1,8)"`. "paper" marks val
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-    """One key of the config.
-
-    Attributes:
-      allowed: which values of the type it may have; "" where its annotation allows all.
-      comment: as in the source, on one line; "" where there is none.
-    """
+    """One key of the config."""
 
     name: str
     type: str
-    allowed: str
+    allowed: str  # which values of the type it may have; "": all
     default: str
-    comment: str
+    comment: str  # as in the source, on one line; "": none
 
 
 @dataclasses.dataclass(frozen=True)
