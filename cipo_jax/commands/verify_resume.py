@@ -31,10 +31,11 @@ from cipo_jax.run.hosts.preemption import EXIT_CODE
 from cipo_jax.run.records.archive import read_attempts
 from cipo_jax.run.records.checkpoint import Checkpoints, checkpoint_root
 from cipo_jax.run.records.metrics_file import read_metrics
+from cipo_jax.run.records.terminal import shortened
 from cipo_jax.run.watch.speed import MEASURED
 from cipo_jax.types import CipoError
 
-_AT_WORK = "saving "  # how the line begins that a run prints before it starts to work
+_AT_WORK = "saving "  # the start of the line that a run prints before it begins to work
 _MOST_SHOWN = 10
 
 
@@ -169,5 +170,4 @@ def _arrays(directory: epath.Path) -> Any:
 
 
 def _brief(value: Any) -> str:
-    text = f"{len(value)} bytes" if isinstance(value, bytes) else repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return f"{len(value)} bytes" if isinstance(value, bytes) else shortened(repr(value), 60)
