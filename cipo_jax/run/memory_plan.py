@@ -3,8 +3,7 @@
     update, decode chunk, prefill of each width    compiled; bytes as the compiler plans them
     other sizes                                    compiled at a few, interpolated between them
 
-Decides which programs count and what is in memory at the same time. What is done about it is the
-caller's.
+Decides which programs count and what is in memory at the same time, not what follows from it.
 """
 
 import dataclasses
@@ -48,7 +47,7 @@ class Program:
     Attributes:
       argument_bytes: what it is given. Of its results, what replaces none of that is in
         `temporary_bytes`.
-      flops: as XLA counts them on one device, a loop's body once; None where it does not.
+      flops: as XLA counts them on one device, a loop's body once; None where it does not say.
     """
 
     name: str
@@ -107,11 +106,10 @@ class Shapes:
     def update(self, microbatch_rows: int | None = None) -> Update:
         """The update, with another number of rows if one is given."""
         c = self.config
-        if microbatch_rows is not None:
-            batch = dataclasses.replace(c.batch, microbatch_rows=microbatch_rows)
-            c = dataclasses.replace(c, batch=batch)
-        rate = c.optimizer.learning_rate
-        return make_policy_update(c, self.policy, lambda _: rate)
+        rows = microbatch_rows or c.batch.microbatch_rows
+        batch = dataclasses.replace(c.batch, microbatch_rows=rows)
+        c = dataclasses.replace(c, batch=batch)
+        return make_policy_update(c, self.policy, lambda _: c.optimizer.learning_rate)
 
     def with_slots(self, slots: int) -> tuple[ModelConfig, Mesh, EngineSettings]:
         """The sampler with another number of slots, and a cache in proportion."""
@@ -184,8 +182,7 @@ def make_plan(shapes: Shapes, say: Say) -> Plan:
     programs = [compile_program("update", _lower(shapes, update), say)]
     for name, lowered in lower_programs(model, mesh, settings).items():
         programs.append(compile_program(name, lowered, say))
-    policy = shapes.policy
-    shares = model.param_dtype == model.compute_dtype and mesh == policy.mesh
+    shares = model.param_dtype == model.compute_dtype and mesh == shapes.policy.mesh
     return Plan(
         parameters=update.sizes.parameters,
         programs=tuple(programs),
@@ -209,7 +206,7 @@ def fit_microbatch(shapes: Shapes, plan: Plan, device_bytes: int, say: Say) -> F
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            # XLA for TPU knows what its devices have, and does not say how much more it wants.
+            # XLA for TPU knows the memory of its devices, but does not say how much it would need.
             say(f"update with {size} rows does not fit")
             return 2 * device_bytes
         return program.argument_bytes + program.temporary_bytes
@@ -242,9 +239,9 @@ def largest_that_fits(
 
     Args:
       measure: size -> bytes, about linear.
-      known: of a size that has been measured.
+      known: {size: bytes} of one that has been measured.
       step: sizes are multiples of it.
-      most: no larger one is wanted.
+      most: the largest that is of use.
     """
     compiled, most = dict(known), max(most // step * step, step)
     for _ in range(MOST_COMPILATIONS):
@@ -256,8 +253,8 @@ def largest_that_fits(
 
 
 def _estimate(compiled: dict[int, int], step: int, most: int, device_bytes: int) -> int:
-    """The largest size that fits, by a straight line through the sizes next to it on both sides, or
-    the two next to it on one. Where only one is known, another to tell the line from."""
+    """The largest size that fits, by a straight line through the nearest sizes on both sides, or
+    the nearest two on one side. Where only one is known, a second one for the line."""
     below = sorted(n for n, size in compiled.items() if size <= device_bytes)
     above = sorted(n for n, size in compiled.items() if size > device_bytes)
     if len(compiled) == 1:
@@ -274,7 +271,7 @@ def compile_program(name: str, lowered: jax.stages.Lowered, say: Say) -> Program
     """Compiles it and says what it needs.
 
     Raises:
-      CipoError: the compiler of these devices does not tell.
+      CipoError: the compiler of these devices does not plan memory.
     """
     began = time.monotonic()
     compiled = lowered.compile()

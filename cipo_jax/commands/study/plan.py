@@ -8,6 +8,7 @@ carried out is decided in `run.py`.
 
 import dataclasses
 import fnmatch
+import itertools
 import json
 import runpy
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +26,7 @@ COLD = "cold"  # the method that is the cold-started model itself
 FINAL = "evaluations/final"
 RESULTS = f"{FINAL}/results.json"
 TIMING = "study.json"  # likewise: the command and the seconds that it took
-# Matched methods end by tokens; their number of steps is only bounded, at so many times the base's.
+# Matched methods end by tokens; their steps are bounded by this multiple of the base config's.
 _MOST_STEPS = 10
 
 
@@ -161,23 +162,18 @@ def plan(study: Study, workdir: Path, only: str = "*") -> list[PlannedRun]:
     Raises:
       CipoError: `only` matches no run.
     """
-    rest = [name for name in study.methods if name != study.reference]
-    order = (COLD, study.reference, *rest)
+    order = dict.fromkeys((COLD, study.reference, *study.methods))
+    patterns = only.split(",")
     runs = []
-    for seed in study.seeds:
-        for task in study.tasks:
-            of_task = [
-                PlannedRun(task, method, seed, workdir / task / f"{method}-{seed}")
-                for method in order
-                if method == COLD or task in (study.methods[method].tasks or study.tasks)
-            ]
-            chosen = [
-                run
-                for run in of_task
-                if any(fnmatch.fnmatchcase(run.name, pattern) for pattern in only.split(","))
-            ]
-            wanted = {*chosen, *(need for run in chosen for need in needs(study, run))}
-            runs += [run for run in of_task if run in wanted]
+    for seed, task in itertools.product(study.seeds, study.tasks):
+        of_task = [
+            PlannedRun(task, method, seed, workdir / task / f"{method}-{seed}")
+            for method in order
+            if method == COLD or task in (study.methods[method].tasks or study.tasks)
+        ]
+        named = [run for run in of_task if any(fnmatch.fnmatchcase(run.name, p) for p in patterns)]
+        wanted = {*named, *(need for run in named for need in needs(study, run))}
+        runs += [run for run in of_task if run in wanted]
     if not runs:
         raise CipoError(f"--only={only!r}: matches no run; they are named TASK/METHOD-SEED")
     return runs
