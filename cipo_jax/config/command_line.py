@@ -47,22 +47,22 @@ class Mode:
     """One thing the program does.
 
     Attributes:
-      module: has `command(invocation)`; imported only when needed, so that a wrong flag is
-        reported before JAX is imported.
       about: a line for --help.
       flags: those it takes besides --config, --workdir and --traceback.
       needs_devices: it uses JAX's devices.
       takes_run: --config may be left out where --workdir is a run's directory: it is the run's.
       takes_paths: it takes paths instead of a config.
+      module: has `command(invocation)`; "": that of its name in commands/. Imported only when
+        needed, so that a wrong flag is reported before JAX is imported.
     """
 
     name: str
-    module: str
     about: str
     flags: tuple[str, ...] = ()
     needs_devices: bool = False
     takes_run: bool = False
     takes_paths: bool = False
+    module: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

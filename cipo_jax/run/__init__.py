@@ -28,6 +28,6 @@ step's `measures` in `train.py`, and add a line to the table in `measures.py`; t
 `python -m cipo_jax.run.measures > docs/metrics.md`. A figure of it is a `Plot` in
 `report/plots.py`.
 
-To add something that is remembered between steps: a field of `HostState` with a default, set in
-`after_step`, and read back in `from_json` from checkpoints that do not have it yet.
+To remember something between steps: a field of `HostState` with a default, set in `after_step`, and
+read in `from_json`, also from checkpoints that do not have it yet.
 """

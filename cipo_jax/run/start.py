@@ -1,7 +1,7 @@
 """Where a run stands when it begins or continues: its state, from a checkpoint or from another run.
 
-Decides what is looked for in which order. Where parameters are found is decided in `parameters.py`,
-what a checkpoint is and which config may continue it in `records/checkpoint.py`.
+Decides the order in which they are looked for. Where parameters are found is decided in
+`parameters.py`, which config may continue a checkpoint in `records/checkpoint.py`.
 """
 
 from pathlib import Path

@@ -39,9 +39,8 @@ class Training:
       eval_prompts: of the problems it is evaluated on.
       given: attempts that are not its own, to be corrected in evaluations.
       reference: frozen parameters of the KL term; None without one.
-      first_step: the steps that were done when this process began.
-      step: the steps that are done.
-      state, host: after them.
+      first_step, step: the steps done when this process began, and now.
+      state, host: after `step` steps.
       is_over: there is nothing left to do.
     """
 
@@ -105,10 +104,9 @@ class Training:
 
     def evaluate_if_due(self) -> None:
         """Before the first step of this process: a run that was asked to end during an evaluation
-        has saved the state, and makes up for it."""
-        if self._evaluation_is_due() and not self.parts.hosts.first_says(
-            self.record.has("eval", self.step)
-        ):
+        has saved the state, and repeats the evaluation."""
+        first_says = self.parts.hosts.first_says
+        if self._evaluation_is_due() and not first_says(self.record.has("eval", self.step)):
             self.evaluate()
 
     def require_finite(self, loss: float) -> None:
