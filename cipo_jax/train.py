@@ -11,9 +11,9 @@
 SIGTERM abandons the rollout or evaluation under way, saves the last finished step and ends the run.
 On several hosts each runs this loop, with the same values: see `run/hosts`.
 
-A resumed run goes on from its checkpoint (parameters, optimiser, and the host state: controller,
-difficulty of problems, health rules, sampled tokens). The rest follows from (seed, step): problems
-are a function of them, sampling keys are folded from them, anchors are drawn from them.
+A resumed run continues from its checkpoint (parameters, optimiser, and the host state: controller,
+difficulty of problems, health rules, sampled tokens). The rest, problems, sampling keys and the
+draw of anchors, is a function of (seed, step).
 """
 
 import contextlib
@@ -62,21 +62,16 @@ from cipo_jax.run.watch.compiles import LEDGER_FILE, Ledger, open_compilation_ca
 from cipo_jax.run.watch.profiling import Profile
 from cipo_jax.run.watch.speed import speeds, step_times, update_flops
 
-# The third part of the seeds of host-side draws.
+# The last part of the seeds of host-side draws.
 ANCHOR_STREAM, CURRICULUM_STREAM, MINIBATCH_STREAM = 0, 1, 2
 
 
 def command(invocation: Invocation) -> None:
     """The mode `train`, on this host or as one of several."""
-    flags = invocation.flags
     provenance = invocation.provenance()
-    if flags["coordinator"] is not None:
-        connect(
-            flags["coordinator"],
-            flags["num_processes"],
-            flags["process_id"],
-            flags["connect_timeout"],
-        )
+    if invocation.flags["coordinator"] is not None:
+        names = ("coordinator", "num_processes", "process_id", "connect_timeout")
+        connect(*(invocation.flags[name] for name in names))
     train(invocation.config, invocation.workdir, provenance)
 
 
@@ -127,10 +122,9 @@ def take_step(run: Training) -> None:
         np.random.default_rng([c.seed, step, ANCHOR_STREAM]),
     )
     places = zip(anchors.problem, anchors.sample, strict=True)
-    quoted = [attempts[i * G + j] for i, j in places]
+    asked = [parts.prompts.correction(attempts[i * G + j]) for i, j in places]
 
     # 3. correct
-    asked = [parts.prompts.correction(a) for a in quoted]
     corrections = sample_corrections(parts.attempt, run.state.params, asked, G_c, key)
     sampling = parts.end_sampling()  # the update needs the cache's memory
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from cipo_jax.config.command_line import Invocation
 from cipo_jax.config.keys import Config, flatten
-from cipo_jax.config.resolve import read_resolved
+from cipo_jax.config.resolve import read_values
 from cipo_jax.report.comparison import (
     draw_curves,
     line_styles,
@@ -173,9 +173,7 @@ def load_run(path: Path) -> ComparedRun:
         raise CipoError(f"{path}: is not a run directory (no config.json)")
     # A run from before a key existed behaved as its default does.
     flat: dict[str, Any] = json.loads(json.dumps(flatten(Config())))
-    for section, value in read_resolved(path / "config.json").items():
-        is_section = isinstance(value, dict)
-        flat |= {f"{section}.{k}": v for k, v in value.items()} if is_section else {section: value}
+    flat |= read_values(path / "config.json")
     # A seed has its own warmed-up parameters; whether there are any is the method's.
     flat["init_from"] = bool(flat.get("init_from"))
     config = {k: v for k, v in flat.items() if not k.startswith(_SAME_METHOD)}

@@ -42,8 +42,7 @@ _EVAL_KEY = 2  # folded into the run's key, as in training: equal problems give 
 
 def command(invocation: Invocation) -> None:
     """The mode."""
-    step = invocation.flags["step"] or "latest"
-    evaluate_run(invocation.config, invocation.workdir, step)
+    evaluate_run(invocation.config, invocation.workdir, invocation.flags["step"])
 
 
 def evaluate_run(config: Config, workdir: Path, step: str = "latest") -> Path | None:

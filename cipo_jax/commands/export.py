@@ -38,8 +38,8 @@ _TOKENIZER_FILES = (
 
 def command(invocation: Invocation) -> None:
     """The mode."""
-    output, step = invocation.flags["output"], invocation.flags["step"] or "latest"
-    export(invocation.config, invocation.workdir, Path(output) if output else None, step)
+    output = Path(flag) if (flag := invocation.flags["output"]) else None
+    export(invocation.config, invocation.workdir, output, invocation.flags["step"])
 
 
 def export(config: Config, workdir: Path, output: Path | None, step: str = "latest") -> Path:

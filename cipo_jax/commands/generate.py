@@ -25,9 +25,8 @@ from cipo_jax.types import CipoError, Completion, Problem
 
 def command(invocation: Invocation) -> None:
     """The mode."""
-    flags, step = invocation.flags, invocation.flags["step"] or "latest"
-    prompts = flags["prompt"] or []
-    generate(invocation.config, invocation.workdir, prompts, flags["samples"], step)
+    flags, prompts = invocation.flags, invocation.flags["prompt"] or []
+    generate(invocation.config, invocation.workdir, prompts, flags["samples"], flags["step"])
 
 
 def generate(

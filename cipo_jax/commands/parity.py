@@ -73,7 +73,7 @@ def command(invocation: Invocation) -> None:
     """The mode. The default run directory is taken if there is a run, else random parameters."""
     workdir = invocation.workdir
     named = invocation.workdir_given or (workdir / "config.json").is_file()
-    parity(invocation.config, workdir if named else None, invocation.flags["step"] or "latest")
+    parity(invocation.config, workdir if named else None, invocation.flags["step"])
 
 
 def parity(config: Config, workdir: Path | None = None, step: str = "latest") -> list[str]:

@@ -26,7 +26,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from cipo_jax.config.command_line import Invocation
-from cipo_jax.config.resolve import read_resolved
+from cipo_jax.config.resolve import read_values
 from cipo_jax.run.hosts.preemption import EXIT_CODE
 from cipo_jax.run.records.archive import read_attempts
 from cipo_jax.run.records.checkpoint import Checkpoints, checkpoint_root
@@ -145,7 +145,7 @@ def _attempts(workdir: Path) -> dict[Any, Any]:
 
 def _last_checkpoint(workdir: Path) -> dict[Any, Any]:
     """Bytes of every array, and the host state, of the newest RL checkpoint."""
-    directory = read_resolved(workdir / "config.json")["checkpoint"]["directory"]
+    directory = read_values(workdir / "config.json")["checkpoint.directory"]
     root = checkpoint_root(workdir.absolute(), directory) / "checkpoints"
     with Checkpoints(root, keep=1, read_only=True) as saved:
         step = saved.latest_step()

@@ -26,7 +26,7 @@ from cipo_jax.types import CipoError
 _FLAGS: dict[str, tuple[Callable[..., Any], Any, str]] = {
     "input": (flags.DEFINE_string, None, "File of answers to grade."),
     "output": (flags.DEFINE_string, None, "What to write."),
-    "step": (flags.DEFINE_string, None, "Checkpoint to take: a step, best, or (default) latest."),
+    "step": (flags.DEFINE_string, "latest", "Checkpoint to take: a step, best, or latest."),
     "prompt": (flags.DEFINE_multi_string, None, "Question to answer; may be given several times."),
     "samples": (flags.DEFINE_integer, 1, "Completions of each prompt."),
     "only": (flags.DEFINE_string, "*", "Runs of a study to do, such as lists/grpo*-0."),

@@ -75,18 +75,23 @@ def provenance(config: Config, from_file: Config, command_line: set[str]) -> dic
     return values
 
 
-def read_resolved(path: Path) -> dict[str, Any]:
-    """The raw config, for `resolve`, from the config.json of a run: `provenance` as json.
+def read_values(path: Path) -> dict[str, Any]:
+    """{"section.key": value} from the config.json of a run: `provenance` as json.
 
     Raises:
       CipoError: it cannot be read.
     """
     try:
-        flat = {key: entry["value"] for key, entry in json.loads(path.read_text()).items()}
+        return {key: entry["value"] for key, entry in json.loads(path.read_text()).items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CipoError(f"{path}: is not a run's config ({error})") from error
+        why = f"is not a run's config ({error}); remove it or choose another"
+        raise CipoError(f"{path}: {why}") from error
+
+
+def read_resolved(path: Path) -> dict[str, Any]:
+    """The raw config, for `resolve`, of `read_values`."""
     raw: dict[str, Any] = {}
-    for key, value in flat.items():
+    for key, value in read_values(path).items():
         section, _, name = key.rpartition(".")
         (raw.setdefault(section, {}) if section else raw)[name] = value
     return raw

@@ -111,12 +111,6 @@ class Shapes:
         c = dataclasses.replace(c, batch=batch)
         return make_policy_update(c, self.policy, lambda _: c.optimizer.learning_rate)
 
-    def with_slots(self, slots: int) -> tuple[ModelConfig, Mesh, EngineSettings]:
-        """The sampler with another number of slots, and a cache in proportion."""
-        model, mesh, settings = self.sampler
-        tokens = settings.cache_tokens * slots // settings.slots
-        return model, mesh, dataclasses.replace(settings, slots=slots, cache_tokens=tokens)
-
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
@@ -218,16 +212,18 @@ def fit_microbatch(shapes: Shapes, plan: Plan, device_bytes: int, say: Say) -> F
 
 def fit_slots(shapes: Shapes, plan: Plan, device_bytes: int, say: Say) -> Fit:
     """The largest `sampling.slots`, with a cache in proportion, up to a step's completions."""
-    c = shapes.config
+    c, (model, mesh, settings) = shapes.config, shapes.sampler
     prefill = max(p.temporary_bytes for p in plan.programs[2:])
 
     def measure(size: int) -> int:
-        sampler = shapes.with_slots(size)
+        tokens = settings.cache_tokens * size // settings.slots
+        changed = dataclasses.replace(settings, slots=size, cache_tokens=tokens)
+        sampler = model, mesh, changed
         program = compile_program(f"decode chunk of {size}", lower_decode(*sampler), say)
         cache = bytes_per_device(abstract_cache(*sampler))
         return plan.state_bytes + plan.weight_bytes + cache + max(prefill, program.temporary_bytes)
 
-    step = sharding.row_count(shapes.sampler[1])
+    step = sharding.row_count(mesh)
     most = max(c.num_attempts, c.num_corrections, plan.slots)
     return largest_that_fits(measure, {plan.slots: plan.sampling_bytes}, step, most, device_bytes)
 

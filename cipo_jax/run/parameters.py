@@ -17,7 +17,7 @@ from etils import epath
 
 from cipo_jax.config import keys
 from cipo_jax.config.keys import Config
-from cipo_jax.config.resolve import read_resolved
+from cipo_jax.config.resolve import read_values
 from cipo_jax.policy import model
 from cipo_jax.policy.huggingface import load as huggingface
 from cipo_jax.policy.huggingface.hub import model_directory
@@ -140,9 +140,7 @@ def _newest_phase(run: Path, directory: str) -> tuple[epath.Path, list[int]] | N
     Args:
       directory: where checkpoints are; "": where the run's own config says.
     """
-    if not directory:
-        theirs = read_resolved(run / "config.json").get("checkpoint", {})
-        directory = theirs.get("directory", "")
+    directory = directory or read_values(run / "config.json").get("checkpoint.directory", "")
     root = checkpoint_root(run, directory)
     for phase in _PHASES:
         if (root / phase).is_dir():

@@ -17,7 +17,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cipo_jax.config.resolve import read_resolved, resolve
+from cipo_jax.config.resolve import read_values, resolve
 from cipo_jax.run.records.metrics_file import read_metrics
 from cipo_jax.types import CipoError
 
@@ -203,7 +203,7 @@ def run_arguments(study: Study, file: Path, run: PlannedRun, overrides: Sequence
         tokens, ratio = sampled_tokens(reference)
         arguments.append(f"--config.max_sampled_tokens={tokens}")
         if matched == "samples":
-            theirs = read_resolved(reference / "config.json")["rollout"]["group_size"]
+            theirs = read_values(reference / "config.json")["rollout.group_size"]
             arguments.append(f"--config.rollout.group_size={round(ratio * theirs)}")
     return arguments
 
@@ -211,8 +211,8 @@ def run_arguments(study: Study, file: Path, run: PlannedRun, overrides: Sequence
 def sampled_tokens(directory: Path) -> tuple[int, float]:
     """(the tokens that a run has sampled, their ratio to those of its base stream)."""
     lines = [line for line in read_metrics(directory) if line["phase"] == "train"]
-    rollout = read_resolved(directory / "config.json")["rollout"]
-    attempts = rollout["problems_per_step"] * rollout["group_size"]
+    config = read_values(directory / "config.json")
+    attempts = config["rollout.problems_per_step"] * config["rollout.group_size"]
     total = sum(line["tokens/sampled"] for line in lines)
     base = sum(line["base/length/mean"] for line in lines) * attempts
     if not base:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cipo_jax.config.keys import Config, flatten
+from cipo_jax.config.resolve import read_values
 from cipo_jax.run.records.files import write_json
 from cipo_jax.types import CipoError
 
@@ -105,15 +106,11 @@ def config_differences(
     """{key: (value in `file`, value in `config`)} of keys that must agree to share parameters and
     history, and begin with `only`. A key that `file` does not have is newer, and counts as its
     default, which leaves things as they were."""
-    try:
-        saved = {key: entry["value"] for key, entry in json.loads(file.read_text()).items()}
-    except (ValueError, TypeError, KeyError, AttributeError) as e:
-        raise CipoError(f"{file}: is not a run's config ({e}); remove it or choose another") from e
     default, current = (
         {k: list(v) if isinstance(v, tuple) else v for k, v in flatten(c).items()}
         for c in (Config(), config)
     )
-    saved = default | saved
+    saved = default | read_values(file)
     return {
         key: (saved[key], value)
         for key, value in current.items()
