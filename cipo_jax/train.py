@@ -8,7 +8,7 @@
     6. controller    rho follows retention
     7. report        metrics, samples on screen, evaluation, checkpoint
 
-SIGTERM abandons the rollout or evaluation under way, saves the last finished step and ends the run.
+SIGTERM abandons the current rollout or evaluation, saves the last finished step and ends the run.
 On several hosts each runs this loop, with the same values: see `run/hosts`.
 
 A resumed run continues from its checkpoint (parameters, optimiser, and the host state: controller,
@@ -34,6 +34,7 @@ from cipo_jax.rl.anchors import select_anchors
 from cipo_jax.rl.optimizer import make_schedule
 from cipo_jax.rl.packing import pad_share
 from cipo_jax.rl.rewards import retention, reward_array
+from cipo_jax.run import streams
 from cipo_jax.run.cold_start import open_material
 from cipo_jax.run.hosts.preemption import Preempted
 from cipo_jax.run.hosts.processes import connect, open_hosts
@@ -47,15 +48,6 @@ from cipo_jax.run.records.directory import claim_workdir
 from cipo_jax.run.records.record import Record
 from cipo_jax.run.records.terminal import print_header, print_summary
 from cipo_jax.run.start import frozen_reference, restore_or_begin
-from cipo_jax.run.streams import (
-    base_sequences,
-    choose_prompts,
-    correct_array,
-    correction_sequences,
-    sample_base,
-    sample_corrections,
-    verified_array,
-)
 from cipo_jax.run.training import Training
 from cipo_jax.run.update import make_policy_update
 from cipo_jax.run.watch.compiles import LEDGER_FILE, Ledger, open_compilation_cache
@@ -103,17 +95,17 @@ def take_step(run: Training) -> None:
     # 1. rollout
     heartbeat.begin("rollout")
     seed = [c.seed, step, CURRICULUM_STREAM]
-    prompts, spares = choose_prompts(
+    prompts, spares = streams.choose_prompts(
         c.rollout, parts.prompts, run.problems, run.host.difficulty, seed, step
     )
-    base = sample_base(parts.attempt, run.state.params, prompts, spares, G, key, verifier)
+    base = streams.sample_base(parts.attempt, run.state.params, prompts, spares, G, key, verifier)
     attempts = base.attempts
 
     # 2. anchors
     heartbeat.begin("correct")
     anchors = select_anchors(
-        correct_array(attempts, G),
-        verified_array(attempts, G),
+        streams.correct_array(attempts, G),
+        streams.verified_array(attempts, G),
         c.num_anchors,
         run.host.replay.rho,
         (c.correction.band_low, c.correction.band_high),
@@ -125,7 +117,7 @@ def take_step(run: Training) -> None:
     asked = [parts.prompts.correction(attempts[i * G + j]) for i, j in places]
 
     # 3. correct
-    corrections = sample_corrections(parts.attempt, run.state.params, asked, G_c, key)
+    corrections = streams.sample_corrections(parts.attempt, run.state.params, asked, G_c, key)
     sampling = parts.end_sampling()  # the update needs the cache's memory
 
     # 4. advantages
@@ -133,8 +125,8 @@ def take_step(run: Training) -> None:
     limit, risk = c.data.max_completion_tokens, c.correction.lambda_risk
     rewards = reward_array(attempts, G, verifier)
     correction_rewards = reward_array(corrections, G_c, verifier)
-    sequences = base_sequences(attempts, rewards, c.algorithm, limit)
-    sequences += correction_sequences(
+    sequences = streams.base_sequences(attempts, rewards, c.algorithm, limit)
+    sequences += streams.correction_sequences(
         corrections, correction_rewards, anchors.right, risk, c.algorithm, limit
     )
 
@@ -157,7 +149,7 @@ def take_step(run: Training) -> None:
 
     # 6. controller
     rho = run.host.replay.rho
-    kept = retention(correct_array(corrections, G_c), anchors.right)
+    kept = retention(streams.correct_array(corrections, G_c), anchors.right)
     sampled = sum(len(a.completion.tokens) for a in (*base.sampled, *corrections))
     run.host = run.host.after_step(c.rollout, c.replay, base, kept, sampled)
 
@@ -187,7 +179,7 @@ def take_step(run: Training) -> None:
 def open_run(
     config: Config, workdir: Path, provenance: dict[str, dict[str, Any]]
 ) -> Iterator[Training]:
-    """Opens the run in `workdir` where it stands; its last finished step is saved on SIGTERM.
+    """Opens the run in `workdir` at its last finished step, which is saved on SIGTERM.
 
     Raises:
       CipoError: as `train`. Nothing is written before everything has been checked.

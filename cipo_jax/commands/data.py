@@ -177,18 +177,15 @@ def _print_findings(title: str, lines: Sequence[str], total: int) -> None:
 def _print_prompts(prompts: PromptWriter, problem: Problem, show: Callable) -> None:
     """A base prompt, and a correction prompt that quotes the source's own solution or "..."."""
     base = prompts.base(problem)
-    _print_prompt("base prompt", show, base.tokens)
     solution = problem.meta.get("solution")
     text = solution if isinstance(solution, str) else "..."
     nothing = Completion(np.zeros(0, np.int32), np.zeros(0, np.float32), finished=True)
     attempt = Attempt(base, nothing, text, Verdict(Outcome.WRONG))
     correction = prompts.correction(attempt)
     cut = ", the attempt cut in the middle" if correction.trimmed else ""
-    _print_prompt(f"correction prompt{cut}", show, correction.tokens)
-
-
-def _print_prompt(title: str, show: Callable, tokens: np.ndarray) -> None:
-    print(f"\n----- {title}, {len(tokens)} tokens -----\n{show(tokens)}\n----- end -----")
+    for title, prompt in (("base prompt", base), (f"correction prompt{cut}", correction)):
+        head = f"----- {title}, {len(prompt.tokens)} tokens -----"
+        print(f"\n{head}\n{show(prompt.tokens)}\n----- end -----")
 
 
 def _write_kept(parts: Sequence[mixture.Part], reasons: dict[str, str], file: Path) -> None:

@@ -24,6 +24,7 @@ from cipo_jax.config.keys import Config
 from cipo_jax.data.benchmarks.rows import Item
 from cipo_jax.data.benchmarks.suites import CORRECT, CRITIQUE, LoadedSuite, Suite, load_suite
 from cipo_jax.policy.model import Params
+from cipo_jax.report.comparison import markdown_table
 from cipo_jax.run.evaluate import SameAnswers, evaluate, evaluate_corrections, evaluate_critiques
 from cipo_jax.run.parameters import find_parameters, load_parameters
 from cipo_jax.run.parts import Parts, open_parts, open_prompts, open_tokenizer
@@ -169,19 +170,16 @@ def evaluate_suite(
 
 def format_table(document: Mapping[str, Any]) -> str:
     """The results as a markdown table, a row for each metric."""
-    lines = [
-        f"# {document['model']}, step {document['step']}",
-        "",
-        "| suite | problems | samples | temperature | metric | value | 95% interval |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    rows = []
     for name, suite in document["suites"].items():
-        head = f"| {name} | {suite['problems']} | {suite['samples']} | {suite['temperature']:g} "
+        head = (name, suite["problems"], suite["samples"], f"{suite['temperature']:g}")
         for metric, e in suite["metrics"].items():
             digits = 1 if metric.startswith("length") else 3
             value, low, high = (f"{e[k]:.{digits}f}" for k in ("value", "low", "high"))
-            lines.append(f"{head}| {metric} | {value} | {low} to {high} |")
-    return "\n".join(lines) + "\n"
+            rows.append((*head, metric, value, f"{low} to {high}"))
+    titles = ("suite", "problems", "samples", "temperature", "metric", "value", "95% interval")
+    title = f"# {document['model']}, step {document['step']}"
+    return "\n".join([title, "", *markdown_table(titles, rows)]) + "\n"
 
 
 def _suite_config(config: Config, suite: Suite) -> Config:

@@ -130,24 +130,16 @@ def _parts(config: Config) -> Iterator[Row]:
         )
     mesh = open_mesh(c.mesh)
     policy = open_policy(c, tokenizer, mesh, longest)
-    yield (
-        "longest sequence",
-        f"{longest + policy.longest_completion:,} tokens; a row holds {c.batch.row_tokens:,}"
-        + (f", the model {policy.model.max_positions:,}" if c.model.source else ""),
-    )
+    total = longest + policy.longest_completion
+    limit = f", the model {policy.model.max_positions:,}" if c.model.source else ""
+    yield "longest sequence", f"{total:,} tokens; a row holds {c.batch.row_tokens:,}{limit}"
     axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
     yield "mesh", f"{axes} on {mesh.size} x {mesh.devices.flat[0].device_kind}"
     update = make_policy_update(c, policy, lambda _: c.optimizer.learning_rate)
     sizes, model = update.sizes, policy.model
-    yield (
-        "parameters",
-        f"{sizes.parameters:,} in {model.num_layers} layers, vocabulary "
-        f"{model.vocab_size:,}: {sizes.weight_bytes / 2**20:,.1f} MiB in {model.param_dtype}",
-    )
+    count = f"{sizes.parameters:,} in {model.num_layers} layers, vocabulary {model.vocab_size:,}"
+    yield "parameters", f"{count}: {sizes.weight_bytes / 2**20:,.1f} MiB in {model.param_dtype}"
     yield "state", f"{sizes.device_bytes / 2**20:,.1f} MiB a device: parameters and optimiser"
     _, microbatches, rows, tokens = update.abstract_batch.tokens.shape
-    yield (
-        "an update",
-        f"{microbatches} microbatches x {rows} rows x {tokens:,} tokens: room for "
-        f"{microbatches * rows * tokens:,}",
-    )
+    shape = f"{microbatches} microbatches x {rows} rows x {tokens:,} tokens"
+    yield "an update", f"{shape}: room for {microbatches * rows * tokens:,}"

@@ -179,5 +179,5 @@ def _item(row: Any, stem: str, number: int) -> tuple[Problem, str, bool | None]:
 
 
 def _take(row: dict[str, Any], names: tuple[str, ...]) -> Any:
-    """The first of the fields that is there, taken out."""
+    """The first of the fields that `row` has, removed from it."""
     return next((row.pop(name) for name in names if name in row), None)

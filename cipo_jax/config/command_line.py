@@ -30,7 +30,7 @@ _FLAGS: dict[str, tuple[Callable[..., Any], Any, str]] = {
     "prompt": (flags.DEFINE_multi_string, None, "Question to answer; may be given several times."),
     "samples": (flags.DEFINE_integer, 1, "Completions of each prompt."),
     "only": (flags.DEFINE_string, "*", "Runs of a study to do, such as lists/grpo*-0."),
-    "report_only": (flags.DEFINE_bool, False, "Run nothing; report what is there."),
+    "report_only": (flags.DEFINE_bool, False, "Run nothing; report the finished runs."),
     "jobs": (flags.DEFINE_integer, 1, "Runs of a study at a time, on CPU."),
     "coordinator": (flags.DEFINE_string, None, "address:port of process 0, or auto."),
     "num_processes": (flags.DEFINE_integer, None, "Processes in all."),
@@ -249,7 +249,7 @@ def _check_overrides(argv: Sequence[str]) -> None:
 
 
 def _in_full(argument: str) -> str:
-    """`--config.verifier=x` as `--config.verifier.kind=x`: the section goes by its first key."""
+    """`--config.verifier=x` as `--config.verifier.kind=x`."""
     name, equals, value = argument.partition("=")
     is_short = name.startswith("-") and name.lstrip("-") == "config.verifier"
     return f"{name}.kind{equals}{value}" if is_short else argument

@@ -42,8 +42,7 @@ class Data:
     # "a.jsonl=0.7,b.jsonl=0.3"; see data/sources.py.
     train: str = "arithmetic"
     eval: str = "arithmetic"  # problems to evaluate on, written as `train`
-    # Column of the question; "": question, problem or prompt.
-    question_column: str = ""
+    question_column: str = ""  # column of the question; "": question, problem or prompt
     # Column of the reference answer; "": answer, final_answer or expected_answer, else the end of a
     # solution.
     answer_column: str = ""
@@ -156,8 +155,7 @@ class ColdStart:
     learning_rate: Positive[float] = 6e-3  # peak; linear warm-up over 20 steps, then constant
     stop_at_pass_rate: Share = 1.0  # ends the phase once pass@1 on held-out problems reaches it
     check_every: Positive[int] = 50  # steps between those checks
-    # Held-out problems of the training split per check, with one sample each.
-    check_problems: Positive[int] = 128
+    check_problems: Positive[int] = 128  # held-out problems per check, with one sample each
 
 
 # How it runs on devices.
@@ -255,8 +253,7 @@ class Checkpoint:
     # A metric of the step or of an evaluation at it; higher is better. Checkpoints of steps that do
     # not have it are not compared.
     best_metric: str = "eval/pass@1"
-    # Where checkpoints go, such as gs://bucket/run1; "": the run directory.
-    directory: str = ""
+    directory: str = ""  # where checkpoints go, such as gs://bucket/run1; "": the run directory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -278,8 +275,7 @@ class Log:
     max_compiles_after_warmup: Limit[int] = -1
     # Steps after each start of the process in which compiling is expected.
     compile_warmup_steps: NotNegative[int] = 2
-    # What happens when more programs are compiled than that.
-    on_recompile: Literal["warn", "stop"] = "warn"
+    on_recompile: Literal["warn", "stop"] = "warn"  # when more programs are compiled than that
     heartbeat_seconds: NotNegative[float] = 30.0  # a longer phase says what it waits for; 0: never
     profile_steps: StepRange = ()  # these steps are traced into profile/; (): none
 
@@ -307,8 +303,7 @@ class Config:
     # RL also ends after the step in which it has sampled this many tokens (see run/budget.py);
     # 0: by num_steps alone.
     max_sampled_tokens: NotNegative[int] = 0
-    # Start from the parameters of this run directory instead of a cold start; "": do not.
-    init_from: str = ""
+    init_from: str = ""  # run directory to take parameters from, instead of a cold start; "": none
     data: Data = Data()
     verifier: Verifier = Verifier()
     model: Model = Model()

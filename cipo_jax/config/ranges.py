@@ -1,4 +1,4 @@
-"""Which values a key may have, said by the annotation beside it.
+"""Which values a key may have, by the annotation beside it.
 
     num_layers: Positive[int] = 3
     action: Literal["warn", "stop"] = "warn"

@@ -52,9 +52,8 @@ class Section:
 
 def sections() -> list[Section]:
     """The sections in the order of `Config`, the top-level keys first."""
-    named = [(f.name, type(f.default)) for f in dataclasses.fields(Config)]
-    nested = [(name, cls) for name, cls in named if dataclasses.is_dataclass(cls)]
-    return [_section(name, cls) for name, cls in [("", Config), *nested]]
+    nested = [f for f in dataclasses.fields(Config) if dataclasses.is_dataclass(f.default)]
+    return [_section("", Config), *(_section(f.name, type(f.default)) for f in nested)]
 
 
 def reference() -> str:
@@ -75,23 +74,15 @@ def reference() -> str:
 
 
 def _section(name: str, cls: type) -> Section:
-    comments = _comments(cls)
+    comments, keys = _comments(cls), []
     annotations = typing.get_type_hints(cls, include_extras=True)
-    return Section(
-        name=name,
-        about=" ".join((cls.__doc__ or "").split()),
-        keys=tuple(
-            Key(
-                name=f"{name}.{field.name}" if name else field.name,
-                type=_type_name(annotations[field.name]),
-                allowed=_allowed(annotations[field.name]),
-                default=repr(field.default),
-                comment=comments.get(field.name, ""),
-            )
-            for field in dataclasses.fields(cls)
-            if not dataclasses.is_dataclass(field.default)
-        ),
-    )
+    for field in dataclasses.fields(cls):
+        if not dataclasses.is_dataclass(field.default):
+            key, annotation = field.name, annotations[field.name]
+            full, default = f"{name}.{key}" if name else key, repr(field.default)
+            described = _type_name(annotation), _allowed(annotation)
+            keys.append(Key(full, *described, default, comments.get(key, "")))
+    return Section(name, " ".join((cls.__doc__ or "").split()), tuple(keys))
 
 
 def _type_name(annotation: Any) -> str:

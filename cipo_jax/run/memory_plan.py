@@ -45,16 +45,13 @@ class Program:
     """A compiled program; bytes on one device.
 
     Attributes:
-      argument_bytes: what it is given. Of its results, what replaces none of that is in
+      argument_bytes: of what it is given. Results that replace none of that are in
         `temporary_bytes`.
-      flops: as XLA counts them on one device, a loop's body once; None where it does not say.
     """
 
     name: str
     argument_bytes: int
     temporary_bytes: int
-    flops: float | None
-    seconds: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,8 +92,8 @@ class Shapes:
     """What the programs of a run are lowered from.
 
     Attributes:
-      sampler: model, mesh and settings of the engine; with several hosts, all of them as replicas:
-        each samples on its own devices, and a device holds and computes the same.
+      sampler: model, mesh and settings of the engine. With several hosts they are replicas in one
+        mesh: each samples on its own devices, and every device holds and computes the same.
     """
 
     config: Config
@@ -279,20 +276,15 @@ def compile_program(name: str, lowered: jax.stages.Lowered, say: Say) -> Program
     # A peak that counts temporaries knows which of them live at the same time; XLA for TPU has one,
     # XLA for CPU does not.
     beside = memory.peak_memory_in_bytes - arguments
+    temporaries = beside if beside > fresh else memory.temp_size_in_bytes + fresh
     costs: Any = compiled.cost_analysis() or {}
-    program = Program(
-        name=name,
-        argument_bytes=arguments,
-        temporary_bytes=beside if beside > fresh else memory.temp_size_in_bytes + fresh,
-        flops=costs.get("flops"),
-        seconds=time.monotonic() - began,
-    )
-    flops = f", {program.flops:.2e} FLOPs" if program.flops else ""
+    # As XLA counts them on one device, a loop's body once.
+    flops = f", {costs['flops']:.2e} FLOPs" if costs.get("flops") else ""
     say(
-        f"{name:12} arguments {program.argument_bytes / GIB:.3f} GiB, temporaries "
-        f"{program.temporary_bytes / GIB:.3f} GiB{flops}, compiled in {program.seconds:.0f} s"
+        f"{name:12} arguments {arguments / GIB:.3f} GiB, temporaries {temporaries / GIB:.3f} GiB"
+        f"{flops}, compiled in {time.monotonic() - began:.0f} s"
     )
-    return program
+    return Program(name, arguments, temporaries)
 
 
 def _lower(shapes: Shapes, update: Update) -> jax.stages.Lowered:

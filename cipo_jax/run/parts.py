@@ -40,7 +40,7 @@ class Parts:
 
     Attributes:
       attempt: prompts -> verified attempts.
-      isolation: how generated programs are kept from the machine; "" if none are run.
+      isolation: how generated programs are isolated from the machine; "" if none are run.
     """
 
     policy: Policy
@@ -53,8 +53,8 @@ class Parts:
     isolation: str
 
     def end_sampling(self) -> dict[str, float]:
-        """Ends a phase of sampling, which frees the cache's memory. Returns what sampling and
-        verification took in it."""
+        """Ends a phase of sampling, which frees the cache's memory. Returns the phase's measures of
+        sampling and verification."""
         return self.sampler.close() | self.attempt.take_measures()
 
 
@@ -66,7 +66,7 @@ def open_parts(config: Config, hosts: Hosts | None = None) -> Iterator[Parts]:
       hosts: of the run; None: this one alone.
 
     Raises:
-      CipoError: whatever in the config cannot work with the files and devices at hand.
+      CipoError: a value of the config that cannot work with the files and devices here.
     """
     c = config
     hosts = hosts or Hosts()

@@ -228,8 +228,8 @@ def _check_judged(kind: str, parts: Sequence[Part], source: ProblemSource, key: 
             raise CipoError(
                 f"config.verifier.kind: got {kind!r}, but in config.{key} {where} "
                 f"has no {' and no '.join(fields)}; wanted a verifier for such problems ('math' "
-                "goes by answers, 'code' by tests, 'auto' by what there is), or the column's name "
-                "in config.data.answer_column or config.data.tests_column"
+                "needs answers, 'code' tests, 'auto' one of them), or the column's name in "
+                "config.data.answer_column or config.data.tests_column"
             )
 
 

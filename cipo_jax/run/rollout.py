@@ -35,7 +35,7 @@ class Attempter:
       sample: yields this host's share of the completions as they finish.
       stop_strings: texts end before the first of these.
       hosts: from which the attempts of the others are gathered; None: this host alone.
-      heartbeat: told how many completions and verdicts are still to come.
+      heartbeat: shows how many completions and verdicts are still missing.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Attempter:
             left = f"{total - len(pending)} of {total} completions left"
             return f"{left}, {verdicts} verdicts outstanding"
 
-        # A bar for whoever watches a terminal; silent in a pipe.
+        # The bar is shown on a terminal alone.
         with (
             self._heartbeat.waiting(to_come),
             tqdm(total=total, desc=purpose, unit="seq", leave=False, disable=None) as bar,

@@ -1,4 +1,4 @@
-"""A run under way: its parts, where it stands, and what is done around its steps.
+"""A run in progress: its parts, its state, and what is done around its steps.
 
 Decides when a run is evaluated, saved, watched and ended. The steps themselves are in `train.py`.
 """
@@ -33,7 +33,7 @@ EVAL_KEY, TRAIN_KEY = 2, 3  # folded into the run's key, like the cold start's
 
 @dataclasses.dataclass
 class Training:
-    """A run under way: its parts, its records, and where it stands.
+    """A run in progress.
 
     Attributes:
       eval_prompts: of the problems it is evaluated on.
@@ -139,14 +139,14 @@ class Training:
         for firing in firings:
             print(f"health  {firing}; {c.health.action}", flush=True)
             self.record.write(self.step, {f"health/{firing.rule.name}": firing.value}, "health")
-        ill = bool(firings) and c.health.action != "warn"
+        unhealthy = bool(firings) and c.health.action != "warn"
         self.is_over = self._budget.is_over(self.step, self.host.sampled_tokens)
-        self.is_over |= ill and c.health.action == "stop"
+        self.is_over |= unhealthy and c.health.action == "stop"
         if self.is_over or self._evaluation_is_due():
             measures = measures | self.evaluate()
             self.record.report()
         self.checkpoints.check()
-        if self.is_over or ill or self.step % c.checkpoint.every == 0:
+        if self.is_over or unhealthy or self.step % c.checkpoint.every == 0:
             self.save(measures.get(c.checkpoint.best_metric))
 
     def _evaluation_is_due(self) -> bool:

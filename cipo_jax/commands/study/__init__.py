@@ -1,8 +1,8 @@
 """`--mode=study`: methods on tasks over seeds, run, measured and reported.
 
     plan.py       what a study is (`Study`, `Method`), its runs, and the arguments of each
-    queue.py      which run is next when several are under way, and on which cores
-    run.py        carries the runs out, each in processes of its own, and continues after a stop
+    queue.py      which run is next when several run at a time, and on which cores
+    run.py        does the runs, each in processes of its own, and continues after a stop
     measures.py   a run's record, from its directory; measures as functions of records
     report.py     results.json and table.md
     figures.py    learning curves, pass@k, differences

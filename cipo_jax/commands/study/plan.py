@@ -3,7 +3,7 @@
 A study's config file (`configs/studies/*.py`) defines `STUDY`, and `get_config(run)` of it, so that
 `--config=FILE:TASK/METHOD` is an ordinary config. Seed, starting parameters and the budget of
 matched methods are arguments of a run: they depend on runs that are finished by then. How runs are
-carried out is decided in `run.py`.
+done is decided in `run.py`.
 """
 
 import dataclasses

@@ -17,7 +17,7 @@ class Queue:
     needs are done.
 
     Attributes:
-      waiting, done, failed: runs; those under way are in none of the three.
+      waiting, done, failed: runs; those in progress are in none of the three.
     """
 
     def __init__(self, study: Study, runs: Sequence[PlannedRun]) -> None:

@@ -86,7 +86,7 @@ def run_study(
       CipoError: the file defines no study, `only` matches nothing, there are not as many cores as
         `jobs`, another process works on `workdir`, or runs have failed (the others are finished
         first).
-      Preempted: this process, or a run, was asked to end; so were the other runs under way.
+      Preempted: this process, or a run, was asked to end; the other runs were then ended too.
     """
     shares = shares_of_cores(jobs)
     study = load_study(file)
@@ -125,7 +125,7 @@ def _run_all(
 
     @contextlib.contextmanager
     def ending_all() -> Iterator[None]:
-        """If the block fails, no further run starts, and those under way are asked to end."""
+        """If the block fails, no further run starts, and those in progress are asked to end."""
         try:
             yield
         except BaseException:

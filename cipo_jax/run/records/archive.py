@@ -47,7 +47,7 @@ class AttemptArchive:
         self._directory.mkdir(parents=True, exist_ok=True)
 
     def write(self, phase: str, step: int, attempts: Sequence[Attempt]) -> Path:
-        """Writes one file whole, in the place of an earlier one of the same phase and step.
+        """Writes one file whole; it replaces an earlier one of the same phase and step.
 
         Args:
           phase: "train", "eval" or the name of a benchmark.

@@ -88,7 +88,7 @@ def _check_data(file: Path, data: Mapping[str, Mapping[str, Any]]) -> None:
         raise CipoError(
             f"--workdir={file.parent} holds a run that began with other data:\n"
             + "\n".join(changes)
-            + "\nRestore the data to continue that run, or go on from its parameters in another "
+            + "\nRestore the data to continue that run, or start from its parameters in another "
             f"--workdir by --config.init_from={file.parent}"
         )
 

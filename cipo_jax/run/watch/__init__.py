@@ -1,4 +1,4 @@
-"""Watching a run while it goes on.
+"""Watching a run in progress.
 
     heartbeat.py    times of phases, and a line where one takes long
     health.py       limits on metrics, and when their breach is reported
