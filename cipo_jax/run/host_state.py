@@ -1,4 +1,4 @@
-"""What the loop remembers between steps besides the TrainState; part of every checkpoint."""
+"""What the loop remembers between steps in addition to the TrainState; part of every checkpoint."""
 
 import dataclasses
 from typing import Any

@@ -166,8 +166,8 @@ def seed_ratios(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     """[S] each seed's ratio of sums over problems.
 
     Args:
-      above, below: [S, N] numerators and denominators of each seed and problem, as in `estimate`;
-        the problems are the same for all seeds.
+      above, below: [S, N] numerators and denominators, as in `estimate`, of the same problems for
+        all seeds.
 
     Raises:
       ValueError: the shapes differ, or a seed's denominators are all 0.
@@ -189,9 +189,8 @@ def difference_by_seed(
     a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray]
 ) -> Difference:
     """As `over_seeds`, of two methods whose seeds belong together (the same cold start, the same
-    training problems): each resample takes the same seeds and problems of both.
-
-    With few seeds such an interval is too narrow, see `t_interval`.
+    training problems): each resample takes the same seeds and problems of both. With few seeds such
+    an interval is too narrow, see `t_interval`.
 
     Args:
       a, b: (above, below) of each, as in `seed_ratios`.

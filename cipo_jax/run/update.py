@@ -102,7 +102,7 @@ class StateSizes:
 
 
 class Update:
-    """An optimiser's side of the run: its state's shapes, and the compiled update.
+    """The optimiser of a run: the shapes of its state, and the compiled update.
 
     Args:
       token_loss: `PolicyLoss(...)` or `demonstration_loss`.

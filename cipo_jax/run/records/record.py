@@ -1,4 +1,4 @@
-"""What a run leaves to read in its directory: metrics, attempts, texts, a report.
+"""What a run writes in its directory for readers: metrics, attempts, texts, a report.
 
 Only the first host writes: what the others have is the same. A step's attempts are written before
 its metrics line: where there is a line, there are attempts.
