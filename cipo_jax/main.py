@@ -4,10 +4,10 @@
     python -m cipo_jax.main --mode=evaluate --workdir=runs/demo        does something else
 
 The run directory is `--workdir`, by default `runs/<name of the config file>`; the same command
-again continues the run there. Modes that work on a finished run take its own config where --config
-is not given; `--config.section.key` changes it. With a config file, evaluate, generate and parity
-need no run: they take the weights of `--config.model.source=...`. Each mode is described at the
-head of its file in cipo_jax/commands/.
+continues the run there. Modes that work on a finished run use its config where --config is not
+given; `--config.section.key` changes it. With a config file, evaluate, generate and parity need no
+run: they take the weights of `--config.model.source=...`. Each mode is described at the top of its
+file in cipo_jax/commands/.
 
 Your own verifier is `--config.verifier=package.module:function` or `=path/to/file.py:function`,
 short for `--config.verifier.kind`; docs/own_task.md says what such a function is.
@@ -19,8 +19,8 @@ Run directory and checkpoints must be on a file system that all of them see, or 
 bucket (`--config.checkpoint.directory=gs://...`); process 0 alone writes the former.
 
 Mistakes in flags, config or input end with one message and exit status 2; `--traceback` shows where
-they were found. On SIGTERM a training run saves and exits with status 75: whoever started it may
-start it again. `--help` shows this text.
+they were found. On SIGTERM a training run saves and exits with status 75: the same command
+continues it. `--help` shows this text.
 """
 
 import importlib
@@ -32,18 +32,16 @@ from cipo_jax.config.command_line import Mode, help_text, parse
 from cipo_jax.run.hosts.preemption import EXIT_CODE, Preempted
 from cipo_jax.types import CipoError
 
-_COMMANDS = "cipo_jax.commands"
 MODES = (
     Mode(
         "train",
-        "cipo_jax.train",
         "the default: trains, or continues, a run",
         flags=("coordinator", "num_processes", "process_id", "connect_timeout"),
         needs_devices=True,
+        module="cipo_jax.train",
     ),
     Mode(
         "evaluate",
-        f"{_COMMANDS}.evaluate",
         "a checkpoint or a model on benchmarks, or on the config's own problems",
         flags=("step",),
         needs_devices=True,
@@ -51,7 +49,6 @@ MODES = (
     ),
     Mode(
         "generate",
-        f"{_COMMANDS}.generate",
         "what a checkpoint or a model answers to a prompt",
         flags=("prompt", "samples", "step"),
         needs_devices=True,
@@ -59,7 +56,6 @@ MODES = (
     ),
     Mode(
         "export",
-        f"{_COMMANDS}.export",
         "a run's parameters as a Hugging Face directory",
         flags=("output", "step"),
         needs_devices=True,
@@ -67,7 +63,6 @@ MODES = (
     ),
     Mode(
         "parity",
-        f"{_COMMANDS}.parity",
         "the sampler's log-probs against the trainer's, and what makes them differ",
         flags=("step",),
         needs_devices=True,
@@ -75,46 +70,38 @@ MODES = (
     ),
     Mode(
         "compare",
-        f"{_COMMANDS}.compare",
         "runs, given as arguments, at equal steps and at equal sampled tokens",
         takes_paths=True,
     ),
     Mode(
-        "regrade",
-        f"{_COMMANDS}.regrade",
-        "a run's archived attempts verified again, with another verifier",
-        takes_run=True,
+        "regrade", "a run's archived attempts verified again, with another verifier", takes_run=True
     ),
-    Mode("verify", f"{_COMMANDS}.verify", "grades a jsonl file of answers", flags=("input",)),
+    Mode("verify", "grades a jsonl file of answers", flags=("input",)),
     Mode(
         "data",
-        f"{_COMMANDS}.data",
         "what is in the training and evaluation data, and what is wrong with it",
         flags=("output",),
     ),
     Mode(
         "explain",
-        f"{_COMMANDS}.explain",
         "every value and its source, what follows, and what differs from the paper",
         needs_devices=True,
     ),
     Mode(
         "preflight",
-        f"{_COMMANDS}.preflight",
         "memory, disk and data: will training fit? trains nothing",
         flags=("topology", "device_memory"),
         needs_devices=True,
     ),
     Mode(
         "verify_resume",
-        f"{_COMMANDS}.verify_resume",
         "is a killed and continued run the same as an uninterrupted one, to the bit?",
     ),
     Mode(
         "study",
-        f"{_COMMANDS}.study.run",
         "methods x tasks x seeds, with tables and figures",
         flags=("only", "report_only", "jobs"),
+        module="cipo_jax.commands.study.run",
     ),
 )
 
@@ -144,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print("asked to end; the same command continues the run", file=sys.stderr)
         sys.exit(EXIT_CODE)
     except BrokenPipeError:
-        # Whoever read the output has gone, as in `... | head`; Python would fail again at exit.
+        # The reader of the output has ended, as in `... | head`; Python would fail again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
 
@@ -156,7 +143,8 @@ def run(argv: Sequence[str]) -> None:
         from cipo_jax.policy.sharding import make_cpu_devices
 
         make_cpu_devices(invocation.config.mesh.cpu_devices)
-    importlib.import_module(invocation.mode.module).command(invocation)
+    module = invocation.mode.module or f"cipo_jax.commands.{invocation.mode.name}"
+    importlib.import_module(module).command(invocation)
 
 
 def _out_of_memory(error: RuntimeError) -> str:

@@ -8,12 +8,12 @@
     6. controller    rho follows retention
     7. report        metrics, samples on screen, evaluation, checkpoint
 
-SIGTERM abandons the rollout or evaluation under way, saves the last finished step and ends the run.
+SIGTERM abandons the current rollout or evaluation, saves the last finished step and ends the run.
 On several hosts each runs this loop, with the same values: see `run/hosts`.
 
-A resumed run goes on from its checkpoint (parameters, optimiser, and the host state: controller,
-difficulty of problems, health rules, sampled tokens). The rest follows from (seed, step): problems
-are a function of them, sampling keys are folded from them, anchors are drawn from them.
+A resumed run continues from its checkpoint (parameters, optimiser, and the host state: controller,
+difficulty of problems, health rules, sampled tokens). The rest, problems, sampling keys and the
+draw of anchors, is a function of (seed, step).
 """
 
 import contextlib
@@ -34,6 +34,7 @@ from cipo_jax.rl.anchors import select_anchors
 from cipo_jax.rl.optimizer import make_schedule
 from cipo_jax.rl.packing import pad_share
 from cipo_jax.rl.rewards import retention, reward_array
+from cipo_jax.run import streams
 from cipo_jax.run.cold_start import open_material
 from cipo_jax.run.hosts.preemption import Preempted
 from cipo_jax.run.hosts.processes import connect, open_hosts
@@ -45,41 +46,24 @@ from cipo_jax.run.records.checkpoint import Checkpoints, checkpoint_root, origin
 from cipo_jax.run.records.difficulty_file import write_difficulty
 from cipo_jax.run.records.directory import claim_workdir
 from cipo_jax.run.records.record import Record
-from cipo_jax.run.records.terminal import (
-    print_header,
-    print_summary,
-)
+from cipo_jax.run.records.terminal import print_header, print_summary
 from cipo_jax.run.start import frozen_reference, restore_or_begin
-from cipo_jax.run.streams import (
-    base_sequences,
-    choose_prompts,
-    correct_array,
-    correction_sequences,
-    sample_base,
-    sample_corrections,
-    verified_array,
-)
 from cipo_jax.run.training import Training
 from cipo_jax.run.update import make_policy_update
 from cipo_jax.run.watch.compiles import LEDGER_FILE, Ledger, open_compilation_cache
 from cipo_jax.run.watch.profiling import Profile
 from cipo_jax.run.watch.speed import speeds, step_times, update_flops
 
-# The third part of the seeds of host-side draws.
+# The last part of the seeds of host-side draws.
 ANCHOR_STREAM, CURRICULUM_STREAM, MINIBATCH_STREAM = 0, 1, 2
 
 
 def command(invocation: Invocation) -> None:
     """The mode `train`, on this host or as one of several."""
-    flags = invocation.flags
     provenance = invocation.provenance()
-    if flags["coordinator"] is not None:
-        connect(
-            flags["coordinator"],
-            flags["num_processes"],
-            flags["process_id"],
-            flags["connect_timeout"],
-        )
+    if invocation.flags["coordinator"] is not None:
+        names = ("coordinator", "num_processes", "process_id", "connect_timeout")
+        connect(*(invocation.flags[name] for name in names))
     train(invocation.config, invocation.workdir, provenance)
 
 
@@ -111,17 +95,17 @@ def take_step(run: Training) -> None:
     # 1. rollout
     heartbeat.begin("rollout")
     seed = [c.seed, step, CURRICULUM_STREAM]
-    prompts, spares = choose_prompts(
+    prompts, spares = streams.choose_prompts(
         c.rollout, parts.prompts, run.problems, run.host.difficulty, seed, step
     )
-    base = sample_base(parts.attempt, run.state.params, prompts, spares, G, key, verifier)
+    base = streams.sample_base(parts.attempt, run.state.params, prompts, spares, G, key, verifier)
     attempts = base.attempts
 
     # 2. anchors
     heartbeat.begin("correct")
     anchors = select_anchors(
-        correct_array(attempts, G),
-        verified_array(attempts, G),
+        streams.correct_array(attempts, G),
+        streams.verified_array(attempts, G),
         c.num_anchors,
         run.host.replay.rho,
         (c.correction.band_low, c.correction.band_high),
@@ -130,11 +114,10 @@ def take_step(run: Training) -> None:
         np.random.default_rng([c.seed, step, ANCHOR_STREAM]),
     )
     places = zip(anchors.problem, anchors.sample, strict=True)
-    quoted = [attempts[i * G + j] for i, j in places]
+    asked = [parts.prompts.correction(attempts[i * G + j]) for i, j in places]
 
     # 3. correct
-    asked = [parts.prompts.correction(a) for a in quoted]
-    corrections = sample_corrections(parts.attempt, run.state.params, asked, G_c, key)
+    corrections = streams.sample_corrections(parts.attempt, run.state.params, asked, G_c, key)
     sampling = parts.end_sampling()  # the update needs the cache's memory
 
     # 4. advantages
@@ -142,8 +125,8 @@ def take_step(run: Training) -> None:
     limit, risk = c.data.max_completion_tokens, c.correction.lambda_risk
     rewards = reward_array(attempts, G, verifier)
     correction_rewards = reward_array(corrections, G_c, verifier)
-    sequences = base_sequences(attempts, rewards, c.algorithm, limit)
-    sequences += correction_sequences(
+    sequences = streams.base_sequences(attempts, rewards, c.algorithm, limit)
+    sequences += streams.correction_sequences(
         corrections, correction_rewards, anchors.right, risk, c.algorithm, limit
     )
 
@@ -166,7 +149,7 @@ def take_step(run: Training) -> None:
 
     # 6. controller
     rho = run.host.replay.rho
-    kept = retention(correct_array(corrections, G_c), anchors.right)
+    kept = retention(streams.correct_array(corrections, G_c), anchors.right)
     sampled = sum(len(a.completion.tokens) for a in (*base.sampled, *corrections))
     run.host = run.host.after_step(c.rollout, c.replay, base, kept, sampled)
 
@@ -196,7 +179,7 @@ def take_step(run: Training) -> None:
 def open_run(
     config: Config, workdir: Path, provenance: dict[str, dict[str, Any]]
 ) -> Iterator[Training]:
-    """Opens the run in `workdir` where it stands; its last finished step is saved on SIGTERM.
+    """Opens the run in `workdir` at its last finished step, which is saved on SIGTERM.
 
     Raises:
       CipoError: as `train`. Nothing is written before everything has been checked.

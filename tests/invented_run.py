@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from cipo_jax.config.keys import Config
-from cipo_jax.config.resolve import provenance, write_resolved
+from cipo_jax.config.resolve import provenance
 from cipo_jax.run.measures import pass_rate_histogram, reduce_attempts, transitions
 from cipo_jax.run.records.archive import AttemptArchive
+from cipo_jax.run.records.files import write_json
 from cipo_jax.run.records.metrics_file import MetricWriter
 from cipo_jax.types import Attempt, Completion, Outcome, Problem, Prompt, Verdict
 
@@ -53,7 +54,7 @@ def make_run(workdir: Path, steps: int = 60, *, corrections: bool = True) -> Pat
     rng = np.random.default_rng(0)
     workdir.mkdir(parents=True, exist_ok=True)
     changed = Config(num_steps=steps, init_from="runs/cold <1>")
-    write_resolved(workdir / "config.json", provenance(changed, changed, {"num_steps"}))
+    write_json(workdir / "config.json", provenance(changed, changed, {"num_steps"}))
     writer, archive = MetricWriter(workdir, tensorboard=False), AttemptArchive(workdir)
     for step in range(0, 200, 10):
         cold = {"loss/demonstration": 3 * math.exp(-step / 60), "learning_rate": 3e-3}

@@ -13,8 +13,9 @@ import jax
 import pytest
 from places import ROOT
 
-from cipo_jax.config.resolve import provenance, resolve, write_resolved
+from cipo_jax.config.resolve import provenance, resolve
 from cipo_jax.main import main
+from cipo_jax.run.records.files import write_json
 from cipo_jax.types import CipoError
 
 TINY = "--config=tiny.py"
@@ -145,11 +146,7 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
     "no chat template": ([TINY, "--config.data.chat_template=True"], "chat_template", "False"),
     "no such model": ([TINY, "--config.model.source=nowhere"], "nowhere", "Qwen/Qwen3-4B"),
     "model not on the hub": ([TINY, "--config.model.source=a/b"], "'a/b'", "HF_HUB_OFFLINE"),
-    "model without files": (
-        [TINY, "--config.model.source=no_files"],
-        "no_files",
-        "config.json",
-    ),
+    "model without files": ([TINY, "--config.model.source=no_files"], "no_files", "config.json"),
     "unknown architecture": ([TINY, "--config.model.source=neox"], "GPTNeoX", "Qwen3For"),
     "tokenizer of another model": ([TINY, "--config.model.source=small"], "20", "belongs"),
     "longer than the model": ([TINY, "--config.model.source=short"], "64 positions", "max_"),
@@ -183,11 +180,7 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
         "weight",
     ),
     "prompt over budget": ([TINY, "--config.data.train=long.jsonl"], "long.jsonl", "max_prompt"),
-    "letters it has no tokens for": (
-        [TINY, "--config.data.train=foreign.jsonl"],
-        "ß",
-        "tokenizer",
-    ),
+    "letters it has no tokens for": ([TINY, "--config.data.train=foreign.jsonl"], "ß", "tokenizer"),
     "no tests for a code verifier": (
         [TINY, *GOOD, "--config.verifier=code"],
         "good.jsonl:1 has no tests",
@@ -279,7 +272,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ):
         other = resolve(changes)
         (tmp_path / name).mkdir()
-        write_resolved(tmp_path / name / "config.json", provenance(other, other, set()))
+        write_json(tmp_path / name / "config.json", provenance(other, other, set()))
     return tmp_path
 
 
@@ -294,8 +287,7 @@ IMPORT_MUCH = ("tokenizer without files", "unknown tfds data")  # transformers, 
 
 
 @pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=pytest.mark.slow if n in IMPORT_MUCH else ()) for n in MISTAKES],
+    "name", [pytest.param(n, marks=pytest.mark.slow if n in IMPORT_MUCH else ()) for n in MISTAKES]
 )
 def test_mistakes_are_explained(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     arguments, wrong, right = MISTAKES[name]

@@ -2,8 +2,8 @@
 
     python -m cipo_jax.main --mode=compare runs/cipo-* runs/grpo-* [--workdir=runs/comparison]
 
-Runs whose configs differ in nothing but the seed (and what cannot change results) are one method;
-the first run's method is the baseline. Curves at equal steps flatter a method that samples more per
+Runs whose configs differ only in the seed (and in what cannot change results) are one method; the
+first run's method is the baseline. Curves at equal steps flatter a method that samples more per
 step, so everything is shown twice: against steps, and against sampled tokens.
 
 Paired tests use the archived attempts of evaluations, problem by problem. This file decides which
@@ -23,7 +23,7 @@ import numpy as np
 
 from cipo_jax.config.command_line import Invocation
 from cipo_jax.config.keys import Config, flatten
-from cipo_jax.config.resolve import read_resolved
+from cipo_jax.config.resolve import read_values
 from cipo_jax.report.comparison import (
     draw_curves,
     line_styles,
@@ -38,7 +38,7 @@ from cipo_jax.types import CipoError
 
 # Keys in which the runs of one method may differ.
 _SAME_METHOD = ("seed", "log.", "mesh.", "checkpoint.", "eval.", "verifier.workers")
-# Evaluations that stand for equal compute may be over the budget by this share.
+# Evaluations at equal compute may exceed the budget by this share.
 _TOLERANCE = 0.05
 _CURVES = ("pass@1", "correction/accuracy_after", "correction/w2r")
 
@@ -51,7 +51,6 @@ class ComparedRun:
     """A run directory, read.
 
     Attributes:
-      path: the directory.
       config: {"section.key": value} without the keys that may differ within a method.
       curve: of the run's own evaluations, at least one.
     """
@@ -61,12 +60,12 @@ class ComparedRun:
     curve: LearningCurve
 
     def latest(self, column: str, most: float) -> dict[str, Any]:
-        """The last evaluation whose "step" or "tokens" is at most so large, else the first."""
+        """The last evaluation whose "step" or "tokens" is at most `most`, else the first."""
         place = max(sum(value <= most for value in self.curve[column]) - 1, 0)
         return {name: values[place] for name, values in self.curve.items()}
 
 
-# Runs that differ in nothing but the seed, by the name of their method.
+# Runs that differ only in the seed, by the name of their method.
 Methods = dict[str, list[ComparedRun]]
 
 
@@ -75,14 +74,12 @@ class Comparison:
     """One method against the baseline on one set of problems.
 
     Attributes:
-      method, baseline: names.
       at: "equal steps", "equal tokens" or "evaluations".
       measure: what is compared, such as "eval pass@1".
       values: means of (method, baseline).
       difference: method minus baseline, paired by problem.
       only_method, only_baseline, p_mcnemar: McNemar's test; a problem counts as solved where more
         than half of the attempts of all seeds are right.
-      problems: how many.
     """
 
     method: str
@@ -115,10 +112,8 @@ def compare(paths: Sequence[Path], out: Path) -> list[Comparison]:
     curves = {name: [run.curve for run in runs] for name, runs in methods.items()}
     last_step = min(curve["step"][-1] for seeds in curves.values() for curve in seeds)
     budget = min(curve["tokens"][-1] for seeds in curves.values() for curve in seeds)
-    limits = {
-        "equal steps": ("step", last_step),
-        "equal tokens": ("tokens", budget * (1 + _TOLERANCE)),
-    }
+    most = budget * (1 + _TOLERANCE)
+    limits = {"equal steps": ("step", last_step), "equal tokens": ("tokens", most)}
 
     comparisons, notes = [], []
     for at, limit in limits.items():
@@ -172,18 +167,13 @@ def load_run(path: Path) -> ComparedRun:
     """Reads config and metrics of a run directory.
 
     Raises:
-      CipoError: it is none, or nothing was evaluated or sampled there.
+      CipoError: it is not one, or nothing was evaluated or sampled there.
     """
     if not (path / "config.json").is_file():
         raise CipoError(f"{path}: is not a run directory (no config.json)")
-    # A run of before a key existed behaved as its default does.
+    # A run from before a key existed behaved as its default does.
     flat: dict[str, Any] = json.loads(json.dumps(flatten(Config())))
-    for section, value in read_resolved(path / "config.json").items():
-        flat |= (
-            {f"{section}.{k}": v for k, v in value.items()}
-            if isinstance(value, dict)
-            else {section: value}
-        )
+    flat |= read_values(path / "config.json")
     # A seed has its own warmed-up parameters; whether there are any is the method's.
     flat["init_from"] = bool(flat.get("init_from"))
     config = {k: v for k, v in flat.items() if not k.startswith(_SAME_METHOD)}
@@ -236,41 +226,30 @@ def outcomes(path: Path, phase: str, step: int) -> Outcomes:
 
 
 def _with_baseline(at: str, tables: dict[str, list[Outcomes]]) -> list[Comparison]:
-    """Each method with the first, which is the baseline."""
-    baseline, *others = tables
-    return [c for method in others for c in _compare_pair(at, method, baseline, tables)]
-
-
-def _compare_pair(
-    at: str, method: str, baseline: str, tables: dict[str, list[Outcomes]]
-) -> list[Comparison]:
-    """Every measure that all runs of both methods have, on the problems that all have.
+    """Each method with the first, which is the baseline: every measure that all runs of both have,
+    on the problems that all have.
 
     Args:
       tables: method -> the outcomes of each run.
     """
-    runs = [*tables[method], *tables[baseline]]
+    baseline, *others = tables
     comparisons = []
-    for measure in sorted(set.intersection(*map(set, runs))):
-        problems = sorted(set.intersection(*(set(run[measure]) for run in runs)))
-        if not problems:
-            continue
-        a, b = (
-            np.array([[np.mean(run[measure][p]) for p in problems] for run in tables[name]])
-            for name in (method, baseline)
-        )
-        comparisons.append(
-            Comparison(
-                method,
-                baseline,
-                at,
-                measure,
-                (float(a.mean()), float(b.mean())),
-                paired_difference(a, b),
-                *mcnemar(a.mean(axis=0) > 0.5, b.mean(axis=0) > 0.5),
-                len(problems),
+    for method in others:
+        runs = [*tables[method], *tables[baseline]]
+        for measure in sorted(set.intersection(*map(set, runs))):
+            problems = sorted(set.intersection(*(set(run[measure]) for run in runs)))
+            if not problems:
+                continue
+            a, b = (
+                np.array([[np.mean(run[measure][p]) for p in problems] for run in tables[name]])
+                for name in (method, baseline)
             )
-        )
+            means = float(a.mean()), float(b.mean())
+            solved = mcnemar(a.mean(axis=0) > 0.5, b.mean(axis=0) > 0.5)
+            difference, total = paired_difference(a, b), len(problems)
+            comparisons.append(
+                Comparison(method, baseline, at, measure, means, difference, *solved, total)
+            )
     return comparisons
 
 

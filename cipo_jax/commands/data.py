@@ -6,7 +6,7 @@ prints the sources with their fingerprints; how long prompts are in tokens and w
 the budget; repeated questions; questions that `data.eval` or `eval.suites` also have; reference
 answers that the verifier cannot read; one base prompt and one correction prompt as the policy sees
 them. `--output=kept.jsonl` also writes the problems that `data.drop` keeps. Nothing here uses an
-accelerator. An embedded task makes as many problems as are wanted: the first step's are looked at.
+accelerator. An embedded task makes any number of problems: those of the first step are checked.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ from cipo_jax.run.records.files import replacing
 from cipo_jax.types import Attempt, CipoError, Completion, Outcome, Problem, Verdict
 
 _SHOWN = 5  # examples of each kind of finding
-_GENERATED = 256  # problems of a generator that are looked at
+_GENERATED = 256  # problems of a generator that are checked
 _BINS, _BAR = 10, 40  # rows and width of the histogram
 
 
@@ -88,13 +88,13 @@ def _print_sources(name: str, data: Data, parts: Sequence[mixture.Part]) -> None
     total = sum(part.weight or 0.0 for part in parts)
     for source, about in mixture.fingerprints(parts, generated).items():
         part = next(part for part in parts if part.name == source)
-        size = "unlimited" if part.placed is None else f"{len(part.placed)} problems"
-        kinds = ""
+        size = "unlimited"
         if part.placed is not None:
             tested = sum(p.problem.tests is not None for p in part.placed)
-            kinds = f", {len(part.placed) - tested} with an answer, {tested} with tests"
+            size = f"{len(part.placed)} problems, {len(part.placed) - tested} with an answer, "
+            size += f"{tested} with tests"
         weight = f", {part.weight / total:.1%} of the mixture" if part.weight else ""
-        print(f"{name:<6} {source}: {size}{kinds}{weight}, fingerprint {about['fingerprint']}")
+        print(f"{name:<6} {source}: {size}{weight}, fingerprint {about['fingerprint']}")
 
 
 def _print_lengths(config: Config, placed: Sequence[Placed], prompts: PromptWriter) -> list[Placed]:
@@ -112,10 +112,8 @@ def _print_lengths(config: Config, placed: Sequence[Placed], prompts: PromptWrit
         return []
     base = np.array([m[1] for m in measured])
     _print_histogram("base prompts", base, d.max_prompt_tokens, "data.max_prompt_tokens")
-    long = [
-        f"{at.where}: {length} tokens" for at, length, _ in measured if length > d.max_prompt_tokens
-    ]
-    if long:
+    over = [(at, length) for at, length, _ in measured if length > d.max_prompt_tokens]
+    if long := [f"{at.where}: {length} tokens" for at, length in over]:
         _print_findings("prompts over data.max_prompt_tokens", long, len(measured))
     if config.correction.weight > 0:
         # A row of the train step holds the prompt and its completion.
@@ -157,12 +155,10 @@ def _print_overlap(config: Config, placed: Sequence[Placed]) -> None:
         return
     n = config.data.overlap_words
     matches = problem_sets.overlap(config.data, config.eval, placed)
-    lines = [
-        f"{placed[m.position].where}: "
-        + (f"shares {m.words!r} with" if m.words else "is the same as")
-        + f" {m.evaluation}"
-        for m in matches
-    ]
+    lines = []
+    for m in matches:
+        how = f"shares {m.words!r} with" if m.words else "is the same as"
+        lines.append(f"{placed[m.position].where}: {how} {m.evaluation}")
     exact = sum(not m.words for m in matches)
     against = ", ".join(("data.eval", *config.eval.suites))
     title = f"questions also in {against} ({exact} equal, {len(matches) - exact} by {n} words)"
@@ -181,18 +177,15 @@ def _print_findings(title: str, lines: Sequence[str], total: int) -> None:
 def _print_prompts(prompts: PromptWriter, problem: Problem, show: Callable) -> None:
     """A base prompt, and a correction prompt that quotes the source's own solution or "..."."""
     base = prompts.base(problem)
-    _print_prompt("base prompt", show, base.tokens)
     solution = problem.meta.get("solution")
     text = solution if isinstance(solution, str) else "..."
     nothing = Completion(np.zeros(0, np.int32), np.zeros(0, np.float32), finished=True)
     attempt = Attempt(base, nothing, text, Verdict(Outcome.WRONG))
     correction = prompts.correction(attempt)
     cut = ", the attempt cut in the middle" if correction.trimmed else ""
-    _print_prompt(f"correction prompt{cut}", show, correction.tokens)
-
-
-def _print_prompt(title: str, show: Callable, tokens: np.ndarray) -> None:
-    print(f"\n----- {title}, {len(tokens)} tokens -----\n{show(tokens)}\n----- end -----")
+    for title, prompt in (("base prompt", base), (f"correction prompt{cut}", correction)):
+        head = f"----- {title}, {len(prompt.tokens)} tokens -----"
+        print(f"\n{head}\n{show(prompt.tokens)}\n----- end -----")
 
 
 def _write_kept(parts: Sequence[mixture.Part], reasons: dict[str, str], file: Path) -> None:

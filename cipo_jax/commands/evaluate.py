@@ -3,7 +3,7 @@
     1. data      load every suite, check every row, name answers that cannot be read
     2. prompts   build them all, so that a question that is too long is found now
     3. model     restore the parameters
-    4. suites    sample, verify, estimate; suites that are asked alike share a sampler
+    4. suites    sample, verify, estimate; suites with the same settings share a sampler
     5. results   <workdir>/evaluations/<name>/: results.json, table.md, attempts/*.jsonl.gz
 
 Steps 1 and 2 need no accelerator. How attempts are sampled and judged is decided in
@@ -24,6 +24,7 @@ from cipo_jax.config.keys import Config
 from cipo_jax.data.benchmarks.rows import Item
 from cipo_jax.data.benchmarks.suites import CORRECT, CRITIQUE, LoadedSuite, Suite, load_suite
 from cipo_jax.policy.model import Params
+from cipo_jax.report.comparison import markdown_table
 from cipo_jax.run.evaluate import SameAnswers, evaluate, evaluate_corrections, evaluate_critiques
 from cipo_jax.run.parameters import find_parameters, load_parameters
 from cipo_jax.run.parts import Parts, open_parts, open_prompts, open_tokenizer
@@ -42,15 +43,14 @@ _EVAL_KEY = 2  # folded into the run's key, as in training: equal problems give 
 
 def command(invocation: Invocation) -> None:
     """The mode."""
-    step = invocation.flags["step"] or "latest"
-    evaluate_run(invocation.config, invocation.workdir, step)
+    evaluate_run(invocation.config, invocation.workdir, invocation.flags["step"])
 
 
 def evaluate_run(config: Config, workdir: Path, step: str = "latest") -> Path | None:
     """Evaluates, writes the results, prints the table.
 
     Args:
-      config: that of the run; `config.eval` says on what.
+      config: of the run; `config.eval` says on what it is evaluated.
       workdir: a run directory, or, with `config.model.source`, any directory for the results.
       step: "latest", "best" (by pass@1 of the run's own evaluations) or a number of steps.
 
@@ -80,23 +80,20 @@ def evaluate_run(config: Config, workdir: Path, step: str = "latest") -> Path | 
     results: dict[str, Any] = {}
     params: Params | None = None
     archive = AttemptArchive(directory)
+    grouped: dict[Config, list[LoadedSuite]] = {}  # suites with the same settings
+    for member in loaded:
+        grouped.setdefault(_suite_config(c, member.suite), []).append(member)
     with open_pool(c.verifier, "math") as equality:
-        for suite_config, members in _asked_alike(c, loaded):
+        same = _same_answers(equality) if c.eval.majority else None
+        for suite_config, members in grouped.items():
             with open_parts(suite_config) as parts:
                 params = params or load_parameters(c, parts.policy, place)
                 for member in members:
-                    metrics, attempts = evaluate_suite(
-                        member,
-                        suite_config,
-                        parts,
-                        params,
-                        _same_answers(equality) if c.eval.majority else None,
-                    )
+                    metrics, attempts = evaluate_suite(member, suite_config, parts, params, same)
                     archive.write(member.suite.name, taken, attempts)
-                    results[member.suite.name] = _summary(member, suite_config, metrics, attempts)
-                    results[member.suite.name]["unread_answers"] = [
-                        line for line in unread if line.startswith(member.source)
-                    ]
+                    summary = _summary(member, suite_config, metrics, attempts)
+                    of_suite = [line for line in unread if line.startswith(member.source)]
+                    results[member.suite.name] = summary | {"unread_answers": of_suite}
     model = c.model.source if place is None else str(place.directory.parent)
     document = {"model": model, "step": taken, "name": name, "suites": results}
     write_json(directory / "results.json", document)
@@ -142,8 +139,7 @@ def evaluate_suite(
     Args:
       config: as `_suite_config` gives it; `parts` are opened with it.
     """
-    suite, items = loaded.suite, loaded.items
-    samples = config.eval.samples
+    suite, items, samples = loaded.suite, loaded.items, config.eval.samples
     key = jax.random.fold_in(jax.random.key(config.seed), _EVAL_KEY)
     if suite.name != OWN:
         key = jax.random.fold_in(key, zlib.crc32(suite.name.encode()))
@@ -151,19 +147,10 @@ def evaluate_suite(
     groups = [item.group or item.problem.id for item in items]
     if suite.task == CORRECT:
         anchors = [_given(item, prompt) for item, prompt in zip(items, asked, strict=True)]
-        return evaluate_corrections(
-            parts.attempt,
-            params,
-            anchors,
-            parts.prompts.correction,
-            samples=samples,
-            key=key,
-            groups=groups,
-        )
+        write = parts.prompts.correction
+        return evaluate_corrections(parts.attempt, params, anchors, write, samples, key, groups)
     if suite.task == CRITIQUE:
-        return evaluate_critiques(
-            parts.attempt, params, asked, samples=samples, key=key, groups=groups
-        )
+        return evaluate_critiques(parts.attempt, params, asked, samples, key, groups)
     given: Sequence[Attempt] = ()
     if suite.name == OWN:
         given = given_attempts(config.data.eval, config.eval.given_attempts, asked)
@@ -183,57 +170,39 @@ def evaluate_suite(
 
 def format_table(document: Mapping[str, Any]) -> str:
     """The results as a markdown table, a row for each metric."""
-    lines = [
-        f"# {document['model']}, step {document['step']}",
-        "",
-        "| suite | problems | samples | temperature | metric | value | 95% interval |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    rows = []
     for name, suite in document["suites"].items():
-        head = f"| {name} | {suite['problems']} | {suite['samples']} | {suite['temperature']:g} "
+        head = (name, suite["problems"], suite["samples"], f"{suite['temperature']:g}")
         for metric, e in suite["metrics"].items():
             digits = 1 if metric.startswith("length") else 3
             value, low, high = (f"{e[k]:.{digits}f}" for k in ("value", "low", "high"))
-            lines.append(f"{head}| {metric} | {value} | {low} to {high} |")
-    return "\n".join(lines) + "\n"
+            rows.append((*head, metric, value, f"{low} to {high}"))
+    titles = ("suite", "problems", "samples", "temperature", "metric", "value", "95% interval")
+    title = f"# {document['model']}, step {document['step']}"
+    return "\n".join([title, "", *markdown_table(titles, rows)]) + "\n"
 
 
 def _suite_config(config: Config, suite: Suite) -> Config:
     """The config under which a suite is asked: its templates, temperature and samples."""
-    e, kind = config.eval, config.verifier.kind
+    e, kind, replace = config.eval, config.verifier.kind, dataclasses.replace
     samples, temperature = suite.samples, suite.temperature
     if suite.name != OWN:
         samples = e.suite_samples or samples
         temperature = temperature if e.suite_temperature == -1 else e.suite_temperature
-    return dataclasses.replace(
-        config,
-        data=dataclasses.replace(
-            config.data,
-            prompt_template=suite.prompt,
-            correction_template=suite.correction_prompt,
-        ),
-        sampling=dataclasses.replace(config.sampling, temperature=temperature),
-        # Suites mix questions with answers and with tests.
-        verifier=dataclasses.replace(
-            config.verifier, kind="auto" if kind in ("math", "code") else kind
-        ),
-        eval=dataclasses.replace(
-            e,
-            samples=samples,
-            pass_at=tuple(k for k in suite.pass_at if k <= samples),
-            corrected_attempts=1 if suite.task == CORRECT else e.corrected_attempts,
-        ),
+    pass_at = tuple(k for k in suite.pass_at if k <= samples)
+    corrected = 1 if suite.task == CORRECT else e.corrected_attempts
+    # Suites mix questions with answers and with tests.
+    kind = "auto" if kind in ("math", "code") else kind
+    data = replace(
+        config.data, prompt_template=suite.prompt, correction_template=suite.correction_prompt
     )
-
-
-def _asked_alike(
-    config: Config, loaded: Sequence[LoadedSuite]
-) -> list[tuple[Config, list[LoadedSuite]]]:
-    """The suites by their config, in order of first appearance."""
-    grouped: dict[Config, list[LoadedSuite]] = {}
-    for member in loaded:
-        grouped.setdefault(_suite_config(config, member.suite), []).append(member)
-    return list(grouped.items())
+    return replace(
+        config,
+        data=data,
+        sampling=replace(config.sampling, temperature=temperature),
+        verifier=replace(config.verifier, kind=kind),
+        eval=replace(e, samples=samples, pass_at=pass_at, corrected_attempts=corrected),
+    )
 
 
 def _check_lengths(config: Config, loaded: Sequence[LoadedSuite]) -> None:

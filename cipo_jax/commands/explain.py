@@ -4,8 +4,8 @@
     derived   what follows: completions, anchors, tokens, prompt budgets, rows, parameters
     paper     the settings known from the paper, and where this config differs
 
-What depends on files or devices that are not there is said to be unknown, with the reason. Memory
-and compilation are `preflight.py`'s.
+What depends on missing files or devices is shown as unknown, with the reason. Memory and
+compilation are decided in `preflight.py`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,11 +15,11 @@ from typing import Any
 from cipo_jax.config.command_line import Invocation
 from cipo_jax.config.keys import Config, flatten
 from cipo_jax.run.parts import longest_prompt, open_mesh, open_policy, open_prompts, open_tokenizer
+from cipo_jax.run.records.terminal import shortened
 from cipo_jax.run.update import make_policy_update
 from cipo_jax.types import CipoError
 
-# Settings known from arXiv 2605.14539 or summaries of it, and how they are known. Everything else
-# is ours; docs/cipo_step_by_step.md lists it.
+# Settings known from arXiv 2605.14539 or summaries of it, and how they are known.
 _PAPER, _READ = "paper", "as a public reimplementation reads it"
 PAPER: dict[str, tuple[Any, str]] = {
     "model.source": (("Qwen3-4B", "Seed-Coder-8B"), _PAPER),  # math and code
@@ -53,21 +53,21 @@ def explain(config: Config, values: Mapping[str, Mapping[str, Any]]) -> None:
     print("config")
     width = max(map(len, values))
     for key, entry in values.items():
-        print(f"  {key:{width}}  {_short(repr(entry['value'])):40}  {entry['source']}")
+        print(f"  {key:{width}}  {shortened(repr(entry['value']), 60):40}  {entry['source']}")
     print("\nderived")
     for name, value in derived(config):
         print(f"  {name:20}  {value}")
     print("\npaper")
     for key, here, verdict in paper_settings(config):
-        print(f"  {key:{width}}  {_short(here):40}  {verdict}")
+        print(f"  {key:{width}}  {shortened(here, 60):40}  {verdict}")
     if not config.correction.weight:
         print("  correction.weight = 0: this is GRPO, the correction stream is off")
     print("  Whatever is not listed is not known of the paper: see docs/cipo_step_by_step.md")
 
 
 def derived(config: Config) -> list[Row]:
-    """(name, value) of what follows from the config. What needs something that is not there ends
-    the list, with the reason."""
+    """(name, value) of what follows from the config. It ends where something needed is missing,
+    with the reason."""
     rows = list(_step(config))
     try:
         rows.extend(_parts(config))
@@ -97,11 +97,9 @@ def _step(config: Config) -> Iterator[Row]:
     limit = config.data.max_completion_tokens
     yield "method", f"CIPO, lambda {k.weight:g}" if k.weight else "GRPO (correction.weight = 0)"
     yield "anchors", f"{anchors} a step"
-    yield (
-        "completions",
-        f"{completions} a step: {r.problems_per_step} problems x {r.group_size} attempts"
-        + (f" + {anchors} anchors x {k.group_size} corrections" if anchors else ""),
-    )
+    each = f"{r.problems_per_step} problems x {r.group_size} attempts"
+    each += f" + {anchors} anchors x {k.group_size} corrections" if anchors else ""
+    yield "completions", f"{completions} a step: {each}"
     yield "sampled tokens", f"at most {completions * limit:,} a step, {limit:,} a completion"
     if r.max_refills:
         yield "dynamic sampling", f"at most {r.max_refills} x {base} completions more"
@@ -132,28 +130,16 @@ def _parts(config: Config) -> Iterator[Row]:
         )
     mesh = open_mesh(c.mesh)
     policy = open_policy(c, tokenizer, mesh, longest)
-    yield (
-        "longest sequence",
-        f"{longest + policy.longest_completion:,} tokens; a row holds {c.batch.row_tokens:,}"
-        + (f", the model {policy.model.max_positions:,}" if c.model.source else ""),
-    )
+    total = longest + policy.longest_completion
+    limit = f", the model {policy.model.max_positions:,}" if c.model.source else ""
+    yield "longest sequence", f"{total:,} tokens; a row holds {c.batch.row_tokens:,}{limit}"
     axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
     yield "mesh", f"{axes} on {mesh.size} x {mesh.devices.flat[0].device_kind}"
     update = make_policy_update(c, policy, lambda _: c.optimizer.learning_rate)
     sizes, model = update.sizes, policy.model
-    yield (
-        "parameters",
-        f"{sizes.parameters:,} in {model.num_layers} layers, vocabulary "
-        f"{model.vocab_size:,}: {sizes.weight_bytes / 2**20:,.1f} MiB in {model.param_dtype}",
-    )
+    count = f"{sizes.parameters:,} in {model.num_layers} layers, vocabulary {model.vocab_size:,}"
+    yield "parameters", f"{count}: {sizes.weight_bytes / 2**20:,.1f} MiB in {model.param_dtype}"
     yield "state", f"{sizes.device_bytes / 2**20:,.1f} MiB a device: parameters and optimiser"
     _, microbatches, rows, tokens = update.abstract_batch.tokens.shape
-    yield (
-        "an update",
-        f"{microbatches} microbatches x {rows} rows x {tokens:,} tokens: room for "
-        f"{microbatches * rows * tokens:,}",
-    )
-
-
-def _short(text: str, limit: int = 60) -> str:
-    return text if len(text) <= limit else text[: limit - 3] + "..."
+    shape = f"{microbatches} microbatches x {rows} rows x {tokens:,} tokens"
+    yield "an update", f"{shape}: room for {microbatches * rows * tokens:,}"

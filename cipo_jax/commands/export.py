@@ -38,16 +38,14 @@ _TOKENIZER_FILES = (
 
 def command(invocation: Invocation) -> None:
     """The mode."""
-    output, step = invocation.flags["output"], invocation.flags["step"]
-    export(
-        invocation.config, invocation.workdir, Path(output) if output else None, step or "latest"
-    )
+    output = Path(flag) if (flag := invocation.flags["output"]) else None
+    export(invocation.config, invocation.workdir, output, invocation.flags["step"])
 
 
 def export(config: Config, workdir: Path, output: Path | None, step: str = "latest") -> Path:
     """Writes the parameters of the run in `workdir` so that transformers loads them.
 
-    Only parameters are read, not the optimiser's state, so it takes the memory of the model alone.
+    Only parameters are read, not the optimiser's state: that takes the memory of the model alone.
 
     Args:
       output: must not exist yet, or be empty; None: `workdir`/hf-<phase>-<step>.
@@ -71,20 +69,15 @@ def export(config: Config, workdir: Path, output: Path | None, step: str = "late
     output = output or workdir / f"hf-{place.name}"
     require_unused(output)
     params, model_config = load_parameters(config, policy, place), policy.model
-    source = None
-    if config.model.source:
-        source = model_directory(config.model.source)
-    else:
-        # Rows of training are the longest context that this model has been shown.
+    source = model_directory(config.model.source) if config.model.source else None
+    if source is None:
+        # Rows of training are the longest context that this model has seen.
         model_config = dataclasses.replace(model_config, max_positions=config.batch.row_tokens)
     add_files, about = _tokenizer_files(config, tokenizer, source)
     with jax.set_mesh(policy.mesh):
         export_hf(params, model_config, output, source, add_files=add_files)
     print(f"{output}: parameters of {place}\ntokenizer: {about}", flush=True)
     return output
-
-
-# Tokenizers.
 
 
 def _tokenizer_files(

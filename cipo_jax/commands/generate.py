@@ -25,22 +25,12 @@ from cipo_jax.types import CipoError, Completion, Problem
 
 def command(invocation: Invocation) -> None:
     """The mode."""
-    flags = invocation.flags
-    generate(
-        invocation.config,
-        invocation.workdir,
-        flags["prompt"] or [],
-        flags["samples"],
-        flags["step"] or "latest",
-    )
+    flags, prompts = invocation.flags, invocation.flags["prompt"] or []
+    generate(invocation.config, invocation.workdir, prompts, flags["samples"], flags["step"])
 
 
 def generate(
-    config: Config,
-    workdir: Path,
-    questions: Sequence[str],
-    samples: int = 1,
-    step: str = "latest",
+    config: Config, workdir: Path, questions: Sequence[str], samples: int = 1, step: str = "latest"
 ) -> list[str]:
     """Samples completions of each question, prints them and returns their texts, question-major.
 
@@ -97,19 +87,12 @@ def generate(
 
 
 def settled_text(text: str, stop_strings: Sequence[str]) -> str:
-    """The part of an unfinished completion's text that further tokens will not change: without a
-    character that is not complete and without what may become a stop string."""
+    """The part of an unfinished completion's text that further tokens will not change: without an
+    incomplete character and without what may become a stop string."""
     text = text.rstrip("\ufffd")
-    held = max(
-        (
-            n
-            for stop in stop_strings
-            for n in range(1, min(len(stop), len(text)) + 1)
-            if text.endswith(stop[:n])
-        ),
-        default=0,
-    )
-    return text[: len(text) - held]
+    starts = [stop[:n] for stop in stop_strings for n in range(1, len(stop) + 1)]
+    kept = max((len(start) for start in starts if text.endswith(start)), default=0)
+    return text[: len(text) - kept]
 
 
 def _summary(completion: Completion, tokenizer: Tokenizer) -> str:

@@ -21,13 +21,12 @@ READER = "cipo_jax.verifiers.math.gold:read_gold"
 
 @dataclasses.dataclass(frozen=True)
 class GoldResult:
-    """What became of one kind of text of one suite.
+    """The verdicts on one kind of text of one suite.
 
     Attributes:
-      suite: its name.
       kind: "answer", "solution" or "given".
       total: how many were verified.
-      failures: (place, id, verdict, what was expected) of those that came out otherwise.
+      failures: (place, id, verdict, expected) of those whose verdict was not the expected one.
     """
 
     suite: str
@@ -47,8 +46,7 @@ def unread_answers(placed: Iterable[tuple[str, Problem]], verifier: Verifier) ->
     """One line, with file and line, for each reference answer that cannot be read.
 
     Args:
-      placed: (place, problem); problems without an answer are passed over.
-      verifier: settings of the workers that read.
+      placed: (place, problem); problems without an answer are skipped.
     """
     with_answer = [(where, p) for where, p in placed if p.answer is not None]
     if not with_answer:

@@ -3,9 +3,8 @@
     python -m cipo_jax.main --mode=parity --config=configs/math.py --workdir=runs/x
 
 The policy gradient's importance ratio is taken between the two. Where they differ by more than
-float32 rounding, one thing at a time is switched to its neutral value in both; what makes the
-difference go away is its cause. Each line samples anew, by the programs and functions that training
-uses, so a switch shows whatever of them it touches.
+float32 rounding, one thing at a time is switched to its neutral value in both; what removes the
+difference is its cause. Each line samples anew, with the programs and functions of training.
 
     cache_dtype    keys and values in float32
     compute_dtype  activations in float32
@@ -57,7 +56,7 @@ class Setting:
 
 @dataclasses.dataclass(frozen=True)
 class Mismatch:
-    """Of the sampler's log-probs from the trainer's, over the sampled tokens.
+    """How far the sampler's log-probs are from the trainer's, over the sampled tokens.
 
     Attributes:
       mean, max: absolute difference, nats.
@@ -74,7 +73,7 @@ def command(invocation: Invocation) -> None:
     """The mode. The default run directory is taken if there is a run, else random parameters."""
     workdir = invocation.workdir
     named = invocation.workdir_given or (workdir / "config.json").is_file()
-    parity(invocation.config, workdir if named else None, invocation.flags["step"] or "latest")
+    parity(invocation.config, workdir if named else None, invocation.flags["step"])
 
 
 def parity(config: Config, workdir: Path | None = None, step: str = "latest") -> list[str]:
@@ -89,10 +88,8 @@ def parity(config: Config, workdir: Path | None = None, step: str = "latest") ->
     """
     c = config
     if c.sampling.temperature == 0:
-        raise CipoError(
-            "config.sampling.temperature: got 0.0, wanted a value > 0: the trainer scores under "
-            "a distribution, and greedy sampling has none"
-        )
+        reason = "the trainer scores under a distribution, and greedy sampling has none"
+        raise CipoError(f"config.sampling.temperature: got 0.0, wanted a value > 0: {reason}")
     place = None if workdir is None else find_parameters(c, workdir, step)
     tokenizer = open_tokenizer(c)
     mesh = open_mesh(c.mesh)
@@ -144,20 +141,18 @@ def measure(
 ) -> Mismatch:
     """Samples completions of evaluation problems and scores them as the trainer does. Needs `mesh`
     as the ambient one."""
-    c, d = setting.config, setting.config.data
-    prompts = open_prompts(c, tokenizer)
-    problems = open_evaluation(c).source.first(d.eval_problems)[:PROBLEMS]
+    config, d = setting.config, setting.config.data
+    prompts = open_prompts(config, tokenizer)
+    problems = open_evaluation(config).source.first(d.eval_problems)[:PROBLEMS]
     asked = [prompts.base(problem).tokens for problem in problems]
     with attention_kernels.without_kernels() if setting.reference else contextlib.nullcontext():
-        policy = open_policy(c, tokenizer, mesh, d.max_prompt_tokens)
-        engine = open_engine(c.sampling, policy, tokenizer)
-        done = dict(engine.sample(params, asked, SAMPLES, jax.random.key(c.seed)))
+        policy = open_policy(config, tokenizer, mesh, d.max_prompt_tokens)
+        engine = open_engine(config.sampling, policy, tokenizer)
+        done = dict(engine.sample(params, asked, SAMPLES, jax.random.key(config.seed)))
         engine.close()
         sequences = [
-            TrainSequence(
-                asked[r // SAMPLES], completion.tokens, completion.logprobs, float(r), BASE
-            )
-            for r, completion in sorted(done.items())
+            TrainSequence(asked[r // SAMPLES], c.tokens, c.logprobs, float(r), BASE)
+            for r, c in sorted(done.items())
         ]
         return _compare(setting, policy, params, sequences)
 
@@ -166,9 +161,8 @@ def format_lines(lines: Sequence[tuple[str, Mismatch]]) -> str:
     """The table, a line for each setting."""
     width = max(len(name) for name, _ in lines)
     head = f"{'':{width}}  {'mean |diff|':>12} {'max |diff|':>12} {'mean ratio':>12}"
-    return "\n".join(
-        [head, *(f"{n:{width}}  {m.mean:12.2e} {m.max:12.2e} {m.ratio:12.6f}" for n, m in lines)]
-    )
+    rows = [f"{n:{width}}  {m.mean:12.2e} {m.max:12.2e} {m.ratio:12.6f}" for n, m in lines]
+    return "\n".join([head, *rows])
 
 
 def _compare(
@@ -207,9 +201,8 @@ def _compare(
 
 def _sampling(setting: Setting, **values: object) -> Setting:
     changed = dataclasses.replace(setting.config.sampling, **values)  # type: ignore[arg-type]
-    return dataclasses.replace(
-        setting, config=dataclasses.replace(setting.config, sampling=changed)
-    )
+    config = dataclasses.replace(setting.config, sampling=changed)
+    return dataclasses.replace(setting, config=config)
 
 
 def _cache_dtype(setting: Setting) -> Setting:

@@ -1,4 +1,4 @@
-"""`--mode=preflight`: what a training run will need, found out without training or loading weights.
+"""`--mode=preflight`: what a training run will need, without training or loading weights.
 
     devices     those of this machine, or of --topology=v5e:4x4: compiling for a TPU that is not
                 here needs libtpu (`pip install libtpu`), which serves one process at a time
@@ -20,8 +20,8 @@ from cipo_jax.config.command_line import Invocation
 from cipo_jax.config.keys import Config
 from cipo_jax.run.memory_plan import (
     GIB,
+    Fit,
     Plan,
-    Say,
     Shapes,
     fit_microbatch,
     fit_slots,
@@ -84,7 +84,7 @@ def preflight(config: Config, topology: str | None, device_gib: float | None) ->
     if device_bytes is None:
         _say("memory       of a device is not known here; give it by --device_memory=GIB")
     else:
-        _require_fit(shapes, plan, device_bytes, _say)
+        _require_fit(shapes, plan, device_bytes)
     return plan
 
 
@@ -100,36 +100,31 @@ def _memory(devices: list[Any], topology: str | None, gib: float | None) -> int 
     return stats.get("bytes_limit") if stats else None
 
 
-def _require_fit(shapes: Shapes, plan: Plan, device_bytes: int, say: Say) -> None:
+def _require_fit(shapes: Shapes, plan: Plan, device_bytes: int) -> None:
     """Says the largest sizes that fit.
 
     Raises:
       CipoError: those of the config do not.
     """
     c, have = shapes.config, device_bytes / GIB
-    rows = fit_microbatch(shapes, plan, device_bytes, say)
+    rows = fit_microbatch(shapes, plan, device_bytes, _say)
     if plan.update_bytes > device_bytes:
-        advice = (
-            f"wanted at most {rows}"
-            if rows.size
-            else "and none would fit: lower config.batch.row_tokens, or shard over more devices "
-            "(config.mesh.fsdp)"
-        )
+        advice = "lower config.batch.row_tokens, or shard over more devices (config.mesh.fsdp)"
         raise CipoError(
             f"the update needs {plan.update_bytes / GIB:.2f} GiB, a device has {have:.2f}; "
-            f"config.batch.microbatch_rows: got {c.batch.microbatch_rows}, {advice}"
+            f"config.batch.microbatch_rows: got {c.batch.microbatch_rows}, {_wanted(rows, advice)}"
         )
-    slots = fit_slots(shapes, plan, device_bytes, say)
+    slots = fit_slots(shapes, plan, device_bytes, _say)
     if plan.sampling_bytes > device_bytes:
-        advice = (
-            f"wanted at most {slots}"
-            if slots.size
-            else "and none would fit: shard over more devices (config.sampling.tensor)"
-        )
+        advice = "shard over more devices (config.sampling.tensor)"
         raise CipoError(
             f"sampling needs {plan.sampling_bytes / GIB:.2f} GiB, a device has {have:.2f}; "
-            f"config.sampling.slots: got {plan.slots}, {advice}"
+            f"config.sampling.slots: got {plan.slots}, {_wanted(slots, advice)}"
         )
-    say(f"fits         a device has {have:.2f} GiB; the largest that would fit, and are of use:")
-    say(f"  batch.microbatch_rows  {rows}")
-    say(f"  sampling.slots         {slots}")
+    _say(f"fits         a device has {have:.2f} GiB; the largest useful sizes that would fit:")
+    _say(f"  batch.microbatch_rows  {rows}")
+    _say(f"  sampling.slots         {slots}")
+
+
+def _wanted(fit: Fit, advice: str) -> str:
+    return f"wanted at most {fit}" if fit.size else f"and none would fit: {advice}"

@@ -19,7 +19,8 @@ from cipo_jax.config.command_line import Invocation
 from cipo_jax.config.keys import Verifier
 from cipo_jax.run.records.archive import read_attempts
 from cipo_jax.run.records.files import replacing
-from cipo_jax.types import CipoError, Outcome, Problem, Verdict
+from cipo_jax.run.records.terminal import printable
+from cipo_jax.types import CipoError, Outcome, Problem
 from cipo_jax.verifiers.judge import open_pool, verdicts
 
 REGRADE_FILE = "regrade.jsonl"
@@ -62,10 +63,8 @@ def regrade(workdir: Path, verifier: Verifier) -> Regrade:
     records = read_attempts(workdir)
     first = next(records, None)
     if first is None:
-        raise CipoError(
-            f"--workdir={workdir}: has no archived attempts; runs write them with "
-            "config.log.archive=True"
-        )
+        wanted = "runs write them with config.log.archive=True"
+        raise CipoError(f"--workdir={workdir}: has no archived attempts; {wanted}")
     confusion: collections.Counter[tuple[Outcome, Outcome]] = collections.Counter()
     examples: list[dict[str, Any]] = []
     path = workdir / REGRADE_FILE
@@ -76,7 +75,13 @@ def regrade(workdir: Path, verifier: Verifier) -> Regrade:
     ):
         judged = verdicts(pool, itertools.chain([first], records), _completion)
         for record, verdict in tqdm(judged, unit="attempt", disable=None, leave=False):
-            line = _line(record, verdict)
+            line = {name: record[name] for name in ("phase", "step", "index", "problem_id")} | {
+                "old": record["outcome"],
+                "new": verdict.outcome.value,
+                "old_extracted": record["extracted"],
+                "new_extracted": verdict.extracted,
+                "detail": verdict.detail,
+            }
             file.write(json.dumps(line) + "\n")
             old, new = Outcome(record["outcome"]), verdict.outcome
             confusion[old, new] += 1
@@ -102,7 +107,7 @@ def format_regrade(result: Regrade) -> str:
         lines.append(
             f"{e['phase']} {e['step']} #{e['index']} {e['problem_id']}: {e['old']} -> {e['new']}"
             f"{reference}  read {e['old_extracted']!r:.60} -> {e['new_extracted']!r:.60}"
-            f"  {_printable(e['detail'])[:100]}"
+            f"  {printable(e['detail'])[:100]}"
         )
     return "\n".join(lines)
 
@@ -111,19 +116,3 @@ def _completion(record: dict[str, Any]) -> tuple[Problem, str]:
     answer, tests = record["answer"], record["tests"]
     problem = Problem(record["problem_id"], record["question"], answer=answer, tests=tests)
     return problem, record["text"]
-
-
-def _line(record: dict[str, Any], verdict: Verdict) -> dict[str, Any]:
-    return {
-        **{name: record[name] for name in ("phase", "step", "index", "problem_id")},
-        "old": record["outcome"],
-        "new": verdict.outcome.value,
-        "old_extracted": record["extracted"],
-        "new_extracted": verdict.extracted,
-        "detail": verdict.detail,
-    }
-
-
-def _printable(text: str) -> str:
-    """Control characters of untrusted text must not reach a terminal."""
-    return "".join(ch if ch.isprintable() else "?" for ch in text)

@@ -25,6 +25,7 @@ from tqdm import tqdm
 from cipo_jax.config.command_line import Invocation
 from cipo_jax.config.keys import Verifier
 from cipo_jax.data.rows import ALIASES
+from cipo_jax.run.records.terminal import printable
 from cipo_jax.types import CipoError, Outcome, Problem, Verdict
 from cipo_jax.verifiers.judge import open_pool, verdicts
 
@@ -40,10 +41,10 @@ class Grading:
     """What became of a file.
 
     Attributes:
-      outcomes: how many items ended how.
-      confusion: how many items with a label ended how, by (label, outcome).
+      outcomes: {outcome: items}.
+      confusion: {(label, outcome): items} of those with a label.
       disagreements: (id, label, verdict) where label and verdict differ.
-      failures: how many items have an ERROR verdict for which reason.
+      failures: {reason of an ERROR verdict: items}.
       slowest: (id, seconds), slowest first.
       stats: of the pool, see `VerifierPool.stats`.
     """
@@ -74,8 +75,7 @@ def verify(verifier: Verifier, input_file: str | Path) -> Grading:
     """Judges every line of `input_file` and prints a report.
 
     Args:
-      verifier: started once the whole file was found to be in order.
-      input_file: a jsonl file, see the module.
+      verifier: started once every line of the file has been checked.
 
     Raises:
       CipoError: the file cannot be read, with line and field, or the verifier cannot be started.
@@ -119,27 +119,18 @@ def _print(path: Path, result: Grading) -> None:
         line = f"  {outcome.value:10} {count:8}  {count / max(result.total, 1):7.2%}"
         print(line + "".join(f"{result.confusion.get((x, outcome), 0):16}" for x in labels))
     for reason, count in sorted(result.failures.items(), key=lambda item: -item[1])[:_REASONS]:
-        print(_printable(f"errors, {count} times: {reason[:200]}"))
+        print(printable(f"errors, {count} times: {reason[:200]}"))
     if result.labelled:
         print(f"disagreements with {result.labelled} labels: {len(result.disagreements)}")
         for problem_id, label, verdict in result.disagreements[:_SHOWN]:
             start = f"  {problem_id}: labelled {_WORDS[label]}, {verdict.outcome.value}"
-            print(_line(start, verdict))
+            detail = verdict.detail or f"answer {verdict.extracted!r:.60}"
+            print(printable(f"{start} ({detail[:100]})"))
         if len(result.disagreements) > _SHOWN:
             print(f"  and {len(result.disagreements) - _SHOWN} more")
     print("slowest")
     for problem_id, seconds in result.slowest:
-        print(_printable(f"  {seconds * 1000:8.1f} ms  {problem_id}"))
-
-
-def _line(start: str, verdict: Verdict) -> str:
-    detail = verdict.detail or f"answer {verdict.extracted!r:.60}"
-    return _printable(f"{start} ({detail[:100]})")
-
-
-def _printable(text: str) -> str:
-    """On one line; control characters of untrusted text must not reach a terminal."""
-    return "".join(ch if ch.isprintable() else "?" for ch in text)
+        print(printable(f"  {seconds * 1000:8.1f} ms  {problem_id}"))
 
 
 def _items(path: Path) -> Iterator[tuple[Problem, str, bool | None]]:
@@ -188,5 +179,5 @@ def _item(row: Any, stem: str, number: int) -> tuple[Problem, str, bool | None]:
 
 
 def _take(row: dict[str, Any], names: tuple[str, ...]) -> Any:
-    """The first of the fields that is there, taken out."""
+    """The first of the fields that `row` has, removed from it."""
     return next((row.pop(name) for name in names if name in row), None)

@@ -26,15 +26,16 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from cipo_jax.config.command_line import Invocation
-from cipo_jax.config.resolve import read_resolved
+from cipo_jax.config.resolve import read_values
 from cipo_jax.run.hosts.preemption import EXIT_CODE
 from cipo_jax.run.records.archive import read_attempts
 from cipo_jax.run.records.checkpoint import Checkpoints, checkpoint_root
 from cipo_jax.run.records.metrics_file import read_metrics
+from cipo_jax.run.records.terminal import shortened
 from cipo_jax.run.watch.speed import MEASURED
 from cipo_jax.types import CipoError
 
-_AT_WORK = "saving "  # how the line begins that a run prints before it starts to work
+_AT_WORK = "saving "  # the start of the line that a run prints before it begins to work
 _MOST_SHOWN = 10
 
 
@@ -144,7 +145,7 @@ def _attempts(workdir: Path) -> dict[Any, Any]:
 
 def _last_checkpoint(workdir: Path) -> dict[Any, Any]:
     """Bytes of every array, and the host state, of the newest RL checkpoint."""
-    directory = read_resolved(workdir / "config.json")["checkpoint"]["directory"]
+    directory = read_values(workdir / "config.json")["checkpoint.directory"]
     root = checkpoint_root(workdir.absolute(), directory) / "checkpoints"
     with Checkpoints(root, keep=1, read_only=True) as saved:
         step = saved.latest_step()
@@ -169,5 +170,4 @@ def _arrays(directory: epath.Path) -> Any:
 
 
 def _brief(value: Any) -> str:
-    text = f"{len(value)} bytes" if isinstance(value, bytes) else repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return f"{len(value)} bytes" if isinstance(value, bytes) else shortened(repr(value), 60)

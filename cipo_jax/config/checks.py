@@ -12,40 +12,91 @@ from cipo_jax.config.keys import Algorithm, Config, Sampling
 from cipo_jax.types import CipoError
 
 
-def check_combinations(config: Config) -> None:
+def check_combinations(c: Config) -> None:
     """Refuses values that cannot work together.
 
     Raises:
       CipoError: the first of them, with its key and the reason.
     """
-    _check_parts(config)
-    _check_streams(config)
-    _check_update(config)
-    _check_evaluation(config)
+    # Problems, verifier, model and mesh.
+    if c.data.thinking and not c.data.chat_template:
+        wanted = "'' without data.chat_template: the switch belongs to the chat template"
+        _refuse(c, "data.thinking", wanted)
+    if c.data.min_operations > c.data.max_operations:
+        _refuse(c, "data.min_operations", f"<= data.max_operations = {c.data.max_operations}")
+    v = c.verifier
+    highest = max(v.reward_wrong, v.reward_no_answer, v.reward_timeout, v.reward_error)
+    if v.reward_correct <= highest:
+        wanted = f"more than any other outcome earns, {highest}, so that being right is learned"
+        _refuse(c, "verifier.reward_correct", wanted)
+    if c.model.num_heads % c.model.num_kv_heads:
+        wanted = f"a multiple of num_kv_heads = {c.model.num_kv_heads}"
+        reason = "each key/value head serves the same number of query heads"
+        _refuse(c, "model.num_heads", f"{wanted}: {reason}")
+    if (c.mesh.data, c.mesh.fsdp, c.mesh.tensor).count(-1) > 1:
+        _refuse(c, "mesh", "at most one axis of size -1, which takes the devices that are left")
+
+    # Anchors, corrections and the replay ratio.
+    k, r = c.correction, c.replay
+    if k.band_low > k.band_high:
+        _refuse(c, "correction.band_low", f"<= correction.band_high = {k.band_high}")
+    if r.adaptive and not r.minimum <= r.initial <= r.maximum:
+        wanted = f"within [replay.minimum, replay.maximum] = [{r.minimum}, {r.maximum}]"
+        _refuse(c, "replay.initial", f"{wanted}, where the controller keeps it")
+    if k.weight and c.num_anchors < 1:
+        wanted = "a fraction that gives at least one anchor per step (or correction.weight=0)"
+        _refuse(c, "correction.replay_fraction", wanted)
+    if k.weight and k.group_size < 2:
+        wanted = ">= 2: a group of one has no group-relative advantage (or correction.weight=0)"
+        _refuse(c, "correction.group_size", wanted)
+    if k.weight and k.lambda_risk and c.algorithm.correction_advantage_norm == "group":
+        _refuse(
+            c,
+            "correction.lambda_risk",
+            "0 with algorithm.correction_advantage_norm='group': within one anchor's group the "
+            "shaped reward takes two values, and dividing by their std removes the penalty; "
+            "choose 'group_unshaped_std' or 'stream' to make it act",
+        )
+
+    # Loss, minibatches and learning rate.
+    check_loss(c.algorithm)
+    if c.algorithm.overlong == "soft":
+        check_overlong_buffer(c.algorithm.overlong_buffer, c.data.max_completion_tokens)
+    groups = c.rollout.problems_per_step
+    if c.batch.minibatches > groups:
+        wanted = f"<= rollout.problems_per_step = {groups}: groups are dealt to minibatches whole"
+        _refuse(c, "batch.minibatches", wanted)
+    check_schedule(c.optimizer.schedule, c.optimizer.warmup_steps, c.optimizer.decay_steps)
+
+    # What is measured of the completions that an evaluation draws.
+    if not all(1 <= k <= c.eval.samples for k in c.eval.pass_at):
+        _refuse(c, "eval.pass_at", f"every k between 1 and eval.samples = {c.eval.samples}")
+    if c.eval.corrected_attempts > c.eval.samples:
+        _refuse(c, "eval.corrected_attempts", f"<= eval.samples = {c.eval.samples}")
 
 
-def check_training(config: Config) -> None:
+def check_training(c: Config) -> None:
     """Refuses sampling that the policy gradient does not account for.
 
     Raises:
       CipoError: temperature 0, or a truncated distribution.
     """
-    _require(
-        config.sampling.temperature > 0,
-        config,
-        "sampling.temperature",
-        "a value > 0 in training: greedy completions of a problem are all the same, so nothing "
-        "would be learned",
-    )
+    if c.sampling.temperature == 0:
+        _refuse(
+            c,
+            "sampling.temperature",
+            "a value > 0 in training: greedy completions of a problem are all the same, so nothing "
+            "would be learned",
+        )
     for key in ("top_k", "top_p", "min_p", "min_new_tokens"):
         default = getattr(Sampling(), key)
-        _require(
-            getattr(config.sampling, key) == default,
-            config,
-            f"sampling.{key}",
-            f"{default!r} in training: the trainer scores tokens under the full distribution, so "
-            "the importance ratio would be biased",
-        )
+        if getattr(c.sampling, key) != default:
+            _refuse(
+                c,
+                f"sampling.{key}",
+                f"{default!r} in training: the trainer scores tokens under the full distribution, "
+                "so the importance ratio would be biased",
+            )
 
 
 def check_loss(a: Algorithm, where: str = "config.algorithm") -> None:
@@ -57,28 +108,14 @@ def check_loss(a: Algorithm, where: str = "config.algorithm") -> None:
     Raises:
       CipoError: the first of them.
     """
-    _require(
-        a.surrogate == "clip" or a.ratio == "token",
-        a,
-        "ratio",
-        "'token' with surrogate='cispo', which weighs single tokens",
-        where,
-    )
-    _require(
-        a.surrogate == "clip" or a.dual_clip == 0,
-        a,
-        "dual_clip",
-        "0 with surrogate='cispo', which bounds the weights of either sign",
-        where,
-    )
-    _require(
-        a.old_logprobs == "trainer" or a.tis_cap == 0,
-        a,
-        "tis_cap",
-        "0, or old_logprobs='trainer': a ratio against the sampler's log-probs already holds the "
-        "correction",
-        where,
-    )
+    if a.surrogate != "clip" and a.ratio != "token":
+        _refuse(a, "ratio", "'token' with surrogate='cispo', which weighs single tokens", where)
+    if a.surrogate != "clip" and a.dual_clip:
+        wanted = "0 with surrogate='cispo', which bounds the weights of either sign"
+        _refuse(a, "dual_clip", wanted, where)
+    if a.old_logprobs != "trainer" and a.tis_cap:
+        reason = "a ratio against the sampler's log-probs already holds the correction"
+        _refuse(a, "tis_cap", f"0, or old_logprobs='trainer': {reason}", where)
 
 
 def check_schedule(
@@ -111,114 +148,6 @@ def check_overlong_buffer(
         )
 
 
-def _require(ok: bool, section: Any, key: str, wanted: str, where: str = "config") -> None:
-    if not ok:
-        value = operator.attrgetter(key)(section)
-        raise CipoError(f"{where}.{key}: got {value!r}, wanted {wanted}")
-
-
-def _check_parts(c: Config) -> None:
-    """Problems, verifier, model and mesh."""
-    _require(
-        c.data.thinking == "" or c.data.chat_template,
-        c,
-        "data.thinking",
-        "'' without data.chat_template: the switch belongs to the chat template",
-    )
-    _require(
-        c.data.min_operations <= c.data.max_operations,
-        c,
-        "data.min_operations",
-        f"<= data.max_operations = {c.data.max_operations}",
-    )
-    v = c.verifier
-    highest = max(v.reward_wrong, v.reward_no_answer, v.reward_timeout, v.reward_error)
-    _require(
-        v.reward_correct > highest,
-        c,
-        "verifier.reward_correct",
-        f"more than any other outcome earns, {highest}: else being right would not be learned",
-    )
-    _require(
-        c.model.num_heads % c.model.num_kv_heads == 0,
-        c,
-        "model.num_heads",
-        f"a multiple of num_kv_heads = {c.model.num_kv_heads}: each key/value head serves as many "
-        "query heads",
-    )
-    _require(
-        (c.mesh.data, c.mesh.fsdp, c.mesh.tensor).count(-1) <= 1,
-        c,
-        "mesh",
-        "at most one axis of size -1, which takes the devices that are left",
-    )
-
-
-def _check_streams(c: Config) -> None:
-    """Anchors, corrections and the replay ratio."""
-    _require(
-        c.correction.band_low <= c.correction.band_high,
-        c,
-        "correction.band_low",
-        f"<= correction.band_high = {c.correction.band_high}",
-    )
-    _require(
-        c.replay.minimum <= c.replay.initial <= c.replay.maximum or not c.replay.adaptive,
-        c,
-        "replay.initial",
-        f"within [replay.minimum, replay.maximum] = [{c.replay.minimum}, {c.replay.maximum}], "
-        "where the controller keeps it",
-    )
-    if c.correction.weight == 0:
-        return
-    _require(
-        c.num_anchors >= 1,
-        c,
-        "correction.replay_fraction",
-        "a fraction that gives at least one anchor per step (or correction.weight=0)",
-    )
-    _require(
-        c.correction.group_size >= 2,
-        c,
-        "correction.group_size",
-        ">= 2: a group of one has no group-relative advantage (or correction.weight=0)",
-    )
-    _require(
-        c.correction.lambda_risk == 0 or c.algorithm.correction_advantage_norm != "group",
-        c,
-        "correction.lambda_risk",
-        "0 with algorithm.correction_advantage_norm='group': within one anchor's group the "
-        "shaped reward takes two values, and dividing by their std removes the penalty; "
-        "choose 'group_unshaped_std' or 'stream' to make it act",
-    )
-
-
-def _check_update(c: Config) -> None:
-    """Loss, minibatches and learning rate."""
-    check_loss(c.algorithm)
-    if c.algorithm.overlong == "soft":
-        check_overlong_buffer(c.algorithm.overlong_buffer, c.data.max_completion_tokens)
-    _require(
-        c.batch.minibatches <= c.rollout.problems_per_step,
-        c,
-        "batch.minibatches",
-        f"<= rollout.problems_per_step = {c.rollout.problems_per_step}: groups are dealt to "
-        "minibatches whole",
-    )
-    check_schedule(c.optimizer.schedule, c.optimizer.warmup_steps, c.optimizer.decay_steps)
-
-
-def _check_evaluation(c: Config) -> None:
-    """What is measured of the completions that an evaluation draws."""
-    _require(
-        all(1 <= k <= c.eval.samples for k in c.eval.pass_at),
-        c,
-        "eval.pass_at",
-        f"every k between 1 and eval.samples = {c.eval.samples}",
-    )
-    _require(
-        c.eval.corrected_attempts <= c.eval.samples,
-        c,
-        "eval.corrected_attempts",
-        f"<= eval.samples = {c.eval.samples}",
-    )
+def _refuse(section: Any, key: str, wanted: str, where: str = "config") -> None:
+    value = operator.attrgetter(key)(section)
+    raise CipoError(f"{where}.{key}: got {value!r}, wanted {wanted}")

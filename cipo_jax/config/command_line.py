@@ -1,4 +1,4 @@
-"""The command line: which flags there are, and what a command comes to.
+"""The command line: which flags there are, and what a command means.
 
     --mode=M --config=FILE[:variant] [--config.section.key=value ...] [--workdir=DIR] [flags of M]
 
@@ -7,6 +7,7 @@ works on runs, and from the command line, which takes precedence. What modes the
 `main.py`, what values may be in `keys.py` and `checks.py`.
 """
 
+import contextlib
 import dataclasses
 import difflib
 from collections.abc import Callable, Sequence
@@ -25,11 +26,11 @@ from cipo_jax.types import CipoError
 _FLAGS: dict[str, tuple[Callable[..., Any], Any, str]] = {
     "input": (flags.DEFINE_string, None, "File of answers to grade."),
     "output": (flags.DEFINE_string, None, "What to write."),
-    "step": (flags.DEFINE_string, None, "Checkpoint to take: a step, best, or (default) latest."),
+    "step": (flags.DEFINE_string, "latest", "Checkpoint to take: a step, best, or latest."),
     "prompt": (flags.DEFINE_multi_string, None, "Question to answer; may be given several times."),
     "samples": (flags.DEFINE_integer, 1, "Completions of each prompt."),
     "only": (flags.DEFINE_string, "*", "Runs of a study to do, such as lists/grpo*-0."),
-    "report_only": (flags.DEFINE_bool, False, "Run nothing; report what is there."),
+    "report_only": (flags.DEFINE_bool, False, "Run nothing; report the finished runs."),
     "jobs": (flags.DEFINE_integer, 1, "Runs of a study at a time, on CPU."),
     "coordinator": (flags.DEFINE_string, None, "address:port of process 0, or auto."),
     "num_processes": (flags.DEFINE_integer, None, "Processes in all."),
@@ -46,24 +47,22 @@ class Mode:
     """One thing the program does.
 
     Attributes:
-      name: of --mode.
-      module: has `command(invocation)`; imported only then, so that a wrong flag need not wait for
-        JAX.
       about: a line for --help.
-      flags: that it takes besides --config, --workdir and --traceback.
+      flags: those it takes besides --config, --workdir and --traceback.
       needs_devices: it uses JAX's devices.
-      takes_run: with the directory of a run as --workdir, --config may be left out: it is the
-        run's.
+      takes_run: --config may be left out where --workdir is a run's directory: it is the run's.
       takes_paths: it takes paths instead of a config.
+      module: has `command(invocation)`; "": that of its name in commands/. Imported only when
+        needed, so that a wrong flag is reported before JAX is imported.
     """
 
     name: str
-    module: str
     about: str
     flags: tuple[str, ...] = ()
     needs_devices: bool = False
     takes_run: bool = False
     takes_paths: bool = False
+    module: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,11 +70,10 @@ class Invocation:
     """A command line, read.
 
     Attributes:
-      mode: what to do.
       config: checked; the defaults where the mode takes paths instead.
       config_file: as given, without its variant; "" without one.
       workdir: --workdir, or one named after the config file.
-      workdir_given: whether --workdir was.
+      workdir_given: whether --workdir was given.
       flags: {flag: value} of those that the mode takes.
       paths: arguments that are no flags.
       config_arguments: --config and its overrides, for the command line of another process.
@@ -119,12 +117,18 @@ def parse(argv: Sequence[str], modes: Sequence[Mode]) -> Invocation:
     _check_overrides(argv)
     first = _define(modes)
     flags.DEFINE_string("config", None, "Config file, such as configs/demo.py.", first)
-    _read(first, argv, known_only=True)
+    try:
+        first(argv, known_only=True)
+    except flags.Error as error:
+        raise CipoError(f"command line: {error}") from error
     mode = next(m for m in modes if m.name == first["mode"].value)
     config_file, workdir = first["config"].value or "", first["workdir"].value
     check_file(config_file)
     raw, overridden, rest = _read_config(argv, modes, config_file, _config_of_run(mode, first))
-    _check_flags(mode, modes, first)
+    for name in _FLAGS:
+        if first[name].present and name not in mode.flags:
+            users = ", ".join(f"--mode={m.name}" for m in modes if name in m.flags)
+            raise CipoError(f"--{name}: --mode={mode.name} does not take it; it is for {users}")
     if rest and not mode.takes_paths:
         raise CipoError(f"unexpected arguments {rest}; set keys by --config.section.key=value")
     if raw is None and not mode.takes_paths:
@@ -139,7 +143,10 @@ def parse(argv: Sequence[str], modes: Sequence[Mode]) -> Invocation:
     def where_from() -> dict[str, dict[str, Any]]:
         file_alone = [argv[0], f"--config={config_file}"]
         alone, _, _ = _read_config(file_alone, modes, config_file, None)
-        return provenance(config, _lenient(alone, config), overridden)
+        from_file = config
+        with contextlib.suppress(CipoError):  # a file may be valid only with the command line
+            from_file = config if alone is None else resolve(alone)
+        return provenance(config, from_file, overridden)
 
     return Invocation(
         mode=mode,
@@ -177,14 +184,6 @@ def _define(modes: Sequence[Mode]) -> Any:
     for name, (define, default, about) in _FLAGS.items():
         define(name, default, about, flag_values=values)
     return values
-
-
-def _read(values: Any, argv: Sequence[str], known_only: bool) -> list[str]:
-    """Parses; the arguments that are no flags."""
-    try:
-        return values(list(argv), known_only=known_only)[1:]
-    except flags.Error as error:
-        raise CipoError(f"command line: {error}") from error
 
 
 def _read_config(
@@ -228,17 +227,8 @@ def _config_of_run(mode: Mode, values: Any) -> ConfigDict | None:
     return ConfigDict(dataclasses.asdict(resolve(read_resolved(file)))) if file.is_file() else None
 
 
-def _check_flags(mode: Mode, modes: Sequence[Mode], values: Any) -> None:
-    """Refuses flags that have no meaning in a mode."""
-    for name in _FLAGS:
-        if values[name].present and name not in mode.flags:
-            users = ", ".join(f"--mode={m.name}" for m in modes if name in m.flags)
-            raise CipoError(f"--{name}: --mode={mode.name} does not take it; it is for {users}")
-
-
 def _check_overrides(argv: Sequence[str]) -> None:
-    """Refuses `--config.x.y` for keys that do not exist, naming the nearest one, and a key that is
-    given as a flag."""
+    """Refuses `--config.x.y` for keys that do not exist, and a key that is given as a flag."""
     known = flatten(Config())
     for argument in argv[1:]:
         if not argument.startswith("-"):
@@ -259,7 +249,7 @@ def _check_overrides(argv: Sequence[str]) -> None:
 
 
 def _in_full(argument: str) -> str:
-    """`--config.verifier=x` as `--config.verifier.kind=x`: the section goes by its first key."""
+    """`--config.verifier=x` as `--config.verifier.kind=x`."""
     name, equals, value = argument.partition("=")
     is_short = name.startswith("-") and name.lstrip("-") == "config.verifier"
     return f"{name}.kind{equals}{value}" if is_short else argument
@@ -280,14 +270,3 @@ def _default_workdir(config_file: str) -> Path:
     """runs/demo for configs/demo.py, runs/demo-grpo for its variant configs/demo.py:grpo."""
     file, _, variant = config_file.partition(":")
     return Path("runs") / "-".join(part for part in (Path(file).stem, variant) if part)
-
-
-def _lenient(raw: ConfigDict | None, config: Config) -> Config:
-    """The config of a file alone. Where there is none, or it is only valid together with the
-    command line, `config` stands for it: provenance is the only use."""
-    if raw is None:
-        return config
-    try:
-        return resolve(raw)
-    except CipoError:
-        return config

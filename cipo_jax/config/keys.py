@@ -2,12 +2,8 @@
 
 A config file (`configs/*.py`) starts from `default_config()`, changes what it needs and returns an
 `ml_collections.ConfigDict`; the command line overrides single keys with
-`--config.section.key=value`. `resolve.py` turns the whole into these frozen dataclasses and refuses
-what an annotation does not allow; `checks.py` refuses values that cannot work together. From there
-on no code sees a dictionary. Functions receive the section or the values they need.
-
-The sections of the method are in `method.py`, all others here, and `Config` at the end has the
-whole.
+`--config.section.key=value`. `resolve.py` makes these frozen dataclasses of both, so that no other
+code sees a dictionary. The sections of the method are in `method.py`, all others here.
 
 A comment beside a key, or above it where a line is too short, says what the key does, its unit, and
 what 0 or "" means. "paper" marks values known from the paper (arXiv 2605.14539) or public summaries
@@ -17,14 +13,7 @@ of it; "ours" marks our reading where those are silent.
 import dataclasses
 from typing import Annotated, Any, Literal
 
-from cipo_jax.config.method import (
-    Algorithm,
-    Batch,
-    Correction,
-    Optimizer,
-    Replay,
-    Rollout,
-)
+from cipo_jax.config.method import Algorithm, Batch, Correction, Optimizer, Replay, Rollout
 from cipo_jax.config.ranges import (
     Allowed,
     Date,
@@ -53,8 +42,7 @@ class Data:
     # "a.jsonl=0.7,b.jsonl=0.3"; see data/sources.py.
     train: str = "arithmetic"
     eval: str = "arithmetic"  # problems to evaluate on, written as `train`
-    # Column of the question; "": question, problem or prompt.
-    question_column: str = ""
+    question_column: str = ""  # column of the question; "": question, problem or prompt
     # Column of the reference answer; "": answer, final_answer or expected_answer, else the end of a
     # solution.
     answer_column: str = ""
@@ -65,8 +53,7 @@ class Data:
     drop: tuple[Literal["overlap", "duplicates", "too_long"], ...] = ()
     # Consecutive words that two questions must share to overlap; 0: only equal questions do.
     overlap_words: NotNegative[int] = 13
-    # Of a generator in `train`: how many problems there are, which then come back; 0: new ones at
-    # each step.
+    # Of a generator in `train`: how many problems there are in all; 0: new ones at each step.
     train_problems: NotNegative[int] = 0
     # How many problems of `eval` are used; 0: all (a generator needs a number).
     eval_problems: NotNegative[int] = 256
@@ -99,9 +86,7 @@ class Verifier:
     workers: Positive[int] = 2  # processes on each host
     # Additional workers that may be started while as many others are stuck on slow items.
     stand_ins: NotNegative[int] = 2
-    timeout_seconds: Positive[float] = (
-        10.0  # wall time per item; a worker that exceeds it is killed
-    )
+    timeout_seconds: Positive[float] = 10.0  # wall time per item; then its worker is killed
     recycle_after: Positive[int] = 10_000  # items after which a worker is replaced (slow leaks)
     memory_limit_mb: Positive[int] = 2048  # address space of a worker, MiB
     # How "math" finds the answer of a completion: the first rule whose mark is in the text decides
@@ -170,8 +155,7 @@ class ColdStart:
     learning_rate: Positive[float] = 6e-3  # peak; linear warm-up over 20 steps, then constant
     stop_at_pass_rate: Share = 1.0  # ends the phase once pass@1 on held-out problems reaches it
     check_every: Positive[int] = 50  # steps between those checks
-    # Held-out problems of the training split per check, with one sample each.
-    check_problems: Positive[int] = 128
+    check_problems: Positive[int] = 128  # held-out problems per check, with one sample each
 
 
 # How it runs on devices.
@@ -206,9 +190,7 @@ class Sampling:
     prefill_widths: Annotated[
         tuple[int, ...], Allowed("widths > 0", lambda widths: min(widths, default=1) > 0)
     ] = ()
-    prefill_tokens: Positive[int] = (
-        4096  # padded tokens prefilled between two decode chunks at most
-    )
+    prefill_tokens: Positive[int] = 4096  # most padded tokens prefilled between two decode chunks
     # Dispatch a chunk before the last one's results are read: the device never waits for the host,
     # but a finished sequence keeps its slot for one chunk more. For accelerators.
     dispatch_ahead: bool = False
@@ -271,8 +253,7 @@ class Checkpoint:
     # A metric of the step or of an evaluation at it; higher is better. Checkpoints of steps that do
     # not have it are not compared.
     best_metric: str = "eval/pass@1"
-    # Where checkpoints go, such as gs://bucket/run1; "": the run directory.
-    directory: str = ""
+    directory: str = ""  # where checkpoints go, such as gs://bucket/run1; "": the run directory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -295,8 +276,7 @@ class Log:
     max_compiles_after_warmup: Limit[int] = -1
     # Steps after each start of the process in which compiling is expected.
     compile_warmup_steps: NotNegative[int] = 2
-    # What happens when more programs are compiled than that.
-    on_recompile: Literal["warn", "stop"] = "warn"
+    on_recompile: Literal["warn", "stop"] = "warn"  # when more programs are compiled than that
     heartbeat_seconds: NotNegative[float] = 30.0  # a longer phase says what it waits for; 0: never
     profile_steps: StepRange = ()  # these steps are traced into profile/; (): none
 
@@ -324,8 +304,7 @@ class Config:
     # RL also ends after the step in which it has sampled this many tokens (see run/budget.py);
     # 0: by num_steps alone.
     max_sampled_tokens: NotNegative[int] = 0
-    # Start from the parameters of this run directory instead of a cold start; "": do not.
-    init_from: str = ""
+    init_from: str = ""  # run directory to take parameters from, instead of a cold start; "": none
     data: Data = Data()
     verifier: Verifier = Verifier()
     model: Model = Model()

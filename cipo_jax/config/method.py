@@ -108,8 +108,7 @@ class Algorithm:
 class Optimizer:
     """An optax optimiser after clipping by global norm. Steps are optimiser updates."""
 
-    # "muon" updates matrices by Muon, the rest by AdamW.
-    name: Literal["adamw", "adafactor", "muon"] = "adamw"
+    name: Literal["adamw", "adafactor", "muon"] = "adamw"  # "muon": AdamW for all but matrices
     learning_rate: Positive[float] = 4e-4  # at its peak
     warmup_steps: NotNegative[int] = 0  # of linear warm-up, from learning_rate / warmup_steps
     schedule: Literal["constant", "linear", "cosine"] = "constant"  # after the warm-up

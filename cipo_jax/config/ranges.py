@@ -1,11 +1,11 @@
-"""Which values a key may have, said by the annotation beside it.
+"""Which values a key may have, by the annotation beside it.
 
     num_layers: Positive[int] = 3
     action: Literal["warn", "stop"] = "warn"
 
-`resolve.py` refuses every other value and `reference.py` prints what is allowed; both read it here,
-from the annotation. Decided here: the ranges that keys share, and how an annotation is read. Which
-key has which is decided in `keys.py`, what relates several keys in `checks.py`.
+`resolve.py` refuses every other value and `reference.py` prints what is allowed. Decided here: the
+ranges that keys share, and how an annotation is read. Which key has which is decided in `keys.py`,
+what relates several keys in `checks.py`.
 """
 
 import dataclasses
@@ -37,6 +37,10 @@ def once(part: str) -> Allowed:
     return Allowed(f"a text that holds {part} once", lambda text: text.count(part) == 1)
 
 
+def _matching(wanted: str, pattern: str) -> Allowed:
+    return Allowed(wanted, lambda text: re.fullmatch(pattern, text) is not None)
+
+
 _T = TypeVar("_T")  # Positive[int] or Positive[float]
 
 Positive = Annotated[_T, Allowed("a value > 0", lambda v: v > 0)]
@@ -48,41 +52,18 @@ Reward = Annotated[float, Allowed("a reward in [-1, 1]", lambda v: -1 <= v <= 1)
 Limit = Annotated[_T, Allowed("a limit >= 0, or -1 for none", lambda v: v == -1 or v >= 0)]
 Bound = Annotated[float, Allowed("a value > 1, or 0 for none", lambda v: v == 0 or v > 1)]
 MeshSize = Annotated[int, Allowed("a size > 0, or -1 for the rest", lambda v: v == -1 or v > 0)]
-GroupSize = Annotated[
-    int,
-    Allowed(
-        "a value >= 2: a group of one has no group-relative advantage, so nothing would be learned",
-        lambda v: v >= 2,
-    ),
-]
+_LONE = "a value >= 2: a group of one has no group-relative advantage, so nothing would be learned"
+GroupSize = Annotated[int, Allowed(_LONE, lambda v: v >= 2)]
+_STEPS = "(first, last) with 1 <= first <= last, or ()"
 StepRange = Annotated[
-    tuple[int, ...],
-    Allowed(
-        "(first, last) with 1 <= first <= last, or ()",
-        lambda v: not v or (len(v) == 2 and 1 <= v[0] <= v[1]),
-    ),
+    tuple[int, ...], Allowed(_STEPS, lambda v: not v or (len(v) == 2 and 1 <= v[0] <= v[1]))
 ]
-Date = Annotated[
-    str,
-    Allowed(
-        "a date such as 2024-08-01, or nothing",
-        lambda v: not v or re.fullmatch(r"\d{4}-\d{2}-\d{2}", v) is not None,
-    ),
-]
+Date = Annotated[str, _matching("a date such as 2024-08-01, or nothing", r"(\d{4}-\d{2}-\d{2})?")]
 DirectoryName = Annotated[
-    str,
-    Allowed(
-        "a name for a directory, or nothing",
-        lambda v: not v or re.fullmatch(r"[\w.+-]*\w[\w.+-]*", v) is not None,
-    ),
+    str, _matching("a name for a directory, or nothing", r"([\w.+-]*\w[\w.+-]*)?")
 ]
-YourFunction = Annotated[
-    str,
-    Allowed(
-        "your own function, 'package.module:function' or 'path/to/file.py:function'",
-        lambda v: ":" in v,
-    ),
-]
+_FUNCTION = "your own function, 'package.module:function' or 'path/to/file.py:function'"
+YourFunction = Annotated[str, Allowed(_FUNCTION, lambda v: ":" in v)]
 
 
 def rules(annotation: Any) -> list[Allowed]:

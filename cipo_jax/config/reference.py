@@ -1,8 +1,7 @@
 """The reference page of the config: `python -m cipo_jax.config.reference > docs/configuration.md`.
 
-Every key with its type, allowed values, default and comment. The first three are read from the
-dataclasses, the comment from their source: it stands beside the key, or on the lines right above
-it. So a key is described in one place.
+Every key with its type, allowed values and default, read from the dataclasses, and its comment,
+read from their source: beside the key, or on the lines right above it.
 """
 
 import ast
@@ -33,18 +32,13 @@ came from. Tuples are written `--config.eval.pass_at="(1,8)"`. "paper" marks val
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-    """One key of the config.
-
-    Attributes:
-      allowed: which values of the type it may have; "" where its annotation allows all.
-      comment: as in the source, on one line; "" where there is none.
-    """
+    """One key of the config."""
 
     name: str
     type: str
-    allowed: str
+    allowed: str  # which values of the type it may have; "": all
     default: str
-    comment: str
+    comment: str  # as in the source, on one line; "": none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,9 +52,8 @@ class Section:
 
 def sections() -> list[Section]:
     """The sections in the order of `Config`, the top-level keys first."""
-    named = [(f.name, type(f.default)) for f in dataclasses.fields(Config)]
-    nested = [(name, cls) for name, cls in named if dataclasses.is_dataclass(cls)]
-    return [_section(name, cls) for name, cls in [("", Config), *nested]]
+    nested = [f for f in dataclasses.fields(Config) if dataclasses.is_dataclass(f.default)]
+    return [_section("", Config), *(_section(f.name, type(f.default)) for f in nested)]
 
 
 def reference() -> str:
@@ -81,23 +74,15 @@ def reference() -> str:
 
 
 def _section(name: str, cls: type) -> Section:
-    comments = _comments(cls)
+    comments, keys = _comments(cls), []
     annotations = typing.get_type_hints(cls, include_extras=True)
-    return Section(
-        name=name,
-        about=" ".join((cls.__doc__ or "").split()),
-        keys=tuple(
-            Key(
-                name=f"{name}.{field.name}" if name else field.name,
-                type=_type_name(annotations[field.name]),
-                allowed=_allowed(annotations[field.name]),
-                default=repr(field.default),
-                comment=comments.get(field.name, ""),
-            )
-            for field in dataclasses.fields(cls)
-            if not dataclasses.is_dataclass(field.default)
-        ),
-    )
+    for field in dataclasses.fields(cls):
+        if not dataclasses.is_dataclass(field.default):
+            key, annotation = field.name, annotations[field.name]
+            full, default = f"{name}.{key}" if name else key, repr(field.default)
+            described = _type_name(annotation), _allowed(annotation)
+            keys.append(Key(full, *described, default, comments.get(key, "")))
+    return Section(name, " ".join((cls.__doc__ or "").split()), tuple(keys))
 
 
 def _type_name(annotation: Any) -> str:

@@ -1,4 +1,4 @@
-"""From a raw config to the frozen `Config`, and to the file that keeps it with a run.
+"""From a raw config, or the file that keeps it with a run, to the frozen `Config`.
 
 An unknown key, an ill-typed value, or one that its key's annotation does not allow fails here, at
 any depth. Not decided here: which values those are (keys.py, ranges.py), and which values cannot be
@@ -67,38 +67,31 @@ def provenance(config: Config, from_file: Config, command_line: set[str]) -> dic
     `from_file` is the config before command-line overrides; `command_line` holds the dotted names
     that were overridden there. A value of the file that equals the default counts as "default".
     """
-    defaults = flatten(Config())
-    file_values = flatten(from_file)
-    return {
-        key: {
-            "value": value,
-            "source": "command line"
-            if key in command_line
-            else "default"
-            if file_values[key] == defaults[key]
-            else "file",
-        }
-        for key, value in flatten(config).items()
-    }
+    defaults, in_file, values = flatten(Config()), flatten(from_file), {}
+    for key, value in flatten(config).items():
+        source = "default" if in_file[key] == defaults[key] else "file"
+        source = "command line" if key in command_line else source
+        values[key] = {"value": value, "source": source}
+    return values
 
 
-def write_resolved(path: Path, values: Mapping[str, Mapping]) -> None:
-    """Writes the output of `provenance` as json."""
-    path.write_text(json.dumps(values, indent=1) + "\n")
-
-
-def read_resolved(path: Path) -> dict[str, Any]:
-    """The raw config, for `resolve`, of a file that `write_resolved` or a run has written.
+def read_values(path: Path) -> dict[str, Any]:
+    """{"section.key": value} from the config.json of a run: `provenance` as json.
 
     Raises:
       CipoError: it cannot be read.
     """
     try:
-        flat = {key: entry["value"] for key, entry in json.loads(path.read_text()).items()}
+        return {key: entry["value"] for key, entry in json.loads(path.read_text()).items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CipoError(f"{path}: is not a run's config ({error})") from error
+        why = f"is not a run's config ({error}); remove it or choose another"
+        raise CipoError(f"{path}: {why}") from error
+
+
+def read_resolved(path: Path) -> dict[str, Any]:
+    """The raw config, for `resolve`, of `read_values`."""
     raw: dict[str, Any] = {}
-    for key, value in flat.items():
+    for key, value in read_values(path).items():
         section, _, name = key.rpartition(".")
         (raw.setdefault(section, {}) if section else raw)[name] = value
     return raw

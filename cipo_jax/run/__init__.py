@@ -12,12 +12,12 @@
     cold_start.py     supervised warm-up
     start.py          where a run begins or continues
     host_state.py     what is remembered between steps besides the TrainState
-    training.py       a run under way: when it is evaluated, saved, watched, ended
+    training.py       a run in progress: when it is evaluated, saved, watched, ended
     budget.py         how far it goes, by steps and by sampled tokens
     memory_plan.py    what its programs need on a device, from shapes alone
     hosts/            several processes as one run, and being asked to end
     watch/            heartbeat, health, compilations, speed, profiles
-    records/          what it leaves on disk and on screen
+    records/          what it writes on disk and on screen
 
 Not decided here: the order of a step (`train.py`), the method's formulas (`rl/`), what a mode
 prints (`commands/`). `tests/test_layering.py` has the order in which these files may import one
@@ -28,6 +28,6 @@ step's `measures` in `train.py`, and add a line to the table in `measures.py`; t
 `python -m cipo_jax.run.measures > docs/metrics.md`. A figure of it is a `Plot` in
 `report/plots.py`.
 
-To add something that is remembered between steps: a field of `HostState` with a default, set in
-`after_step`, and read back in `from_json` from checkpoints that do not have it yet.
+To remember something between steps: a field of `HostState` with a default, set in `after_step`, and
+read in `from_json`, also from checkpoints that do not have it yet.
 """

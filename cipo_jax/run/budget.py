@@ -1,9 +1,9 @@
-"""How far a run goes and when it is evaluated: by steps, and by the tokens it has sampled.
+"""When a run ends and when it is evaluated: by steps, and by the tokens it has sampled.
 
-Methods that sample different amounts a step are compared fairly at equal sampled tokens, so both
-the end (`max_sampled_tokens`) and the evaluations (`eval.every_tokens`) can be set in tokens.
-Sampled tokens are the completion tokens of both streams and of what dynamic sampling discarded. A
-step is never cut: the budget is passed by less than one step.
+Methods that sample different numbers of tokens per step are compared fairly at equal sampled
+tokens, so both the end (`max_sampled_tokens`) and the evaluations (`eval.every_tokens`) can be set
+in tokens. Sampled tokens are the completion tokens of both streams and of what dynamic sampling
+discarded. A step is never cut: the budget is exceeded by less than one step.
 """
 
 import dataclasses
@@ -44,7 +44,7 @@ class Budget:
         return bool(e.every_tokens and sampled_tokens // e.every_tokens > before // e.every_tokens)
 
     def steps_left(self, step: int, sampled_tokens: int) -> int:
-        """How many steps are to come; with a budget of tokens an estimate from the mean so far."""
+        """How many steps are left; with a budget of tokens an estimate from the mean so far."""
         left = self.num_steps - step
         if self.max_sampled_tokens and sampled_tokens:
             tokens_left = max(0, self.max_sampled_tokens - sampled_tokens)

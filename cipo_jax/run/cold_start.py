@@ -34,7 +34,7 @@ LOG_EVERY = 10
 
 @dataclasses.dataclass(frozen=True)
 class Material:
-    """What the phase learns from, and the held-out prompts it is watched with."""
+    """What the phase learns from, and the held-out prompts that measure it."""
 
     demonstrations: DemonstrationSource
     held_out: list[Prompt]
@@ -108,12 +108,10 @@ def cold_start(
                     if step:
                         checkpoints.save(step, state, {"done": False, "pass_rate": pass_rate})
                     raise Preempted
+                batch = material.demonstrations.batch(step, cs.batch_size)
                 sequences = [
                     TrainSequence(prompt, completion, np.zeros(len(completion)), 1.0, BASE)
-                    for prompt, completion in map(
-                        parts.prompts.demonstration,
-                        material.demonstrations.batch(step, cs.batch_size),
-                    )
+                    for prompt, completion in map(parts.prompts.demonstration, batch)
                 ]
                 state, device_metrics = update.step(state, update.pack(sequences))
                 bar.update()
@@ -121,11 +119,9 @@ def cold_start(
                 check = taken % cs.check_every == 0 or last
                 if not (check or taken % LOG_EVERY == 0):
                     continue
-                scalars = {
-                    "loss/demonstration": float(device_metrics["loss/base"]),
-                    "learning_rate": float(schedule(step)),
-                }
-                if not np.isfinite(scalars["loss/demonstration"]):
+                loss = float(device_metrics["loss/base"])
+                scalars = {"loss/demonstration": loss, "learning_rate": float(schedule(step))}
+                if not np.isfinite(loss):
                     raise CipoError(
                         f"cold start, step {taken}: the loss is not finite; lower "
                         f"config.cold_start.learning_rate = {cs.learning_rate}"
@@ -138,9 +134,8 @@ def cold_start(
                 record.write(taken, scalars, "cold_start")
                 if check:
                     print(
-                        f"cold start  step {taken}/{cs.max_steps}  loss "
-                        f"{scalars['loss/demonstration']:.3f}  pass@1 {pass_rate:.3f}  "
-                        f"{time.monotonic() - began:.0f}s",
+                        f"cold start  step {taken}/{cs.max_steps}  loss {loss:.3f}  "
+                        f"pass@1 {pass_rate:.3f}  {time.monotonic() - began:.0f}s",
                         flush=True,
                     )
                     done = last or pass_rate >= cs.stop_at_pass_rate

@@ -1,9 +1,9 @@
 """Runs on one scale: learning curves against steps and sampled tokens, and their mean over seeds.
 
 Decides how a run's evaluations are read and interpolated, whose attempt a correction quotes, and
-what counts as sampled: the completions of both streams, and those that dynamic sampling discarded.
-Demonstrations of the cold start are not sampled. It does not decide which runs are compared, by
-which formulas (`statistics.py`), or how that is shown (`report/comparison.py`).
+what counts as sampled: the completions of both streams, and those that dynamic sampling discarded,
+but not the demonstrations of the cold start. It does not decide which runs are compared, by which
+formulas (`statistics.py`), or how that is shown (`report/comparison.py`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,11 +36,8 @@ def learning_curve(directory: Path) -> dict[str, list[Any]]:
             total += line["tokens/sampled"]
             spent[step] = total
         elif line["phase"] == "eval":
-            found[step] = {
-                name.removeprefix("eval/"): value
-                for name, value in line.items()
-                if name.startswith("eval/")
-            }
+            metrics = {k: v for k, v in line.items() if k.startswith("eval/")}
+            found[step] = {k.removeprefix("eval/"): v for k, v in metrics.items()}
     steps = sorted(found.keys() & spent.keys())
     names = dict.fromkeys(name for step in steps for name in found[step])
     return {

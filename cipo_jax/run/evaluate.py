@@ -1,8 +1,8 @@
 """How good a policy is: on its own attempts, and on what it makes of attempts on a second look.
 
 The same functions serve training (`config.data.eval`) and the benchmarks of `commands/evaluate.py`.
-Metrics are shares in [0, 1] unless said otherwise; each is an `Estimate` with its uncertainty over
-problems. The formulas are in `statistics.py`.
+Metrics are shares in [0, 1] unless a function says otherwise; each is an `Estimate` with its
+uncertainty over problems. The formulas are in `statistics.py`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -35,12 +35,12 @@ def evaluate(
 ) -> tuple[dict[str, Estimate], list[Attempt]]:
     """Evaluates `params` on the problems of `prompts`.
 
-    Each problem gets `samples` attempts; the first `corrected_attempts` of them are then given
-    back for correction, once each. The same key gives the same attempts.
+    Each problem gets `samples` attempts, of which the first `corrected_attempts` are then corrected
+    once each. The same key gives the same attempts.
 
     Args:
       pass_at: the k of pass@k and maj@k.
-      given: attempts of whoever made them, corrected once each as well.
+      given: attempts that others made, corrected once each as well.
       same_answers: with it, maj@k is computed where problems have answers. Wrong answers that are
         written differently then count as one.
 
@@ -62,17 +62,11 @@ def evaluate(
     own = [a for group in groups for a in group[:corrected_attempts]]
     for number, (anchors, prefix) in enumerate(((own, "correction/"), (given, "given/")), 1):
         if anchors:
+            of_pass = jax.random.fold_in(key, number)
             corrected, corrections = evaluate_corrections(
-                attempt,
-                params,
-                anchors,
-                correction_prompt,
-                samples=1,
-                key=jax.random.fold_in(key, number),
+                attempt, params, anchors, correction_prompt, samples=1, key=of_pass
             )
-            metrics |= {
-                prefix + name.removeprefix("correction/"): e for name, e in corrected.items()
-            }
+            metrics |= {prefix + k.removeprefix("correction/"): e for k, e in corrected.items()}
             attempts = attempts + corrections
     return metrics, attempts
 
@@ -82,12 +76,11 @@ def evaluate_corrections(
     params: Params,
     anchors: Sequence[Attempt],
     correction_prompt: Callable[[Attempt], Prompt],
-    *,
     samples: int,
     key: jax.Array,
     groups: Sequence[str] | None = None,
 ) -> tuple[dict[str, Estimate], list[Attempt]]:
-    """Has each anchor, an attempt of whoever made it, corrected `samples` times.
+    """Samples `samples` corrections of each anchor, the policy's own attempt or another's.
 
     Args:
       groups: which anchors belong together, for the uncertainty; None: those of one problem.
@@ -123,7 +116,6 @@ def evaluate_critiques(
     attempt: MakeAttempts,
     params: Params,
     prompts: Sequence[Prompt],
-    *,
     samples: int,
     key: jax.Array,
     groups: Sequence[str],
@@ -143,15 +135,11 @@ def evaluate_critiques(
     correct = np.array([[a.correct for a in group] for group in answers]).mean(axis=1)
     wrong = np.array([p.problem.answer == WRONG for p in prompts])
     found, missed, alarms = wrong * correct, wrong * (1 - correct), ~wrong * (1 - correct)
-    names = list(groups)
-    metrics = {
-        "critique/accuracy": estimate(
-            _grouped(correct, names), _grouped(np.ones(len(names)), names)
-        )
-    }
+    ones = _grouped(np.ones(len(groups)), groups)
+    metrics = {"critique/accuracy": estimate(_grouped(correct, groups), ones)}
     whole = 2 * found + missed + alarms
     if whole.any():
-        metrics["critique/f1"] = estimate(_grouped(2 * found, names), _grouped(whole, names))
+        metrics["critique/f1"] = estimate(_grouped(2 * found, groups), _grouped(whole, groups))
     return metrics | _of_completions(answers), attempts
 
 
@@ -162,10 +150,8 @@ def plain_values(metrics: Mapping[str, Estimate]) -> dict[str, float]:
 
 
 def count_votes(group: Sequence[Attempt], same_answers: SameAnswers) -> tuple[int, list[int], int]:
-    """(right, sizes of the classes of wrong answers, abstained): the votes on one problem.
-
-    All right attempts agree with the reference, so with each other.
-    """
+    """(right, sizes of the classes of wrong answers, abstained): the votes on one problem. All
+    right attempts agree with the reference, so with each other."""
     right = sum(a.correct for a in group)
     answers = [a.verdict.extracted for a in group if not a.correct]
     given = [answer for answer in answers if answer is not None]

@@ -1,4 +1,4 @@
-"""What the loop remembers between steps besides the TrainState; part of every checkpoint."""
+"""What the loop remembers between steps in addition to the TrainState; part of every checkpoint."""
 
 import dataclasses
 from typing import Any
@@ -16,9 +16,8 @@ class HostState:
     Attributes:
       replay: the controller of rho.
       difficulty: running pass rate per problem id.
-      streaks: how long each health rule has been broken.
-      sampled_tokens: in all steps so far.
-      step_tokens: in the last step.
+      streaks: for how many steps each health rule has been broken.
+      sampled_tokens, step_tokens: in all steps so far, and in the last one.
     """
 
     replay: ReplayState
@@ -41,32 +40,25 @@ class HostState:
           retention: accuracy of the corrections of right anchors; None if there were none.
           sampled_tokens: in this step.
         """
-        G, seen = rollout.group_size, base.sampled
+        G, seen, controller = rollout.group_size, base.sampled, self.replay
+        if replay.adaptive:
+            controller = update_replay(
+                controller,
+                retention,
+                target=replay.target_retention,
+                minimum=replay.minimum,
+                maximum=replay.maximum,
+                gap_weight=replay.gap_weight,
+                drop_weight=replay.drop_weight,
+                streak_weight=replay.streak_weight,
+            )
+        ids, rates = [a.problem.id for a in seen[::G]], correct_array(seen, G).mean(axis=1)
         return dataclasses.replace(
             self,
-            replay=self._next_replay(replay, retention),
-            difficulty=remember(
-                self.difficulty,
-                [a.problem.id for a in seen[::G]],
-                correct_array(seen, G).mean(axis=1),
-                rollout.pass_rate_decay,
-            ),
+            replay=controller,
+            difficulty=remember(self.difficulty, ids, rates, rollout.pass_rate_decay),
             sampled_tokens=self.sampled_tokens + sampled_tokens,
             step_tokens=sampled_tokens,
-        )
-
-    def _next_replay(self, replay: keys.Replay, retention: float | None) -> ReplayState:
-        if not replay.adaptive:
-            return self.replay
-        return update_replay(
-            self.replay,
-            retention,
-            target=replay.target_retention,
-            minimum=replay.minimum,
-            maximum=replay.maximum,
-            gap_weight=replay.gap_weight,
-            drop_weight=replay.drop_weight,
-            streak_weight=replay.streak_weight,
         )
 
     def to_json(self) -> dict[str, Any]:

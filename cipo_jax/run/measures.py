@@ -1,12 +1,9 @@
 """Every metric of a run: its name, its unit, what it is, and how it is computed from attempts.
 
-`METRICS` is the one list of names; docs/metrics.md is made from it:
-
-    python -m cipo_jax.run.measures > docs/metrics.md
-
-What is a function of attempts, anchors and verdicts is computed here. The rest comes as scalars
-from where it is measured: the train step (losses, entropy, gradients), sampler, verifier pool,
-clock and compiler. Not decided here: when anything is written, and how hosts are combined.
+`METRICS` is the one list of names; `python -m cipo_jax.run.measures > docs/metrics.md` makes the
+page. What is a function of attempts, anchors and verdicts is computed here. The rest comes from
+where it is measured: the train step (losses, entropy, gradients), sampler, verifier pool, clock and
+compiler. Not decided here: when anything is written, and how hosts are combined.
 """
 
 import dataclasses
@@ -43,6 +40,7 @@ class Metric:
         return re.fullmatch(re.sub(r"\\\{\w+\\\}", r"[^/]+?", pattern), name) is not None
 
 
+# "# section", then "name | unit | meaning" a line; an indented line continues the one before it.
 _TABLE = """
 # Attempts
 {stream}/reward/mean | reward | Mean of what the verdicts earn (`verifier.reward_*`), before
@@ -66,8 +64,8 @@ transition/{kind} | share | Of corrections by what the quoted attempt was and th
     r2r, r2w, w2r, w2w (r right, w wrong). They sum to 1.
 transition/{kind}_count | number | How many they are.
 correction/fix_rate | share | w2r / (w2r + w2w): of wrong attempts that are corrected.
-correction/retention | share | r2r / (r2r + r2w): of right attempts that are kept right; the
-    controller of rho goes by it.
+correction/retention | share | r2r / (r2r + r2w): of right attempts that are kept right; it
+    steers the controller of rho.
 correction/break_rate | share | 1 - retention: of right attempts that are spoilt.
 correction/copy_rate | share | Of corrections whose text is the quoted attempt's, outer space aside.
 correction/answer_changed_frac | share | Of corrections whose extracted answer is another string
@@ -107,9 +105,9 @@ time/correct | seconds | Choosing anchors, sampling and verifying corrections.
 time/score | seconds | Log-probs of the frozen reference, with `algorithm.kl_coef`.
 time/update | seconds | Packing and the compiled update.
 time/step | seconds | The sum of these four.
-time/checkpoint | seconds | For which the save after the step before held the loop up.
+time/checkpoint | seconds | That the loop waited for the save after the step before.
 time/compile | seconds | Compiling programs, or reading them from the cache.
-time/verify_hidden | share | Of the time with outstanding verdicts, during which sampling went on.
+time/verify_hidden | share | Of the time with outstanding verdicts, the part with sampling.
 time/verify_wait | seconds | Waiting for verdicts after sampling had ended.
 time/verify_p50 | seconds | Median of the most recent verifications.
 time/verify_p99 | seconds | 99th percentile of them.
@@ -123,7 +121,7 @@ update/mfu | share | Of the devices' bfloat16 peak that the model's FLOPs have u
     remat do not count); for the devices in run/watch/speed.py.
 sampler/useful_rows | share | Of decoded rows that gave a token.
 sampler/reused_prompt | share | Of prompt tokens that were found in the cache.
-sampler/cache_used | share | Of the cache's pages that were held at the fullest.
+sampler/cache_used | share | Of the cache's pages, those in use when it was fullest.
 sampler/evictions | number | Sequences taken out of a full cache, to be computed again.
 compile/count | number | Programs compiled since the step before.
 compile/cached | number | Programs read from the cache instead.
@@ -152,18 +150,11 @@ health/{rule} | as its metric | The value at which a rule of the `health` sectio
 """
 
 
-def _parse(table: str) -> tuple[Metric, ...]:
-    """The metrics of a table: "name | unit | meaning" a line, indented lines go on with it."""
-    metrics, section = [], ""
-    for line in table.replace("\n    ", " ").splitlines():
-        if line.startswith("# "):
-            section = line.removeprefix("# ")
-        elif line:
-            metrics.append(Metric(section, *line.split(" | ")))
-    return tuple(metrics)
-
-
-METRICS = _parse(_TABLE)
+METRICS = tuple(
+    Metric(lines[0], *line.split(" | "))
+    for lines in map(str.splitlines, _TABLE.replace("\n    ", " ").split("\n# ")[1:])
+    for line in filter(None, lines[1:])
+)
 
 
 def find_metric(name: str) -> Metric | None:
@@ -196,31 +187,14 @@ is absent. A value that is not finite is null, and `non_finite` says which it wa
 
 
 def reduce_attempts(
-    attempts: Sequence[Attempt],
-    group_size: int,
-    prefix: str,
-    rewards: np.ndarray | None = None,
+    attempts: Sequence[Attempt], group_size: int, prefix: str, rewards: np.ndarray | None = None
 ) -> dict[str, float]:
-    """What one stream of attempts says of the policy. Names start with `prefix`/.
+    """The metrics `prefix`/... of one stream of attempts; nothing for no attempts.
 
     Args:
-      attempts: [n * group_size], group-major: attempts[i * group_size + j] is the j-th of the
-        i-th prompt.
-      group_size: attempts per prompt.
+      attempts: [n * group_size], group-major.
       prefix: the stream's name, such as "base".
       rewards: [n, group_size], what the attempts earned; None: 1 if correct, else 0.
-
-    Returns:
-      Shares are of all attempts unless said otherwise, in [0, 1]; lengths in completion tokens,
-      stop token included. Nothing for no attempts.
-        reward/mean: mean reward, before any shaping or penalty.
-        pass_rate: share of correct attempts.
-        outcome/{correct,wrong,no_answer,timeout,error}: share of each outcome; they sum to 1.
-        length/mean, length/p95: mean, and 95th percentile with linear interpolation.
-        truncated: share that ran into the token limit.
-        group/{all_right,all_wrong,mixed}: share of the n groups whose attempts are all correct,
-          all not correct, or neither; with rewards of 1 and 0 only mixed groups give a
-          group-relative gradient.
 
     Raises:
       ValueError: the number of attempts is not a multiple of `group_size`.
@@ -233,8 +207,6 @@ def reduce_attempts(
     lengths = np.array([len(a.completion.tokens) for a in attempts])
     outcomes = [a.verdict.outcome for a in attempts]
     rights = correct.reshape(-1, group_size).sum(axis=1)
-    all_right = float(np.mean(rights == group_size))
-    all_wrong = float(np.mean(rights == 0))
     metrics = {
         "reward/mean": float(correct.mean() if rewards is None else rewards.mean()),
         "pass_rate": float(correct.mean()),
@@ -242,8 +214,8 @@ def reduce_attempts(
         "length/mean": float(lengths.mean()),
         "length/p95": float(np.percentile(lengths, 95)),
         "truncated": float(np.mean([not a.completion.finished for a in attempts])),
-        "group/all_right": all_right,
-        "group/all_wrong": all_wrong,
+        "group/all_right": float(np.mean(rights == group_size)),
+        "group/all_wrong": float(np.mean(rights == 0)),
         "group/mixed": float(np.mean((rights > 0) & (rights < group_size))),
     }
     return {f"{prefix}/{name}": value for name, value in metrics.items()}
@@ -256,8 +228,7 @@ def stream_measures(
     correction_rewards: np.ndarray,
     anchors: Selection,
 ) -> dict[str, float]:
-    """What both streams of a step say: `reduce_attempts` of each, the histogram of pass rates,
-    transitions and anchors.
+    """The metrics of both streams of a step that attempts and anchors decide.
 
     Args:
       attempts: [N * G], group-major; `rewards` [N, G] are what they earned.
@@ -282,9 +253,7 @@ def pass_rate_histogram(correct: np.ndarray) -> dict[str, float]:
 
 
 def transition(correction: Attempt) -> str:
-    """Whether the quoted attempt, then the correction, was right: "r2r", "r2w", "w2r" or "w2w".
-
-    Right means `Outcome.CORRECT`; every other outcome is wrong.
+    """Whether the quoted attempt, then the correction, was correct: "r2r", "r2w", "w2r" or "w2w".
 
     Raises:
       ValueError: the attempt is not a correction.
@@ -295,21 +264,10 @@ def transition(correction: Attempt) -> str:
 
 
 def transitions(corrections: Sequence[Attempt]) -> dict[str, float]:
-    """How corrections changed the attempts they quote.
+    """How corrections changed the attempts they quote; nothing for no corrections.
 
-    With r2w the number of corrections that are wrong where the quoted attempt was right, and so
-    on, and n = r2r + r2w + w2r + w2w:
-        transition/{r2r,r2w,w2r,w2w}: share of n; they sum to 1.
-        transition/{r2r,r2w,w2r,w2w}_count: the numbers themselves.
-        correction/fix_rate: w2r / (w2r + w2w); absent if no quoted attempt was wrong.
-        correction/break_rate: r2w / (r2r + r2w); absent if no quoted attempt was right.
-        correction/retention: r2r / (r2r + r2w) = 1 - break_rate; absent likewise.
-        correction/copy_rate: share of n whose text is the quoted attempt's, outer space aside.
-        correction/answer_changed_frac: share of n whose extracted answer is another string than
-          the quoted attempt's; no answer is equal to no answer only.
-
-    Returns:
-      The above; nothing for no corrections.
+    `correction/fix_rate` is absent if no quoted attempt was wrong, `correction/retention` and
+    `correction/break_rate` if none was right.
 
     Raises:
       ValueError: an attempt has no anchor.
@@ -334,12 +292,7 @@ def transitions(corrections: Sequence[Attempt]) -> dict[str, float]:
 
 
 def anchor_metrics(anchors: Selection, prompts: Sequence[Prompt]) -> dict[str, float]:
-    """What was put back; nothing without anchors.
-
-    anchor/count; anchor/realised_success_share: share of right ones; anchor/fallback_frac: share
-    from problems outside the difficulty band; anchor/trimmed_frac: share of prompts whose quoted
-    attempt was cut.
-    """
+    """What was put back, and the prompts that quote it; nothing without anchors."""
     if not len(anchors):
         return {}
     return {

@@ -3,8 +3,7 @@
     update, decode chunk, prefill of each width    compiled; bytes as the compiler plans them
     other sizes                                    compiled at a few, interpolated between them
 
-Decides which programs count and what is in memory at the same time. What is done about it is the
-caller's.
+Decides which programs count and what is in memory at the same time, not what follows from it.
 """
 
 import dataclasses
@@ -46,16 +45,13 @@ class Program:
     """A compiled program; bytes on one device.
 
     Attributes:
-      argument_bytes: what it is given. Of its results, what replaces none of that is in
+      argument_bytes: of what it is given. Results that replace none of that are in
         `temporary_bytes`.
-      flops: as XLA counts them on one device, a loop's body once; None where it does not.
     """
 
     name: str
     argument_bytes: int
     temporary_bytes: int
-    flops: float | None
-    seconds: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,8 +92,8 @@ class Shapes:
     """What the programs of a run are lowered from.
 
     Attributes:
-      sampler: model, mesh and settings of the engine; with several hosts, all of them as replicas:
-        each samples on its own devices, and a device holds and computes the same.
+      sampler: model, mesh and settings of the engine. With several hosts they are replicas in one
+        mesh: each samples on its own devices, and every device holds and computes the same.
     """
 
     config: Config
@@ -107,17 +103,10 @@ class Shapes:
     def update(self, microbatch_rows: int | None = None) -> Update:
         """The update, with another number of rows if one is given."""
         c = self.config
-        if microbatch_rows is not None:
-            batch = dataclasses.replace(c.batch, microbatch_rows=microbatch_rows)
-            c = dataclasses.replace(c, batch=batch)
-        rate = c.optimizer.learning_rate
-        return make_policy_update(c, self.policy, lambda _: rate)
-
-    def with_slots(self, slots: int) -> tuple[ModelConfig, Mesh, EngineSettings]:
-        """The sampler with another number of slots, and a cache in proportion."""
-        model, mesh, settings = self.sampler
-        tokens = settings.cache_tokens * slots // settings.slots
-        return model, mesh, dataclasses.replace(settings, slots=slots, cache_tokens=tokens)
+        rows = microbatch_rows or c.batch.microbatch_rows
+        batch = dataclasses.replace(c.batch, microbatch_rows=rows)
+        c = dataclasses.replace(c, batch=batch)
+        return make_policy_update(c, self.policy, lambda _: c.optimizer.learning_rate)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,8 +173,7 @@ def make_plan(shapes: Shapes, say: Say) -> Plan:
     programs = [compile_program("update", _lower(shapes, update), say)]
     for name, lowered in lower_programs(model, mesh, settings).items():
         programs.append(compile_program(name, lowered, say))
-    policy = shapes.policy
-    shares = model.param_dtype == model.compute_dtype and mesh == policy.mesh
+    shares = model.param_dtype == model.compute_dtype and mesh == shapes.policy.mesh
     return Plan(
         parameters=update.sizes.parameters,
         programs=tuple(programs),
@@ -209,7 +197,7 @@ def fit_microbatch(shapes: Shapes, plan: Plan, device_bytes: int, say: Say) -> F
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            # XLA for TPU knows what its devices have, and does not say how much more it wants.
+            # XLA for TPU knows the memory of its devices, but does not say how much it would need.
             say(f"update with {size} rows does not fit")
             return 2 * device_bytes
         return program.argument_bytes + program.temporary_bytes
@@ -221,34 +209,32 @@ def fit_microbatch(shapes: Shapes, plan: Plan, device_bytes: int, say: Say) -> F
 
 def fit_slots(shapes: Shapes, plan: Plan, device_bytes: int, say: Say) -> Fit:
     """The largest `sampling.slots`, with a cache in proportion, up to a step's completions."""
-    c = shapes.config
+    c, (model, mesh, settings) = shapes.config, shapes.sampler
     prefill = max(p.temporary_bytes for p in plan.programs[2:])
 
     def measure(size: int) -> int:
-        sampler = shapes.with_slots(size)
+        tokens = settings.cache_tokens * size // settings.slots
+        changed = dataclasses.replace(settings, slots=size, cache_tokens=tokens)
+        sampler = model, mesh, changed
         program = compile_program(f"decode chunk of {size}", lower_decode(*sampler), say)
         cache = bytes_per_device(abstract_cache(*sampler))
         return plan.state_bytes + plan.weight_bytes + cache + max(prefill, program.temporary_bytes)
 
-    step = sharding.row_count(shapes.sampler[1])
+    step = sharding.row_count(mesh)
     most = max(c.num_attempts, c.num_corrections, plan.slots)
     return largest_that_fits(measure, {plan.slots: plan.sampling_bytes}, step, most, device_bytes)
 
 
 def largest_that_fits(
-    measure: Callable[[int], int],
-    known: dict[int, int],
-    step: int,
-    most: int,
-    device_bytes: int,
+    measure: Callable[[int], int], known: dict[int, int], step: int, most: int, device_bytes: int
 ) -> Fit:
     """Searches for the largest size that fits with `MOST_COMPILATIONS` measurements.
 
     Args:
       measure: size -> bytes, about linear.
-      known: of a size that has been measured.
+      known: {size: bytes} of one that has been measured.
       step: sizes are multiples of it.
-      most: no larger one is wanted.
+      most: the largest that is of use.
     """
     compiled, most = dict(known), max(most // step * step, step)
     for _ in range(MOST_COMPILATIONS):
@@ -260,8 +246,8 @@ def largest_that_fits(
 
 
 def _estimate(compiled: dict[int, int], step: int, most: int, device_bytes: int) -> int:
-    """The largest size that fits, by a straight line through the sizes next to it on both sides, or
-    the two next to it on one. Where only one is known, another to tell the line from."""
+    """The largest size that fits, by a straight line through the nearest sizes on both sides, or
+    the nearest two on one side. Where only one is known, a second one for the line."""
     below = sorted(n for n, size in compiled.items() if size <= device_bytes)
     above = sorted(n for n, size in compiled.items() if size > device_bytes)
     if len(compiled) == 1:
@@ -278,7 +264,7 @@ def compile_program(name: str, lowered: jax.stages.Lowered, say: Say) -> Program
     """Compiles it and says what it needs.
 
     Raises:
-      CipoError: the compiler of these devices does not tell.
+      CipoError: the compiler of these devices does not plan memory.
     """
     began = time.monotonic()
     compiled = lowered.compile()
@@ -290,20 +276,15 @@ def compile_program(name: str, lowered: jax.stages.Lowered, say: Say) -> Program
     # A peak that counts temporaries knows which of them live at the same time; XLA for TPU has one,
     # XLA for CPU does not.
     beside = memory.peak_memory_in_bytes - arguments
+    temporaries = beside if beside > fresh else memory.temp_size_in_bytes + fresh
     costs: Any = compiled.cost_analysis() or {}
-    program = Program(
-        name=name,
-        argument_bytes=arguments,
-        temporary_bytes=beside if beside > fresh else memory.temp_size_in_bytes + fresh,
-        flops=costs.get("flops"),
-        seconds=time.monotonic() - began,
-    )
-    flops = f", {program.flops:.2e} FLOPs" if program.flops else ""
+    # As XLA counts them on one device, a loop's body once.
+    flops = f", {costs['flops']:.2e} FLOPs" if costs.get("flops") else ""
     say(
-        f"{name:12} arguments {program.argument_bytes / GIB:.3f} GiB, temporaries "
-        f"{program.temporary_bytes / GIB:.3f} GiB{flops}, compiled in {program.seconds:.0f} s"
+        f"{name:12} arguments {arguments / GIB:.3f} GiB, temporaries {temporaries / GIB:.3f} GiB"
+        f"{flops}, compiled in {time.monotonic() - began:.0f} s"
     )
-    return program
+    return Program(name, arguments, temporaries)
 
 
 def _lower(shapes: Shapes, update: Update) -> jax.stages.Lowered:

@@ -1,11 +1,11 @@
-"""Parameters that something begins with: where they are, whether they fit, and loading them.
+"""The parameters that a mode starts from: where they are, whether they fit, and loading them.
 
     a run         its newest RL checkpoint, else that of its cold start, or a step that is named
     a model       the weights of `model.source`
     a seed        random ones
 
-Every mode finds them here. What a checkpoint is is decided in `records/checkpoint.py`; how a run
-goes on from its own state, optimiser included, in `start.py`.
+Every mode finds them here. What a checkpoint holds is decided in `records/checkpoint.py`; how a run
+continues from its own state, optimiser included, in `start.py`.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from etils import epath
 
 from cipo_jax.config import keys
 from cipo_jax.config.keys import Config
-from cipo_jax.config.resolve import read_resolved
+from cipo_jax.config.resolve import read_values
 from cipo_jax.policy import model
 from cipo_jax.policy.huggingface import load as huggingface
 from cipo_jax.policy.huggingface.hub import model_directory
@@ -97,9 +97,9 @@ def check_fits(workdir: Path, config: Config, key: str = "--workdir") -> None:
         )
     if differences := model_differences(file, config):
         raise CipoError(
-            f"{key}: the run in {workdir} has another model than this config:\n"
-            + "\n".join(
-                f"  config.{name}: {theirs!r} there, {ours!r} here"
+            f"{key}: the run in {workdir} has another model than this config:"
+            + "".join(
+                f"\n  config.{name}: {theirs!r} there, {ours!r} here"
                 for name, (theirs, ours) in differences.items()
             )
         )
@@ -110,8 +110,7 @@ def load_parameters(config: Config, policy: Policy, place: Place | None) -> Para
     training."""
     if place is None:
         return fresh_parameters(config.model, config.seed, policy)
-    with Checkpoints(place.directory, keep=1, read_only=True) as saved:
-        return saved.restore_params(_abstract(policy), place.step)
+    return _restored(policy, place)
 
 
 def fresh_parameters(section: keys.Model, seed: int, policy: Policy) -> Params:
@@ -132,8 +131,7 @@ def newest_parameters(run: Path, policy: Policy) -> Params:
     if found is None:
         raise CipoError(f"config.init_from: {run} holds no finished checkpoint")
     print(f"starting from the parameters of {found[0]}")
-    with Checkpoints(found[0], keep=1, read_only=True) as saved:
-        return saved.restore_params(_abstract(policy))
+    return _restored(policy, Place(found[0], found[1][-1]))
 
 
 def _newest_phase(run: Path, directory: str) -> tuple[epath.Path, list[int]] | None:
@@ -142,9 +140,7 @@ def _newest_phase(run: Path, directory: str) -> tuple[epath.Path, list[int]] | N
     Args:
       directory: where checkpoints are; "": where the run's own config says.
     """
-    if not directory:
-        theirs = read_resolved(run / "config.json").get("checkpoint", {})
-        directory = theirs.get("directory", "")
+    directory = directory or read_values(run / "config.json").get("checkpoint.directory", "")
     root = checkpoint_root(run, directory)
     for phase in _PHASES:
         if (root / phase).is_dir():
@@ -170,10 +166,11 @@ def _choose_step(workdir: Path, steps: Sequence[int], wanted: str) -> int:
     return int(wanted)
 
 
-def _abstract(policy: Policy) -> Params:
-    """Shapes, dtypes and shardings."""
-    return jax.tree.map(
+def _restored(policy: Policy, place: Place) -> Params:
+    abstract = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
         model.abstract_params(policy.model),
         model.param_shardings(policy.model, policy.mesh),
     )
+    with Checkpoints(place.directory, keep=1, read_only=True) as saved:
+        return saved.restore_params(abstract, place.step)

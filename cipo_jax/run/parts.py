@@ -1,8 +1,8 @@
 """From the config to the parts of a run: mesh, model, tokenizer, prompts, sampler, verifier pool.
 
 Every mode takes its parts from here, all of them (`open_parts`) or those it needs, so that training
-and evaluation cannot disagree about them. Nothing is decided about steps and order; that is the
-caller's. Parameters come from `parameters.py`.
+and evaluation cannot disagree about them. Steps and their order are decided by the caller;
+parameters come from `parameters.py`.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ class Parts:
 
     Attributes:
       attempt: prompts -> verified attempts.
-      isolation: how generated programs are kept from the machine; "" if none are run.
+      isolation: how generated programs are isolated from the machine; "" if none are run.
     """
 
     policy: Policy
@@ -53,8 +53,8 @@ class Parts:
     isolation: str
 
     def end_sampling(self) -> dict[str, float]:
-        """Ends a phase of sampling, which frees the cache's memory. Returns what sampling and
-        verification took in it."""
+        """Ends a phase of sampling, which frees the cache's memory. Returns the phase's measures of
+        sampling and verification."""
         return self.sampler.close() | self.attempt.take_measures()
 
 
@@ -66,7 +66,7 @@ def open_parts(config: Config, hosts: Hosts | None = None) -> Iterator[Parts]:
       hosts: of the run; None: this one alone.
 
     Raises:
-      CipoError: whatever in the config cannot work with the files and devices at hand.
+      CipoError: a value of the config that cannot work with the files and devices here.
     """
     c = config
     hosts = hosts or Hosts()
@@ -79,19 +79,11 @@ def open_parts(config: Config, hosts: Hosts | None = None) -> Iterator[Parts]:
         sampler = open_sampler(c, policy, tokenizer, hosts)
         pool.wait_until_ready()
         stack.enter_context(jax.set_mesh(mesh))
-        heartbeat = Heartbeat(c.log.heartbeat_seconds, prints=hosts.first)
-        stack.enter_context(heartbeat)
-        stop_strings = c.sampling.stop_strings
-        yield Parts(
-            policy=policy,
-            tokenizer=tokenizer,
-            prompts=prompts,
-            sampler=sampler,
-            attempt=Attempter(sampler.sample, pool, tokenizer, stop_strings, hosts, heartbeat),
-            hosts=hosts,
-            heartbeat=heartbeat,
-            isolation=pool.about,
-        )
+        heartbeat = stack.enter_context(Heartbeat(c.log.heartbeat_seconds, prints=hosts.first))
+        stops = c.sampling.stop_strings
+        attempt = Attempter(sampler.sample, pool, tokenizer, stops, hosts, heartbeat)
+        about = pool.about
+        yield Parts(policy, tokenizer, prompts, sampler, attempt, hosts, heartbeat, about)
 
 
 def open_mesh(mesh: keys.Mesh, devices: list | None = None) -> Mesh:
@@ -149,9 +141,6 @@ def open_policy(config: Config, tokenizer: Tokenizer, mesh: Mesh, longest: int) 
 def make_model_config(model: keys.Model, tokenizer_name: str, tokenizer: Tokenizer) -> ModelConfig:
     """The architecture: that of `model.source`, or the config's own sizes.
 
-    Args:
-      tokenizer_name: config.data.tokenizer.
-
     Raises:
       CipoError: the model has no embedding for some of the tokenizer's tokens.
     """
@@ -195,15 +184,13 @@ def open_sampler(config: Config, policy: Policy, tokenizer: Tokenizer, hosts: Ho
         s, slots=-(-s.slots // n), cache_tokens=-(-s.cache_tokens // n), tensor=0
     )
     # The copy that a host samples with is made in the compute dtype.
-    model_config = policy.model
-    model_config = dataclasses.replace(model_config, param_dtype=model_config.compute_dtype)
-    policy = dataclasses.replace(policy, mesh=mesh, model=model_config)
+    copied = dataclasses.replace(policy.model, param_dtype=policy.model.compute_dtype)
+    policy = dataclasses.replace(policy, mesh=mesh, model=copied)
     return HostSampler(open_engine(own, policy, tokenizer), hosts, every)
 
 
 def open_engine(sampling: keys.Sampling, policy: Policy, tokenizer: Tokenizer) -> Engine:
-    """The sampling engine, on the policy's mesh or on another view of its devices
-    (`sampling.tensor`).
+    """The sampling engine, on the policy's mesh or another view of its devices (`sampling.tensor`).
 
     Raises:
       CipoError: `sampling.tensor` does not divide the number of devices.
@@ -212,13 +199,7 @@ def open_engine(sampling: keys.Sampling, policy: Policy, tokenizer: Tokenizer) -
     settings = EngineSettings(
         max_prompt_tokens=policy.longest_correction_prompt,
         max_new_tokens=policy.longest_completion,
-        choice=Choice(
-            stop_ids=tokenizer.stop_ids,
-            top_k=s.top_k,
-            top_p=s.top_p,
-            min_p=s.min_p,
-            min_new_tokens=s.min_new_tokens,
-        ),
+        choice=Choice(tokenizer.stop_ids, s.top_k, s.top_p, s.min_p, s.min_new_tokens),
         temperature=s.temperature,
         stop_strings=s.stop_strings,
         slots=s.slots,

@@ -1,9 +1,9 @@
 """The problems of a run: read, checked, cleaned and identified, before an accelerator is touched.
 
-A training problem whose prompt is over the budget, or cannot be written by the tokenizer, would
-end a run at whichever step draws it; here it is found at the start. `config.data.drop` leaves out
-what is too long, repeated, or also in the evaluation data. How each is found is decided in
-`data/`; `commands/data.py` reports the same findings.
+A training problem whose prompt exceeds the budget, or cannot be written by the tokenizer, would end
+a run at the step that draws it; here it is found at the start. `config.data.drop` leaves out what
+is too long, repeated, or also in the evaluation data. How each is found is decided in `data/`;
+`commands/data.py` reports the same findings.
 """
 
 import collections
@@ -30,7 +30,7 @@ class ProblemSet:
 
     Attributes:
       source: in the order of training or evaluation.
-      dropped: {reason of config.data.drop: how many problems it left out}, the first that holds.
+      dropped: {reason of config.data.drop: problems left out}, the first reason that holds.
       fingerprints: as `mixture.fingerprints`.
     """
 
@@ -72,8 +72,8 @@ def open_evaluation(config: Config) -> ProblemSet:
 
 
 def given_attempts(name: str, wrong: int, prompts: Sequence[Prompt]) -> list[Attempt]:
-    """Attempts at the problems of `prompts` that the embedded task makes, to see what a policy does
-    with attempts that are not its own: `wrong` wrong ones each, and the right one.
+    """Attempts at the problems of `prompts` that the embedded task makes, to see how a policy
+    corrects attempts that are not its own: `wrong` wrong ones each, and the right one.
 
     Args:
       name: config.data.eval, where the problems are from.
@@ -119,16 +119,15 @@ def load_training(data: Data, seed: int, split: str = "train") -> list[Part]:
             f"config.data.train_problems: got {d.train_problems}, wanted 0 with config.data.train="
             f"{d.train!r}: only {', '.join(GENERATED)} make as many problems as are wanted"
         )
-    return [part if part.placed is not None else _listed(part, d, seed) for part in parts]
-
-
-def _listed(part: Part, data: Data, seed: int) -> Part:
-    """A generator's first training problems, the same for every seed."""
-    alone = dataclasses.replace(part, weight=None)
-    source = open_mixture([alone], seed, _task_split(data, "train"))
-    problems = source.first(data.train_problems)
-    placed = [Placed(f"{part.name}:{p.id}", p) for p in problems]
-    return dataclasses.replace(part, placed=tuple(placed))
+    listed = []
+    for part in parts:
+        if part.placed is None:  # a generator's first problems are the same for every seed
+            alone = dataclasses.replace(part, weight=None)
+            first = open_mixture([alone], seed, _task_split(d, split)).first(d.train_problems)
+            placed = tuple(Placed(f"{part.name}:{p.id}", p) for p in first)
+            part = dataclasses.replace(part, placed=placed)
+        listed.append(part)
+    return listed
 
 
 def load_evaluation(data: Data) -> list[Part]:
@@ -220,17 +219,17 @@ def overlap(data: Data, evaluation: Eval, placed: Sequence[Placed]) -> list[Matc
 
 
 def _check_judged(kind: str, parts: Sequence[Part], source: ProblemSource, key: str) -> None:
-    """Refuses problems that hold nothing for the verifier to go by."""
+    """Refuses problems without what the verifier needs."""
     by_kind = {"math": ("answer",), "code": ("tests",), "auto": ("answer", "tests")}
-    fields = by_kind.get(kind, ())  # what a custom function needs is its own business
+    fields = by_kind.get(kind, ())  # your own function may need anything
     found = [(p.where, p.problem) for p in all_placed(parts)]
     for where, problem in found or [("its first problem", source.first(1)[0])]:
         if fields and all(getattr(problem, field) is None for field in fields):
             raise CipoError(
                 f"config.verifier.kind: got {kind!r}, but in config.{key} {where} "
                 f"has no {' and no '.join(fields)}; wanted a verifier for such problems ('math' "
-                "goes by answers, 'code' by tests, 'auto' by what there is), or the column's name "
-                "in config.data.answer_column or config.data.tests_column"
+                "needs answers, 'code' tests, 'auto' one of them), or the column's name in "
+                "config.data.answer_column or config.data.tests_column"
             )
 
 

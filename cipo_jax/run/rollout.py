@@ -3,7 +3,7 @@
     prompts -> sampler -> text -> verifier pool -> attempts, the same on all hosts
 
 Decided here: that a completion goes to the verifier while others are still being decoded, and the
-order of the result. How tokens are sampled is `sampling/`'s, on which host `sampler.py`'s.
+order of the result. Not decided: how tokens are sampled (`sampling/`), where (`sampler.py`).
 """
 
 import time
@@ -34,8 +34,8 @@ class Attempter:
     Args:
       sample: yields this host's share of the completions as they finish.
       stop_strings: texts end before the first of these.
-      hosts: what the others made of their share is gathered. None: this host alone.
-      heartbeat: told how many completions and verdicts are still to come.
+      hosts: from which the attempts of the others are gathered; None: this host alone.
+      heartbeat: shows how many completions and verdicts are still missing.
     """
 
     def __init__(
@@ -51,10 +51,8 @@ class Attempter:
         self._stop_strings = stop_strings
         self._hosts, self._heartbeat = hosts or Hosts(), heartbeat or Heartbeat()
         self._works = False  # the verifier has reached a verdict
-        # Since `take_measures`: seconds with verdicts outstanding, and those of them after sampling
-        # had ended, with nothing else to do.
-        self._pending, self._waited = 0.0, 0.0
-        self._lost_workers = 0.0
+        # Since `take_measures`: seconds with verdicts outstanding, and those after sampling alone.
+        self._pending, self._waited, self._lost_workers = 0.0, 0.0, 0.0
 
     def __call__(
         self, params: Params, prompts: Sequence[Prompt], samples: int, key: jax.Array, purpose: str
@@ -76,8 +74,7 @@ class Attempter:
         with self._heartbeat.waiting(lambda: "the attempts of the other hosts"):
             everyones = exchange(self._hosts, own)
         attempts = [Attempt(prompts[i // samples], *judged) for i, judged in enumerate(everyones)]
-        # Once it has worked, its failures are data, also those of a judge that is out of order for
-        # a while.
+        # Once it has worked, its failures are data, even if it is out of order for a while.
         self._works = self._works or verifier_works(attempts)
         return attempts
 
@@ -108,7 +105,7 @@ class Attempter:
             left = f"{total - len(pending)} of {total} completions left"
             return f"{left}, {verdicts} verdicts outstanding"
 
-        # A bar for whoever watches a terminal; silent in a pipe.
+        # The bar is shown on a terminal alone.
         with (
             self._heartbeat.waiting(to_come),
             tqdm(total=total, desc=purpose, unit="seq", leave=False, disable=None) as bar,

@@ -1,8 +1,8 @@
-"""Sampling on this host: its share of the prompts, on its own devices, open to being interrupted.
+"""Sampling on this host: its share of the prompts, on its own devices; it can be interrupted.
 
 On one host that is all prompts, on the training mesh's devices. On several, each has an engine on a
 mesh of its own, to which the parameters are gathered when sampling with them begins. Request ids
-are those of one host, so a completion does not depend on how many there are.
+are those of a single host, so a completion does not depend on the number of hosts.
 """
 
 import functools
@@ -42,7 +42,7 @@ class HostSampler:
         Raises:
           Preempted, HostFailure: as `Hosts.poll`; what was being sampled is dropped.
         """
-        # The hosts do this together: nothing that may end one of them comes before it.
+        # The hosts do this together: nothing that may end one of them may come before it.
         within_reach = self._within_reach(params)
         share = self._hosts.share(len(prompts))
         yield from self.engine.sample(
@@ -50,9 +50,8 @@ class HostSampler:
         )
 
     def close(self) -> dict[str, float]:
-        """Ends a phase of sampling: gives the memory of cache and copy back, so that the next phase
-        begins with an empty cache. Returns what sampling took since it was last closed; see
-        `measures.METRICS`. Shares of nothing are left out."""
+        """Ends a phase of sampling: frees the memory of cache and copy. Returns what sampling took
+        since it was last closed; see `measures.METRICS`. Shares of nothing are left out."""
         self.engine.close()
         self._leaves, self._copy = [], {}
         s, self.engine.stats = self.engine.stats, EngineStats()

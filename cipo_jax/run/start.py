@@ -1,7 +1,7 @@
-"""Where a run stands when it begins or continues: its state, from a checkpoint or from another run.
+"""The state of a run when it begins or continues, from a checkpoint or from another run.
 
-Decides what is looked for in which order. Where parameters are found is decided in `parameters.py`,
-what a checkpoint is and which config may continue it in `records/checkpoint.py`.
+Decides the order in which they are looked for. Where parameters are found is decided in
+`parameters.py`, which config may continue a checkpoint in `records/checkpoint.py`.
 """
 
 from pathlib import Path
@@ -31,11 +31,11 @@ def restore_or_begin(
     checkpoints: Checkpoints,
     record: Record,
 ) -> tuple[TrainState, HostState]:
-    """Where the run stands. In this order:
+    """The state of the run, from the first of these that there is:
 
     1. its newest RL checkpoint;
     2. the parameters of another run (`init_from`);
-    3. the cold start, from where it stands;
+    3. the cold start, or what is left of it;
     4. the parameters of `model.source`, or random ones.
 
     Args:
@@ -46,9 +46,9 @@ def restore_or_begin(
         restored, step = HostState.from_json(host), int(state.step)
         budget = Budget(config.num_steps, config.max_sampled_tokens, config.eval)
         if step >= config.num_steps:
-            print(f"{record.workdir} has done its {step} steps; raise num_steps to go on")
+            print(f"{record.workdir} has done its {step} steps; raise num_steps to continue")
         elif budget.is_over(step, restored.sampled_tokens):
-            print(f"{record.workdir} has sampled its tokens; raise max_sampled_tokens to go on")
+            print(f"{record.workdir} has sampled its tokens; raise max_sampled_tokens to continue")
         else:
             print(f"continuing {record.workdir} after step {step}")
         return state, restored

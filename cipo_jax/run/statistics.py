@@ -1,10 +1,10 @@
 """Estimates from samples: pass@k, majority votes, confidence intervals, paired comparisons.
 
-Formulas only, each with its reference. They see numbers and decide neither what counts as right nor
-what is compared. Uncertainty is over problems, since samples of one problem are not independent,
-and over seeds where there are several. All intervals are 95% intervals. Bootstrap intervals are
-percentile intervals (Efron and Tibshirani 1993, An Introduction to the Bootstrap, ch. 13) from a
-fixed random seed, so that equal data give equal numbers.
+Formulas only, each with its reference; what counts as right and what is compared is decided
+elsewhere. Uncertainty is over problems, since samples of one problem are not independent, and over
+seeds where there are several. All intervals are 95% intervals. Bootstrap intervals are percentile
+intervals (Efron and Tibshirani 1993, An Introduction to the Bootstrap, ch. 13) from a fixed random
+seed, so that equal data give equal numbers.
 """
 
 import dataclasses
@@ -19,13 +19,7 @@ _RESAMPLES = 4000
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A quantity with its uncertainty.
-
-    Attributes:
-      value: the estimate.
-      stderr: its standard error.
-      low, high: bounds of the bootstrap interval.
-    """
+    """A quantity with its standard error and the bounds of its bootstrap interval."""
 
     value: float
     stderr: float
@@ -38,7 +32,6 @@ class Difference:
     """Method a minus method b.
 
     Attributes:
-      value: the difference of means.
       low, high: bounds of the paired bootstrap interval.
       p: two-sided bootstrap p-value of no difference.
     """
@@ -83,7 +76,6 @@ def majority_at_k(right: int, wrong: Sequence[int], abstained: int, k: int) -> f
       right: samples with the right answer.
       wrong: samples with each wrong answer, one number per distinct answer.
       abstained: samples without an answer.
-      k: subset size.
 
     Raises:
       ValueError: not 1 <= k <= n = right + sum(wrong) + abstained.
@@ -138,20 +130,19 @@ def estimate(numerators: np.ndarray, denominators: np.ndarray | None = None) -> 
     counts = _resampled_counts(np.random.default_rng(0), len(above))
     total = counts @ below
     ratios = (counts @ above)[total > 0] / total[total > 0]
-    low, high = _interval(ratios)
     value = float(above.sum() / below.sum())
     # For a mean this is the standard deviation over the root of N.
     residuals = (above - value * below) / below.mean()
-    return Estimate(value, float(np.sqrt(np.mean(residuals**2) / len(above))), low, high)
+    stderr = float(np.sqrt(np.mean(residuals**2) / len(above)))
+    return Estimate(value, stderr, *_interval(ratios))
 
 
 def paired_difference(a: np.ndarray, b: np.ndarray) -> Difference:
     """Compares two methods on the same problems.
 
-    Problems are resampled, the same ones for both methods. Where a method has several seeds, these
-    are resampled as well, so that the interval covers what another seed would give; with two or
-    three seeds it is a rough interval. Reference for resampling both: Owen 2007, The pigeonhole
-    bootstrap.
+    Problems are resampled, the same ones for both methods; seeds as well, where a method has
+    several, so that the interval covers what another seed would give. With two or three seeds it is
+    rough. Reference for resampling both: Owen 2007, The pigeonhole bootstrap.
 
     Args:
       a, b: [S_a, N] and [S_b, N] float, a value per seed and problem.
@@ -166,19 +157,17 @@ def paired_difference(a: np.ndarray, b: np.ndarray) -> Difference:
     means = []
     for values in (a, b):
         seeds = _resampled_counts(rng, len(values))  # [resamples, S]
-        means.append(np.einsum("rs,sn,rn->r", seeds, values, counts, optimize=True))
-        means[-1] /= values.size
-    differences = means[0] - means[1]
-    low, high = _interval(differences)
-    return Difference(float(a.mean() - b.mean()), low, high, _p_value(differences))
+        sums = np.einsum("rs,sn,rn->r", seeds, values, counts, optimize=True)
+        means.append(sums / values.size)
+    return _difference(float(a.mean() - b.mean()), means[0] - means[1])
 
 
 def seed_ratios(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     """[S] each seed's ratio of sums over problems.
 
     Args:
-      above, below: [S, N] numerators and denominators of each seed and problem, as in `estimate`;
-        the problems are the same for all seeds.
+      above, below: [S, N] numerators and denominators, as in `estimate`, of the same problems for
+        all seeds.
 
     Raises:
       ValueError: the shapes differ, or a seed's denominators are all 0.
@@ -192,17 +181,16 @@ def over_seeds(above: np.ndarray, below: np.ndarray) -> Estimate:
     """The mean over seeds of `seed_ratios`, with seeds and problems resampled independently
     (Owen 2007, The pigeonhole bootstrap)."""
     means = _resampled_seed_means(above, below)
-    low, high = _interval(means)
-    return Estimate(float(seed_ratios(above, below).mean()), float(means.std()), low, high)
+    value = float(seed_ratios(above, below).mean())
+    return Estimate(value, float(means.std()), *_interval(means))
 
 
 def difference_by_seed(
     a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray]
 ) -> Difference:
     """As `over_seeds`, of two methods whose seeds belong together (the same cold start, the same
-    training problems): each resample takes the same seeds and problems of both.
-
-    With few seeds such an interval is too narrow, see `t_interval`.
+    training problems): each resample takes the same seeds and problems of both. With few seeds such
+    an interval is too narrow, see `t_interval`.
 
     Args:
       a, b: (above, below) of each, as in `seed_ratios`.
@@ -212,20 +200,15 @@ def difference_by_seed(
     """
     if a[0].shape != b[0].shape:
         raise ValueError(f"shapes {a[0].shape} and {b[0].shape}, wanted the same seeds, problems")
-    differences = _resampled_seed_means(*a) - _resampled_seed_means(*b)
-    low, high = _interval(differences)
     value = float(np.mean(seed_ratios(*a) - seed_ratios(*b)))
-    return Difference(value, low, high, _p_value(differences))
+    return _difference(value, _resampled_seed_means(*a) - _resampled_seed_means(*b))
 
 
 def t_interval(values: np.ndarray) -> tuple[float, float]:
-    """The interval of the mean of a few independent numbers; infinite for a single one.
+    """The interval of the mean of a few independent numbers [S]; infinite for a single one.
 
     Unlike the bootstrap, it is wide enough for few numbers, if they are about normally distributed.
     Reference: Student 1908, The probable error of a mean.
-
-    Args:
-      values: [S].
     """
     if len(values) < 2:
         return -math.inf, math.inf
@@ -267,19 +250,18 @@ def _resampled_seed_means(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     rng = np.random.default_rng(0)
     problems = _resampled_counts(rng, above.shape[1])  # [resamples, N]
     seeds = _resampled_counts(rng, len(above))  # [resamples, S]
-    # A resample whose denominators are all 0 says nothing of that seed; its full ratio stands in.
-    total = problems @ below.T
-    ratios = np.where(
-        total > 0, problems @ above.T / np.maximum(total, 1e-12), seed_ratios(above, below)
-    )
+    # Where a resample's denominators are all 0, the seed's ratio over all problems is used.
+    total, whole = problems @ below.T, seed_ratios(above, below)
+    ratios = np.where(total > 0, problems @ above.T / np.maximum(total, 1e-12), whole)
     return (ratios * seeds).sum(axis=1) / len(above)
 
 
-def _p_value(differences: np.ndarray) -> float:
-    """Twice the share of resamples on the other side of 0, with one added so that it is never 0
-    (Davison and Hinkley 1997, Bootstrap Methods and their Application, sect. 4.2)."""
-    tail = min(np.sum(differences <= 0), np.sum(differences >= 0))
-    return min(1.0, 2 * (float(tail) + 1) / (len(differences) + 1))
+def _difference(value: float, resampled: np.ndarray) -> Difference:
+    """With its interval and p, twice the share of resamples on the other side of 0, one added so
+    that it is never 0 (Davison and Hinkley 1997, Bootstrap Methods and their Application, 4.2)."""
+    tail = min(np.sum(resampled <= 0), np.sum(resampled >= 0))
+    p = min(1.0, 2 * (float(tail) + 1) / (len(resampled) + 1))
+    return Difference(value, *_interval(resampled), p)
 
 
 def _interval(values: np.ndarray) -> tuple[float, float]:

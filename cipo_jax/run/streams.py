@@ -1,7 +1,7 @@
 """The two streams of a step: prompts, sampling, and attempts as training sequences.
 
 Decided here: what dynamic sampling replaces, and with which keys streams are sampled. Advantages
-are `rl/advantages`', which attempts are put back `rl/anchors`'.
+are computed in `rl/advantages`, anchors chosen in `rl/anchors`.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ class BaseStream:
     Attributes:
       attempts: [N * G], group-major; what is trained on.
       replaced: [n * G], group-major; groups that dynamic sampling replaced. They were sampled and
-        verified, so they count as compute and as knowledge of their problems.
+        verified, so they count as compute and for the difficulty of their problems.
     """
 
     attempts: list[Attempt]
@@ -97,7 +97,6 @@ def sample_base(
     rewards differ take the places. What cannot be replaced stays, so that the batch keeps its size.
 
     Args:
-      prompts: [N].
       spares: prompts of further problems, used in order.
       key: the step's key.
       verifier: what a verdict earns.
@@ -114,14 +113,12 @@ def sample_base(
         batch, spares = spares[: len(useless)], spares[len(useless) :]
         refill_key = jax.random.fold_in(key, REFILL_KEY + refill)
         fresh = attempt(params, batch, group_size, refill_key, f"refill {refill + 1}")
-        for i in range(len(batch)):
-            group = fresh[i * group_size : (i + 1) * group_size]
-            if teaches_nothing(group):
-                replaced += group
-            else:
+        for i in range(0, len(fresh), group_size):
+            group = fresh[i : i + group_size]
+            if not teaches_nothing(group):
                 place = useless.pop(0)
-                replaced += groups[place]
-                groups[place] = group
+                groups[place], group = group, groups[place]
+            replaced += group
         refill += 1
     return BaseStream([a for group in groups for a in group], replaced)
 
@@ -142,16 +139,14 @@ def sample_corrections(
 def base_sequences(
     attempts: Sequence[Attempt], rewards: np.ndarray, algorithm: Algorithm, max_tokens: int
 ) -> list[TrainSequence]:
-    """The base stream's attempts with their advantages.
+    """The base stream's attempts ([N * G], group-major) with their advantages.
 
     Args:
-      attempts: [N * G], group-major.
       rewards: [N, G].
       max_tokens: the token limit of a completion.
     """
-    return _sequences(
-        attempts, rewards, rewards, algorithm.advantage_norm, algorithm, max_tokens, BASE
-    )
+    norm = algorithm.advantage_norm
+    return _sequences(attempts, rewards, rewards, norm, algorithm, max_tokens, BASE)
 
 
 def correction_sequences(
@@ -162,10 +157,10 @@ def correction_sequences(
     algorithm: Algorithm,
     max_tokens: int,
 ) -> list[TrainSequence]:
-    """The corrections with their advantages, from risk-averse shaped rewards.
+    """The corrections ([K * G_c], group-major) with their advantages, from risk-averse shaped
+    rewards.
 
     Args:
-      corrections: [K * G_c], group-major.
       rewards: [K, G_c].
       anchor_right: [K] bool, whether each group's anchor was right.
       max_tokens: the token limit of a completion.
@@ -185,8 +180,6 @@ def _sequences(
     max_tokens: int,
     stream: int,
 ) -> list[TrainSequence]:
-    """Attempts ([N * G], group-major) with rewards [N, G], as sequences; overlong ones as
-    `algorithm.overlong` says."""
     included = np.ones(rewards.shape, bool)
     if algorithm.overlong == "mask":
         included = np.array([a.completion.finished for a in attempts]).reshape(rewards.shape)
@@ -195,15 +188,11 @@ def _sequences(
         penalty = overlong_penalty(lengths, max_tokens, algorithm.overlong_buffer)
         rewards, unshaped = rewards + penalty, unshaped + penalty
     advantages = group_advantages(rewards, norm, unshaped, included).reshape(-1).tolist()
-    return [
-        TrainSequence(
-            a.prompt.tokens,
-            a.completion.tokens,
-            a.completion.logprobs,
-            advantage,
-            stream,
-            group=i // rewards.shape[1],
-        )
-        for i, (a, advantage) in enumerate(zip(attempts, advantages, strict=True))
-        if included.flat[i]
-    ]
+    sequences = []
+    for i, (a, advantage) in enumerate(zip(attempts, advantages, strict=True)):
+        if included.flat[i]:
+            c, group = a.completion, i // rewards.shape[1]
+            sequences.append(
+                TrainSequence(a.prompt.tokens, c.tokens, c.logprobs, advantage, stream, group)
+            )
+    return sequences

@@ -1,4 +1,4 @@
-"""A run under way: its parts, where it stands, and what is done around its steps.
+"""A run in progress: its parts, its state, and what is done around its steps.
 
 Decides when a run is evaluated, saved, watched and ended. The steps themselves are in `train.py`.
 """
@@ -33,15 +33,14 @@ EVAL_KEY, TRAIN_KEY = 2, 3  # folded into the run's key, like the cold start's
 
 @dataclasses.dataclass
 class Training:
-    """A run under way: its parts, its records, and where it stands.
+    """A run in progress.
 
     Attributes:
       eval_prompts: of the problems it is evaluated on.
       given: attempts that are not its own, to be corrected in evaluations.
       reference: frozen parameters of the KL term; None without one.
-      first_step: the steps that were done when this process began.
-      step: the steps that are done.
-      state, host: after them.
+      first_step, step: the steps done when this process began, and now.
+      state, host: after `step` steps.
       is_over: there is nothing left to do.
     """
 
@@ -105,10 +104,9 @@ class Training:
 
     def evaluate_if_due(self) -> None:
         """Before the first step of this process: a run that was asked to end during an evaluation
-        has saved the state, and makes up for it."""
-        if self._evaluation_is_due() and not self.parts.hosts.first_says(
-            self.record.has("eval", self.step)
-        ):
+        has saved the state, and repeats the evaluation."""
+        first_says = self.parts.hosts.first_says
+        if self._evaluation_is_due() and not first_says(self.record.has("eval", self.step)):
             self.evaluate()
 
     def require_finite(self, loss: float) -> None:
@@ -141,14 +139,14 @@ class Training:
         for firing in firings:
             print(f"health  {firing}; {c.health.action}", flush=True)
             self.record.write(self.step, {f"health/{firing.rule.name}": firing.value}, "health")
-        ill = bool(firings) and c.health.action != "warn"
+        unhealthy = bool(firings) and c.health.action != "warn"
         self.is_over = self._budget.is_over(self.step, self.host.sampled_tokens)
-        self.is_over |= ill and c.health.action == "stop"
+        self.is_over |= unhealthy and c.health.action == "stop"
         if self.is_over or self._evaluation_is_due():
             measures = measures | self.evaluate()
             self.record.report()
         self.checkpoints.check()
-        if self.is_over or ill or self.step % c.checkpoint.every == 0:
+        if self.is_over or unhealthy or self.step % c.checkpoint.every == 0:
             self.save(measures.get(c.checkpoint.best_metric))
 
     def _evaluation_is_due(self) -> bool:

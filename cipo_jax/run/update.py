@@ -1,6 +1,6 @@
 """The compiled update of a run, from the config and the model on its mesh.
 
-Static shapes and shardings are decided here; the computation itself is `rl/train_step`'s.
+Static shapes and shardings are decided here, the computation itself in `rl/train_step`.
 """
 
 import dataclasses
@@ -38,7 +38,6 @@ class Policy:
 
     Attributes:
       mesh: of training.
-      model: the architecture.
       score: teacher-forced log-probs, see `make_score`.
       longest_prompt, longest_correction_prompt: bounds in tokens, for static shapes.
       longest_completion: likewise, stop token included.
@@ -68,7 +67,7 @@ def make_score(model_config: ModelConfig, mesh: Mesh, temperature: float) -> Sco
 
 @dataclasses.dataclass(frozen=True)
 class BatchPlan:
-    """What a step's batch holds at most, and how it is cut up.
+    """The most that a step's batch holds, and how it is split.
 
     Attributes:
       sequences: of the base and of the correction stream.
@@ -91,7 +90,6 @@ class StateSizes:
     """How large a TrainState is.
 
     Attributes:
-      parameters: how many numbers.
       weight_bytes: of the parameters, over all devices, each counted once.
       checkpoint_bytes: of parameters and optimiser state, likewise.
       device_bytes: of parameters and optimiser state on one device.
@@ -104,14 +102,11 @@ class StateSizes:
 
 
 class Update:
-    """An optimiser's side of the run: its state's shapes, and the compiled update.
+    """The optimiser of a run: the shapes of its state, and the compiled update.
 
     Args:
-      policy: what is updated.
       token_loss: `PolicyLoss(...)` or `demonstration_loss`.
-      optimizer: after clipping.
       stream_weights: weights of the base and the correction loss, (1, lambda).
-      plan: the batch's static shape.
 
     Attributes:
       abstract: the TrainState's shapes, dtypes and shardings.
@@ -165,7 +160,7 @@ class Update:
         self._statistics = make_stream_gradient_stats(policy.score, token_loss)
 
     def init(self, params: Params) -> TrainState:
-        """Parameters, which are taken over, with a fresh optimiser."""
+        """`params` themselves, with a fresh optimiser."""
         step = jax.device_put(np.zeros((), np.int32), self._replicated)
         return TrainState(step=step, params=params, opt_state=self._init_optimizer(params))
 
@@ -230,25 +225,21 @@ def make_policy_update(config: Config, policy: Policy, schedule: optax.Schedule)
     """The RL update of a run: the joint objective of both streams (paper: L_base + lambda
     L_corr)."""
     o, batch, correction = config.optimizer, config.batch, config.correction
-    group_sizes = (config.rollout.group_size, correction.group_size)
+    mu_dtype = o.mu_dtype or None
+    plan = BatchPlan(
+        sequences=(config.num_attempts, config.num_corrections),
+        microbatch_rows=batch.microbatch_rows,
+        row_tokens=batch.row_tokens,
+        group_sizes=(config.rollout.group_size, correction.group_size),
+        minibatches=batch.minibatches,
+        epochs=batch.epochs,
+    )
     return Update(
         policy,
         policy_loss(config.algorithm, policy.longest_completion),
-        make_optimizer(
-            schedule, o.b1, o.b2, o.weight_decay, o.grad_clip, o.name, o.mu_dtype or None
-        ),
+        make_optimizer(schedule, o.b1, o.b2, o.weight_decay, o.grad_clip, o.name, mu_dtype),
         stream_weights=(1.0, correction.weight),
-        plan=BatchPlan(
-            sequences=(
-                config.num_attempts,
-                config.num_corrections,
-            ),
-            microbatch_rows=batch.microbatch_rows,
-            row_tokens=batch.row_tokens,
-            group_sizes=group_sizes,
-            minibatches=batch.minibatches,
-            epochs=batch.epochs,
-        ),
+        plan=plan,
     )
 
 

@@ -110,9 +110,7 @@ def hf_run(tmp_path: Path, **data: str) -> tuple[Config, model.Params]:
     for file in (tmp_path / "weights").iterdir():
         file.rename(source / file.name)
     config = Config(
-        model=Model(source=str(source)),
-        mesh=Mesh(fsdp=8),
-        data=Data(**{"tokenizer": "", **data}),
+        model=Model(source=str(source)), mesh=Mesh(fsdp=8), data=Data(**{"tokenizer": "", **data})
     )
     run = tmp_path / "run"
     run.mkdir()

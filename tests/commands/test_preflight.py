@@ -53,7 +53,7 @@ def test_what_does_not_fit_is_an_error(gib: str, message: str) -> None:
 
 def test_memory_adds_up() -> None:
     programs = tuple(
-        Program(name, 100, temporaries, None, 0.0)
+        Program(name, 100, temporaries)
         for name, temporaries in (("update", 50), ("decode chunk", 5), ("prefill 16", 10))
     )
     plan = Plan(1, programs, 80, 20, 40, slots=4, checkpoint_bytes=0)

@@ -15,7 +15,8 @@ import cipo_jax
 from cipo_jax.config import default_config
 from cipo_jax.config.checks import check_training
 from cipo_jax.config.keys import Config, flatten
-from cipo_jax.config.resolve import provenance, resolve, write_resolved
+from cipo_jax.config.resolve import provenance, resolve
+from cipo_jax.run.records.files import write_json
 from cipo_jax.types import CipoError
 
 PACKAGE = Path(cipo_jax.__file__).parent
@@ -200,16 +201,8 @@ def test_no_number_may_be_nan(key: str) -> None:
             "data.prompt_template",
             "{question} once",
         ),
-        (
-            {"data__correction_template": "{question}"},
-            "data.correction_template",
-            "{attempt} once",
-        ),
-        (
-            {"data__correction_template": "{attempt}"},
-            "data.correction_template",
-            "{question} once",
-        ),
+        ({"data__correction_template": "{question}"}, "data.correction_template", "{attempt} once"),
+        ({"data__correction_template": "{attempt}"}, "data.correction_template", "{question} once"),
         ({"sampling__prefill_widths": (24, 0)}, "sampling.prefill_widths", "> 0"),
         ({"sampling__top_p": 0.0}, "sampling.top_p", "(0, 1]"),
         ({"sampling__min_p": 1.5}, "sampling.min_p", "[0, 1]"),
@@ -260,7 +253,7 @@ def test_provenance_names_the_source_of_every_value(tmp_path: Path) -> None:
         v["source"] for k, v in values.items() if k not in {"num_steps", "seed", "eval.samples"}
     }
     assert rest == {"default"}
-    write_resolved(tmp_path / "config.json", values)
+    write_json(tmp_path / "config.json", values)
     read = json.loads((tmp_path / "config.json").read_text())
     assert read["num_steps"] == values["num_steps"] and read.keys() == values.keys()
 

@@ -91,9 +91,7 @@ def test_a_long_prompt_is_refused_at_the_start(files: tuple[Path, Path]) -> None
         problem_sets.open_training(c, prompts_of(c))
 
 
-def test_a_prompt_that_cannot_be_written_is_refused_with_its_line(
-    files: tuple[Path, Path],
-) -> None:
+def test_a_prompt_that_cannot_be_written_is_refused_with_its_line(files: tuple[Path, Path]) -> None:
     c = config(files)
     with pytest.raises(CipoError, match=r"train.jsonl:1: tokenizer 'char' cannot write"):
         problem_sets.open_training(c, prompts_of(c, "char"))

@@ -1,8 +1,8 @@
 """`--mode=study`: methods on tasks over seeds, run, measured and reported.
 
     plan.py       what a study is (`Study`, `Method`), its runs, and the arguments of each
-    queue.py      which run is next when several are under way, and on which cores
-    run.py        carries the runs out, each in processes of its own, and continues after a stop
+    queue.py      which run is next when several run at a time, and on which cores
+    run.py        does the runs, each in processes of its own, and continues after a stop
     measures.py   a run's record, from its directory; measures as functions of records
     report.py     results.json and table.md
     figures.py    learning curves, pass@k, differences
@@ -16,7 +16,6 @@ may import `config`, `data`, `run`, `report` and `types`, but no other mode.
 To add one more:
 
 - study: a file in `configs/studies/` that defines `STUDY` and `get_config(run)`; copy `quick.py`.
-  It imports `Study` and `Method` from `plan.py`.
 - task: a function that changes the base config, as an entry of `STUDY.tasks`. A data set that is
   generated is added in `data/tasks/`.
 - method: an entry of `STUDY.methods`: `Method(change)`, with a function that changes the base
@@ -24,7 +23,7 @@ To add one more:
   that several studies share are in `configs/variants.py`.
 - measure: in `measures.py`, its sums per problem go into `_SUMS` and `_problem_sums`; raise
   `_FORMAT`, so that kept records are made again. A function of records returns the ratio of sums.
-  Records whose runs are gone, such as those in docs/evidence/, lack new sums: leave the measure out
+  Records without their runs, such as those in docs/evidence/, lack new sums: leave the measure out
   for them, as `repeats` does. A measure in `measures` is shown in the tables of values and
   differences; `_DIFFERENCES` of `figures.py` names those that are drawn. Say in docs/study.md what
   it is.

@@ -71,16 +71,9 @@ def _pass_at_k(methods: Mapping[str, list[Record]]) -> Figure:
         values = [over_seeds(*found[f"pass@{k}"]) for k in ks]
         mean = np.array([v.value for v in values])
         errors = [mean - [v.low for v in values], [v.high for v in values] - mean]
-        axis.errorbar(
-            np.array(ks) * (1 + 0.02 * i),  # side by side, so that intervals can be told apart
-            mean,
-            np.maximum(errors, 0),
-            **styles[method],
-            marker="o",
-            markersize=3,
-            linewidth=1,
-            label=method,
-        )
+        beside = np.array(ks) * (1 + 0.02 * i)  # so that intervals can be told apart
+        style = styles[method] | {"marker": "o", "markersize": 3, "linewidth": 1, "label": method}
+        axis.errorbar(beside, mean, np.maximum(errors, 0), **style)
     axis.set_xscale("log", base=4)
     axis.set_xlabel("k")
     axis.set_ylabel("pass@k at the end")
@@ -105,9 +98,8 @@ def _differences(methods: Mapping[str, list[Record]], reference: str) -> Figure 
         return None
     columns = min(3, len(panels))
     lines = -(-len(panels) // columns)
-    figure = Figure(
-        figsize=(3.4 * columns, lines * (0.9 + 0.25 * len(others))), layout="constrained"
-    )
+    size = (3.4 * columns, lines * (0.9 + 0.25 * len(others)))
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(lines, columns, squeeze=False).ravel()
     for axis in axes[len(panels) :]:
         axis.set_visible(False)

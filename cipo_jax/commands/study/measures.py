@@ -1,4 +1,4 @@
-"""What a run of a study has shown: its record, and the measures of several records.
+"""The record of a run of a study, and the measures of several records.
 
 A record (`measure_run`) has sums per test problem from the archived attempts of the run's last
 evaluation, and its learning curve from metrics.jsonl. Everything that a study shows is a function
@@ -102,11 +102,8 @@ def measure_run(directory: Path) -> Record:
         "command": timing.get("command"),
         "curve": _curve(directory, train),
         "training": {
-            "step": [line["step"] for line in train],
-            **{
-                name: [_finite(line.get(metric)) for line in train]
-                for name, metric in _TRAINING.items()
-            },
+            name: [_finite(line.get(metric)) for line in train]
+            for name, metric in {"step": "step", **_TRAINING}.items()
         },
         "problems": _problem_sums(directory, step, solutions),
     }
@@ -128,16 +125,9 @@ def _curve(directory: Path, train: Sequence[Mapping[str, Any]]) -> dict[str, lis
     for before, step in itertools.pairwise([0, *curve["step"]]):
         since = [line["base/entropy"] for line in train if before < line["step"] <= step]
         entropies.append(float(np.mean(since)) if since else None)
-    return {
-        "step": curve.pop("step"),
-        "tokens": curve.pop("tokens"),
-        "entropy": entropies,
-        **{
-            name: values
-            for name, values in curve.items()
-            if name.startswith(_CURVE) and not name.endswith("_stderr")
-        },
-    }
+    wanted = [k for k in curve if k.startswith(_CURVE) and not k.endswith("_stderr")]
+    first = {"step": curve["step"], "tokens": curve["tokens"], "entropy": entropies}
+    return first | {name: curve[name] for name in wanted}
 
 
 def _problem_sums(
@@ -203,8 +193,8 @@ def measures(records: Sequence[Record]) -> dict[str, Ratio]:
     pass@k             unbiased, the mean over problems
     before, two-turn   accuracy of own attempts, and of what the correction of each made of it
     w2r, r2w           of own attempts: share of wrong ones corrected, of right ones spoilt
-    resampled w2r      of the same wrong attempts: share that another attempt in their place gets
-                       right, from the other samples of their problems
+    resampled w2r      of the same wrong attempts: share of right ones among the other samples of
+                       their problems
     given w2r, r2w     the same for the attempts that all runs are given
     length             completion tokens of an attempt
     entropy            nats per token: minus the log-prob of what was sampled, so an estimate
@@ -245,20 +235,19 @@ def repeats(records: Sequence[Record]) -> dict[str, Ratio]:
     """{measure: (above, below)} of wrong attempts that have an answer; {} for records without.
 
     repeats            share of own ones whose correction gives the same answer
-    resampled repeats  share that another attempt at the problem gives this answer: how far errors
-                       are the policy's, rather than chance
-    given repeats      of the attempts that all runs are given
+    resampled repeats  share of other attempts at the problem that give this answer: whether errors
+                       are the policy's rather than chance
+    given repeats      as repeats, of the attempts that all runs are given
     """
     p = _sums(records)
     if not p.keys() >= set(_REPEATS):
         return {}
-    return _with_cases(
-        {
-            "repeats": (p["own_repeated"], p["own_answered"]),
-            "resampled repeats": (p["own_agreed"], p["own_answered"]),
-            "given repeats": (p["given_repeated"], p["given_answered"]),
-        }
-    )
+    named = {
+        "repeats": (p["own_repeated"], p["own_answered"]),
+        "resampled repeats": (p["own_agreed"], p["own_answered"]),
+        "given repeats": (p["given_repeated"], p["given_answered"]),
+    }
+    return _with_cases(named)
 
 
 def paired_measures(
@@ -300,17 +289,11 @@ def pass_ks(records: Sequence[Record]) -> list[int]:
 
 def pass_of(records: Sequence[Record], k: int) -> np.ndarray:
     """[seeds, problems] unbiased pass@k."""
-    return np.array(
-        [
-            [
-                pass_at_k(np.arange(samples)[None] < right, k)[0]
-                for samples, right in zip(
-                    r["problems"]["samples"], r["problems"]["right"], strict=True
-                )
-            ]
-            for r in records
-        ]
-    )
+    seeds = []
+    for problems in (r["problems"] for r in records):
+        counts = zip(problems["samples"], problems["right"], strict=True)
+        seeds.append([pass_at_k(np.arange(n)[None] < right, k)[0] for n, right in counts])
+    return np.array(seeds)
 
 
 def by_method(results: Mapping[str, Any], task: str) -> dict[str, list[Record]]:

@@ -3,11 +3,12 @@
 A study's config file (`configs/studies/*.py`) defines `STUDY`, and `get_config(run)` of it, so that
 `--config=FILE:TASK/METHOD` is an ordinary config. Seed, starting parameters and the budget of
 matched methods are arguments of a run: they depend on runs that are finished by then. How runs are
-carried out is decided in `run.py`.
+done is decided in `run.py`.
 """
 
 import dataclasses
 import fnmatch
+import itertools
 import json
 import runpy
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +17,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cipo_jax.config.resolve import read_resolved, resolve
+from cipo_jax.config.resolve import read_values, resolve
 from cipo_jax.run.records.metrics_file import read_metrics
 from cipo_jax.types import CipoError
 
@@ -25,7 +26,7 @@ COLD = "cold"  # the method that is the cold-started model itself
 FINAL = "evaluations/final"
 RESULTS = f"{FINAL}/results.json"
 TIMING = "study.json"  # likewise: the command and the seconds that it took
-# Matched methods end by tokens; their number of steps is only bounded, at so many times the base's.
+# Matched methods end by tokens; their steps are bounded by this multiple of the base config's.
 _MOST_STEPS = 10
 
 
@@ -161,23 +162,18 @@ def plan(study: Study, workdir: Path, only: str = "*") -> list[PlannedRun]:
     Raises:
       CipoError: `only` matches no run.
     """
-    rest = [name for name in study.methods if name != study.reference]
-    order = (COLD, study.reference, *rest)
+    order = dict.fromkeys((COLD, study.reference, *study.methods))
+    patterns = only.split(",")
     runs = []
-    for seed in study.seeds:
-        for task in study.tasks:
-            of_task = [
-                PlannedRun(task, method, seed, workdir / task / f"{method}-{seed}")
-                for method in order
-                if method == COLD or task in (study.methods[method].tasks or study.tasks)
-            ]
-            chosen = [
-                run
-                for run in of_task
-                if any(fnmatch.fnmatchcase(run.name, pattern) for pattern in only.split(","))
-            ]
-            wanted = {*chosen, *(need for run in chosen for need in needs(study, run))}
-            runs += [run for run in of_task if run in wanted]
+    for seed, task in itertools.product(study.seeds, study.tasks):
+        of_task = [
+            PlannedRun(task, method, seed, workdir / task / f"{method}-{seed}")
+            for method in order
+            if method == COLD or task in (study.methods[method].tasks or study.tasks)
+        ]
+        named = [run for run in of_task if any(fnmatch.fnmatchcase(run.name, p) for p in patterns)]
+        wanted = {*named, *(need for run in named for need in needs(study, run))}
+        runs += [run for run in of_task if run in wanted]
     if not runs:
         raise CipoError(f"--only={only!r}: matches no run; they are named TASK/METHOD-SEED")
     return runs
@@ -207,7 +203,7 @@ def run_arguments(study: Study, file: Path, run: PlannedRun, overrides: Sequence
         tokens, ratio = sampled_tokens(reference)
         arguments.append(f"--config.max_sampled_tokens={tokens}")
         if matched == "samples":
-            theirs = read_resolved(reference / "config.json")["rollout"]["group_size"]
+            theirs = read_values(reference / "config.json")["rollout.group_size"]
             arguments.append(f"--config.rollout.group_size={round(ratio * theirs)}")
     return arguments
 
@@ -215,8 +211,8 @@ def run_arguments(study: Study, file: Path, run: PlannedRun, overrides: Sequence
 def sampled_tokens(directory: Path) -> tuple[int, float]:
     """(the tokens that a run has sampled, their ratio to those of its base stream)."""
     lines = [line for line in read_metrics(directory) if line["phase"] == "train"]
-    rollout = read_resolved(directory / "config.json")["rollout"]
-    attempts = rollout["problems_per_step"] * rollout["group_size"]
+    config = read_values(directory / "config.json")
+    attempts = config["rollout.problems_per_step"] * config["rollout.group_size"]
     total = sum(line["tokens/sampled"] for line in lines)
     base = sum(line["base/length/mean"] for line in lines) * attempts
     if not base:

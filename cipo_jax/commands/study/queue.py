@@ -1,7 +1,7 @@
-"""Which run of a study is next, and on which cores, when several are under way at a time.
+"""Which run of a study is next, and on which cores, when several run at a time.
 
 Decides that a run waits for those it needs, and is given up when one of them has failed. What the
-runs are, and what each needs, is decided in `plan.py`; how one is carried out, in `run.py`.
+runs are, and what each needs, is decided in `plan.py`; how one is done, in `run.py`.
 """
 
 import os
@@ -17,7 +17,7 @@ class Queue:
     needs are done.
 
     Attributes:
-      waiting, done, failed: runs; those under way are in none of the three.
+      waiting, done, failed: runs; those in progress are in none of the three.
     """
 
     def __init__(self, study: Study, runs: Sequence[PlannedRun]) -> None:
@@ -35,7 +35,13 @@ class Queue:
         """Waits for a run that can be done now; None when no run is left, or after `close`."""
         with self._changed:
             while self.waiting and not self._closed:
-                self._give_up_hopeless()
+                for run in list(self.waiting):
+                    failed = [need for need in needs(self._study, run) if need in self.failed]
+                    if failed:
+                        reason = f"it needs {failed[0].name}, which failed"
+                        print(f"study  {run.name}: not run, since {reason}")
+                        self.waiting.remove(run)
+                        self.failed.append(run)
                 for run in self.waiting:
                     if all(need in self.done for need in needs(self._study, run)):
                         self.waiting.remove(run)
@@ -51,18 +57,10 @@ class Queue:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Gives out no further runs."""
+        """Starts no further runs."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-
-    def _give_up_hopeless(self) -> None:
-        for run in list(self.waiting):
-            missing = [need for need in needs(self._study, run) if need in self.failed]
-            if missing:
-                print(f"study  {run.name}: not run, since it needs {missing[0].name}, which failed")
-                self.waiting.remove(run)
-                self.failed.append(run)
 
 
 def shares_of_cores(jobs: int) -> list[set[int]]:

@@ -1,8 +1,7 @@
 """The report of a study: results.json, a table, figures; from run directories alone.
 
 The records of all runs (`measures.py`) are results.json. Table and figures are functions of it, so
-they can be made again without the runs. This file decides what the table shows; figures are drawn
-in `figures.py`.
+they can be made again without the runs. This file decides what the table shows.
 
 Intervals are 95% and over seeds and test problems, see `statistics.over_seeds`; differences are
 paired: a seed is one cold start and one order of training problems, shared by all methods.
@@ -101,10 +100,7 @@ def _value_tables(methods: Mapping[str, list[Record]]) -> list[str]:
     lines: list[str] = []
     for title, of_attempts in (("Attempts:", True), ("Corrections:", False)):
         shown = [name for name in names if name.startswith(_OF_ATTEMPTS) == of_attempts]
-        rows = [
-            (method, len(methods[method]), *_cells(values, shown))
-            for method, values in found.items()
-        ]
+        rows = [(k, len(methods[k]), *_cells(values, shown)) for k, values in found.items()]
         lines += [title, "", *markdown_table(("method", "seeds", *shown), rows), ""]
     return lines[:-1]
 
@@ -132,25 +128,16 @@ def _difference_table(methods: Mapping[str, list[Record]], reference: str) -> li
             d = difference_by_seed(ours, theirs)
             each = seed_ratios(*ours) - seed_ratios(*theirs)
             low, high = t_interval(each)
-            rows.append(
-                (
-                    method,
-                    name,
-                    f"{d.value:+.3f}",
-                    signed_interval(d.low, d.high),
-                    f"{d.p:.4f}",
-                    "one seed" if math.isinf(low) else signed_interval(low, high),
-                    f"{int((each > 0).sum())}/{len(each)}",
-                )
-            )
+            bootstrap = (f"{d.value:+.3f}", signed_interval(d.low, d.high), f"{d.p:.4f}")
+            by_t = "one seed" if math.isinf(low) else signed_interval(low, high)
+            rows.append((method, name, *bootstrap, by_t, f"{(each > 0).sum()}/{len(each)}"))
+    head = ("method", "measure", "difference", "95% bootstrap", "p", "95% t", "ahead")
     return [
         f"Difference from {reference}, paired by seed and problem. Bootstrap as above; t: "
-        "Student's t over the seeds alone, the one to go by with few seeds. Ahead: seeds in which "
+        "Student's t over the seeds alone, the better one with few seeds. Ahead: seeds in which "
         f"the method is above {reference}.",
         "",
-        *markdown_table(
-            ("method", "measure", "difference", "95% bootstrap", "p", "95% t", "ahead"), rows
-        ),
+        *markdown_table(head, rows),
     ]
 
 
@@ -207,15 +194,13 @@ def _repeat_table(methods: Mapping[str, list[Record]]) -> list[str]:
     if not found:
         return []
     names = _names(found)
+    rows = [(method, *_cells(values, names)) for method, values in found.items()]
     return [
         "",
         "Of wrong attempts that have an answer, the share whose correction gives the same answer; "
         "resampled: the share that another attempt does.",
         "",
-        *markdown_table(
-            ("method", *names),
-            [(method, *_cells(values, names)) for method, values in found.items()],
-        ),
+        *markdown_table(("method", *names), rows),
     ]
 
 
@@ -240,20 +225,13 @@ def _compute_table(methods: Mapping[str, list[Record]]) -> list[str]:
             for name in ("steps", "group_size", "sampled_tokens", "trained_tokens")
         )
         wanted = [r["max_sampled_tokens"] for r in records]
+        budget = f"{sampled / np.mean(wanted):.3f}" if all(wanted) else ""
         seconds = [r["seconds"] for r in records]
+        minutes = "" if None in seconds else f"{np.mean(seconds) / 60:.1f}"
         last = [v for r in records for v in r["training"]["reward"][-_LAST_STEPS:] if v is not None]
-        rows.append(
-            (
-                method,
-                f"{steps:.0f}",
-                f"{group_size:g}",
-                f"{sampled:,.0f}",
-                f"{sampled / np.mean(wanted):.3f}" if all(wanted) else "",
-                f"{trained:,.0f}",
-                "" if None in seconds else f"{np.mean(seconds) / 60:.1f}",
-                f"{np.mean(last):.3f}" if last else "",
-            )
-        )
+        reward = f"{np.mean(last):.3f}" if last else ""
+        cells = (f"{steps:.0f}", f"{group_size:g}", f"{sampled:,.0f}", budget, f"{trained:,.0f}")
+        rows.append((method, *cells, minutes, reward))
     heads = ("steps", "group size", "sampled tokens", "budget", "trained tokens", "minutes")
     return [
         "What it took, means over seeds. Budget: sampled tokens over those the run was to sample. "

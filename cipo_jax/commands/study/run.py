@@ -16,10 +16,7 @@ A run is finished when its last evaluation is written. The same command skips wh
 continues the rest. All methods of one seed come before the next seed, so a study that is stopped
 early is still paired. A run that fails is named at the end; only runs that need it are left out.
 Small models leave cores idle: `--jobs=N` does N runs at a time, each on its share of the cores.
-
-This file carries runs out. What is run is decided in `plan.py`, in which order in `queue.py`, what
-is measured and shown in `measures.py` and `report.py`. This process takes no accelerator: the runs
-need the whole machine.
+This process takes no accelerator: the runs need the whole machine.
 """
 
 import concurrent.futures
@@ -61,17 +58,10 @@ LoadConfig = Callable[[Sequence[str]], Config]
 
 def command(invocation: Invocation) -> None:
     """The mode."""
-    file, flags = Path(invocation.config_file), invocation.flags
+    file = Path(invocation.config_file)
+    workdir = invocation.workdir if invocation.workdir_given else Path("studies") / file.stem
     _, *overrides = invocation.config_arguments
-    run_study(
-        file,
-        invocation.workdir if invocation.workdir_given else Path("studies") / file.stem,
-        overrides,
-        invocation.load,
-        flags["only"],
-        flags["report_only"],
-        flags["jobs"],
-    )
+    run_study(file, workdir, overrides, invocation.load, **invocation.flags)
 
 
 def run_study(
@@ -96,7 +86,7 @@ def run_study(
       CipoError: the file defines no study, `only` matches nothing, there are not as many cores as
         `jobs`, another process works on `workdir`, or runs have failed (the others are finished
         first).
-      Preempted: this process, or a run, was asked to end; so were the other runs under way.
+      Preempted: this process, or a run, was asked to end; the other runs were then ended too.
     """
     shares = shares_of_cores(jobs)
     study = load_study(file)
@@ -108,10 +98,8 @@ def run_study(
     # All runs, not only those chosen now: an earlier command may have finished others.
     write_study_report(plan(study, workdir), study.reference, workdir)
     if failed:
-        raise CipoError(
-            "runs of the study failed; the same command tries them again:\n"
-            + "\n".join(f"  {run.name}: see {run.log}" for run in failed)
-        )
+        logs = "".join(f"\n  {run.name}: see {run.log}" for run in failed)
+        raise CipoError(f"runs of the study failed; the same command tries them again:{logs}")
 
 
 def _run_all(
@@ -137,7 +125,7 @@ def _run_all(
 
     @contextlib.contextmanager
     def ending_all() -> Iterator[None]:
-        """If the block fails, no further run starts, and those under way are asked to end."""
+        """If the block fails, no further run starts, and those in progress are asked to end."""
         try:
             yield
         except BaseException:
@@ -154,11 +142,8 @@ def _run_all(
             with one_at_a_time:
                 finished = is_finished(run, study, load(arguments))
             if not finished:
-                left = _seconds_left([run, *queue.waiting], runs) / len(shares)
-                print(
-                    f"study  {queue.progress}, about {format_duration(left)} left; now {run.name}",
-                    flush=True,
-                )
+                left = format_duration(_seconds_left([run, *queue.waiting], runs) / len(shares))
+                print(f"study  {queue.progress}, about {left} left; now {run.name}", flush=True)
             good = finished or _run_one(study, run, arguments, workdir, notice)
             if not good:
                 print(f"study  {run.name} failed; see {run.log}", flush=True)
@@ -224,9 +209,8 @@ def _call(command: Sequence[str], run: PlannedRun, workdir: Path, notice: Notice
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         **os.environ,
     }
-    log = run.log
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a") as out:
+    run.log.parent.mkdir(parents=True, exist_ok=True)
+    with run.log.open("a") as out:
         out.write(f"$ {shlex.join(command)}\n")
         out.flush()
         process = subprocess.Popen(

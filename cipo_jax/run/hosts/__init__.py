@@ -1,7 +1,7 @@
 """Several processes as one run, and being asked to end.
 
-    processes.py     who this process is among how many; meeting, gathering, watching the others
-    exchange.py      attempts on their way between hosts, as bytes
+    processes.py     this process and the others: connecting, gathering, watching
+    exchange.py      attempts sent between hosts, as bytes
     preemption.py    SIGTERM: the notice, the exception, the exit status
 
 Every host runs the same program and takes the same decisions from gathered data. A new decision

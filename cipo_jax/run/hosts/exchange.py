@@ -1,4 +1,4 @@
-"""Attempts on their way between hosts: completions and verdicts as bytes.
+"""Attempts sent between hosts: completions and verdicts as bytes.
 
 What all hosts know anyway (prompts, problems) is not sent. Nothing is pickled.
 """
@@ -19,13 +19,13 @@ _ABANDONED = b"abandoned"
 
 
 def exchange(hosts: Hosts, own: Sequence[Judged] | None) -> list[Judged]:
-    """Everyone's, in the order of hosts. Called by all hosts.
+    """The attempts of all hosts, in the order of hosts. Called by all hosts.
 
     Args:
-      own: this host's; None if it has been asked to end before it had them.
+      own: this host's; None if it was asked to end before it had them.
 
     Raises:
-      Preempted: on all hosts, if any had been.
+      Preempted: on all hosts, if any was asked to end.
     """
     if hosts.count == 1 and own is not None:
         return list(own)
@@ -37,18 +37,7 @@ def exchange(hosts: Hosts, own: Sequence[Judged] | None) -> list[Judged]:
 
 
 def encode(judged: Sequence[Judged]) -> bytes:
-    records = [
-        {
-            "finished": bool(completion.finished),
-            "text": text,
-            "outcome": verdict.outcome.value,
-            "extracted": verdict.extracted,
-            "detail": verdict.detail,
-            "seconds": verdict.seconds,
-            "score": verdict.score,
-        }
-        for completion, text, verdict in judged
-    ]
+    records = [(bool(c.finished), text, vars(v)) for c, text, v in judged]
     nothing = [np.zeros(0)]  # so that there is something to join
     file = io.BytesIO()
     np.savez(
@@ -67,11 +56,8 @@ def decode(payload: bytes) -> list[Judged]:
         records = json.loads(arrays["records"].tobytes())
         ends = np.cumsum(arrays["lengths"])[:-1]
         pieces = [np.split(arrays[name], ends) for name in ("tokens", "logprobs")]
-    return [
-        (
-            Completion(tokens, logprobs, r["finished"]),
-            r["text"],
-            Verdict(Outcome(r["outcome"]), r["extracted"], r["detail"], r["seconds"], r["score"]),
-        )
-        for r, tokens, logprobs in zip(records, *pieces, strict=False)
-    ]
+    judged = []
+    for (finished, text, verdict), tokens, logprobs in zip(records, *pieces, strict=False):
+        verdict["outcome"] = Outcome(verdict["outcome"])
+        judged.append((Completion(tokens, logprobs, finished), text, Verdict(**verdict)))
+    return judged

@@ -1,12 +1,12 @@
 """Being asked to end: what a run does on SIGTERM.
 
-Machines that are taken back, schedulers and `kill` send SIGTERM and some seconds later SIGKILL. The
-run then abandons the rollout or evaluation it is in (both are functions of the seed and the step),
-saves the state of the last finished step, and exits with `EXIT_CODE`. The same command continues
-it. A further SIGTERM changes nothing; SIGINT (Ctrl-C) ends a run at once, without saving.
+Preempted machines, schedulers and `kill` send SIGTERM and some seconds later SIGKILL. The run then
+abandons the current rollout or evaluation (both are functions of the seed and the step), saves the
+state of the last finished step, and exits with `EXIT_CODE`. The same command continues it. A
+further SIGTERM changes nothing; SIGINT (Ctrl-C) ends a run at once, without saving.
 
-Decided here: the exit code and how the signal is caught. Where a run looks is decided by the loops:
-between decode chunks, while verdicts are awaited, and between steps of the cold start.
+Decided here: the exit code and how the signal is caught. The loops decide where a run checks for
+it: between decode chunks, while verdicts are awaited, and between steps of the cold start.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ EXIT_CODE = 75
 
 
 class Preempted(Exception):
-    """The run was asked to end. Whoever catches it saves what is worth keeping and passes it on."""
+    """The run was asked to end. Code that catches it saves what is worth keeping and re-raises."""
 
 
 class Notice:

@@ -1,4 +1,4 @@
-"""What a run leaves: files in its directory, and lines on screen.
+"""What a run writes: files in its directory, and lines on screen.
 
     directory.py         config.json and data.json: which config and data a directory belongs to
     checkpoint.py        parameters, optimiser state and host state, and how they are restored
@@ -10,5 +10,5 @@
 
 Decided here: formats, and which runs may continue a directory. What the numbers mean is decided in
 `run/measures.py`; the page of a run is drawn in `report/`. To add a file: write it through
-`files.replacing` or `write_text`, from `Record`, so that one host writes and a kill leaves no half.
+`files.replacing` or `write_text`, from `Record`: one host writes, and a kill leaves no half file.
 """

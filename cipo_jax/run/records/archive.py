@@ -2,16 +2,15 @@
 
 Decides the files and the fields: attempts/{phase}-{step:06d}.jsonl.gz, one json object per
 attempt, in the order given. Equal attempts give equal bytes (no times are stored), so a resumed
-run overwrites what it repeats with the same file. It does not decide which attempts are kept or
-when; in a multi-host run one process writes what was gathered.
+run overwrites what it repeats with the same file. Not decided here: which attempts are kept, and
+when.
 
 Fields of a record:
-    phase, step, index      where it stands; index is its place in the file
+    phase, step, index      index is its place in the file
     stream                  "base" or "correction"
     problem_id, question, answer    answer is the reference, null for program-checked problems
-    tests                   the test specification of a program-checked problem, else null; in the
-                            file it stands at the problem's first attempt alone, the reader puts it
-                            at each
+    tests                   the test specification of a program-checked problem, else null; the file
+                            has it at the problem's first attempt alone, the reader adds it to all
     text                    the completion
     outcome, extracted, detail      the verdict
     prompt_tokens, completion_tokens    lengths
@@ -48,13 +47,10 @@ class AttemptArchive:
         self._directory.mkdir(parents=True, exist_ok=True)
 
     def write(self, phase: str, step: int, attempts: Sequence[Attempt]) -> Path:
-        """Writes one file, in the place of an earlier one of the same phase and step.
-
-        The file appears whole or not at all: it is written beside and renamed.
+        """Writes one file whole; it replaces an earlier one of the same phase and step.
 
         Args:
-          phase: "train", "eval", ...; becomes part of the file name.
-          step: the step the attempts belong to.
+          phase: "train", "eval" or the name of a benchmark.
           attempts: both streams; a correction is linked to its anchor if that is among them.
         """
         path = self._directory / f"{phase}-{step:06d}{_SUFFIX}"
@@ -113,8 +109,15 @@ def read_attempts(
 def _record(attempt: Attempt, index_of: dict[int, int]) -> dict[str, Any]:
     """The fields of one attempt; `index_of` maps id(attempt) to its place in the file."""
     problem, verdict, completion = attempt.problem, attempt.verdict, attempt.completion
-    anchor = attempt.prompt.anchor
     logprob_sum = float(np.sum(completion.logprobs, dtype=np.float64))
+    quoted = None
+    if (anchor := attempt.prompt.anchor) is not None:
+        quoted = {
+            "index": index_of.get(id(anchor)),
+            "outcome": anchor.verdict.outcome.value,
+            "extracted": anchor.verdict.extracted,
+            "text": anchor.text,
+        }
     return {
         "stream": "base" if anchor is None else "correction",
         "problem_id": problem.id,
@@ -130,14 +133,7 @@ def _record(attempt: Attempt, index_of: dict[int, int]) -> dict[str, Any]:
         "logprob_sum": logprob_sum if math.isfinite(logprob_sum) else None,
         "finished": bool(completion.finished),
         "trimmed": bool(attempt.prompt.trimmed),
-        "anchor": None
-        if anchor is None
-        else {
-            "index": index_of.get(id(anchor)),
-            "outcome": anchor.verdict.outcome.value,
-            "extracted": anchor.verdict.extracted,
-            "text": anchor.text,
-        },
+        "anchor": quoted,
     }
 
 

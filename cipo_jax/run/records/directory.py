@@ -9,21 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from cipo_jax.config.keys import Config, flatten
+from cipo_jax.config.resolve import read_values
 from cipo_jax.run.records.files import write_json
 from cipo_jax.types import CipoError
 
 # Keys that may differ when a run is continued: they change neither the parameters' shapes nor what
 # the steps already done have computed.
 MAY_CHANGE_ON_RESUME = (
-    "num_steps",
-    "max_sampled_tokens",
-    "mesh.",
-    "eval.",
-    "checkpoint.",
-    "log.",
-    "verifier.workers",
-    "sampling.slots",
-    "sampling.chunk",
+    *("num_steps", "max_sampled_tokens", "mesh.", "eval.", "checkpoint.", "log."),
+    *("verifier.workers", "sampling.slots", "sampling.chunk"),
 )
 # Keys of the model that its parameters do not show.
 _NOT_SHAPES = ("model.remat", "model.unroll", "model.compute_dtype", "model.param_dtype")
@@ -42,24 +36,22 @@ def claim_workdir(
       values: the output of `resolve.provenance`, written as config.json.
       data: {"data.train": {source: {"problems", "fingerprint"}}, ...}, written as data.json; None
         neither checks nor writes it.
-      writes: whether this host does; others only check.
+      writes: whether this host writes; others only check.
 
     Raises:
       CipoError: `workdir` belongs to a run that `config` cannot continue, with the keys that
-        differ, or the data have changed since, with the sources. Nothing is changed then.
+        differ, or the data have changed since, with the sources. Nothing is written then.
     """
     file = workdir / "config.json"
-    if file.exists():
-        differences = config_differences(file, config)
-        if differences:
-            raise CipoError(
-                f"--workdir={workdir} holds a run with another config:\n"
-                + "\n".join(
-                    f"  config.{key}: {old!r} there, {new!r} now"
-                    for key, (old, new) in differences.items()
-                )
-                + "\nChoose another --workdir, or restore those values to continue that run."
-            )
+    if file.exists() and (differences := config_differences(file, config)):
+        lines = [
+            f"  config.{k}: {old!r} there, {new!r} now" for k, (old, new) in differences.items()
+        ]
+        raise CipoError(
+            f"--workdir={workdir} holds a run with another config:\n"
+            + "\n".join(lines)
+            + "\nChoose another --workdir, or restore those values to continue that run."
+        )
     if data is not None:
         _check_data(workdir / "data.json", data)
     if not writes:
@@ -90,14 +82,13 @@ def _check_data(file: Path, data: Mapping[str, Mapping[str, Any]]) -> None:
             if saved[key].get(name) != now
         ]
     except (ValueError, TypeError, KeyError, AttributeError) as e:
-        raise CipoError(
-            f"{file}: is not a run's data.json ({e!r}); choose another --workdir"
-        ) from e
+        why = f"is not a run's data.json ({e!r}); choose another --workdir"
+        raise CipoError(f"{file}: {why}") from e
     if changes:
         raise CipoError(
             f"--workdir={file.parent} holds a run that began with other data:\n"
             + "\n".join(changes)
-            + "\nRestore the data to continue that run, or go on from its parameters in another "
+            + "\nRestore the data to continue that run, or start from its parameters in another "
             f"--workdir by --config.init_from={file.parent}"
         )
 
@@ -113,17 +104,13 @@ def config_differences(
     file: Path, config: Config, only: str = ""
 ) -> dict[str, tuple[object, object]]:
     """{key: (value in `file`, value in `config`)} of keys that must agree to share parameters and
-    history; `only` restricts the comparison to keys with that prefix. A key that `file` does not
-    have is newer than it and counts as at its default, which leaves things as they were."""
-    try:
-        saved = {key: entry["value"] for key, entry in json.loads(file.read_text()).items()}
-    except (ValueError, TypeError, KeyError, AttributeError) as e:
-        raise CipoError(f"{file}: is not a run's config ({e}); remove it or choose another") from e
+    history, and begin with `only`. A key that `file` does not have is newer, and counts as its
+    default, which leaves things as they were."""
     default, current = (
         {k: list(v) if isinstance(v, tuple) else v for k, v in flatten(c).items()}
         for c in (Config(), config)
     )
-    saved = default | saved
+    saved = default | read_values(file)
     return {
         key: (saved[key], value)
         for key, value in current.items()

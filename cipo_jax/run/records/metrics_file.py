@@ -1,7 +1,7 @@
-"""Where the numbers of a run are written: metrics.jsonl and TensorBoard's event files.
+"""The numbers of a run on disk: metrics.jsonl and TensorBoard's event files.
 
 Decides the format of metrics.jsonl and the TensorBoard tags. What the numbers mean is decided in
-`run/measures.py`; in a run of several hosts one process holds the writer.
+`run/measures.py`.
 
 metrics.jsonl has one json object a line, {"phase", "step", <metric>: <number>, ...}. A value that
 is not finite is written as null, and the line's "non_finite" object says which it was
@@ -30,10 +30,6 @@ class MetricWriter:
 
     Opening repairs a last line that was cut by a kill. Each line is flushed as it is written.
 
-    Args:
-      workdir: the run directory; made if missing.
-      tensorboard: also write event files to `workdir`/tensorboard (imports TensorFlow).
-
     Raises:
       CipoError: TensorBoard is wanted and its packages are not installed.
     """
@@ -46,15 +42,12 @@ class MetricWriter:
         self._tensorboard = EventFiles(workdir / TENSORBOARD_DIR) if tensorboard else None
 
     def write(self, step: int, scalars: Mapping[str, float], phase: str) -> None:
-        """Appends one line. `phase` is "cold_start", "train", "eval" or "final".
-
-        Scalars may be Python, NumPy or single-element device numbers; all are stored as floats.
-        """
+        """Appends one line. Scalars may be Python, NumPy or single-element device numbers; all are
+        stored as floats."""
         values = {name: float(value) for name, value in scalars.items()}
         line: dict[str, Any] = {"phase": phase, "step": int(step)}
         line |= {k: v if math.isfinite(v) else None for k, v in values.items()}
-        non_finite = {k: str(v) for k, v in values.items() if not math.isfinite(v)}
-        if non_finite:
+        if non_finite := {k: str(v) for k, v in values.items() if not math.isfinite(v)}:
             line["non_finite"] = non_finite
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
         self._file.flush()
@@ -63,12 +56,9 @@ class MetricWriter:
             self._tensorboard.write(step, tagged)
 
     def rewind(self, phase: str, step: int) -> None:
-        """Drops the lines of `phase` beyond `step`; other phases keep theirs.
-
-        A resumed run calls this with the restored step for each phase it will go through again
-        (-1 drops a phase wholly), so that metrics.jsonl ends up as if it had never stopped.
-        TensorBoard's event files only grow: replayed steps stand there twice.
-        """
+        """Drops the lines of `phase` beyond `step`, which a resumed run will write again, so that
+        metrics.jsonl ends up as if it had never stopped. TensorBoard's event files only grow:
+        replayed steps are there twice."""
         lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
         kept = []
         for number, line in enumerate(lines, 1):
@@ -89,8 +79,8 @@ class MetricWriter:
 
 class EventFiles:
     """TensorBoard's event files, written by a thread of their own: clu's writer imports TensorFlow,
-    which takes seconds, and those the run need not wait for. It begins with the first write: while
-    programs are traced, the two would take turns. What goes wrong there is raised by the next call.
+    which takes seconds, for which the run need not wait. It begins with the first write: while
+    programs are traced, the two would take turns. Its errors are raised by the next call.
 
     Raises:
       CipoError: the packages are not installed.
@@ -123,32 +113,27 @@ class EventFiles:
             if self._writer is not None:
                 self._writer.close()
 
-    def _open(self) -> Any:
-        # TensorFlow greets on stderr unless told not to before its import.
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-        from clu.metric_writers import SummaryWriter
-
-        return SummaryWriter(str(self._logdir))
-
     def _write(self, step: int, scalars: Mapping[str, float]) -> None:
         if self._writer is None:
-            self._writer = self._open()
+            # TensorFlow prints a greeting on stderr unless told not to before its import.
+            os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+            os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+            from clu.metric_writers import SummaryWriter
+
+            self._writer = SummaryWriter(str(self._logdir))
         self._writer.write_scalars(step, scalars)
         self._writer.flush()
 
 
 def tensorboard_tag(name: str, phase: str) -> str:
-    """The tag of a metric. TensorBoard groups charts by the first part of a tag, so the train
-    phase goes by its own groups (base/, correction/, loss/, ...) and others carry their phase."""
+    """The tag of a metric. TensorBoard groups charts by the first part of a tag: the train phase
+    has its own groups (base/, loss/, ...), tags of other phases begin with the phase."""
     return name if phase == "train" or name.startswith(phase + "/") else f"{phase}/{name}"
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
-    """The lines of `workdir`/metrics.jsonl in file order, non-finite values restored as floats.
-
-    Safe on a run in progress: a last line that is still being written is left out. No file gives
-    an empty list.
+    """The lines of `workdir`/metrics.jsonl in file order, non-finite values restored as floats; []
+    without a file. A last line that is still being written is left out.
 
     Raises:
       CipoError: a complete line is not a json object with "phase" and "step".

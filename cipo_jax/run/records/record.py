@@ -1,7 +1,7 @@
-"""What a run leaves to read in its directory: metrics, attempts, texts, a report.
+"""What a run writes in its directory for readers: metrics, attempts, texts, a report.
 
-The first host writes; on the others, what is to be written is dropped, since it is the same there.
-A step's attempts are written before its metrics line: where there is a line, there are attempts.
+Only the first host writes: what the others have is the same. A step's attempts are written before
+its metrics line: where there is a line, there are attempts.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +18,6 @@ class Record:
     """Writes into the run directory; a context manager.
 
     Args:
-      log: what is wanted.
       write_report: (run directory, pairs shown at most) -> where the report is.
       writes: whether this host writes.
 
@@ -49,7 +48,7 @@ class Record:
             self._archive.write(phase, step, attempts)
 
     def text(self, name: str, content: str) -> None:
-        """A file of text."""
+        """A file of text in the run directory."""
         if self._metrics is not None:
             write_text(self.workdir / name, content)
 

@@ -1,7 +1,7 @@
 """What a run prints: header, a line a step, an attempt beside its correction, the summary."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,33 +38,32 @@ def print_header(config: Config, parts: "Parts", workdir: Path, update: "Update"
 
 
 # What the terminal shows of a step: (label, metric, how a value is written).
-_STEP_COLUMNS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
-    ("reward", "base/reward/mean", "{:.3f}".format),
-    ("corr", "correction/reward/mean", "{:.3f}".format),
-    ("fix", "correction/fix_rate", "{:.2f}".format),
-    ("break", "correction/break_rate", "{:.2f}".format),
-    ("rho", "replay/rho", "{:.2f}".format),
-    ("loss", "loss/total", "{:+.4f}".format),
-    ("grad", "grad_norm", "{:.2f}".format),
-    ("len", "base/length/mean", "{:.0f}".format),
-    ("time", "time/step", "{:.1f}s".format),
+_STEP_COLUMNS = (
+    ("reward", "base/reward/mean", "{:.3f}"),
+    ("corr", "correction/reward/mean", "{:.3f}"),
+    ("fix", "correction/fix_rate", "{:.2f}"),
+    ("break", "correction/break_rate", "{:.2f}"),
+    ("rho", "replay/rho", "{:.2f}"),
+    ("loss", "loss/total", "{:+.4f}"),
+    ("grad", "grad_norm", "{:.2f}"),
+    ("len", "base/length/mean", "{:.0f}"),
+    ("time", "time/step", "{:.1f}s"),
 )
 
 
 def format_step_line(
     step: int, num_steps: int, scalars: Mapping[str, float], seconds_left: float
 ) -> str:
-    """One terminal line for a train step: rewards, fix / break rates, rho, loss, gradient norm,
-    length in tokens, wall time, time left. Metrics the step does not have are left out.
+    """One terminal line for a train step: `_STEP_COLUMNS`, as far as the step has the metrics, and
+    the estimate of the time left.
 
     Args:
       step: the number of steps done.
       num_steps: of the whole run.
-      scalars: the step's metrics by name.
-      seconds_left: the estimate for the rest of the run.
     """
     parts = [f"step {step:>{len(str(num_steps))}}/{num_steps}"]
-    parts += [f"{label} {show(scalars[k])}" for label, k, show in _STEP_COLUMNS if k in scalars]
+    shown = ((label, form, scalars[k]) for label, k, form in _STEP_COLUMNS if k in scalars)
+    parts += [f"{label} {form.format(value)}" for label, form, value in shown]
     parts.append(f"eta {format_duration(seconds_left)}")
     return "  ".join(parts)
 
@@ -89,12 +88,11 @@ def print_pair(attempts: Sequence[Attempt]) -> None:
     corrections = [a for a in attempts if a.prompt.anchor is not None]
     shown = next((a for a in corrections if transition(a) == "w2r"), None) or attempts[0]
     print(f"  problem     {_one_line(shown.problem.question)}")
-    if shown.prompt.anchor is not None:
-        before = shown.prompt.anchor
-        print(f"  attempt     {_one_line(before.text)}  [{before.verdict.outcome.value}]")
-        print(f"  correction  {_one_line(shown.text)}  [{shown.verdict.outcome.value}]", flush=True)
-    else:
-        print(f"  attempt     {_one_line(shown.text)}  [{shown.verdict.outcome.value}]", flush=True)
+    before = shown.prompt.anchor
+    texts = {"attempt": shown} if before is None else {"attempt": before, "correction": shown}
+    for name, attempt in texts.items():
+        outcome = attempt.verdict.outcome.value
+        print(f"  {name:10}  {_one_line(attempt.text)}  [{outcome}]", flush=True)
 
 
 def print_summary(workdir: Path, report: Path, seconds: float) -> None:
@@ -103,21 +101,26 @@ def print_summary(workdir: Path, report: Path, seconds: float) -> None:
     print(f"done in {format_duration(seconds)}")
     if evaluations:
         first, last = evaluations[0], evaluations[-1]
-        names = [
-            k for k in last if k.startswith("eval/") and k in first and not k.endswith("_stderr")
-        ]
+        shared = [k for k in last if k.startswith("eval/") and k in first]
+        names = [k for k in shared if not k.endswith("_stderr")]
         width = max(map(len, names))
-        print(
-            f"  {'':{width}}  {'step ' + str(first['step']):>9}  {'step ' + str(last['step']):>9}"
-        )
+        steps = (f"{'step ' + str(line['step']):>9}" for line in (first, last))
+        print(f"  {'':{width}}  " + "  ".join(steps))
         for name in names:
             before, after = first[name], last[name]
             print(f"  {name:{width}}  {before:9.3f}  {after:9.3f}  {after - before:+.3f}")
     print(f"report   {report}\ncurves   tensorboard --logdir {workdir}/tensorboard", flush=True)
 
 
-def _one_line(text: str, limit: int = 240) -> str:
-    """Printable, on one line; control characters of untrusted text must not reach a terminal."""
-    flat = text.replace("\n", " | ")
-    flat = "".join(ch if ch.isprintable() else "?" for ch in flat)
-    return flat if len(flat) <= limit else flat[: limit - 3] + "..."
+def printable(text: str) -> str:
+    """On one line; control characters of untrusted text must not reach a terminal."""
+    return "".join(ch if ch.isprintable() else "?" for ch in text)
+
+
+def shortened(text: str, limit: int) -> str:
+    """At most `limit` characters, "..." at the end of what was cut."""
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def _one_line(text: str) -> str:
+    return shortened(printable(text.replace("\n", " | ")), 240)

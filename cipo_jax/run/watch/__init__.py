@@ -1,7 +1,7 @@
-"""Watching a run while it goes on.
+"""Watching a run in progress.
 
     heartbeat.py    times of phases, and a line where one takes long
-    health.py       limits on metrics, and when their breach is said
+    health.py       limits on metrics, and when their breach is reported
     compiles.py     what XLA compiles: cache, ledger, limit
     speed.py        tokens per second, model FLOPs, peaks of devices
     profiling.py    a trace of chosen steps

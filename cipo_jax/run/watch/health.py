@@ -1,4 +1,4 @@
-"""Rules that watch a run's metrics: what counts as ill, and for how long before it is said.
+"""Rules that watch a run's metrics: which values are bad, and for how long before it is reported.
 
 A rule fires when its metric has been on the wrong side of its limit for `patience` steps in a row.
 What happens then (a warning, an extra checkpoint, the end of the run) is the caller's.
@@ -17,7 +17,7 @@ class Rule:
     name: str
     metric: str
     limit: float
-    below: bool  # True: the metric is ill below the limit, False: above it
+    below: bool  # True: the metric is bad below the limit, False: above it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,10 +64,9 @@ def check_health(
     """
     updated, firings = dict(streaks), []
     for rule in rules:
-        value = scalars.get(rule.metric)
-        if value is None:
+        if (value := scalars.get(rule.metric)) is None:
             continue
-        # Written so that NaN counts as ill.
+        # Written so that NaN counts as bad.
         healthy = value >= rule.limit if rule.below else value <= rule.limit
         streak = 0 if healthy else streaks.get(rule.name, 0) + 1
         updated[rule.name] = streak

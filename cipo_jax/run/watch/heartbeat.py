@@ -1,9 +1,9 @@
 """The phases of a step: how long each took, and, if one takes long, a line that says what it waits
-for, so that slow can be told from stuck.
+for, so that a slow run can be told from a stuck one.
 
     rollout  62 s: 37 of 384 completions left, 5 verdicts outstanding
 
-Decides when such a line is printed. What is waited for is said by whoever waits.
+Decides when such a line is printed; what it says comes from the code that waits.
 """
 
 import contextlib
@@ -50,7 +50,7 @@ class Heartbeat:
         """Ends the phase before and begins one; its time is added to that of its name.
 
         Args:
-          for_what: what it waits for where nobody says more.
+          for_what: what it waits for, outside `waiting`.
         """
         self.end()
         self._phase = _Phase(phase, for_what, time.monotonic(), self._seconds)
@@ -69,8 +69,8 @@ class Heartbeat:
 
     @contextlib.contextmanager
     def waiting(self, for_what: Callable[[], str]) -> Iterator[None]:
-        """Within, a line says `for_what()`, which is called from another thread. Of several, the
-        innermost is said. May be entered by any thread."""
+        """Inside, a line says `for_what()`, which is called from another thread; of several, the
+        innermost. Any thread may enter it."""
         self._waits.append(for_what)
         try:
             yield

@@ -7,7 +7,7 @@ import jax
 
 
 class Profile:
-    """Traces from the begin of the first step to the end of the last; a context manager that ends
+    """Traces from the start of the first step to the end of the last; a context manager that ends
     a trace under way.
 
     Args:

@@ -10,7 +10,7 @@ import numpy as np
 from cipo_jax.policy.config import ModelConfig
 from cipo_jax.types import TrainBatch
 
-# Metrics that depend on the machine and the hour, by how their names begin: two runs that are
+# The beginnings of names of metrics that depend on the machine and the time: two runs that are
 # otherwise equal to the bit differ in them.
 MEASURED = ("time/", "compile/", "tokens/per_second", "tokens/trained_per_second", "update/mfu")
 
@@ -19,19 +19,13 @@ MEASURED = ("time/", "compile/", "tokens/per_second", "tokens/trained_per_second
 # data sheets of A100, H100 and H200, without sparsity.
 PEAK_FLOPS = {
     "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5": 459e12,
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-    "NVIDIA A100-SXM4-40GB": 312e12,
-    "NVIDIA A100-SXM4-80GB": 312e12,
-    "NVIDIA A100-PCIE-40GB": 312e12,
-    "NVIDIA A100 80GB PCIe": 312e12,
+    **dict.fromkeys(("TPU v5 lite", "TPU v5e"), 197e12),
+    **dict.fromkeys(("TPU v5", "TPU v5p"), 459e12),
+    **dict.fromkeys(("TPU v6 lite", "TPU v6e"), 918e12),
+    **dict.fromkeys(("NVIDIA A100-SXM4-40GB", "NVIDIA A100-SXM4-80GB"), 312e12),
+    **dict.fromkeys(("NVIDIA A100-PCIE-40GB", "NVIDIA A100 80GB PCIe"), 312e12),
     "NVIDIA H100 PCIe": 756e12,
-    "NVIDIA H100 80GB HBM3": 989e12,
-    "NVIDIA H200": 989e12,
+    **dict.fromkeys(("NVIDIA H100 80GB HBM3", "NVIDIA H200"), 989e12),
 }
 
 
@@ -42,9 +36,8 @@ def step_times(times: Mapping[str, float]) -> dict[str, float]:
     Args:
       times: {phase: seconds}; others are left out.
     """
-    measures = {
-        f"time/{p}": times[p] for p in ("rollout", "correct", "score", "update") if p in times
-    }
+    phases = ("rollout", "correct", "score", "update")
+    measures = {f"time/{phase}": times[phase] for phase in phases if phase in times}
     measures["time/step"] = sum(measures.values())
     if "checkpoint" in times:
         measures["time/checkpoint"] = times["checkpoint"]
@@ -52,9 +45,9 @@ def step_times(times: Mapping[str, float]) -> dict[str, float]:
 
 
 def update_flops(config: ModelConfig, parameters: int, batch: TrainBatch, epochs: int) -> float:
-    """What an update has to compute, forward and backward, over all devices: 6 for each parameter
-    and token, and 12 for each element of a head and each pair of tokens of which one sees the
-    other. Padding and what remat computes again do not count.
+    """The FLOPs of an update, forward and backward, over all devices: 6 for each parameter and
+    token, and 12 for each element of a head and each pair of tokens of which one sees the other.
+    Padding and what remat computes again do not count.
 
     Args:
       parameters: of the model. The input embedding, from which rows are only read, is left out.
@@ -75,9 +68,7 @@ def update_flops(config: ModelConfig, parameters: int, batch: TrainBatch, epochs
 def speeds(
     scalars: Mapping[str, float], devices: int, flops: float, peak: float | None
 ) -> dict[str, float]:
-    """Of a step: "tokens/per_second_per_device", sampled tokens while both streams were sampled;
-    "tokens/trained_per_second_per_device", completion tokens while the update ran; "update/mfu",
-    share of the devices' peak that the update has used, absent where that is not known.
+    """The speeds of a step, see `measures.METRICS`; "update/mfu" is absent without a `peak`.
 
     Args:
       scalars: the step's, with "time/rollout", "time/correct" and "time/update".

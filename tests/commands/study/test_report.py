@@ -14,9 +14,10 @@ from cipo_jax.commands.study.plan import FINAL, PlannedRun
 from cipo_jax.commands.study.report import format_study, write_study_report
 from cipo_jax.config import default_config
 from cipo_jax.config.keys import Config, Data
-from cipo_jax.config.resolve import provenance, resolve, write_resolved
+from cipo_jax.config.resolve import provenance, resolve
 from cipo_jax.run.problems import given_attempt, given_attempts, open_evaluation
 from cipo_jax.run.records.archive import AttemptArchive
+from cipo_jax.run.records.files import write_json
 from cipo_jax.run.records.metrics_file import MetricWriter
 from cipo_jax.types import Attempt, CipoError, Completion, Outcome, Problem, Prompt, Verdict
 
@@ -47,7 +48,7 @@ def make_run(
     )
     directory.mkdir(parents=True)
     values = provenance(config, resolve(default_config()), set())
-    write_resolved(directory / "config.json", values)
+    write_json(directory / "config.json", values)
     (directory / "study.json").write_text(json.dumps({"command": "python", "seconds": 90.0}))
     writer = MetricWriter(directory, tensorboard=False)
     for step, accuracy in ((0, 0.25), (1, None), (2, 0.5)):

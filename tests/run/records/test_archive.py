@@ -54,12 +54,7 @@ def test_every_field_can_be_read_back(tmp_path):
     }
     assert records[2]["stream"] == "correction" and records[2]["trimmed"] is True
     # The anchor is the same object, not an equal one: records 0 and 2 have the same text.
-    assert records[2]["anchor"] == {
-        "index": 1,
-        "outcome": "wrong",
-        "extracted": "3",
-        "text": "3",
-    }
+    assert records[2]["anchor"] == {"index": 1, "outcome": "wrong", "extracted": "3", "text": "3"}
 
 
 def test_anchor_from_elsewhere_has_no_index_but_its_text(tmp_path):
