@@ -116,7 +116,7 @@ class Completion:
     Attributes:
       tokens: [C] int32, the stop token included when one was sampled.
       logprobs: [C] float32, log-prob of each token under the sampling distribution.
-      finished: a stop token ended it; False: it reached the token limit.
+      finished: a stop token or a stop string ended it; False: it reached the token limit.
     """
 
     tokens: np.ndarray

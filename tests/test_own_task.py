@@ -1,4 +1,4 @@
-"""docs/own_task.md, run as it stands there; and what becomes of mistakes in an own verifier."""
+"""docs/own_task.md, run as it stands there; and what becomes of mistakes in a custom verifier."""
 
 import re
 import shlex

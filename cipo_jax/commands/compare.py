@@ -33,6 +33,7 @@ from cipo_jax.report.comparison import (
 )
 from cipo_jax.run.comparison import LearningCurve, learning_curve, points, stream_of
 from cipo_jax.run.records.archive import ATTEMPTS_DIR, read_attempts
+from cipo_jax.run.records.files import write_json, write_text
 from cipo_jax.run.statistics import Difference, mcnemar, paired_difference
 from cipo_jax.types import CipoError
 
@@ -154,9 +155,9 @@ def compare(paths: Sequence[Path], out: Path) -> list[Comparison]:
     text = "\n".join([*lines, *(f"\n{note}" for note in notes)]) + "\n"
 
     out.mkdir(parents=True, exist_ok=True)
-    (out / "comparison.md").write_text(text)
+    write_text(out / "comparison.md", text)
     raw = [dataclasses.asdict(c) for c in comparisons]
-    (out / "comparison.json").write_text(json.dumps(raw, indent=1) + "\n")
+    write_json(out / "comparison.json", raw)
     labels = {metric: metric for metric in metrics}
     drawn = draw_curves(curves, labels, line_styles(curves), each_seed=True)
     print(text + f"\nfigure  {save_figure(drawn, out / 'comparison')}", flush=True)

@@ -7,7 +7,7 @@ and its attention to pages (`policy/`). This room imports `policy/` and `types`.
 The path of one request:
 
     1. `engine.Engine.submit` checks it and gives it to `schedule`, which puts it into the queue of
-       a row shard. The samples of one prompt share a `requests.Prompt`.
+       a row shard. The samples of one prompt share a `requests.CachedPrompt`.
     2. At a turn of the loop, `Engine.step`, `schedule.plan_prefill` looks at the heads of the
        queues. The prompt gets pages from `pages.PagePool`: those that hold a beginning it has in
        common with an earlier prompt, and new ones. `plan.prefill_arrays` makes the arguments of

@@ -12,11 +12,11 @@ import numpy as np
 
 from cipo_jax.policy.cache.attention import WORK_BLOCK, WorkList
 from cipo_jax.sampling.decode import ChunkPlan, Slots, empty_slots
-from cipo_jax.sampling.requests import Prompt, Row
+from cipo_jax.sampling.requests import CachedPrompt, Row
 
 
 def prefill_arrays(
-    calls: Sequence[Sequence[tuple[Prompt, int]]], rows: int, width: int, table_width: int
+    calls: Sequence[Sequence[tuple[CachedPrompt, int]]], rows: int, width: int, table_width: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """tokens, start, lengths, table of `decode.prefill`.
 

@@ -9,7 +9,7 @@ from cipo_jax.types import Completion
 
 
 @dataclasses.dataclass(eq=False)
-class Prompt:
+class CachedPrompt:
     """A prompt and its pages, shared by the requests that wait for a slot.
 
     Attributes:
@@ -56,7 +56,7 @@ class Request:
     key: np.ndarray
     temperature: float
     limit: int
-    prompt: Prompt
+    prompt: CachedPrompt
     prompt_tokens: np.ndarray
     arrival: int
     tokens: list[int] = dataclasses.field(default_factory=list)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cipo_jax.sampling.pages import PagePool
-from cipo_jax.sampling.requests import Prompt, Request, Row
+from cipo_jax.sampling.requests import CachedPrompt, Request, Row
 from cipo_jax.sampling.settings import (
     EngineSettings,
     EngineStats,
@@ -34,7 +34,7 @@ class PrefillCall(NamedTuple):
       width: tokens of a row, padding included.
     """
 
-    stretches: Sequence[Sequence[tuple[Prompt, int]]]
+    stretches: Sequence[Sequence[tuple[CachedPrompt, int]]]
     rows: int
     width: int
 
@@ -104,7 +104,7 @@ class Schedule:
         with the fewest waiting requests less free slots. Arguments as in `Request`."""
         load = [len(q) - len(f) for q, f in zip(self.queues, self.free, strict=True)]
         shard = int(np.argmin(load))
-        shared = Prompt(np.asarray(prompt, np.int32), shard, samples)
+        shared = CachedPrompt(np.asarray(prompt, np.int32), shard, samples)
         for i in range(request_id, request_id + samples):
             asked = (i, key, temperature, limit, shared, shared.tokens, self._arrivals)
             self.queues[shard].append(Request(*asked))
@@ -149,9 +149,9 @@ class Schedule:
                     whole = (len(prompt.tokens) - 1) // self.settings.page_size
                     self.pools[prompt.shard].remember(prompt.tokens, prompt.pages[:whole])
 
-    def _next_stretches(self, shard: int, budget: int) -> list[tuple[Prompt, int]]:
+    def _next_stretches(self, shard: int, budget: int) -> list[tuple[CachedPrompt, int]]:
         """(prompt, tokens) to prefill in a row shard, about `budget` tokens, longest first."""
-        found: list[tuple[Prompt, int]] = []
+        found: list[tuple[CachedPrompt, int]] = []
         left, seen = budget, set[int]()
         candidates = zip(self.queues[shard], self.free[shard], strict=False)
         for rows, (request, _) in enumerate(candidates, self._live(shard)):
@@ -176,7 +176,7 @@ class Schedule:
                 break
         return sorted(found, key=lambda item: -item[1])
 
-    def _begin_prompt(self, prompt: Prompt, rows: int) -> bool:
+    def _begin_prompt(self, prompt: CachedPrompt, rows: int) -> bool:
         """Finds what the cache has of a prompt and takes pages for the rest; False if there are too
         few now, with `rows` rows before it."""
         pool = self.pools[prompt.shard]
@@ -194,7 +194,7 @@ class Schedule:
         self.stats.reused_tokens += prompt.filled
         return True
 
-    def _drop_prompt(self, prompt: Prompt) -> None:
+    def _drop_prompt(self, prompt: CachedPrompt) -> None:
         """Takes a prompt's pages away; it is prefilled again when its turn comes."""
         self.pools[prompt.shard].release(prompt.pages)
         prompt.pages, prompt.filled, prompt.begun = [], 0, False
@@ -229,7 +229,7 @@ class Schedule:
                 self.fresh.append(row)
                 live += 1
 
-    def _pages_of_sample(self, prompt: Prompt) -> list[int] | None:
+    def _pages_of_sample(self, prompt: CachedPrompt) -> list[int] | None:
         """A sample's pages for its prompt: it shares full pages and gets a copy of the last one, to
         which it goes on writing; the last sample takes the prompt's own. None if there is no page
         for the copy."""
@@ -290,7 +290,7 @@ class Schedule:
         gone = set(youngest.pages)
         self.copies[shard] = [c for c in self.copies[shard] if c[1] not in gone]
         request = youngest.request
-        request.prompt = Prompt(request.all_tokens(), shard, 1)
+        request.prompt = CachedPrompt(request.all_tokens(), shard, 1)
         self.queues[shard].appendleft(request)
         self.stats.evictions += 1
 

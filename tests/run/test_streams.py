@@ -67,7 +67,7 @@ def test_what_cannot_be_replaced_stays() -> None:
 
 
 def test_a_group_teaches_something_if_its_rewards_differ() -> None:
-    """Partial credit tells wrong programs apart; the same group is dull without it."""
+    """Partial credit tells wrong programs apart; the same group teaches nothing without it."""
 
     def attempt(params, prompts, samples, key, purpose):
         done = Completion(np.ones(1, np.int32), np.zeros(1, np.float32), True)

@@ -14,7 +14,7 @@ from cipo_jax.sampling import decode
 from cipo_jax.sampling.choose import Choice
 from cipo_jax.sampling.decode import ChunkResult, Slots, decode_chunk, empty_slots
 from cipo_jax.sampling.plan import chunk_plan
-from cipo_jax.sampling.requests import Prompt, Request, Row
+from cipo_jax.sampling.requests import CachedPrompt, Request, Row
 
 SLOTS, CHUNK, PAGE, WIDTH = 8, 5, 4, 5
 
@@ -23,7 +23,7 @@ def rows(limits: dict[int, int]) -> list[Row]:
     """A row in each slot of `limits`, at the start of a prompt of one token."""
     made = []
     for slot, limit in limits.items():
-        prompt = Prompt(np.array([slot + 2], np.int32), shard=0, waiting=0)
+        prompt = CachedPrompt(np.array([slot + 2], np.int32), shard=0, waiting=0)
         request = Request(slot, np.zeros(2, np.uint32), 1.0, limit, prompt, prompt.tokens, slot)
         made.append(Row(request, slot, 0, list(range(WIDTH * slot, WIDTH * (slot + 1)))))
     return made

@@ -5,11 +5,11 @@ import numpy as np
 
 from cipo_jax.policy import sharding
 from cipo_jax.sampling.plan import chunk_plan, plan_shardings, prefill_arrays
-from cipo_jax.sampling.requests import Prompt, Request, Row
+from cipo_jax.sampling.requests import CachedPrompt, Request, Row
 
 
-def prompt(tokens: list[int], pages: list[int], filled: int = 0, shard: int = 0) -> Prompt:
-    return Prompt(np.array(tokens, np.int32), shard, 0, pages, filled, begun=True)
+def prompt(tokens: list[int], pages: list[int], filled: int = 0, shard: int = 0) -> CachedPrompt:
+    return CachedPrompt(np.array(tokens, np.int32), shard, 0, pages, filled, begun=True)
 
 
 def row(tokens: list[int], slot: int, pages: list[int], shard: int = 0, sampled: int = 0) -> Row:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cipo_jax.sampling.requests import Prompt, Request, Row, stop_text_end
+from cipo_jax.sampling.requests import CachedPrompt, Request, Row, stop_text_end
 
 
 def request(prompt: Sequence[int], limit: int) -> Request:
@@ -17,7 +17,7 @@ def request(prompt: Sequence[int], limit: int) -> Request:
         key=np.zeros(2, np.uint32),
         temperature=1.0,
         limit=limit,
-        prompt=Prompt(tokens, shard=0, waiting=1),
+        prompt=CachedPrompt(tokens, shard=0, waiting=1),
         prompt_tokens=tokens,
         arrival=0,
     )

@@ -22,6 +22,7 @@ from cipo_jax.data.sources import GENERATED
 from cipo_jax.run.comparison import learning_curve, stream_of
 from cipo_jax.run.problems import open_evaluation
 from cipo_jax.run.records.archive import read_attempts
+from cipo_jax.run.records.files import write_text
 from cipo_jax.run.records.metrics_file import read_metrics
 from cipo_jax.run.statistics import pass_at_k
 from cipo_jax.types import CipoError
@@ -110,7 +111,7 @@ def measure_run(directory: Path) -> Record:
     operations = {p.id: p.meta.get("operations", 0) for p in problems}
     ids = record["problems"].pop("id")
     record["problems"]["operations"] = [operations[i] for i in ids]
-    kept.write_text(json.dumps(record) + "\n")
+    write_text(kept, json.dumps(record) + "\n")
     return record
 
 

@@ -32,6 +32,7 @@ from cipo_jax.commands.study.measures import (
 )
 from cipo_jax.commands.study.plan import PlannedRun
 from cipo_jax.report.comparison import markdown_table, signed_interval
+from cipo_jax.run.records.files import write_text
 from cipo_jax.run.statistics import (
     Estimate,
     difference_by_seed,
@@ -67,9 +68,9 @@ def write_study_report(runs: Sequence[PlannedRun], reference: str, out: Path) ->
         raise CipoError(f"{out}: no run of the study has been finished; there is nothing to report")
     results = {"reference": reference, "runs": records}
     out.mkdir(parents=True, exist_ok=True)
-    (out / "results.json").write_text(json.dumps(results, separators=(",", ":")) + "\n")
+    write_text(out / "results.json", json.dumps(results, separators=(",", ":")) + "\n")
     table = format_study(results)
-    (out / "table.md").write_text(table)
+    write_text(out / "table.md", table)
     figures = draw_study(results, out)
     print(table + "".join(f"figure  {path}\n" for path in figures), flush=True)
     return results

@@ -49,6 +49,7 @@ from cipo_jax.config.command_line import Invocation
 from cipo_jax.config.keys import Config, flatten
 from cipo_jax.config.resolve import read_resolved, resolve
 from cipo_jax.run.hosts.preemption import EXIT_CODE, Notice, Preempted, notice_of_sigterm
+from cipo_jax.run.records.files import write_json
 from cipo_jax.run.records.terminal import format_duration
 from cipo_jax.types import CipoError
 
@@ -234,8 +235,7 @@ def _add_seconds(run: PlannedRun, arguments: Sequence[str], seconds: float) -> N
     if run.directory.is_dir():
         total = read_timing(run.directory).get("seconds", 0.0) + seconds
         command = shlex.join(["python", "-m", "cipo_jax.main", *arguments])
-        content = json.dumps({"command": command, "seconds": total}, indent=1)
-        (run.directory / TIMING).write_text(content + "\n")
+        write_json(run.directory / TIMING, {"command": command, "seconds": total})
 
 
 def _seconds_left(left: Sequence[PlannedRun], runs: Sequence[PlannedRun]) -> float:

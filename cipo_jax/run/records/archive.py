@@ -16,7 +16,7 @@ Fields of a record:
     prompt_tokens, completion_tokens    lengths
     logprob_sum             natural log of the completion's probability under the sampling
                             distribution; null if not finite
-    finished                a stop token ended it
+    finished                a stop token or a stop string ended it
     trimmed                 the attempt quoted in the prompt was cut in the middle
     anchor                  null in the base stream; else {"index", "outcome", "extracted", "text"}
                             of the attempt that was quoted; index is null if it is not in this file
