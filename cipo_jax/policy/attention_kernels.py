@@ -179,11 +179,19 @@ def splash_attention(
         if window is None
         else splash.LocalMask((T, T), window_size=(window - 1, 0), offset=0)
     )
-    # All block sizes, of the forward and of both backward kernels.
-    sizes: Any = [next(size for size in SPLASH_BLOCKS if T % size == 0)] * 8
+    block = next(size for size in SPLASH_BLOCKS if T % size == 0)
     kernel = splash.make_splash_mha(
         splash.MultiHeadMask([mask] * N),
-        block_sizes=splash.BlockSizes(*sizes),
+        block_sizes=splash.BlockSizes(
+            block_q=block,
+            block_kv=block,
+            block_kv_compute=block,
+            block_q_dkv=block,
+            block_kv_dkv=block,
+            block_kv_dkv_compute=block,
+            block_q_dq=block,
+            block_kv_dq=block,
+        ),
         attn_logits_soft_cap=soft_cap,
         head_shards=1,
         q_seq_shards=1,
