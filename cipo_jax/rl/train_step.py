@@ -83,9 +83,16 @@ def abstract_batch(
     by_rows, whole = NamedSharding(mesh, P(None, None, rows)), NamedSharding(mesh, P())
     ints = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=by_rows)
     floats = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=by_rows)
-    stream = jax.ShapeDtypeStruct(shape[:-1], jnp.int32, sharding=by_rows)
-    token_counts = jax.ShapeDtypeStruct((shape[0], 2), jnp.float32, sharding=whole)
-    return TrainBatch(ints, ints, ints, floats, floats, floats, stream, token_counts)
+    return TrainBatch(
+        tokens=ints,
+        positions=ints,
+        segments=ints,
+        loss_mask=floats,
+        advantages=floats,
+        old_logprobs=floats,
+        stream=jax.ShapeDtypeStruct(shape[:-1], jnp.int32, sharding=by_rows),
+        token_counts=jax.ShapeDtypeStruct((shape[0], 2), jnp.float32, sharding=whole),
+    )
 
 
 def make_train_step(
