@@ -80,7 +80,7 @@ def _load_math(options: Options) -> tuple[Verify, str]:
             if problem.tests is not None:
                 detail += ", but tests: they want verifier.kind 'code' or 'auto'"
             return Verdict(Outcome.ERROR, detail=detail)
-        return verify_math(text, problem.answer, rules)
+        return verify_math(text, problem.answer, rules, problem.question)
 
     return verify, ""
 

@@ -22,7 +22,9 @@ from collections.abc import Callable, Sequence
 
 from cipo_jax.types import Outcome, Verdict
 from cipo_jax.verifiers.math.boxes import Box, find_boxes
-from cipo_jax.verifiers.math.equality import MAX_CHARS, RefusedError, answers_equal
+from cipo_jax.verifiers.math.equality import RefusedError, answers_equal
+from cipo_jax.verifiers.math.limits import MAX_CHARS
+from cipo_jax.verifiers.math.quantity import Tolerance
 
 _THINK = re.compile(r"<(/?)think>")
 _BARE_BOX = re.compile(r"\\boxed\s+([^\s{}$\\]+)")
@@ -52,17 +54,31 @@ def extract_answer(text: str, rules: Sequence[str] = DEFAULT_RULES) -> str | Non
     return next((answer for answer in found if answer is not None), None) or None
 
 
-def verify_math(text: str, answer: str, rules: Sequence[str] = DEFAULT_RULES) -> Verdict:
+def verify_math(
+    text: str,
+    answer: str,
+    rules: Sequence[str] = DEFAULT_RULES,
+    question: str = "",
+    tolerance: Tolerance | None = None,
+) -> Verdict:
     """Judges the completion `text` against the reference `answer`.
 
-    The outcome is CORRECT, WRONG, or NO_ANSWER; the caller fills in `seconds`. An answer that is
-    too large or wild for the expression parser is WRONG; `detail` says so.
+    Args:
+      question: what is copied from it is no answer; "" for none.
+      tolerance: as in `answers_equal`.
+
+    The outcome is CORRECT, WRONG, or NO_ANSWER; `seconds` is left 0 for the caller to fill. The
+    answer is held back from the expression parser when it is too large or wild; `detail` says so.
     """
     extracted = extract_answer(text, rules)
     if extracted is None:
         return Verdict(Outcome.NO_ANSWER, detail=f"no answer found by {', '.join(rules)}")
     try:
-        outcome = Outcome.CORRECT if answers_equal(extracted, answer) else Outcome.WRONG
+        outcome = (
+            Outcome.CORRECT
+            if answers_equal(extracted, _clean(answer), question, tolerance)
+            else Outcome.WRONG
+        )
     except RefusedError as error:
         return Verdict(Outcome.WRONG, extracted[:MAX_CHARS], str(error))
     return Verdict(outcome, extracted)

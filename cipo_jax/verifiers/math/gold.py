@@ -9,7 +9,8 @@ import re
 
 from cipo_jax.types import Outcome, Problem, Verdict
 from cipo_jax.verifiers.math.answer import verify_math
-from cipo_jax.verifiers.math.quantity import normalise, read_quantity
+from cipo_jax.verifiers.math.quantity import read_quantity
+from cipo_jax.verifiers.math.spelling import normalise
 
 _WORDS = re.compile(r"[A-Za-z][A-Za-z .,'\-]*|\(?[A-J]\)?|[0-9]{1,2}:[0-9]{2}.*")
 
