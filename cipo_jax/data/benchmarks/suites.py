@@ -20,6 +20,7 @@ from cipo_jax.data.benchmarks.rows import (
     humaneval_item,
     math_item,
     mbpp_item,
+    minerva_item,
 )
 from cipo_jax.data.rows import HubSource, Row, read_file, read_hub
 from cipo_jax.types import CipoError
@@ -211,11 +212,44 @@ def _given(name: str, file: str, what: str, project: str, prompt: str = _MATH_CO
 
 
 _ALL = (
-    Suite("aime24", ("aime24",), HubSource("HuggingFaceH4/aime_2024", "train"), **_CONTEST),
-    Suite("aime25", ("aime25",), HubSource("math-ai/aime25"), **_CONTEST),
-    Suite("amc23", ("amc23",), HubSource("math-ai/amc23"), **_CONTEST),
-    Suite("math500", ("math500",), HubSource("HuggingFaceH4/MATH-500"), **_GREEDY),
-    Suite("minerva", ("minerva_math", "minerva"), HubSource("math-ai/minervamath"), **_GREEDY),
+    Suite(
+        "aime24",
+        ("aime24",),
+        HubSource("HuggingFaceH4/aime_2024", "train"),
+        math_item,
+        _AVERAGED,
+        samples=32,
+        temperature=0.6,
+        pass_at=(1, 8, 32),
+    ),
+    Suite(
+        "aime25",
+        ("aime25",),
+        HubSource("math-ai/aime25"),
+        math_item,
+        _AVERAGED,
+        samples=32,
+        temperature=0.6,
+        pass_at=(1, 8, 32),
+    ),
+    Suite(
+        "amc23",
+        ("amc23",),
+        HubSource("math-ai/amc23"),
+        math_item,
+        _AVERAGED,
+        samples=32,
+        temperature=0.6,
+        pass_at=(1, 8, 32),
+    ),
+    Suite("math500", ("math500",), HubSource("HuggingFaceH4/MATH-500"), math_item, _GREEDY),
+    Suite(
+        "minerva",
+        ("minerva_math", "minerva"),
+        HubSource("math-ai/minervamath"),
+        minerva_item,
+        _GREEDY,
+    ),
     Suite(
         "olympiadbench",
         ("olympiadbench",),

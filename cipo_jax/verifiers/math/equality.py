@@ -150,7 +150,7 @@ class _Comparison:
                 return None
             return self.equal(our_items[0], gold_items[0])
         if len(our_items) != len(gold_items) or len(gold_items) > MAX_ITEMS:
-            # An interval may still equal an inequality or a union. A list never equals a single number.
+            # A set may still be written otherwise. A list never equals a single number.
             return None if _SET.search(ours + gold) else False
         unordered = ("", "{}")
         if gold_brackets in unordered and our_brackets in unordered:

@@ -8,6 +8,7 @@ exactly, and parses no expressions.
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 from cipo_jax.verifiers.math.spelling import compact, matching
 
@@ -33,6 +34,8 @@ _UNITS = {
         *("km kilometer kilometre", "inch in inches", "foot ft feet", "yard yd", "mile mi"),
         *("mg milligram", "g gram", "kg kilogram", "ounce oz", "pound lb", "ton"),
         *("ml milliliter millilitre", "L l liter litre", "gallon gal", "acre"),
+        *("nm nanometer nanometre", "hz hertz", "pa pascal", "ev electronvolt", "kev", "au"),
+        *("kj kilojoule", "kw kilowatt", "ms millisecond", "mol mole", "pc parsec", "kpc"),
         *("s second sec", "minute min", "h hour hr", "day", "week", "month", "year yr"),
         *("dollar usd buck", "cent", "euro", "degree deg", "radian rad"),
     )
@@ -74,6 +77,18 @@ class Tolerance:
     def covers(self, ours: Fraction, gold: Fraction) -> bool:
         """Is `ours` so near?"""
         return abs(ours - gold) <= max(self.absolute, self.relative * abs(gold))
+
+
+def read_tolerance(written: Any) -> Tolerance | None:
+    """The tolerance in `Problem.meta`: {"absolute": number, "relative": number}, either as number
+    or text; None for None.
+
+    Raises:
+      ValueError, TypeError: it is written otherwise.
+    """
+    if written is None:
+        return None
+    return Tolerance(**{name: Fraction(str(value)) for name, value in written.items()})
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,7 @@ _REWRITES = tuple(
         (r"\\(text|mathrm)\s*\{([^{}]*)\^\s*\{\s*(-?[0-9])\s*\}", r"\\\1{\2^\3"),
         # A letter set upright is a unit, not a variable: it keeps a dot.
         (r"\\(?:text|mbox|mathrm)\s*\{\s*([mgshL])\s*\}", r" \1."),
+        (r"(?<=[0-9} ])\\(?:text|mathrm)\s*\{\s*([WJNKV])\s*\}$", r" \1."),
         (r"\\(?:text|mbox|hbox|textbf|textit|textrm|textnormal|mathrm|mathbf|mathit)\s*"
          r"\{([^{}]*)\}", r" \1 "),
         (r"\\(?:[dtcs]|nice)frac(?![a-zA-Z])", r"\\frac"),
