@@ -21,7 +21,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from cipo_jax.types import Outcome, Verdict
-from cipo_jax.verifiers.math.boxes import boxed_answer, clean, find_boxes
+from cipo_jax.verifiers.math.boxes import boxed_answer, clean, line_at
 from cipo_jax.verifiers.math.equality import RefusedError, answers_equal
 from cipo_jax.verifiers.math.limits import MAX_CHARS
 from cipo_jax.verifiers.math.quantity import Tolerance
@@ -87,18 +87,14 @@ def verify_math(
 
 
 def _boxed(text: str) -> str | None:
-    answer = boxed_answer(text)
-    if answer is not None:
-        return answer
-    _, unclosed = find_boxes(text)
-    return None if unclosed is None else clean(_line_at(text, unclosed))
+    return boxed_answer(text, whole_only=False)
 
 
 def _after_hashes(text: str) -> str | None:
     _, marker, rest = text.rpartition("####")
     if not marker or _HEADING_WORDS.match(rest):
         return None
-    return clean(_line_at(rest, 0))
+    return clean(line_at(rest, 0))
 
 
 def _after_answer(text: str) -> str | None:
@@ -121,11 +117,6 @@ RULES: dict[str, Callable[[str], str | None]] = {
     "answer": _after_answer,
     "last_number": _last_number,
 }
-
-
-def _line_at(text: str, start: int) -> str:
-    """What follows `start` up to the end of its line, blank lines before it skipped."""
-    return text[start:].lstrip().split("\n", 1)[0]
 
 
 def _announced_last(announcement: re.Pattern[str], text: str) -> str | None:

@@ -36,13 +36,25 @@ def find_boxes(text: str) -> tuple[list[Box], int | None]:
     return boxes, unclosed[-1] if unclosed else None
 
 
-def boxed_answer(text: str) -> str | None:
-    """What is in the last boxes; "" if one of them is empty, None if there is no complete box."""
+def boxed_answer(text: str, whole_only: bool = True) -> str | None:
+    """What is in the last boxes; "" if one of them is empty, None if there is no box.
+
+    Args:
+      whole_only: False takes a box that is never closed, up to the end of its line, where there is
+        no complete one.
+    """
     boxes, unclosed = find_boxes(text)
     if boxes:
         return _joined_last_boxes(text, boxes)
-    bare = _BARE_BOX.findall(text) if unclosed is None else []
+    if unclosed is not None:
+        return None if whole_only else clean(line_at(text, unclosed))
+    bare = _BARE_BOX.findall(text)
     return clean(bare[-1]) if bare else None
+
+
+def line_at(text: str, start: int) -> str:
+    """What follows `start` up to the end of its line, blank lines before it skipped."""
+    return text[start:].lstrip().split("\n", 1)[0]
 
 
 def clean(answer: str) -> str:
@@ -50,7 +62,7 @@ def clean(answer: str) -> str:
     for _ in range(3):  # a box in a box in a box
         for _ in range(2):  # the marks within \( \)
             answer = answer.lstrip(" \t\r\n*_`$").rstrip(" \t\r\n*_`$,;")
-            if not answer.endswith(".."):  # dots mean that a list goes on
+            if not answer.endswith(("..", "\\right.")):  # dots mean that a list goes on
                 answer = answer.rstrip(" \t\r\n*_`$.,;")
             for mark in ("\\(", "\\)", "\\[", "\\]"):
                 answer = answer.removeprefix(mark).removesuffix(mark)
