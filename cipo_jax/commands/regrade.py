@@ -116,19 +116,3 @@ def _completion(record: dict[str, Any]) -> tuple[Problem, str]:
     answer, tests = record["answer"], record["tests"]
     problem = Problem(record["problem_id"], record["question"], answer=answer, tests=tests)
     return problem, record.get("thought", "") + record["text"]
-
-
-def _line(record: dict[str, Any], verdict: Verdict) -> dict[str, Any]:
-    return {
-        **{name: record[name] for name in ("phase", "step", "index", "problem_id")},
-        "old": record["outcome"],
-        "new": verdict.outcome.value,
-        "old_extracted": record["extracted"],
-        "new_extracted": verdict.extracted,
-        "detail": verdict.detail,
-    }
-
-
-def _printable(text: str) -> str:
-    """Control characters of untrusted text must not reach a terminal."""
-    return "".join(ch if ch.isprintable() else "?" for ch in text)

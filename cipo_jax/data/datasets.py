@@ -133,8 +133,8 @@ class ListedDemonstrations(_EpochShuffled[Demonstration]):
 def load_problems(source: str, columns: Columns = Columns()) -> list[Placed]:  # noqa: B008
     """All problems of a source that is not generated, in its order.
 
-    Problems without an id are called after their place, `<file stem>:<line>`. Answers may have the
-    forms of `references.py`; so may the column `solution` where there is no answer.
+    A problem without an id gets `<file stem>:<line>`. Answers may have the forms of
+    `references.py`; without an answer, the column `solution` counts.
 
     Raises:
       CipoError: names place and field of the first mistake.
@@ -226,21 +226,19 @@ def _id_and_question(row: Row, columns: Columns) -> tuple[str, str]:
             f"{row.where}: question: missing; set data.question_column to one of the row's "
             f"columns: {_names(row)}"
         )
-    question = checked_text(row.where, "question", value)
-    value = _take(row, columns, "id")
-    if type(value) is int:
-        value = str(value)
-    if value is None:
+    question = checked_text(row.where, "question", question)
+    row_id = _take(row, columns, "id")
+    if row_id is None:
         file, _, number = row.where.rpartition(":")
-        value = f"{PurePosixPath(file).stem}:{number}"
-    return checked_text(row.where, "id", value), question
+        row_id = f"{PurePosixPath(file).stem}:{number}"
+    return checked_text(row.where, "id", str(row_id) if type(row_id) is int else row_id), question
 
 
 def _answer(row: Row, columns: Columns) -> str | None:
     """Takes the answer out of `row`; a solution that has one stays there."""
     value = _take(row, columns, "answer")
     if value is None:
-        value = solution_answer(row.columns.get(_SOLUTION))
+        value = solution_answer(row.columns.get("solution"))
     if value is None:
         return None
     return reference_answer(row.where, value)

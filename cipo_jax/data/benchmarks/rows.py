@@ -123,7 +123,6 @@ def given_item(row: Row) -> Item:
         if isinstance(answer, list) and "response_label" in row.columns:  # CriticBench
             answer = answer[0] if answer else None
         problem = Problem(row.id, question, answer=reference_answer(row.where, answer))
-    fix = row.columns.get("correction")
     return Item(
         problem,
         row.where,

@@ -212,43 +212,15 @@ def _given(name: str, file: str, what: str, project: str, prompt: str = _MATH_CO
 
 
 _ALL = (
-    Suite(
-        "aime24",
-        ("aime24",),
-        HubSource("HuggingFaceH4/aime_2024", "train"),
-        math_item,
-        _AVERAGED,
-        samples=32,
-        temperature=0.6,
-        pass_at=(1, 8, 32),
-    ),
-    Suite(
-        "aime25",
-        ("aime25",),
-        HubSource("math-ai/aime25"),
-        math_item,
-        _AVERAGED,
-        samples=32,
-        temperature=0.6,
-        pass_at=(1, 8, 32),
-    ),
-    Suite(
-        "amc23",
-        ("amc23",),
-        HubSource("math-ai/amc23"),
-        math_item,
-        _AVERAGED,
-        samples=32,
-        temperature=0.6,
-        pass_at=(1, 8, 32),
-    ),
-    Suite("math500", ("math500",), HubSource("HuggingFaceH4/MATH-500"), math_item, _GREEDY),
+    Suite("aime24", ("aime24",), HubSource("HuggingFaceH4/aime_2024", "train"), **_CONTEST),
+    Suite("aime25", ("aime25",), HubSource("math-ai/aime25"), **_CONTEST),
+    Suite("amc23", ("amc23",), HubSource("math-ai/amc23"), **_CONTEST),
+    Suite("math500", ("math500",), HubSource("HuggingFaceH4/MATH-500"), **_GREEDY),
     Suite(
         "minerva",
         ("minerva_math", "minerva"),
         HubSource("math-ai/minervamath"),
-        minerva_item,
-        _GREEDY,
+        **{**_GREEDY, "item": minerva_item},
     ),
     Suite(
         "olympiadbench",

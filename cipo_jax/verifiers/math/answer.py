@@ -69,8 +69,8 @@ def verify_math(
       question: what is copied from it is no answer; "" for none.
       tolerance: as in `answers_equal`.
 
-    The outcome is CORRECT, WRONG, or NO_ANSWER; `seconds` is left 0 for the caller to fill. The
-    answer is held back from the expression parser when it is too large or wild; `detail` says so.
+    The outcome is CORRECT, WRONG, or NO_ANSWER; the caller fills in `seconds`. An answer that is
+    too large or wild for the expression parser is WRONG; `detail` says so.
     """
     extracted = extract_answer(text, rules)
     if extracted is None:
@@ -125,7 +125,6 @@ def _announced_last(announcement: re.Pattern[str], text: str) -> str | None:
     if not ends:
         return None
     rest = text[ends[-1] :]
-    formula = _INLINE_MATH.match(rest)
-    if formula:
+    if formula := _INLINE_MATH.match(rest):
         return clean(next(g for g in formula.groups() if g))
     return clean(re.split(r"\n|\.(?=\s|$)", rest, maxsplit=1)[0])

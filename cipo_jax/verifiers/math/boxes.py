@@ -13,6 +13,7 @@ _BETWEEN_BOXES = re.compile(
 )
 _BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\[{}]|[{}]")
 
+
 # (start, content, end): its command begins at `start`, `text[content:end]` is what it holds, and
 # `text[end]` is its closing brace.
 Box = tuple[int, int, int]

@@ -1,7 +1,8 @@
 """Can a reference answer be read as mathematics, or only be compared as text?
 
 A verifier for the pool (`kind="cipo_jax.verifiers.math.gold:read_gold"`), so that an answer on
-which a parser hangs costs a worker and not the run. It judges no completions.
+which a parser hangs costs a worker and not the run. It decides nothing about right and wrong
+completions.
 """
 
 import logging

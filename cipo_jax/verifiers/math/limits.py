@@ -1,8 +1,7 @@
 r"""What an expression parser is not given, because it could keep it busy for ever.
 
 Powers of powers, factorials and binomials make numbers of any size out of a few characters. This
-file reads signs, and knows nothing of meaning. Time is limited by the pool: a few characters can
-always be found that keep a simplifier busy.
+file reads signs, and knows nothing of meaning. Time is limited by the pool.
 """
 
 import re

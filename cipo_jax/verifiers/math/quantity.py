@@ -6,6 +6,7 @@ exactly, and parses no expressions.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -81,13 +82,15 @@ class Tolerance:
 
 def read_tolerance(written: Any) -> Tolerance | None:
     """The tolerance in `Problem.meta`: {"absolute": number, "relative": number}, either as number
-    or text; None for None.
+    or text; a number alone is absolute; None for None.
 
     Raises:
       ValueError, TypeError: it is written otherwise.
     """
     if written is None:
         return None
+    if not isinstance(written, Mapping):
+        return Tolerance(Fraction(str(written)))
     return Tolerance(**{name: Fraction(str(value)) for name, value in written.items()})
 
 
@@ -102,7 +105,7 @@ class Quantity:
 
 
 def read_quantity(normal: str) -> Quantity | None:
-    """The rational number that the normal form spells, perhaps with a unit; None if it spells
+    """The rational number, perhaps with a unit, that the normal form spells; None if it spells
     anything else."""
     if ", " in normal:  # 2, 000 is a list
         return None
@@ -157,9 +160,9 @@ def _fraction(digits: str) -> Fraction:
 def split_unit(normal: str, any_word: bool) -> tuple[str, str | None, int]:
     """Takes the words of a unit off the end of a normal form.
 
-    Returns the text before them; the unit, if all its words are known; and their power of ten (3
-    for thousand). Nothing is taken off if one of the words is unknown, unless `any_word` allows
-    words like `apples` as a unit.
+    Returns what stands before them; the unit, if all its words are known; and the power of ten
+    they stand for (3 for thousand). Nothing is taken off if one of the words is not known, unless
+    `any_word` lets words like `apples` pass for a unit.
     """
     nothing = normal, None, 0
     normal = _PER.sub(r"/\1", _UNIT_FRACTION.sub(r" \1/\2", normal))

@@ -116,7 +116,7 @@ def normalise(answer: str) -> str:
 
 
 def compact(normal: str) -> str:
-    """Without spaces, but for those that part digits: 1 1/2 is not 11/2."""
+    """Without spaces, except those between digits: 1 1/2 is not 11/2."""
     return re.sub(r"(?<![0-9]) +| +(?![0-9])", "", normal)
 
 

@@ -163,10 +163,10 @@ def test_the_last_number(text, number):
     ids=lambda text: text[:20],
 )
 def test_hostile_texts_are_scanned_in_linear_time(text: str):
-    start = time.perf_counter()
+    start = time.process_time()
     for rule in RULES:
         extract_answer(text, [rule])
-    assert time.perf_counter() - start < 1.0
+    assert time.process_time() - start < 1.0
 
 
 def test_an_empty_box_is_no_answer():
