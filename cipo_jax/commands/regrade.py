@@ -115,4 +115,4 @@ def format_regrade(result: Regrade) -> str:
 def _completion(record: dict[str, Any]) -> tuple[Problem, str]:
     answer, tests = record["answer"], record["tests"]
     problem = Problem(record["problem_id"], record["question"], answer=answer, tests=tests)
-    return problem, record["text"]
+    return problem, record.get("thought", "") + record["text"]

@@ -5,8 +5,14 @@
 A line of the file is one JSON object:
 
     completion   `text`, `completion` or `response`
-    problem      `question`, `problem` or `prompt`; `answer` (text) or `tests` (an object)
-    optionally   `id`, and a label: `label_correct`, `label` or `correct` (true or false)
+    problem      `question`, `problem` or `prompt`; `answer` (in any form of `data/references.py`; a
+                 `solution` will do) or `tests` (an object)
+    optionally   `id`; a label: `label_correct`, `label` or `correct` (true or false); and
+                 `thought_open`: whether the prompt ended inside a thought (true or false)
+
+A chat template that ends in `<think>` leaves no trace in the completion. Where `thought_open` is
+missing, it is taken to be true if the question ends in such a tag, or if the completion breaks off
+in the middle of a sentence: it was cut, and nothing says that the thought had come to its end.
 
 Everything else goes to `Problem.meta`. This file decides what is read and reported. How completions
 are judged is decided in `verifiers/`.
@@ -15,6 +21,7 @@ are judged is decided in `verifiers/`.
 import collections
 import dataclasses
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,15 +31,23 @@ from tqdm import tqdm
 
 from cipo_jax.config.command_line import Invocation
 from cipo_jax.config.keys import Verifier
+from cipo_jax.data.references import reference_answer, solution_answer
 from cipo_jax.data.rows import ALIASES
 from cipo_jax.run.records.terminal import printable
 from cipo_jax.types import CipoError, Outcome, Problem, Verdict
 from cipo_jax.verifiers.judge import open_pool, verdicts
+from cipo_jax.verifiers.thoughts import OPENING, opened_by
 
 _TEXTS = ("text", "completion", "response")
 _LABELS = ("label_correct", "label", "correct")
 _SHOWN = 20  # disagreements
 _REASONS = 5  # of errors
+# No sentence ends so.
+_BROKEN_OFF = re.compile(
+    r"(?:[=+(]|\b(?:an|the|and|or|but|if|because|since|which|with|without|by|of|to|from|into|than|we|"
+    r"let|my|our|when|while))\s*$"
+)
+_LAST_CHARS = 100
 _WORDS = {True: "right", False: "wrong"}
 
 
@@ -144,38 +159,49 @@ def _items(path: Path) -> Iterator[tuple[Problem, str, bool | None]]:
         try:
             for number, line in enumerate(file, start=1):
                 if line.strip():
-                    yield _item(json.loads(line), path.stem, number)
+                    yield _item(json.loads(line), f"{path}:{number}", path.stem, number)
         except UnicodeDecodeError as error:
             raise CipoError(f"{path}:{number + 1}: is not UTF-8 text: {error.reason}") from error
         except json.JSONDecodeError as error:
             raise CipoError(f"{path}:{number}: is not json: {error}") from error
+        except CipoError:
+            raise
         except (ValueError, RecursionError) as error:
             raise CipoError(f"{path}:{number}: {error}") from error
     if number == 0:
         raise CipoError(f"--input={path}: is empty, wanted one json object a line")
 
 
-def _item(row: Any, stem: str, number: int) -> tuple[Problem, str, bool | None]:
+def _item(row: Any, where: str, stem: str, number: int) -> tuple[Problem, str, bool | None]:
     if not isinstance(row, dict):
         raise ValueError("wanted a json object")
     fields = ", ".join(row)
     text = _take(row, _TEXTS)
     question = _take(row, ALIASES["question"])
     label = _take(row, _LABELS)
-    answer, tests = row.pop("answer", None), row.pop("tests", None)
+    answer, tests = _take(row, ALIASES["answer"]), row.pop("tests", None)
+    thought_open = row.pop("thought_open", None)
     if not isinstance(text, str):
         wanted = f"wanted the completion as text in one of {', '.join(_TEXTS)}"
         got = f"the fields {fields}" if text is None else f"{text!r:.60}"
         raise ValueError(f"{wanted}; got {got}")
     if label is not None and not isinstance(label, bool):
         raise ValueError(f"a label is true or false, got {label!r:.60}")
+    if thought_open is not None and not isinstance(thought_open, bool):
+        raise ValueError(f"thought_open is true or false, got {thought_open!r:.60}")
+    if answer is None and tests is None:
+        answer = solution_answer(row.get("solution"))
     if answer is None and tests is None:
         raise ValueError(f"wanted answer (text) or tests (an object); got the fields {fields}")
     if tests is not None and not isinstance(tests, dict):
         raise ValueError(f"tests are an object, got {tests!r:.60}")
     problem_id = str(row.pop("id", None) or f"{stem}:{number}")
-    answer = None if answer is None else str(answer)
-    return Problem(problem_id, str(question or ""), answer, tests, row), text, label
+    answer = None if answer is None else reference_answer(where, answer)
+    question = str(question or "")
+    if thought_open is None and tests is None:
+        thought_open = _BROKEN_OFF.search(text[-_LAST_CHARS:]) is not None
+    thought = opened_by(question) or (OPENING if thought_open else "")
+    return Problem(problem_id, question, answer, tests, row), thought + text, label
 
 
 def _take(row: dict[str, Any], names: tuple[str, ...]) -> Any:

@@ -7,6 +7,7 @@ and no accelerator runtime.
 
     sources.py        how a source is written in the config, and which reader it gets
     rows.py, tfds_rows.py          rows of files and Hugging Face data sets; of TFDS data sets
+    references.py     reference answers, in all the forms in which data sets give them
     datasets.py       rows -> problems and demonstrations; their order is a function of (seed, step)
     mixture.py        several sources as one, with weights
     decontaminate.py  questions that occur twice, or in evaluation data too

@@ -11,19 +11,18 @@ decide how rows are read (`rows.py`, `tfds_rows.py`), nor how a problem becomes 
 import dataclasses
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
+from cipo_jax.data.references import checked_text, reference_answer, shown, solution_answer
 from cipo_jax.data.rows import ALIASES, Row
 from cipo_jax.data.sources import read_rows
 from cipo_jax.data.tasks.embedded import GENERATED
 from cipo_jax.data.tasks.generated import GeneratedDemonstrations, GeneratedProblems
 from cipo_jax.types import CipoError, Demonstration, Problem
-from cipo_jax.verifiers.math.boxes import find_boxes
 
 Item = TypeVar("Item")
 
@@ -134,9 +133,8 @@ class ListedDemonstrations(_EpochShuffled[Demonstration]):
 def load_problems(source: str, columns: Columns = Columns()) -> list[Placed]:  # noqa: B008
     """All problems of a source that is not generated, in its order.
 
-    A problem without an id gets `<file stem>:<line>`. An answer that is a worked solution, with
-    "#### x" at its end (GSM8K) or \\boxed{x} (MATH), counts as x; without an answer, so does the
-    column `solution`.
+    A problem without an id gets `<file stem>:<line>`. Answers may have the forms of
+    `references.py`; without an answer, the column `solution` counts.
 
     Raises:
       CipoError: names place and field of the first mistake.
@@ -146,7 +144,7 @@ def load_problems(source: str, columns: Columns = Columns()) -> list[Placed]:  #
         problem_id, question = _id_and_question(row, columns)
         tests = _take(row, columns, "tests")
         if tests is not None and not (isinstance(tests, Mapping) and tests):
-            raise CipoError(f"{row.where}: tests: got {_shown(tests)}, wanted a non-empty object")
+            raise CipoError(f"{row.where}: tests: got {shown(tests)}, wanted a non-empty object")
         entry_point = row.columns.pop("entry_point", None)
         if tests is not None and entry_point is not None:
             tests = {"entry_point": entry_point, **tests}
@@ -199,19 +197,6 @@ def fingerprint_generated(name: str, split: str, min_operations: int, max_operat
     return fingerprint(source.first(4))
 
 
-def worked_answer(text: str) -> str:
-    """x of a text that ends in "#### x", or of its last \\boxed{x}; else the text itself."""
-    if "####" in text:
-        return text.rpartition("####")[2].strip()
-    boxes, unclosed = find_boxes(text)
-    answers = [box for box in boxes if text.startswith("\\boxed", box[0])]
-    if not answers:
-        return text
-    start, content, end = max(answers)  # the last to begin
-    is_cut = unclosed is not None and unclosed > start
-    return text if is_cut else text[content:end].strip()
-
-
 def _rows(source: str) -> Iterable[Row]:
     """Copies of the source's rows, whose columns may be taken out."""
     return (Row(row.where, dict(row.columns)) for row in read_rows(source))
@@ -241,52 +226,29 @@ def _id_and_question(row: Row, columns: Columns) -> tuple[str, str]:
             f"{row.where}: question: missing; set data.question_column to one of the row's "
             f"columns: {_names(row)}"
         )
-    question = _text(row.where, "question", question)
+    question = checked_text(row.where, "question", question)
     row_id = _take(row, columns, "id")
     if row_id is None:
         file, _, number = row.where.rpartition(":")
         row_id = f"{PurePosixPath(file).stem}:{number}"
-    return _text(row.where, "id", str(row_id) if type(row_id) is int else row_id), question
+    return checked_text(row.where, "id", str(row_id) if type(row_id) is int else row_id), question
 
 
 def _answer(row: Row, columns: Columns) -> str | None:
     """Takes the answer out of `row`; a solution that has one stays there."""
     value = _take(row, columns, "answer")
     if value is None:
-        solution = row.columns.get("solution")
-        if not isinstance(solution, str) or worked_answer(solution) == solution:
-            return None
-        value = solution
-    if type(value) in (int, float):
-        return str(int(value)) if value == int(value) else repr(value)
-    if isinstance(value, list) and value and all(isinstance(v, str) for v in value):
-        value = ", ".join(value)  # OlympiadBench lists several answers
-    return _text(row.where, "answer", worked_answer(_text(row.where, "answer", value)))
+        value = solution_answer(row.columns.get("solution"))
+    if value is None:
+        return None
+    return reference_answer(row.where, value)
 
 
 def _optional_text(row: Row, field: str) -> str | None:
     """Takes a text out of `row`; None if it is absent or null."""
     value = row.columns.pop(field, None)
-    return None if value is None else _text(row.where, field, value)
-
-
-def _text(where: str, field: str, value: object) -> str:
-    """`value` if it is a text that is not blank and can be written, else CipoError."""
-    if not isinstance(value, str):
-        raise CipoError(f"{where}: {field}: got {_shown(value)}, wanted text")
-    if not value.strip():
-        raise CipoError(f"{where}: {field}: got an empty text")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise CipoError(f"{where}: {field}: holds half of a surrogate pair: {error}") from error
-    return value
+    return None if value is None else checked_text(row.where, field, value)
 
 
 def _names(row: Row) -> str:
     return ", ".join(row.columns) or "none"
-
-
-def _shown(value: object) -> str:
-    text = re.sub(r"\s+", " ", repr(value))
-    return f"{text if len(text) <= 40 else text[:40] + '...'} ({type(value).__name__})"

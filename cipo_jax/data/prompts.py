@@ -19,9 +19,11 @@ import numpy as np
 from cipo_jax.config.keys import Data
 from cipo_jax.data.tokenizer import Tokenizer
 from cipo_jax.types import Attempt, CipoError, Demonstration, Problem, Prompt
+from cipo_jax.verifiers.thoughts import opened_by
 
 CUT_MARK = "\n...\n"  # stands for what was left out of a long attempt
 
+_LAST_TOKENS = 40  # of a prompt, in which a thought is opened
 _QUESTION, _ATTEMPT = "{question}", "{attempt}"
 
 
@@ -53,7 +55,7 @@ class PromptWriter:
                 f"data.max_prompt_tokens = {limit}; raise it or leave the problem out "
                 "(questions are never cut)"
             )
-        return Prompt(problem=problem, tokens=np.array(tokens, np.int32))
+        return Prompt(problem, np.array(tokens, np.int32), thought=self._thought(tokens))
 
     def correction(self, anchor: Attempt) -> Prompt:
         """Quotes an earlier attempt, right or wrong, and asks for a checked full solution.
@@ -70,7 +72,8 @@ class PromptWriter:
         if self._show_failed_test and anchor.problem.tests is not None and not anchor.correct:
             text = f"{text}\n[{anchor.verdict.detail}]"
         tokens, trimmed = self._correction_tokens(anchor.problem.question, text)
-        return Prompt(problem=anchor.problem, tokens=tokens, anchor=anchor, trimmed=trimmed)
+        thought = self._thought(tokens.tolist())
+        return Prompt(anchor.problem, tokens, anchor, trimmed, thought)
 
     def demonstration(self, demo: Demonstration) -> tuple[np.ndarray, np.ndarray]:
         """([P] int32 prompt, [C] int32 completion with its end token) of a demonstration. With a
@@ -119,6 +122,9 @@ class PromptWriter:
         _, base = self._base_tokens(problem.question)
         empty, _ = self._correction_tokens(problem.question, "")
         return base, len(empty) + self._data.max_attempt_tokens
+
+    def _thought(self, tokens: list[int]) -> str:
+        return opened_by(self._tokenizer.show(tokens[-_LAST_TOKENS:]))
 
     def _base_tokens(self, question: str) -> tuple[list[int], int]:
         """The tokens of a base prompt, and how many of its budget they count for."""

@@ -114,7 +114,8 @@ class Attempter:
             for request, completion in self._sample(params, tokens, samples, key):
                 text = self._tokenizer.decode(completion.tokens.tolist())
                 text = before_stop(text, self._stop_strings)
-                verdict = self._pool.submit(prompts[request // samples].problem, text)
+                prompt = prompts[request // samples]
+                verdict = self._pool.submit(prompt.problem, prompt.thought + text)
                 first = first or time.monotonic()
                 pending[request] = (completion, text, verdict)
                 bar.update()

@@ -12,6 +12,7 @@ How judging works, for one completion:
       worker_process.py  the pool's side of one worker: sends the completion as a pickle, waits for
                          the answer until the deadline, kills the worker past it (TIMEOUT)
       messages.py        what both sides send over their socket, with deadlines
+    thoughts.py        what of a completion is a thought, and no answer
     worker.py          the worker process: finds the verifier by its kind, calls it, and turns what
                        it returns or raises into one verdict, sent back as JSON
       math/              kind "math": compares the answer in the text with `problem.answer`

@@ -46,6 +46,7 @@ import numpy as np
 from cipo_jax.types import Outcome, Problem, Verdict
 from cipo_jax.verifiers.code.tests import verify_code
 from cipo_jax.verifiers.math.answer import DEFAULT_RULES, RULES, verify_math
+from cipo_jax.verifiers.math.quantity import read_tolerance
 from cipo_jax.verifiers.messages import receive, send
 from cipo_jax.verifiers.sandbox.layers import describe, open_sandbox
 
@@ -80,7 +81,8 @@ def _load_math(options: Options) -> tuple[Verify, str]:
             if problem.tests is not None:
                 detail += ", but tests: they want verifier.kind 'code' or 'auto'"
             return Verdict(Outcome.ERROR, detail=detail)
-        return verify_math(text, problem.answer, rules)
+        tolerance = read_tolerance(problem.meta.get("tolerance"))
+        return verify_math(text, problem.answer, rules, problem.question, tolerance)
 
     return verify, ""
 

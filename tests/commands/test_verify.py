@@ -46,6 +46,22 @@ def test_counts_disagreements_and_slowest(tmp_path, capsys):
     assert "rows:7" in printed
 
 
+def test_answers_in_every_form_and_thoughts_left_open(tmp_path):
+    box = "\\boxed{8}"
+    rows = [
+        {"answer": ["7", 8], "text": "\\boxed{8, 7}", "label": True},
+        {"final_answer": "4+4\n#### 8", "text": box, "label": True},
+        {"solution": "it is \\boxed 8.", "text": box, "label": True},
+        {"answer": 8, "text": f"{box} may be it.", "thought_open": True, "label": False},
+        {"answer": 8, "text": f"no.</think> {box}", "thought_open": True, "label": True},
+        {"answer": 8, "question": "8?<think>\n", "text": f"{box} maybe.", "label": False},
+        {"answer": 8, "text": f"perhaps {box}, but now the", "label": False},
+        {"answer": 8, "text": f"{box}, as we", "thought_open": False, "label": True},
+    ]
+    path = write(tmp_path / "rows.jsonl", [{"question": "?"} | row for row in rows])
+    assert verify(MATH, path).disagreements == []
+
+
 def test_code_and_math_in_one_file(tmp_path, capsys):
     open_or_skip()
     tests = {"type": "call", "entry_point": "f", "cases": [{"input": [1], "output": 2}]}
@@ -78,6 +94,8 @@ def test_why_items_could_not_be_judged_is_said(tmp_path, capsys):
         ('{"text": "x"}', "answer"),
         ('{"answer": "x"}', "text, completion, response; got the fields answer"),
         ('{"answer": "x", "text": 5}', "text, completion, response; got 5"),
+        ('{"answer": NaN, "text": "x"}', "jsonl:1: answer: got nan"),
+        ('{"answer": 1, "text": "x", "thought_open": 1}', "thought_open is true or false, got 1"),
         ('{"tests": "assert f(1)", "text": "x"}', "tests are an object, got 'assert"),
         ('\n{"answer": "x", "text": "y", "label": 1}', ":2: a label is true or false"),
     ],

@@ -14,8 +14,8 @@ from cipo_jax.data.datasets import (
     load_demonstrations,
     load_problems,
     open_demonstrations,
-    worked_answer,
 )
+from cipo_jax.data.references import worked_answer
 from cipo_jax.data.tasks import arithmetic
 from cipo_jax.data.tasks.generated import GeneratedDemonstrations
 from cipo_jax.types import CipoError, Demonstration, Problem

@@ -1,5 +1,6 @@
 """The path from prompts to attempts: order, and which verdict belongs to which text."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -179,3 +180,11 @@ def test_time_hidden_behind_sampling(monkeypatch: pytest.MonkeyPatch) -> None:
     again = attempter.take_measures()
     assert again["time/verify_wait"] == 0 and "time/verify_hidden" not in again
     assert again["verify/lost_workers"] == 1
+
+
+def test_verifiers_see_the_tag_by_which_the_prompt_opened_a_thought():
+    setup = Setup()
+    prompts = [dataclasses.replace(prompt, thought="<think>") for prompt in PROMPTS]
+    attempts = setup.attempter()({}, prompts, SAMPLES, jax.random.key(0), "sampling")
+    assert {text[:7] for _, text in setup.pool.submitted} == {"<think>"}
+    assert not any("<think>" in attempt.text for attempt in attempts)

@@ -11,9 +11,11 @@ raises `NoTestsError`: the loader counts and reports these.
 import ast
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any
 
+from cipo_jax.data.references import reference_answer
 from cipo_jax.data.rows import ALIASES, Row
 from cipo_jax.types import CipoError, Problem
 
@@ -35,18 +37,26 @@ class NoTestsError(CipoError):
 
 
 def math_item(row: Row) -> Item:
-    """A question with an answer; a list of answers is joined by commas (OlympiadBench)."""
-    answer = row.first(*ALIASES["answer"])
-    if isinstance(answer, Sequence) and not isinstance(answer, str):
-        answer = ", ".join(map(str, answer))
-    if isinstance(answer, int | float) and not isinstance(answer, bool):
-        answer = str(int(answer)) if answer == int(answer) else str(answer)
-    answer = row.checked_text("answer", answer)
-    answer = re.sub(r"(?<!\\)\$", "", answer)  # OlympiadBench sets its answers in dollars
+    """A question with an answer (forms: `data/references.py`).
+
+    OlympiadBench says in its column `error` by how much a number may be off.
+    """
+    answer = reference_answer(row.where, row.first(*ALIASES["answer"]))
     solution = row.columns.get("solution")
-    problem = Problem(row.id, row.text(*ALIASES["question"]), answer=answer, meta=_meta(row))
+    meta = _meta(row)
+    if (error := row.columns.get("error")) is not None:
+        meta["tolerance"] = _olympiadbench_tolerance(row, error)
+    problem = Problem(row.id, row.text(*ALIASES["question"]), answer=answer, meta=meta)
     is_boxed = isinstance(solution, str) and "\\boxed" in solution
     return Item(problem, row.where, solution=solution if is_boxed else None)
+
+
+def minerva_item(row: Row) -> Item:
+    """A question of Minerva (OCWCourses), whose answers are measured or rounded numbers: they may
+    be off by a relative 1e-4, as in Qwen2.5-Math's evaluation."""
+    item = math_item(row)
+    meta = {**item.problem.meta, "tolerance": {"relative": "1e-4"}}
+    return dataclasses.replace(item, problem=dataclasses.replace(item.problem, meta=meta))
 
 
 def humaneval_item(row: Row) -> Item:
@@ -110,9 +120,9 @@ def given_item(row: Row) -> Item:
             tests = {**tests, "entry_point": row.columns["entry_point"]}
         problem = Problem(row.id, question, tests=tests)
     else:
-        if isinstance(answer, list):
+        if isinstance(answer, list) and "response_label" in row.columns:  # CriticBench
             answer = answer[0] if answer else None
-        problem = Problem(row.id, question, answer=row.checked_text("answer", answer))
+        problem = Problem(row.id, question, answer=reference_answer(row.where, answer))
     return Item(
         problem,
         row.where,
@@ -236,6 +246,18 @@ def _literal(node: ast.AST, names: Mapping[str, Any]) -> Any:
     if isinstance(node, ast.List):
         return [_literal(item, names) for item in node.elts]
     return ast.literal_eval(node)
+
+
+def _olympiadbench_tolerance(row: Row, error: Any) -> dict[str, str]:
+    """Absolute; of several answers the strictest. The benchmark's judge adds one in a hundred."""
+    parts = [part.strip() for part in str(error).split(",") if part.strip()]
+    try:
+        tolerances = [Fraction(part) for part in parts]
+    except ValueError as cause:
+        raise CipoError(f"{row.where}: error: got {error!r:.60}, wanted numbers") from cause
+    if not tolerances:
+        return {}
+    return {"absolute": str(min(tolerances) * Fraction("1.01"))}
 
 
 def _meta(row: Row) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from cipo_jax.data.benchmarks.rows import (
     humaneval_item,
     math_item,
     mbpp_item,
+    minerva_item,
 )
 from cipo_jax.data.rows import HubSource, Row, read_file, read_hub
 from cipo_jax.types import CipoError
@@ -215,7 +216,12 @@ _ALL = (
     Suite("aime25", ("aime25",), HubSource("math-ai/aime25"), **_CONTEST),
     Suite("amc23", ("amc23",), HubSource("math-ai/amc23"), **_CONTEST),
     Suite("math500", ("math500",), HubSource("HuggingFaceH4/MATH-500"), **_GREEDY),
-    Suite("minerva", ("minerva_math", "minerva"), HubSource("math-ai/minervamath"), **_GREEDY),
+    Suite(
+        "minerva",
+        ("minerva_math", "minerva"),
+        HubSource("math-ai/minervamath"),
+        **{**_GREEDY, "item": minerva_item},
+    ),
     Suite(
         "olympiadbench",
         ("olympiadbench",),

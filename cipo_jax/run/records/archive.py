@@ -12,6 +12,8 @@ Fields of a record:
     tests                   the test specification of a program-checked problem, else null; the file
                             has it at the problem's first attempt alone, the reader adds it to all
     text                    the completion
+    thought                 the tag by which the prompt opened a thought, "" for none; verifiers see
+                            it before the text
     outcome, extracted, detail      the verdict
     prompt_tokens, completion_tokens    lengths
     logprob_sum             natural log of the completion's probability under the sampling
@@ -125,6 +127,7 @@ def _record(attempt: Attempt, index_of: dict[int, int]) -> dict[str, Any]:
         "answer": problem.answer,
         "tests": _tests(problem),
         "text": attempt.text,
+        "thought": attempt.prompt.thought,
         "outcome": verdict.outcome.value,
         "extracted": verdict.extracted,
         "detail": verdict.detail,

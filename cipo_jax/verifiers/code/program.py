@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cipo_jax.types import CipoError, Problem
-from cipo_jax.verifiers.math.answer import without_thinking
+from cipo_jax.verifiers.thoughts import without_thinking
 
 _FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[ \t]*([\w+#.-]*)[^\n`]*$", re.M)
 _PYTHON = ("python", "python3", "py", "py3")

@@ -9,9 +9,9 @@ Rules by which an answer is found; the caller says which apply, and in what orde
     boxed         the last complete `\boxed{}` or `\fbox{}` (boxes with only separators between
                   them are one list, so that `\boxed{1} or \boxed{2}` cannot pass for 2); else a
                   box that is never closed, up to the end of its line; else `\boxed x`
-    hashes        the line after the last "####"
-    final_answer  after the last "final answer is" or "Final answer:", a formula or the rest of the
-                  sentence
+    hashes        the line after the last "####", unless that only announces an answer
+    final_answer  after the last "final answer is" or "Final answer:", or a heading "Final answer"
+                  on a line of its own: a formula or the rest of the sentence
     answer        likewise after "answer is" or "Answer:"; else a last line "A: x"
     last_number   the last number in the text, whatever it means; only by request, since it also
                   rewards completions that never say what their answer is
@@ -21,16 +21,20 @@ import re
 from collections.abc import Callable, Sequence
 
 from cipo_jax.types import Outcome, Verdict
-from cipo_jax.verifiers.math.boxes import Box, find_boxes
-from cipo_jax.verifiers.math.equality import MAX_CHARS, RefusedError, answers_equal
+from cipo_jax.verifiers.math.boxes import boxed_answer, clean, line_at
+from cipo_jax.verifiers.math.equality import RefusedError, answers_equal
+from cipo_jax.verifiers.math.limits import MAX_CHARS
+from cipo_jax.verifiers.math.quantity import Tolerance
+from cipo_jax.verifiers.thoughts import without_thinking
 
-_THINK = re.compile(r"<(/?)think>")
-_BARE_BOX = re.compile(r"\\boxed\s+([^\s{}$\\]+)")
-_BETWEEN_BOXES = re.compile(r"(?:[\s$,;&]|\\[()\[\],;]|\\q?quad|\\text\{|\}|\band\b|\bor\b){0,40}")
 _FINAL_ANSWER, _ANSWER = (
-    re.compile(rf"(?i)\b{words}\b[*_]*\s*(?:is\b|:)[*_]*\s*:?[*_]*\s*")
+    re.compile(
+        rf"(?i)\b{words}\b[*_]*\s*(?:is\b|:)[*_]*\s*:?[*_]*\s*"
+        rf"|(?m:^)[ \t#*_]{{1,12}}(?:the[ \t]+)?{words}[ \t*_#]*\n\s*"  # a heading
+    )
     for words in (r"final\s+answer", "answer")
 )
+_HEADING_WORDS = re.compile(r"(?i)[ \t#*_]*(?:the\s+)?(?:final\s+)?answer[ \t*_#:]*\n")
 _LAST_LINE = re.compile(r"\s*A:(.+)")
 _INLINE_MATH = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+)\$(?!\d)|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.S)
 # A sign, but no minus between two terms; thousands separators; decimals or a fraction; percent.
@@ -52,8 +56,18 @@ def extract_answer(text: str, rules: Sequence[str] = DEFAULT_RULES) -> str | Non
     return next((answer for answer in found if answer is not None), None) or None
 
 
-def verify_math(text: str, answer: str, rules: Sequence[str] = DEFAULT_RULES) -> Verdict:
+def verify_math(
+    text: str,
+    answer: str,
+    rules: Sequence[str] = DEFAULT_RULES,
+    question: str = "",
+    tolerance: Tolerance | None = None,
+) -> Verdict:
     """Judges the completion `text` against the reference `answer`.
+
+    Args:
+      question: what is copied from it is no answer; "" for none.
+      tolerance: as in `answers_equal`.
 
     The outcome is CORRECT, WRONG, or NO_ANSWER; the caller fills in `seconds`. An answer that is
     too large or wild for the expression parser is WRONG; `detail` says so.
@@ -62,40 +76,25 @@ def verify_math(text: str, answer: str, rules: Sequence[str] = DEFAULT_RULES) ->
     if extracted is None:
         return Verdict(Outcome.NO_ANSWER, detail=f"no answer found by {', '.join(rules)}")
     try:
-        outcome = Outcome.CORRECT if answers_equal(extracted, answer) else Outcome.WRONG
+        outcome = (
+            Outcome.CORRECT
+            if answers_equal(extracted, clean(answer), question, tolerance)
+            else Outcome.WRONG
+        )
     except RefusedError as error:
         return Verdict(Outcome.WRONG, extracted[:MAX_CHARS], str(error))
     return Verdict(outcome, extracted)
 
 
-def without_thinking(text: str) -> str:
-    """`text` without its thinking blocks; the prompt may have opened the first one."""
-    kept, start, is_open = [], 0, False
-    for tag in _THINK.finditer(text):
-        if not tag[1]:  # <think>
-            if not is_open:
-                kept.append(text[start : tag.start()])
-            is_open = True
-        else:
-            if not is_open:  # opened in the prompt: all text before it was thinking
-                kept.clear()
-            is_open, start = False, tag.end()
-    return "".join(kept) if is_open else "".join(kept) + text[start:]
-
-
 def _boxed(text: str) -> str | None:
-    boxes, unclosed = find_boxes(text)
-    if boxes:
-        return _joined_last_boxes(text, boxes)
-    if unclosed is not None:
-        return _clean(_line_at(text, unclosed))
-    bare = _BARE_BOX.findall(text)
-    return _clean(bare[-1]) if bare else None
+    return boxed_answer(text, whole_only=False)
 
 
 def _after_hashes(text: str) -> str | None:
     _, marker, rest = text.rpartition("####")
-    return _clean(_line_at(rest, 0)) if marker else None
+    if not marker or _HEADING_WORDS.match(rest):
+        return None
+    return clean(line_at(rest, 0))
 
 
 def _after_answer(text: str) -> str | None:
@@ -103,7 +102,7 @@ def _after_answer(text: str) -> str | None:
     if announced is not None:
         return announced
     last_line = _LAST_LINE.fullmatch(text.rstrip().rpartition("\n")[2])
-    return _clean(last_line[1]) if last_line else None
+    return clean(last_line[1]) if last_line else None
 
 
 def _last_number(text: str) -> str | None:
@@ -120,27 +119,6 @@ RULES: dict[str, Callable[[str], str | None]] = {
 }
 
 
-def _line_at(text: str, start: int) -> str:
-    """What follows `start` up to the end of its line, blank lines before it skipped."""
-    return text[start:].lstrip().split("\n", 1)[0]
-
-
-def _joined_last_boxes(text: str, boxes: list[Box]) -> str:
-    """The last box, joined with boxes before it if only separators are between them. A box around
-    others takes precedence over them."""
-    start, content, end = boxes[-1]
-    answers = [_clean(text[content:end])]
-    for start_before, content, end in reversed(boxes[:-1]):
-        if end > start:  # inside the box just taken
-            continue
-        if not _BETWEEN_BOXES.fullmatch(text, end + 1, start):
-            break
-        start = start_before
-        answers.append(_clean(text[content:end]))
-    distinct = list(dict.fromkeys(reversed(answers)))
-    return "" if "" in distinct else ", ".join(distinct)
-
-
 def _announced_last(announcement: re.Pattern[str], text: str) -> str | None:
     """What the last announcement announces: a formula, or the rest of its sentence."""
     ends = [match.end() for match in announcement.finditer(text)]
@@ -148,22 +126,5 @@ def _announced_last(announcement: re.Pattern[str], text: str) -> str | None:
         return None
     rest = text[ends[-1] :]
     if formula := _INLINE_MATH.match(rest):
-        return _clean(next(g for g in formula.groups() if g))
-    return _clean(re.split(r"\n|\.(?=\s|$)", rest, maxsplit=1)[0])
-
-
-def _clean(answer: str) -> str:
-    """`answer` without the marks around it; "" if nothing is left."""
-    for _ in range(3):  # a box in a box in a box
-        for _ in range(2):  # the marks within \( \)
-            answer = answer.lstrip(" \t\r\n*_`$").rstrip(" \t\r\n*_`$.,;")
-            for mark in ("\\(", "\\)", "\\[", "\\]"):
-                answer = answer.removeprefix(mark).removesuffix(mark)
-        if not answer.startswith(("\\boxed", "\\fbox")):
-            break
-        boxes, _ = find_boxes(answer)
-        start, content, end = boxes[-1] if boxes else (-1, 0, 0)
-        if start != 0 or end != len(answer) - 1:
-            break
-        answer = answer[content:end]
-    return answer.rstrip("\\").strip()
+        return clean(next(g for g in formula.groups() if g))
+    return clean(re.split(r"\n|\.(?=\s|$)", rest, maxsplit=1)[0])

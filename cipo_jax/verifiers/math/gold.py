@@ -1,7 +1,8 @@
 """Can a reference answer be read as mathematics, or only be compared as text?
 
 A verifier for the pool (`kind="cipo_jax.verifiers.math.gold:read_gold"`), so that an answer on
-which a parser hangs costs a worker and not the run. It judges no completions.
+which a parser hangs costs a worker and not the run. It decides nothing about right and wrong
+completions.
 """
 
 import logging
@@ -9,7 +10,8 @@ import re
 
 from cipo_jax.types import Outcome, Problem, Verdict
 from cipo_jax.verifiers.math.answer import verify_math
-from cipo_jax.verifiers.math.quantity import normalise, read_quantity
+from cipo_jax.verifiers.math.quantity import read_quantity
+from cipo_jax.verifiers.math.spelling import normalise
 
 _WORDS = re.compile(r"[A-Za-z][A-Za-z .,'\-]*|\(?[A-J]\)?|[0-9]{1,2}:[0-9]{2}.*")
 

@@ -1,65 +1,22 @@
-r"""The normal form of a written answer, and rational numbers with a unit.
+r"""Rational numbers as they are written, perhaps with a unit.
 
-This file decides which spellings are the same (`normalise`, `compact`), and reads numbers: integers
-with thousands separators, decimals, fractions, mixed numbers, powers of ten, percent, currency,
-degrees, units. It compares two such numbers exactly, and parses no expressions.
+This file decides what a literal number is: integers with thousands separators, decimals, fractions,
+mixed numbers, powers of ten, percent, currency, degrees, units. It compares two such numbers
+exactly, and parses no expressions.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
+
+from cipo_jax.verifiers.math.spelling import compact, matching
 
 RELATIVE_TOLERANCE = Fraction(1, 10**6)  # between a decimal and what has no finite decimal
 
-_SYMBOLS = str.maketrans(
-    {"−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "÷": "/", "π": r"\pi ", "∞": r"\infty ",
-     "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "°": r"^\circ ", "∪": r"\cup ",
-     "∈": r"\in ", "±": r"\pm ", "²": "^2", "³": "^3", "\u00a0": " ", "\u202f": " ", "\u2009": " "}
-)  # fmt: skip
-_REWRITES = tuple(
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        (r"\\!", ""),
-        (r"(?<!\\)\\[,;:> ]|~|\\q?quad(?![a-zA-Z])|\s", " "),
-        (r"\{,\}", ","),
-        (r"\\(?:left|right|[bB]igg?[lr]?)(?![a-zA-Z])\s*\.?", ""),
-        (r"\\(?:displaystyle|textstyle|rm|bf|it)(?![a-zA-Z])", " "),
-        # A letter set upright is a unit, not a variable: it keeps a dot.
-        (r"\\(?:text|mbox|mathrm)\s*\{\s*([mgshL])\s*\}", r" \1."),
-        (r"\\(?:text|mbox|hbox|textbf|textit|textrm|textnormal|mathrm|mathbf|mathit)\s*"
-         r"\{([^{}]*)\}", r" \1 "),
-        (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
-        (r"\\(le|ge)(?:q|qslant)(?![a-zA-Z])", r"\\\1"),
-        (r"\\varnothing(?![a-zA-Z])", r"\\emptyset"),
-        (r"\\(?:simeq|thickapprox)(?![a-zA-Z])", r"\\approx"),
-        (r"(?:\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degrees?)\s*[CF]?\s*(?=$|[,;)\]}])", " degrees"),
-        (r"\\frac\s*([0-9])\s*(?=[0-9{\\])", r"\\frac{\1}"),
-        (r"\\frac\s*\{([^{}]*)\}\s*([0-9])", r"\\frac{\1}{\2}"),
-        (r"\\sqrt\s*([0-9])", r"\\sqrt{\1}"),
-        (r"\s*([_^])\s*(-?[0-9]+|[a-zA-Z])", r"\1{\2}"),
-        (r"\s*([_^])\s*", r"\1"),
-        (r"(?<!\\)\$", ""),
-        (r"\\([$%])", r"\1"),
-        (r"\s*(?:%|\b(?:percent|percentage|pct)\b)", "%"),
-        (r"\s+", " "),
-    )
-)  # fmt: skip
-
-
-def normalise(answer: str) -> str:
-    r"""One spelling for what only looks different. The words of `\text{}` stand free."""
-    answer = answer.translate(_SYMBOLS)
-    for pattern, replacement in _REWRITES:
-        answer = pattern.sub(replacement, answer)
-    return answer.strip()
-
-
-def compact(normal: str) -> str:
-    """Without spaces, except those between digits: 1 1/2 is not 11/2."""
-    return re.sub(r"(?<![0-9]) +| +(?![0-9])", "", normal)
-
-
-_DECIMAL = r"(?:(?:[0-9]{1,3}(?:[, ][0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+)"
+_WHOLE = r"(?:[0-9]{1,3}(?:(?:,[0-9]{3})+|(?: [0-9]{3})+)|[0-9]+)"  # thousands all by one sign
+_DECIMAL = rf"(?:{_WHOLE}(?:\.[0-9]*)?|\.[0-9]+)"
 _NUMBER = re.compile(
     rf"(?P<whole>[0-9]+)?\\frac\{{(?P<top>-?{_DECIMAL})\}}\{{(?P<bottom>-?{_DECIMAL})\}}"
     rf"|(?:(?P<whole2>[0-9]+) )?(?P<top2>{_DECIMAL})/(?P<bottom2>{_DECIMAL})"
@@ -78,11 +35,14 @@ _UNITS = {
         *("km kilometer kilometre", "inch in inches", "foot ft feet", "yard yd", "mile mi"),
         *("mg milligram", "g gram", "kg kilogram", "ounce oz", "pound lb", "ton"),
         *("ml milliliter millilitre", "L l liter litre", "gallon gal", "acre"),
+        *("nm nanometer nanometre", "hz hertz", "pa pascal", "ev electronvolt", "kev", "au"),
+        *("kj kilojoule", "kw kilowatt", "ms millisecond", "mol mole", "pc parsec", "kpc"),
         *("s second sec", "minute min", "h hour hr", "day", "week", "month", "year yr"),
-        *("dollar usd buck", "cent", "euro", "degree deg", "radian rad", "mph", "kph kmh"),
+        *("dollar usd buck", "cent", "euro", "degree deg", "radian rad"),
     )
     for spelling in spellings.split()
 }
+_SPEEDS = {"mph": "mile h", "kph": "km h", "kmh": "km h", "kmph": "km h"}
 _UNNAMED_UNITS = ("unit", "units")
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 # After a number these words change its value, or it is not a number with a unit at all.
@@ -97,8 +57,41 @@ _NOT_UNITS = frozenset(
     for word in line.split()
 )
 _TAIL = re.compile(r"(?<=[0-9)}. ])[A-Za-z][A-Za-z ./^{}23]{0,60}$")
+_MODULUS = re.compile(r"(.*)\\pmod\{([^{}]*)\}")
 _BASE = re.compile(r"([0-9]+)_\{([0-9]+)\}")
+_PER = re.compile(r"[ .]+(s|h|sec|min|hr)\.?\^\{-1\}$")  # m s^{-1}
+_UNIT_FRACTION = re.compile(r" ?\\frac\{ ?([a-z]{1,10})\.? ?\}\{ ?([a-z]{1,10})\.? ?\}$")
 _WORD = re.compile(r"([A-Za-z]+)\.?(?:\^\{([23])\})?")
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far a number may be from the reference by the benchmark's protocol.
+
+    Attributes:
+      absolute, relative: distances; either suffices.
+    """
+
+    absolute: Fraction = Fraction(0)
+    relative: Fraction = Fraction(0)
+
+    def covers(self, ours: Fraction, gold: Fraction) -> bool:
+        """Is `ours` so near?"""
+        return abs(ours - gold) <= max(self.absolute, self.relative * abs(gold))
+
+
+def read_tolerance(written: Any) -> Tolerance | None:
+    """The tolerance in `Problem.meta`: {"absolute": number, "relative": number}, either as number
+    or text; a number alone is absolute; None for None.
+
+    Raises:
+      ValueError, TypeError: it is written otherwise.
+    """
+    if written is None:
+        return None
+    if not isinstance(written, Mapping):
+        return Tolerance(Fraction(str(written)))
+    return Tolerance(**{name: Fraction(str(value)) for name, value in written.items()})
 
 
 @dataclass(frozen=True)
@@ -112,16 +105,22 @@ class Quantity:
 
 
 def read_quantity(normal: str) -> Quantity | None:
-    """The rational number that the normal form spells, perhaps with a unit; None if it spells
+    """The rational number, perhaps with a unit, that the normal form spells; None if it spells
     anything else."""
+    if ", " in normal:  # 2, 000 is a list
+        return None
     core, unit, scale = split_unit(normal, any_word=True)
+    modulus = _MODULUS.fullmatch(core)
+    if modulus:
+        core, unit = modulus[1].strip(), f"mod {modulus[2]}"
     based = _BASE.fullmatch(compact(core))
-    if based:  # 1202_3: like a unit, the base may be missing, but not differ
+    if based:  # 1202_3: base and modulus are like a unit, they may be missing but not be others
         core, unit = based[1], f"base {based[2]}"
     sign = -1 if core.startswith("-") else 1
     core = core[1:].strip() if core.startswith(("-", "+")) else core
     if core[:1] in _CURRENCY:
         unit, core = _CURRENCY[core[0]], core[1:].strip()
+    core = _without_parentheses(core)  # -(1/3)
     is_percent = core.endswith("%")
     match = _NUMBER.fullmatch(compact(core.removesuffix("%")))
     if match is None:
@@ -148,6 +147,12 @@ def read_quantity(normal: str) -> Quantity | None:
     return Quantity(sign * value * 10**scale, is_decimal, is_percent, unit)
 
 
+def _without_parentheses(core: str) -> str:
+    while core[:1] == "(" and matching(core, 0) == len(core) - 1:
+        core = core[1:-1].strip()
+    return core
+
+
 def _fraction(digits: str) -> Fraction:
     return Fraction(digits.replace(",", "").replace(" ", "").removesuffix("."))
 
@@ -155,11 +160,12 @@ def _fraction(digits: str) -> Fraction:
 def split_unit(normal: str, any_word: bool) -> tuple[str, str | None, int]:
     """Takes the words of a unit off the end of a normal form.
 
-    Returns the text before them; the unit, if all its words are known; and their power of ten (3
-    for thousand). Nothing is taken off if one of the words is unknown, unless `any_word` allows
-    words like `apples` as a unit.
+    Returns what stands before them; the unit, if all its words are known; and the power of ten
+    they stand for (3 for thousand). Nothing is taken off if one of the words is not known, unless
+    `any_word` lets words like `apples` pass for a unit.
     """
     nothing = normal, None, 0
+    normal = _PER.sub(r"/\1", _UNIT_FRACTION.sub(r" \1/\2", normal))
     tail = _TAIL.search(normal)
     words = re.split(r"[ /]+", tail[0].strip()) if tail else []
     if tail is None or (len(words) > 1 and normal[tail.start() - 1] != " "):
@@ -181,17 +187,21 @@ def split_unit(normal: str, any_word: bool) -> tuple[str, str | None, int]:
         elif known:
             exponent = int(word[2] or power)
             units.append(known if exponent == 1 else f"{known}^{exponent}")
+        elif name in _SPEEDS:
+            units.append(_SPEEDS[name])
+        elif name == "per":
+            continue
         elif name in _UNNAMED_UNITS or (
             any_word and len(name) > 2 and normal[tail.start() - 1] == " "
         ):
             units.append(None)
-        elif name != "per":
+        else:
             return nothing
     named = " ".join(unit for unit in units if unit) if units and None not in units else None
     return normal[: tail.start()].strip(), named, scale
 
 
-def quantities_equal(ours: Quantity, gold: Quantity) -> bool:
+def quantities_equal(ours: Quantity, gold: Quantity, tolerance: Tolerance | None = None) -> bool:
     """Equality by value, under the rules for percent signs, units and decimals that
     `equality.py` states."""
     if ours.unit and gold.unit and ours.unit != gold.unit:
@@ -201,11 +211,14 @@ def quantities_equal(ours: Quantity, gold: Quantity) -> bool:
         readings.append(ours.value / 100 if ours.is_percent else ours.value * 100)
     if gold.value in readings:
         return True
+    if tolerance and any(tolerance.covers(reading, gold.value) for reading in readings):
+        return True
     fraction = gold.value if ours.is_decimal else ours.value
-    if ours.is_decimal == gold.is_decimal or _is_finite_decimal(fraction):
+    if ours.is_decimal == gold.is_decimal or is_finite_decimal(fraction):
         return False
     return any(abs(r - gold.value) <= RELATIVE_TOLERANCE * abs(gold.value) for r in readings)
 
 
-def _is_finite_decimal(value: Fraction) -> bool:
+def is_finite_decimal(value: Fraction) -> bool:
+    """Has it finitely many decimals?"""
     return pow(10, value.denominator.bit_length(), value.denominator) == 0

@@ -4,9 +4,21 @@ from typing import Any
 
 import pytest
 
-from cipo_jax.data.benchmarks.rows import leetcode_case, math_item, without_numpy
+from cipo_jax.data.benchmarks.rows import leetcode_case, math_item, minerva_item, without_numpy
 from cipo_jax.data.rows import Row
 from cipo_jax.types import CipoError
+
+
+def test_tolerances_of_the_benchmarks() -> None:
+    row = Row("f:1", {"question": "?", "final_answer": ["$2.5$"], "error": "1e-1"})
+    assert math_item(row).problem.meta["tolerance"] == {"absolute": "101/1000"}
+    several = Row("f:1", {"question": "?", "final_answer": ["$2.5$", "3"], "error": "1e-1,1e-2"})
+    assert math_item(several).problem.meta["tolerance"] == {"absolute": "101/10000"}
+    plain = Row("f:1", {"question": "?", "answer": "4", "error": None})
+    assert "tolerance" not in math_item(plain).problem.meta
+    assert minerva_item(plain).problem.meta["tolerance"] == {"relative": "1e-4"}
+    with pytest.raises(CipoError, match="f:1: error: got 'small', wanted numbers"):
+        math_item(Row("f:1", {"question": "?", "answer": "4", "error": "small"}))
 
 
 def test_answers_in_every_form() -> None:

@@ -42,6 +42,7 @@ def test_every_field_can_be_read_back(tmp_path):
         "answer": "2",
         "tests": None,
         "text": "2",
+        "thought": "",
         "outcome": "correct",
         "extracted": "2",
         "detail": "equal",

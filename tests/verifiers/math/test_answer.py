@@ -65,6 +65,15 @@ def test_the_config_offers_these_rules():
         (r"\boxed{2}<think>or \boxed{3}", "2"),
         (r"was \boxed{1}</think>so \boxed{2}", "2"),
         (r"<think>a<think>b</think>\boxed{4}", "4"),
+        (r"<thinking>\boxed{5} perhaps", None),
+        (r"[THINK]\boxed{5}[/THINK] It is \boxed{6}.", "6"),
+        (r"<|begin_of_thought|>\boxed{5}<|end_of_thought|>\boxed{6}", "6"),
+        ("### Final Answer\n\n$\\frac{2}{3}$\n", r"\frac{2}{3}"),
+        ("**Final Answer**\n17", "17"),
+        ("#### Final Answer\n17 apples", "17 apples"),
+        (r"$x=\boxed{3}$, $y=\boxed{4}$", "3, 4"),
+        (r"\fbox 7", "7"),
+        (r"\boxed{1, 2, ...}", "1, 2, ..."),
     ],
 )
 def test_extract_answer(text: str, answer: str | None):
@@ -154,10 +163,10 @@ def test_the_last_number(text, number):
     ids=lambda text: text[:20],
 )
 def test_hostile_texts_are_scanned_in_linear_time(text: str):
-    start = time.perf_counter()
+    start = time.process_time()
     for rule in RULES:
         extract_answer(text, [rule])
-    assert time.perf_counter() - start < 1.0
+    assert time.process_time() - start < 1.0
 
 
 def test_an_empty_box_is_no_answer():

@@ -61,6 +61,12 @@ EQUAL = [
     (r"9.8\,\mathrm{m/s}^2", "9.8"),
     (r"3\text{ m}", "3 meters"),
     ("12 apples", "12"),
+    ("60 km/h", r"60\text{ kilometers per hour}"),
+    ("60 mph", "60 miles per hour"),
+    ("60 miles/hour", "60 mph"),
+    (r"60\,\frac{\text{km}}{\text{h}}", "60 km/h"),
+    (r"5\,\mathrm{m\,s^{-1}}", "5 m/s"),
+    (r"2.5\,\mathrm{eV}", "2.5"),
     ("1202_3", "1202_{3}"),
     ("1202", "1202_3"),
 ]
@@ -86,6 +92,8 @@ DIFFERENT = [
     (r"5\%", "0.5"),
     ("500", r"5\%"),
     ("1202_4", "1202_3"),
+    ("60 mph", "60 km/h"),
+    ("5 m/s", "5 km/h"),
 ]
 
 

@@ -1,0 +1,98 @@
+r"""Mathematical equality of two expressions, which math-verify reads as LaTeX.
+
+This file decides how SymPy's objects compare: constants and functions by value (`exact.py`),
+matrices entry by entry, and the rest (equations, sets, undefined functions) as math-verify does.
+What may be parsed at all is decided in `limits.py`. Importing this file takes half a second.
+"""
+
+import logging
+from typing import Any
+
+import math_verify
+import sympy
+from latex2sympy2_extended import NormalizationConfig
+from math_verify import LatexExtractionConfig
+from sympy.core.function import AppliedUndef
+
+from cipo_jax.verifiers.math.exact import (
+    TooLargeError,
+    constants_equal,
+    functions_equal,
+    near,
+)
+from cipo_jax.verifiers.math.quantity import Tolerance
+
+__all__ = ["TooLargeError", "equal"]
+
+# It warns about its own time limit being off: SIGALRM works in no thread but the main one and does
+# not interrupt what hangs.
+logging.getLogger("math_verify").setLevel(logging.ERROR)
+
+_NOT_EVALUATED = (AppliedUndef, sympy.Derivative, sympy.Integral, sympy.Limit, sympy.Sum)
+
+
+def equal(ours: str, gold: str, tolerance: Tolerance | None = None) -> bool:
+    """Are two expressions, in normal form, equal?
+
+    Raises:
+      TooLargeError: a number in them has too many digits.
+    """
+    reference, answer = _parse(gold), _parse(ours)
+    if reference is None or answer is None:
+        return False
+    return _equal(answer, reference, tolerance)
+
+
+def _equal(ours: Any, gold: Any, tolerance: Tolerance | None) -> bool:
+    if isinstance(ours, sympy.MatrixBase) and isinstance(gold, sympy.MatrixBase):
+        return ours.shape == gold.shape and all(
+            _equal(o, g, tolerance) for o, g in zip(ours.flat(), gold.flat(), strict=True)
+        )
+    if isinstance(ours, sympy.Expr) and isinstance(gold, sympy.Expr):
+        if ours.is_number and gold.is_number:
+            is_decimal = any(side.has(sympy.Float) for side in (ours, gold))
+            verdict = constants_equal(ours, gold, is_decimal)
+            if verdict is False and tolerance is not None:
+                return near(ours, gold, tolerance)
+        elif _names(ours) == _names(gold) and not ours.has(*_NOT_EVALUATED):
+            verdict = functions_equal(ours, gold)
+        else:
+            verdict = None
+        if verdict is not None:
+            return verdict
+    if _have_other_variables(ours, gold):
+        return False
+    return math_verify.verify(gold, ours, allow_set_relation_comp=True, timeout_seconds=None)
+
+
+def _names(expression: Any) -> set[str]:
+    return {symbol.name for symbol in expression.free_symbols}
+
+
+def _parse(normal: str) -> Any | None:
+    """The SymPy object that math-verify reads in `normal`, as LaTeX; None if it cannot."""
+    # Its unit removal is off: it takes the letters of 5m and 3t for units.
+    rules = NormalizationConfig(
+        basic_latex=True, units=False, malformed_operators=True, nits=False, boxed="none"
+    )
+    parsed = math_verify.parse(
+        f"${normal}$",
+        [LatexExtractionConfig(normalization_config=rules)],
+        fallback_mode="no_fallback",
+        extraction_mode="first_match",
+        parsing_timeout=None,
+    )
+    return parsed[0] if parsed else None
+
+
+def _have_other_variables(ours: Any, gold: Any) -> bool:
+    """Are two expressions, or two equations, in different variables? It saves solving for them.
+
+    A lone symbol may be a word that the other side has as a product of letters.
+    """
+    comparable = any(
+        isinstance(ours, kind) and isinstance(gold, kind)
+        for kind in (sympy.Expr, sympy.core.relational.Relational)
+    )
+    is_word = isinstance(ours, sympy.Symbol) or isinstance(gold, sympy.Symbol)
+    return comparable and not is_word and ours.free_symbols != gold.free_symbols

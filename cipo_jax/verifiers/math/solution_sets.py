@@ -1,0 +1,167 @@
+r"""Sets of real numbers as they are written: intervals, inequalities, unions of them.
+
+This file decides which set a text describes: `x < 1 or x > 2` is $(-\infty,1)\cup(2,\infty)$,
+`(-\infty,\infty)` is $\mathbb{R}$. It reads the parts as they stand and leaves overlapping parts
+and everything else to math-verify. When two end points are equal is decided in `equality.py`.
+"""
+
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+from cipo_jax.verifiers.math.lists import split_top_level
+from cipo_jax.verifiers.math.quantity import read_quantity
+from cipo_jax.verifiers.math.spelling import compact, matching
+
+# What makes a text a set of reals: without one of these it may as well be a tuple.
+_IS_SET = re.compile(r"[<>]|\\(?:le|ge|ne|cup|setminus)(?![a-zA-Z])|\\mathbb\{R\}|\\infty")
+_UNION = re.compile(r"\\cup(?![a-zA-Z])|\\lor(?![a-zA-Z])|\bor\b")
+_BOTH = re.compile(r"\\land(?![a-zA-Z])|\band\b")
+_RELATION = re.compile(r"<|>|\\le(?![a-zA-Z])|\\ge(?![a-zA-Z])|\\ne(?![a-zA-Z])|=")
+_MINUS = re.compile(r"\\setminus(?![a-zA-Z])|(?<=[)\]}])\s*-(?=\s*\\\{)")
+_NAME = re.compile(r"[a-zA-Z](?:_\{\w+\})?|\\[a-z]+")
+_BUILDER = re.compile(r"\\\{ ?[a-z] ?(?:\\in ?\\mathbb\{R\} ?)?(?::|\||\\mid) ?(.*)\\\}")
+_REALS = re.compile(r"\\mathbb\{R\}|\\R|R|(?:the |all )*real(?: number)?s?")
+_INFINITY = "\\infty"
+
+
+class Part(NamedTuple):
+    """An interval; a point is one from itself to itself."""
+
+    left: str  # ( or [
+    low: str
+    high: str
+    right: str  # ) or ]
+
+
+def sets_equal(ours: str, gold: str, equal: Callable[[str, str], bool]) -> bool | None:
+    """Compares two sets of reals part by part; None if one is none, or is read only in part."""
+    if not (_IS_SET.search(ours) or _IS_SET.search(gold)):
+        return None
+    our_set, gold_set = _read(ours), _read(gold)
+    if our_set is None or gold_set is None:
+        return None
+    (our_name, left), (gold_name, parts) = our_set, gold_set
+    if our_name and gold_name and our_name != gold_name:
+        return False
+    if len(left) != len(parts):
+        return None  # two parts may make up one
+    for part in parts:
+        same = next((p for p in left if _same(p, part, equal)), None)
+        if same is None:
+            return False
+        left.remove(same)
+    return True
+
+
+def _same(ours: Part, gold: Part, equal: Callable[[str, str], bool]) -> bool:
+    return (ours.left, ours.right) == (gold.left, gold.right) and all(
+        equal(o, g) if _INFINITY not in o + g else compact(o) == compact(g)
+        for o, g in ((ours.low, gold.low), (ours.high, gold.high))
+    )
+
+
+def _read(normal: str) -> tuple[str, list[Part]] | None:
+    """The variable, if one is named, and the parts."""
+    text = normal.strip()
+    if builder := _BUILDER.fullmatch(text):
+        text = builder[1].strip()
+    names: set[str] = set()
+    parts: list[Part] = []
+    for piece in split_top_level(text, _UNION):
+        read = _piece(piece, names)
+        if read is None:
+            return None
+        parts += read
+    if len(names) > 1 or all(part.low == part.high for part in parts):
+        return None  # points alone are a list
+    return "".join(names), parts
+
+
+def _piece(text: str, names: set[str]) -> list[Part] | None:
+    whole, *removed = split_top_level(text, _MINUS)
+    if len(removed) == 1 and whole:
+        return _without(_piece(whole, names), removed[0])
+    if removed:
+        return None
+    if _REALS.fullmatch(text):
+        return [Part("(", "-" + _INFINITY, _INFINITY, ")")]
+    if text.startswith("\\{") and text.endswith("\\}"):
+        points = split_top_level(text[2:-2], re.compile(","))
+        return [Part("[", p, p, "]") for p in points] if all(points) else None
+    if text[:1] in ("(", "[") and matching(text, 0) == len(text) - 1 and text[-1] in ")]":
+        ends = [_end(e) for e in split_top_level(text[1:-1], re.compile(",|;"))]
+        return [Part(text[0], ends[0], ends[1], text[-1])] if len(ends) == 2 else None
+    halves = [_inequality(half, names) for half in split_top_level(text, _BOTH)]
+    if len(halves) == 1:
+        return halves[0]
+    return _intersection(halves)
+
+
+def _inequality(text: str, names: set[str]) -> list[Part] | None:
+    sides = [_end(side) for side in split_top_level(text, _RELATION)]
+    relations = _RELATION.findall(text)
+    if len(sides) != len(relations) + 1 or not all(sides):
+        return None
+    if len(sides) == 2 and not _is_name(sides[0]):  # 3 < x
+        sides.reverse()
+        relations = [_reversed(relations[0])]
+    if len(sides) == 2 and _is_name(sides[0]) and not _is_name(sides[1]):
+        names.add(sides[0])
+        bound = sides[1]
+        return {
+            "<": [Part("(", "-" + _INFINITY, bound, ")")],
+            "\\le": [Part("(", "-" + _INFINITY, bound, "]")],
+            ">": [Part("(", bound, _INFINITY, ")")],
+            "\\ge": [Part("[", bound, _INFINITY, ")")],
+            "\\ne": [Part("(", "-" + _INFINITY, bound, ")"), Part("(", bound, _INFINITY, ")")],
+            "=": [Part("[", bound, bound, "]")],
+        }[relations[0]]
+    if len(sides) == 3 and _is_name(sides[1]):  # 1 < x < 2
+        low, name, high = sides
+        if relations[0] in (">", "\\ge"):
+            low, high, relations = high, low, [_reversed(r) for r in reversed(relations)]
+        if not all(r in ("<", "\\le") for r in relations):
+            return None
+        names.add(name)
+        left, right = ("[" if relations[0] == "\\le" else "("), "]" if relations[1] != "<" else ")"
+        return [Part(left, low, high, right)]
+    return None
+
+
+def _intersection(halves: list[list[Part] | None]) -> list[Part] | None:
+    """Of a half line that begins and one that ends."""
+    if len(halves) != 2 or any(half is None or len(half) != 1 for half in halves):
+        return None
+    (first,), (second,) = halves  # type: ignore[misc]
+    if first.high != _INFINITY:
+        first, second = second, first
+    if first.high != _INFINITY or second.low != "-" + _INFINITY:
+        return None
+    return [Part(first.left, first.low, second.high, second.right)]
+
+
+def _without(parts: list[Part] | None, removed: str) -> list[Part] | None:
+    """The line without some points, which are numbers."""
+    if parts is None or len(parts) != 1 or not removed.startswith("\\{"):
+        return None
+    points = split_top_level(removed[2:].removesuffix("\\}"), re.compile(","))
+    values = {p: q.value for p in points if (q := read_quantity(p)) is not None}
+    if len(values) != len(points) or parts[0].low != "-" + _INFINITY:
+        return None
+    if parts[0].high != _INFINITY:
+        return None
+    ends = ["-" + _INFINITY, *sorted(points, key=lambda p: values[p]), _INFINITY]
+    return [Part("(", low, high, ")") for low, high in zip(ends, ends[1:], strict=False)]
+
+
+def _end(text: str) -> str:
+    return re.sub(r"^\+ ?|(?<=-) ", "", text.strip())
+
+
+def _is_name(text: str) -> bool:
+    return text != _INFINITY and _NAME.fullmatch(text) is not None and text != "\\pi"
+
+
+def _reversed(relation: str) -> str:
+    return {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}.get(relation, relation)
