@@ -61,8 +61,8 @@ def verify_code(
     programs = code_program.readings(problem, text)
     if programs is None:
         return Verdict(Outcome.NO_ANSWER, detail="no program in the completion")
-    shown = code_program.extract_program(text)
-    if len(programs[0]) > code_program.MAX_PROGRAM_CHARS:
+    shown = code_program.extract_program(problem, text)
+    if len(programs[0][-1]) > code_program.MAX_PROGRAM_CHARS:
         detail = f"a program of more than {code_program.MAX_PROGRAM_CHARS:,} characters"
         return Verdict(Outcome.WRONG, shown, detail)
     run = _Run(problem, tests, sandbox, partial_credit)
@@ -114,13 +114,17 @@ class _Run:
         )
         self.total = len(tests.get("cases", ())) or 1
 
+    def _job(self, role: str, programs: list[code_program.Reading]) -> dict[str, Any]:
+        contest = code_program.needs_imports(self._problem, programs)
+        return {"role": role, "programs": programs, "contest": contest}
+
     def name_of(self, index: int) -> str:
         return f"{self._tests['type']} test {index} of {self.total}"
 
-    def cases(self, programs: list[str]) -> Iterator[_Result]:
+    def cases(self, programs: list[code_program.Reading]) -> Iterator[_Result]:
         """stdin tests: one run of the program for each."""
         judge = code_compare.find_judge(self._tests.get("compare", "token"), self._tolerance())
-        job = {"role": "cases", "programs": programs}
+        job = self._job("cases", programs)
         with self._sandbox.start(job, self._limits) as process:
             self._expect_ready(process)
             for case in self._tests["cases"]:
@@ -145,9 +149,9 @@ class _Run:
                 else:
                     yield Outcome.WRONG, "other output"
 
-    def calls(self, programs: list[str]) -> Iterator[_Result]:
+    def calls(self, programs: list[code_program.Reading]) -> Iterator[_Result]:
         """call tests: the program is loaded once, its function called for each."""
-        job = {"role": "functions", "programs": programs}
+        job = self._job("functions", programs)
         name = code_program.entry_point(self._problem)
         with self._sandbox.start(job, self._limits) as process:
             try:
@@ -175,16 +179,16 @@ class _Run:
             return Outcome.WRONG, "the function returned no plain data"
         return (Outcome.CORRECT, "") if same else (Outcome.WRONG, "another value")
 
-    def statements(self, programs: list[str]) -> Iterator[_Result]:
-        """assert and check_fn tests: the statements run in a second sandbox."""
+    def statements(self, programs: list[code_program.Reading]) -> Iterator[_Result]:
+        """assert and check_fn tests: the statements run in a sandbox of their own."""
         job, around = code_program.tests_job(self._problem)
         secret = secrets.token_hex(16)
         self.total = len(job["tests"])
-        programs = [f"{around['before']}\n{p}\n\n{around['after']}" for p in programs]
+        programs = [[around["before"], *parts, around["after"]] for parts in programs]
         ends = socket.socketpair()
         with contextlib.ExitStack() as stack:
             with ends[0], ends[1]:  # only the sandboxes keep them
-                program = {"role": "functions", "programs": programs}
+                program = self._job("functions", programs)
                 stack.enter_context(self._sandbox.start(program, self._limits, ends[0]))
                 job |= {"role": "tests", "secret": secret, "all": self.all_tests}
                 judge = stack.enter_context(self._sandbox.start(job, self._limits, ends[1]))
