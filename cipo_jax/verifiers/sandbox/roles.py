@@ -9,6 +9,10 @@ Three roles, each in a sandbox of its own:
 
 The first two hold code that may do anything, and hold no test and no expected value. Nothing they
 say of themselves counts. This file uses the standard library only.
+
+Each role says `{"started": true}` over the control channel once the process is confined and before
+anything that is not trusted runs. What goes wrong earlier is the sandbox's fault; later, the
+program's. The kernel adds the number of the process, whose time is then watched from outside.
 """
 
 import builtins
@@ -29,7 +33,7 @@ from cipo_jax.verifiers.sandbox.inside import Job, Roles, confine, replace_by_nu
 from cipo_jax.verifiers.sandbox.values import Peer, ProgramEndedError, text_of
 from cipo_jax.verifiers.sandbox.wire import read_message, write_message
 
-_CONTROL, _LINK = 0, 3  # descriptors
+_CONTROL, _LINK, _KEPT = 0, 3, 200  # descriptors
 _MAX_OUTPUT_BYTES = 4 << 20  # of what a program prints; the rest is cut off
 _TEXT_END = 2_000  # bytes of the error output that are kept
 _RECURSION_LIMIT = 3_000
@@ -67,11 +71,12 @@ _STANDARD_FILES = {
 def run_functions(job: Job) -> None:
     """Serves the functions of `job["programs"]`, of which the first that compiles is used."""
     channel = _LINK if job["linked"] else os.dup(_CONTROL)
-    replace_by_null(_CONTROL)  # if linked, nobody uses it any more: its end must not stay open here
     module = _new_module("candidate")
     peer = Peer(channel, _serve_functions(module.__dict__))
     _prepare(job)
     confine(job)
+    _say_started(_CONTROL)
+    replace_by_null(_CONTROL)  # nobody uses it any more: its end must not stay open here
     try:
         _run_program(job["programs"], module.__dict__)
     except BaseException as error:
@@ -137,16 +142,16 @@ class _Iterator:
 
 def run_cases(job: Job) -> None:
     """For each input text that comes over the control channel: runs the program in a fork of this
-    process, answers with how it ended and what it printed. Only the fork is confined: this process
-    runs nothing of the program."""
+    process, answers with how it ended and what it printed. Another message ends a run. Only the
+    fork is confined: this process runs nothing of the program."""
     write_message(_CONTROL, json.dumps({"ready": True}).encode())
     while (message := read_message(_CONTROL)) is not None:
         case = json.loads(message)
-        answer = _run_case(job, case["input"], case["seconds"])
-        write_message(_CONTROL, json.dumps(answer).encode())
+        if "input" in case:  # else it is the end of a run that has ended by itself
+            write_message(_CONTROL, json.dumps(_run_case(job, case["input"])).encode())
 
 
-def _run_case(job: Job, text: str, seconds: float) -> dict[str, Any]:
+def _run_case(job: Job, text: str) -> dict[str, Any]:
     files = [os.memfd_create(name, os.MFD_CLOEXEC) for name in ("in", "out", "err")]
     try:
         with open(files[0], "wb", closefd=False) as file:
@@ -155,7 +160,7 @@ def _run_case(job: Job, text: str, seconds: float) -> dict[str, Any]:
         pid = os.fork()
         if pid == 0:
             _become_program(job, files)
-        timed_out = not _wait(pid, seconds)
+        timed_out = not _ends_by_itself(pid)
         if timed_out:
             os.kill(pid, signal.SIGKILL)
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -181,23 +186,25 @@ def _kill_all_others() -> None:
             os.waitpid(-1, 0)
 
 
-def _wait(pid: int, seconds: float) -> bool:
-    """Does the process end in time? It is not waited for."""
+def _ends_by_itself(pid: int) -> bool:
+    """Waits until the process ends, True, or until a message comes; it is not waited for."""
     descriptor = os.pidfd_open(pid)
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
-    ended = poll.poll(max(seconds, 0) * 1e3)
+    poll.register(_CONTROL, select.POLLIN)
+    ready = [number for number, _ in poll.poll()]
     os.close(descriptor)
-    return bool(ended)
+    return descriptor in ready
 
 
 def _become_program(job: Job, files: list[int]) -> None:
     """Runs the program as a script would run, on `files`, and ends the process."""
     status = 1
     try:
+        os.dup2(_CONTROL, _KEPT)
         for target, source in enumerate(files):
             os.dup2(source, target)
-        os.closerange(3, 256)
+        os.closerange(3, _KEPT)
         sys.stdin = sys.__stdin__ = _text_file(0, "r", "strict")  # type: ignore[misc]
         sys.stdout = sys.__stdout__ = _text_file(1, "w", "strict")  # type: ignore[misc]
         sys.stderr = sys.__stderr__ = _text_file(2, "w", "backslashreplace")  # type: ignore[misc]
@@ -206,6 +213,8 @@ def _become_program(job: Job, files: list[int]) -> None:
         _offer_standard_files()
         _prepare(job)
         confine(job)
+        _say_started(_KEPT)
+        os.close(_KEPT)
         try:
             _run_program(job["programs"], namespace)
             status = 0
@@ -269,6 +278,7 @@ def run_tests(job: Job) -> None:
         report(broken=f"the tests' preamble: {type(error).__name__}: {text_of(error)}")
         return
     confine(job)
+    report(started=True)
     try:
         hello = peer.receive()
         if hello[0] != "value":
@@ -357,6 +367,10 @@ def _new_module(name: str) -> Any:
     module = type(sys)(name)
     sys.modules[name] = module
     return module
+
+
+def _say_started(channel: int) -> None:
+    write_message(channel, json.dumps({"started": True}).encode())
 
 
 ROLES: Roles = {"functions": run_functions, "cases": run_cases, "tests": run_tests}
