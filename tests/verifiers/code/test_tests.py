@@ -320,3 +320,17 @@ def test_the_pool_judges_code_and_math():
         hang = pool.submit(code, "def f(n):\n    while True: pass").result()
         assert hang.outcome is Outcome.TIMEOUT
         assert pool.stats()["restarts"] == 0
+
+
+@pytest.mark.slow
+def test_the_pool_leaves_a_program_the_time_its_problem_gives():
+    open_or_skip()
+    slow = "import time\ndef f(n):\n    time.sleep(0.3)\n    return n + 1"
+    with VerifierPool("code", workers=1, timeout_seconds=0.7, partial_credit=True) as pool:
+        own = pool.submit(Problem("c", "?", tests={**CALLS, "total_time_limit": 60}), slow)
+        assert own.result().outcome is Outcome.CORRECT
+        none = pool.submit(Problem("c", "?", tests=CALLS), slow).result()
+        assert none.outcome is Outcome.TIMEOUT
+        assert none.detail.endswith("killed after 0.7 s for all tests")
+        assert 0 < none.score < 1  # what passed before the end counts
+        assert pool.stats()["restarts"] == 0

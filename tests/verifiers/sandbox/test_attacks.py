@@ -131,12 +131,13 @@ def test_what_runs_in_a_sandbox_would_be_seen(sandbox):
         assert _sleepers() - before
 
 
-def test_a_killed_worker_takes_its_sandboxes_along(best):
+def test_a_killed_worker_takes_its_sandboxes_along(best, monkeypatch):
     """The pool kills a worker whose item takes too long; what that item runs must go as well."""
     before = _sleepers()
     program = "def double(n):\n    while True: pass"
     tests = {**CALLS, "time_limit": 60, "total_time_limit": 60}
     with VerifierPool("code", workers=1, timeout_seconds=1.0) as pool:
+        monkeypatch.setattr(pool, "_seconds_for", lambda problem: 1.0)
         verdict = pool.submit(Problem("p", QUESTION, tests=tests), program).result()
         assert verdict.outcome is Outcome.TIMEOUT
         assert pool.submit(Problem("p", QUESTION, tests=CALLS), HONEST).result().correct
