@@ -17,6 +17,7 @@ import pytest
 from attacks import (
     CALLS,
     CHEATS,
+    FAULTS,
     FORBIDDEN,
     HANGS,
     HONEST,
@@ -84,6 +85,14 @@ def test_a_cheat_does_not_pass(best, cheat, kind):
     verdict = judge_and_go_on(best, kind, CHEATS[cheat])
     assert verdict.outcome in (Outcome.WRONG, Outcome.TIMEOUT), verdict
     assert SECRET not in verdict.detail
+
+
+@pytest.mark.parametrize("kind", TESTS)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_programs_fault_is_no_error(sandbox, fault, kind):
+    """Also where a program harms the process that runs it; ERROR is for tests and sandboxes."""
+    verdict = judge_and_go_on(sandbox, kind, FAULTS[fault])
+    assert verdict.outcome in (Outcome.WRONG, Outcome.TIMEOUT), verdict
 
 
 @pytest.mark.parametrize("kind", ["assert", "stdin"])
