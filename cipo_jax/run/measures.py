@@ -51,11 +51,12 @@ _TABLE = """
 {stream}/length/mean | tokens | Mean length of completions, stop token included.
 {stream}/length/p95 | tokens | 95th percentile of the length, with linear interpolation.
 {stream}/truncated | share | Of completions that ran into the token limit.
-{stream}/group/all_right | share | Of groups whose attempts are all correct.
-{stream}/group/all_wrong | share | Of groups with no correct attempt.
+{stream}/group/all_right | share | Of groups whose attempts with a verdict are all correct.
+{stream}/group/all_wrong | share | Of groups with verdicts, but no correct attempt.
 {stream}/group/mixed | share | Of groups with both; with rewards of 1 and 0 only these have a
     gradient.
-pass_rate/{k}_of_{G} | share | Of the base stream's groups with k of their G attempts correct.
+pass_rate/{k}_of_{G} | share | Of the base stream's groups with k of their G attempts correct;
+    groups with an attempt without a verdict are left out.
 rollout/replaced_groups | number | Groups that dynamic sampling has replaced
     (`rollout.max_refills`).
 

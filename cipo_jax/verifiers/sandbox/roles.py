@@ -21,6 +21,7 @@ import ctypes
 import functools
 import json
 import os
+import re
 import resource
 import select
 import signal
@@ -35,6 +36,7 @@ from cipo_jax.verifiers.sandbox.wire import read_message, write_message
 
 _CONTROL, _LINK, _KEPT = 0, 3, 200  # descriptors
 _MAX_OUTPUT_BYTES = 4 << 20  # of what a program prints; the rest is cut off
+_NO_MODULE = r"No module named '[\w.]{1,60}'"
 _TEXT_END = 2_000  # bytes of the error output that are kept
 _RECURSION_LIMIT = 3_000
 _STACK_BYTES = 112 << 20  # of the main thread; the kernel leaves 128 MiB of room for it
@@ -324,7 +326,12 @@ def _test_line(error: BaseException) -> int | None:
 
 
 def _name_of(error: BaseException) -> str:
-    return "the program ended" if isinstance(error, ProgramEndedError) else type(error).__name__
+    if isinstance(error, ProgramEndedError):
+        return "the program ended"
+    text = text_of(error)
+    if isinstance(error, ModuleNotFoundError) and re.fullmatch(_NO_MODULE, text):
+        return f"ModuleNotFoundError: {text}"
+    return type(error).__name__
 
 
 def _prepare(job: Job) -> None:

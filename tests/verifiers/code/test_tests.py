@@ -306,6 +306,19 @@ def test_a_broken_preamble_is_not_the_programs_fault():
     assert "preamble: ModuleNotFoundError" in verdict.detail
 
 
+@pytest.mark.parametrize("tests", [ASSERTS, CALLS, STDIN], ids=lambda t: t["type"])
+@pytest.mark.parametrize("at", ["at first", "when called"])
+def test_a_package_that_the_sandbox_does_not_have_is_named(tests, at):
+    program = RIGHT[tests["type"]]
+    if at == "when called" and tests is not STDIN:
+        program = "def f(n):\n    import numpy as np\n    return n + 1"
+    else:
+        program = "import numpy\n" + program
+    verdict = judge(tests, program)
+    assert verdict.outcome is Outcome.WRONG
+    assert "module numpy is not available in the sandbox" in verdict.detail
+
+
 @pytest.mark.slow
 def test_the_pool_judges_code_and_math():
     open_or_skip()
