@@ -149,7 +149,8 @@ def take_step(run: Training) -> None:
 
     # 6. controller
     rho = run.host.replay.rho
-    kept = retention(streams.correct_array(corrections, G_c), anchors.right)
+    known = streams.verified_array(corrections, G_c)
+    kept = retention(streams.correct_array(corrections, G_c), anchors.right, known)
     sampled = sum(len(a.completion.tokens) for a in (*base.sampled, *corrections))
     run.host = run.host.after_step(c.rollout, c.replay, base, kept, sampled)
 

@@ -162,6 +162,74 @@ CHEATS = {
     "text that is no code": "The answer is 42.",
 }
 
+# Writes `frame` on every descriptor, when it is loaded and when it is called.
+_FORGE = """import os, struct, json
+def forge(n=0):
+    body = {frame}
+    for d in range(256):
+        for _ in range(3):
+            try: os.write(d, struct.pack('!I', len(body)) + body)
+            except OSError: pass
+    return 0
+forge()
+double = forge
+"""
+# Acts on the processes around it: the one that runs it, and those that might.
+_AROUND = """import ctypes, os, signal
+libc = ctypes.CDLL(None, use_errno=True)
+def around(n=0):
+    for pid in {{os.getppid(), *range(1, 8)}} - {{os.getpid(), 0}}:
+        {act}
+    return 0
+around()
+double = around
+"""
+# Programs at fault that try to look like a fault of the sandbox or the tests.
+FAULTS = {
+    "forged failure": _FORGE.format(frame="json.dumps({'failed': 'no namespaces'}).encode()"),
+    "forged broken tests": _FORGE.format(frame="json.dumps({'broken': 'bad', 'load': 1}).encode()"),
+    "forged start": _FORGE.format(frame="json.dumps({'started': True, 'ready': True}).encode()"),
+    "forged case": _FORGE.format(frame="json.dumps({'status': 'x', 'output': 7}).encode()"),
+    "forged reply of no text": _FORGE.format(frame="json.dumps(['raise', {'a': 1}, []]).encode()"),
+    "forged reply of no value": _FORGE.format(frame="json.dumps(['value', {'x': 1}, 5]).encode()"),
+    "forged question": _FORGE.format(
+        frame="json.dumps(['ask', 'call', [{'type': 'bytes'}, [1 << 40], {'dict': []}]]).encode()"
+    ),
+    "forged nesting": _FORGE.format(frame="b'[' * 5000 + b']' * 5000"),
+    "forged many lists": _FORGE.format(
+        frame="b'[\"value\", [' + b'[],' * 1_000_000 + b'[]], {\"dict\": []}]'"
+    ),
+    "forged huge decimal": _FORGE.format(
+        frame="json.dumps(['value', {'decimal': ['1e999999999']}, {'dict': []}]).encode()"
+    ),
+    "forged length": "import os, struct\nfor d in range(256):\n"
+    "    try: os.write(d, struct.pack('!I', 0xffffffff))\n    except OSError: pass\n"
+    "def double(n): return 0",
+    "half a frame": "import os, struct, time\nfor d in range(256):\n"
+    "    try: os.write(d, struct.pack('!I', 99) + b'[')\n    except OSError: pass\n"
+    "time.sleep(0.1)\nos._exit(0)",
+    "prlimit on processor time": _AROUND.format(
+        act="libc.prlimit64(pid, 0, (ctypes.c_ulong * 2)(0, 0), None)"
+    ),
+    "prlimit on open files": _AROUND.format(
+        act="libc.prlimit64(pid, 7, (ctypes.c_ulong * 2)(0, 0), None)"
+    ),
+    "prlimit on memory": _AROUND.format(
+        act="libc.prlimit64(pid, 9, (ctypes.c_ulong * 2)(0, 0), None)"
+    ),
+    "tgkill": _AROUND.format(act="libc.syscall(234, pid, pid, 9)"),
+    "tgkill to stop": _AROUND.format(act="libc.syscall(234, pid, pid, 19)"),
+    "its own limits": "import resource as r\n"
+    "for name in (r.RLIMIT_AS, r.RLIMIT_NOFILE, r.RLIMIT_FSIZE):\n"
+    "    r.setrlimit(name, (0, 0))\ndef double(n): return 0",
+    "memory at the end": "x = []\ndef double(n):\n"
+    "    try:\n        while True: x.append(bytearray(1 << 20))\n"
+    "    except MemoryError: pass\n    return 0",
+    "exception without a text": "class E(Exception):\n"
+    "    def __str__(self): raise E\n    __repr__ = __str__\n"
+    "def double(n): raise E\nimport sys\nsys.excepthook = None\nraise E",
+}
+
 # Programs that do not end; {call} opens a block.
 HANGS = {
     "loop that ignores signals": "import signal\n"

@@ -86,7 +86,8 @@ class Verifier:
     workers: Positive[int] = 2  # processes on each host
     # Additional workers that may be started while as many others are stuck on slow items.
     stand_ins: NotNegative[int] = 2
-    timeout_seconds: Positive[float] = 10.0  # wall time per item; then its worker is killed
+    # Wall time per item; of a program, the limit for all tests unless its problem has its own.
+    timeout_seconds: Positive[float] = 10.0
     recycle_after: Positive[int] = 10_000  # items after which a worker is replaced (slow leaks)
     memory_limit_mb: Positive[int] = 2048  # address space of a worker, MiB
     # How "math" finds the answer of a completion: the first rule whose mark is in the text decides

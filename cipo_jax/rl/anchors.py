@@ -45,7 +45,8 @@ def select_anchors(
 
     Args:
       correct: [N, G] bool, verdicts of the base stream.
-      eligible: [N, G] bool, which attempts may be anchors at all.
+      eligible: [N, G] bool, which attempts may be anchors at all: those with a verdict. Pass rates
+        are of these.
       count: K, slots for anchors.
       success_share: rho, the share of right attempts among them.
       band: lowest and highest pass rate that count as medium difficulty, both included.
@@ -54,7 +55,7 @@ def select_anchors(
         "empty" leaves them unused.
       rng: breaks ties; the same state gives the same anchors.
     """
-    pass_rate = correct.mean(axis=1)
+    pass_rate = (correct & eligible).sum(axis=1) / np.maximum(eligible.sum(axis=1), 1)
     distance = np.maximum(0.0, np.maximum(band[0] - pass_rate, pass_rate - band[1]))
     used = np.zeros(len(correct), int)
     chosen: list[tuple[int, int]] = []

@@ -35,7 +35,11 @@ def reward_array(attempts: Sequence[Attempt], group_size: int, verifier: Verifie
 
 
 def shaped_rewards(
-    rewards: np.ndarray, correct: np.ndarray, anchor_right: np.ndarray, lambda_risk: float
+    rewards: np.ndarray,
+    correct: np.ndarray,
+    anchor_right: np.ndarray,
+    lambda_risk: float,
+    verified: np.ndarray | None = None,
 ) -> np.ndarray:
     """R' = R - lambda_risk * 1[anchor was right, correction is not]: breaking a right answer costs
     extra. With rewards of 1 and 0 this is the paper's 1[anchor was right and R = 0].
@@ -46,14 +50,40 @@ def shaped_rewards(
         that passes most tests has broken a right one all the same.
       anchor_right: [N] bool.
       lambda_risk: in units of the reward.
+      verified: [N, G] bool, where there is a verdict; None: everywhere. Without a verdict nothing
+        is known to be broken.
 
     Returns:
       [N, G] float64.
     """
-    return np.asarray(rewards, np.float64) - lambda_risk * (anchor_right[:, None] & ~correct)
+    broken = anchor_right[:, None] & ~correct
+    if verified is not None:
+        broken &= verified
+    return np.asarray(rewards, np.float64) - lambda_risk * broken
 
 
-def retention(correct: np.ndarray, anchor_right: np.ndarray) -> float | None:
-    """Accuracy of the corrections whose anchor was right; None if no anchor was. Arguments as in
-    `shaped_rewards`."""
-    return float(correct[anchor_right].mean()) if anchor_right.any() else None
+def retention(
+    correct: np.ndarray, anchor_right: np.ndarray, verified: np.ndarray | None = None
+) -> float | None:
+    """Accuracy of the corrections whose anchor was right; None if there are none with a verdict.
+
+    Args:
+      correct: [N, G] bool, verdicts of the G corrections of each of N anchors.
+      anchor_right: [N] bool.
+      verified: [N, G] bool, where there is a verdict; None: everywhere.
+    """
+    known = np.ones_like(correct) if verified is None else verified
+    counted = known & anchor_right[:, None]
+    return float(correct[counted].mean()) if counted.any() else None
+
+
+def pass_rates(correct: np.ndarray, verified: np.ndarray) -> np.ndarray:
+    """[N] float64, the share of right attempts among those with a verdict; NaN for a group that has
+    none.
+
+    Args:
+      correct, verified: [N, G] bool.
+    """
+    known = verified.sum(axis=1)
+    rights = (correct & verified).sum(axis=1)
+    return np.where(known > 0, rights / np.maximum(known, 1), np.nan)

@@ -3,10 +3,13 @@
 import dataclasses
 from typing import Any
 
+import numpy as np
+
 from cipo_jax.config import keys
 from cipo_jax.rl.difficulty import Difficulty, remember
 from cipo_jax.rl.replay import ReplayState, update_replay
-from cipo_jax.run.streams import BaseStream, correct_array
+from cipo_jax.rl.rewards import pass_rates
+from cipo_jax.run.streams import BaseStream, correct_array, verified_array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,11 +55,13 @@ class HostState:
                 drop_weight=replay.drop_weight,
                 streak_weight=replay.streak_weight,
             )
-        ids, rates = [a.problem.id for a in seen[::G]], correct_array(seen, G).mean(axis=1)
+        rates = pass_rates(correct_array(seen, G), verified_array(seen, G))
+        known = np.isfinite(rates)  # of the others the verifier said nothing
+        ids = [a.problem.id for a, is_known in zip(seen[::G], known, strict=True) if is_known]
         return dataclasses.replace(
             self,
             replay=controller,
-            difficulty=remember(self.difficulty, ids, rates, rollout.pass_rate_decay),
+            difficulty=remember(self.difficulty, ids, rates[known], rollout.pass_rate_decay),
             sampled_tokens=self.sampled_tokens + sampled_tokens,
             step_tokens=sampled_tokens,
         )

@@ -45,17 +45,18 @@ _TABLE = """
 # Attempts
 {stream}/reward/mean | reward | Mean of what the verdicts earn (`verifier.reward_*`), before
     shaping.
-{stream}/pass_rate | share | Of attempts that are correct.
+{stream}/pass_rate | share | Of attempts that are correct, of those with a verdict.
 {stream}/outcome/{outcome} | share | Of attempts with this outcome: correct, wrong, no_answer,
     timeout, error.
 {stream}/length/mean | tokens | Mean length of completions, stop token included.
 {stream}/length/p95 | tokens | 95th percentile of the length, with linear interpolation.
 {stream}/truncated | share | Of completions that ran into the token limit.
-{stream}/group/all_right | share | Of groups whose attempts are all correct.
-{stream}/group/all_wrong | share | Of groups with no correct attempt.
+{stream}/group/all_right | share | Of groups whose attempts with a verdict are all correct.
+{stream}/group/all_wrong | share | Of groups with verdicts, but no correct attempt.
 {stream}/group/mixed | share | Of groups with both; with rewards of 1 and 0 only these have a
     gradient.
-pass_rate/{k}_of_{G} | share | Of the base stream's groups with k of their G attempts correct.
+pass_rate/{k}_of_{G} | share | Of the base stream's groups with k of their G attempts correct;
+    groups with an attempt without a verdict are left out.
 rollout/replaced_groups | number | Groups that dynamic sampling has replaced
     (`rollout.max_refills`).
 
@@ -207,16 +208,18 @@ def reduce_attempts(
     lengths = np.array([len(a.completion.tokens) for a in attempts])
     outcomes = [a.verdict.outcome for a in attempts]
     rights = correct.reshape(-1, group_size).sum(axis=1)
+    verified = _verified(attempts)
+    known = verified.reshape(-1, group_size).sum(axis=1)
     metrics = {
         "reward/mean": float(correct.mean() if rewards is None else rewards.mean()),
-        "pass_rate": float(correct.mean()),
+        "pass_rate": float(correct.sum() / max(int(verified.sum()), 1)),
         **{f"outcome/{o.value}": outcomes.count(o) / len(outcomes) for o in Outcome},
         "length/mean": float(lengths.mean()),
         "length/p95": float(np.percentile(lengths, 95)),
         "truncated": float(np.mean([not a.completion.finished for a in attempts])),
-        "group/all_right": float(np.mean(rights == group_size)),
-        "group/all_wrong": float(np.mean(rights == 0)),
-        "group/mixed": float(np.mean((rights > 0) & (rights < group_size))),
+        "group/all_right": float(np.mean((rights == known) & (known > 0))),
+        "group/all_wrong": float(np.mean((rights == 0) & (known > 0))),
+        "group/mixed": float(np.mean((rights > 0) & (rights < known))),
     }
     return {f"{prefix}/{name}": value for name, value in metrics.items()}
 
@@ -236,18 +239,27 @@ def stream_measures(
     """
     G, G_c = rewards.shape[1], correction_rewards.shape[1]
     correct = np.array([a.correct for a in attempts]).reshape(-1, G)
+    verified = _verified(attempts).reshape(-1, G)
     return {
         **reduce_attempts(attempts, G, "base", rewards),
         **reduce_attempts(corrections, G_c, "correction", correction_rewards),
-        **pass_rate_histogram(correct),
+        **pass_rate_histogram(correct[verified.all(axis=1)]),
         **transitions(corrections),
         **anchor_metrics(anchors, [c.prompt for c in corrections[::G_c]]),
     }
 
 
+def _verified(attempts: Sequence[Attempt]) -> np.ndarray:
+    """[n] bool, whether the verifier reached a verdict."""
+    return np.array([a.verdict.outcome is not Outcome.ERROR for a in attempts], bool)
+
+
 def pass_rate_histogram(correct: np.ndarray) -> dict[str, float]:
-    """pass_rate/{k}_of_G, for k from 0 to G: share of the groups ([N, G] bool) with k right."""
+    """pass_rate/{k}_of_G for k from 0 to G: share of the groups ([N, G] bool) with k right. Nothing
+    for no groups."""
     groups, G = correct.shape
+    if groups == 0:
+        return {}
     counts = np.bincount(correct.sum(axis=1), minlength=G + 1)
     return {f"pass_rate/{k}_of_{G}": float(n / groups) for k, n in enumerate(counts)}
 
@@ -267,11 +279,12 @@ def transitions(corrections: Sequence[Attempt]) -> dict[str, float]:
     """How corrections changed the attempts they quote; nothing for no corrections.
 
     `correction/fix_rate` is absent if no quoted attempt was wrong, `correction/retention` and
-    `correction/break_rate` if none was right.
+    `correction/break_rate` if none was right. Corrections without a verdict (ERROR) are left out.
 
     Raises:
       ValueError: an attempt has no anchor.
     """
+    corrections = [c for c in corrections if c.verdict.outcome is not Outcome.ERROR]
     if not corrections:
         return {}
     kinds = [transition(c) for c in corrections]

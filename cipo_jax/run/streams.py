@@ -166,7 +166,8 @@ def correction_sequences(
       max_tokens: the token limit of a completion.
     """
     correct = correct_array(corrections, rewards.shape[1])
-    shaped = shaped_rewards(rewards, correct, anchor_right, lambda_risk)
+    verified = verified_array(corrections, rewards.shape[1])
+    shaped = shaped_rewards(rewards, correct, anchor_right, lambda_risk, verified)
     norm = algorithm.correction_advantage_norm
     return _sequences(corrections, shaped, rewards, norm, algorithm, max_tokens, CORRECTION)
 

@@ -28,6 +28,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from cipo_jax.types import CipoError, Problem, Verdict
+from cipo_jax.verifiers.code.clock import wall_seconds
 from cipo_jax.verifiers.math.answer import DEFAULT_RULES
 from cipo_jax.verifiers.statistics import Statistics
 from cipo_jax.verifiers.worker import Options, absolute
@@ -70,7 +71,8 @@ class VerifierPool:
           kind: "math"; "code" (runs the program against `Problem.tests` in a sandbox); "auto" (code
             for problems with tests, else math); or your own function, see `worker.py`.
           timeout_seconds: wall time for one item, without its time in the queue and the start of a
-            process. Past it the worker is killed and the verdict is TIMEOUT.
+            process. Past it the worker is killed and the verdict is TIMEOUT. With "code": of all
+            tests of a program whose problem sets no `total_time_limit`, see `code/clock.py`.
           stand_ins: the most processes beyond `workers`.
           recycle_after: items after which a worker is replaced, against slow leaks.
           memory_limit_bytes: address space of one worker.
@@ -89,10 +91,13 @@ class VerifierPool:
         ):
             if value < least:
                 raise CipoError(f"VerifierPool.{name}: got {value!r}, wanted a value >= {least}")
-        options = Options(tuple(extraction), allow_unsandboxed_code, partial_credit)
+        options = Options(
+            tuple(extraction), allow_unsandboxed_code, partial_credit, timeout_seconds
+        )
         self._setup = Setup(absolute(kind), options, memory_limit_bytes)
         self.about = ""  # what the verifier says of itself: for "code", the isolation in use
         self._timeout_seconds = timeout_seconds
+        self._runs_tests = kind in ("code", "auto")
         self._recycle_after = recycle_after
         self._max_at_work = workers
 
@@ -263,7 +268,11 @@ class VerifierPool:
                 long_seconds = max(_LONG_SECONDS, _LONG_TIMES * self._statistics.typical_seconds)
                 try:
                     verdict = current.ask(
-                        problem, text, self._timeout_seconds, long_seconds, self._let_another_work
+                        problem,
+                        text,
+                        self._seconds_for(problem),
+                        long_seconds,
+                        self._let_another_work,
                     )
                 except CipoError as error:
                     future.set_exception(error)
@@ -279,6 +288,12 @@ class VerifierPool:
                     current, served = self._replace(current), 0
         finally:
             self._discard(current)
+
+    def _seconds_for(self, problem: Problem) -> float:
+        """Wall time for the problem; of a program, more than its own limits, kept by the worker."""
+        if self._runs_tests and problem.tests is not None:
+            return wall_seconds(problem.tests, self._timeout_seconds)
+        return self._timeout_seconds
 
     def _take(self) -> _Item | None:
         """The next item, once it is this thread's turn; None when there will be no more."""

@@ -44,7 +44,7 @@ from typing import Any
 import numpy as np
 
 from cipo_jax.types import Outcome, Problem, Verdict
-from cipo_jax.verifiers.code.tests import verify_code
+from cipo_jax.verifiers.code.tests import TOTAL_TIME_LIMIT, verify_code
 from cipo_jax.verifiers.math.answer import DEFAULT_RULES, RULES, verify_math
 from cipo_jax.verifiers.math.quantity import read_tolerance
 from cipo_jax.verifiers.messages import receive, send
@@ -66,6 +66,9 @@ class Options:
     extraction: Sequence[str] = DEFAULT_RULES
     allow_unsandboxed_code: bool = False  # run programs even if the machine offers no isolation
     partial_credit: bool = False  # run all tests of a program and set `Verdict.score`
+    total_seconds: float = (
+        TOTAL_TIME_LIMIT  # of all tests of a program, where its problem is silent
+    )
 
 
 def _load_math(options: Options) -> tuple[Verify, str]:
@@ -89,7 +92,12 @@ def _load_math(options: Options) -> tuple[Verify, str]:
 
 def _load_code(options: Options) -> tuple[Verify, str]:
     sandbox = open_sandbox(options.allow_unsandboxed_code)
-    verify = functools.partial(verify_code, sandbox=sandbox, partial_credit=options.partial_credit)
+    verify = functools.partial(
+        verify_code,
+        sandbox=sandbox,
+        partial_credit=options.partial_credit,
+        total_seconds=options.total_seconds,
+    )
     return verify, describe(sandbox)
 
 

@@ -38,7 +38,8 @@ class Case:
     def distance(self, i: int) -> Fraction:
         """How far the pass rate of problem i is from the band."""
         low, high = map(Fraction, self.band)
-        rate = Fraction(int(self.correct[i].sum()), self.correct.shape[1])
+        known = int(self.eligible[i].sum())
+        rate = Fraction(int((self.correct & self.eligible)[i].sum()), max(known, 1))
         return max(Fraction(0), low - rate, rate - high)
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cipo_jax.rl.rewards import retention, shaped_rewards
+from cipo_jax.rl.rewards import pass_rates, retention, shaped_rewards
 
 CORRECT = np.array([[True, False], [False, True], [False, False]])
 
@@ -35,3 +35,14 @@ def test_retention_is_unknown_without_right_anchors() -> None:
     assert retention(np.zeros((0, 2), bool), np.zeros(0, bool)) is None
     # Known and zero is something else.
     assert retention(CORRECT, np.array([False, False, True])) == 0.0
+
+
+def test_what_the_verifier_failed_on_counts_for_nothing():
+    correct = np.array([[True, False, False], [False, False, False], [True, True, True]])
+    verified = np.array([[True, True, False], [False, False, False], [True, True, True]])
+    right = np.array([True, True, False])
+    shaped = shaped_rewards(correct, correct, right, 0.5, verified)
+    assert shaped.tolist() == [[1, -0.5, 0], [0, 0, 0], [1, 1, 1]]
+    assert retention(correct, right, verified) == 0.5
+    assert retention(correct, np.array([False, True, False]), verified) is None
+    np.testing.assert_array_equal(pass_rates(correct, verified), [0.5, np.nan, 1.0])

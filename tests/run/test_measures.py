@@ -8,6 +8,7 @@ from cipo_jax.run.measures import (
     METRICS,
     Metric,
     find_metric,
+    pass_rate_histogram,
     reduce_attempts,
     reference,
     transition,
@@ -48,7 +49,7 @@ def test_reduce_attempts_by_hand():
     assert reduce_attempts(attempts, 4, "base") == pytest.approx(
         {
             "base/reward/mean": 6 / 12,
-            "base/pass_rate": 6 / 12,
+            "base/pass_rate": 6 / 11,  # nothing is known of the one that the verifier failed on
             "base/outcome/correct": 6 / 12,
             "base/outcome/wrong": 3 / 12,
             "base/outcome/no_answer": 1 / 12,
@@ -71,6 +72,19 @@ def test_the_pass_rate_goes_by_verdicts_and_the_reward_by_what_they_earned():
     assert metrics["b/reward/mean"] == pytest.approx(0.25)
     assert metrics["b/pass_rate"] == pytest.approx(1 / 3)
     assert metrics["b/outcome/no_answer"] == pytest.approx(1 / 3)
+
+
+def test_what_the_verifier_failed_on_is_left_out():
+    right, wrong, failed = (attempt(o) for o in (Outcome.CORRECT, Outcome.WRONG, Outcome.ERROR))
+    metrics = reduce_attempts([right, failed, failed, failed, wrong, failed], 2, "b")
+    groups = [metrics[f"b/group/{name}"] for name in ("all_right", "all_wrong", "mixed")]
+    assert groups == [1 / 3, 1 / 3, 0]
+    assert metrics["b/pass_rate"] == 1 / 2
+    assert reduce_attempts([failed, failed], 2, "b")["b/pass_rate"] == 0
+    corrections = [attempt(o, anchor=right) for o in (Outcome.CORRECT, Outcome.ERROR)]
+    assert transitions(corrections)["correction/retention"] == 1
+    assert transitions(corrections[1:]) == {}
+    assert pass_rate_histogram(np.zeros((0, 2), bool)) == {}
 
 
 def test_groups_are_consecutive_attempts():

@@ -91,7 +91,8 @@ def _livecodebench_tests(row: Row, cases: Sequence[dict[str, str]]) -> dict[str,
     kinds = {case["testtype"] for case in cases}
     if kinds == {"stdin"}:
         plain: list[Any] = [{"input": c["input"], "output": c["output"]} for c in cases]
-        return {"type": "stdin", "cases": plain, "total_time_limit": _TOTAL_SECONDS}
+        tests = {"type": "stdin", "cases": plain, "total_time_limit": _TOTAL_SECONDS}
+        return {**tests, "compare": "lines"}  # as its own harness compares
     if kinds != {"functional"}:
         raise CipoError(
             f"{row.where}: public_test_cases: got test types {sorted(kinds)}, wanted stdin alone "

@@ -1,7 +1,9 @@
 """The "code" verifier: does the program in a completion pass the problem's tests?
 
     tests.py     gives the verdict (`verify_code`), and says what test specifications look like
-    program.py   what counts as the program of a completion, and what runs before and after it
+    blocks.py    which code blocks of a completion are its program
+    program.py   how a completion is read as a program, and what runs before and after it
+    clock.py     how much of its time a program has used
     compare.py   when an output or a value is the expected one
 
 Programs run in `verifiers/sandbox/` only. Here, in the worker, are the tests, the expected values

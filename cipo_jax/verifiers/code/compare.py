@@ -2,8 +2,12 @@
 
 Outputs are texts (stdin tests), values are JSON data (call tests). This file decides how they
 compare; it runs in the verifier process and sees data only.
+
+Whole numbers are exact: a tolerance is for numbers with a decimal point. Where a whole number is
+expected, 7.0 is right for 7, and nothing else is near enough, however large the numbers are.
 """
 
+import decimal
 import importlib
 import math
 import re
@@ -14,13 +18,32 @@ from cipo_jax.types import CipoError
 
 Judge = Callable[[str, str, str], bool]  # (input, expected output, output)
 
-_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?")
+_NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?")
+_WHOLE = re.compile(r"[+-]?[0-9]+")
+_DECIMAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?")
+_EXACT = decimal.Context(prec=decimal.MAX_PREC, Emax=decimal.MAX_EMAX, Emin=decimal.MIN_EMIN)
 DEFAULT_TOLERANCE = 1e-6
 
 
 def same_tokens(_: str, expected: str, output: str) -> bool:
-    """The same words, however they are spaced."""
-    return expected.split() == output.split()
+    """The same words, however they are spaced. A number may be written another way (0.50 for 0.5,
+    7.0 for 7); one with a decimal point may differ as in `close_numbers`. Numbers that begin with
+    a needless 0 are words."""
+    theirs, ours = expected.split(), output.split()
+    return len(theirs) == len(ours) and all(
+        e == o or _same_number(e, o, DEFAULT_TOLERANCE, strict=True)
+        for e, o in zip(theirs, ours, strict=True)
+    )
+
+
+def same_lines(_: str, expected: str, output: str) -> bool:
+    """LiveCodeBench's rule: as many lines, outer white space aside; each line the same text, or
+    numbers with the same values."""
+    theirs, ours = (text.strip().split("\n") for text in (expected, output))
+    return len(theirs) == len(ours) and all(
+        e.strip() == o.strip() or _same_decimals(e.split(), o.split())
+        for e, o in zip(theirs, ours, strict=True)
+    )
 
 
 def same_text(_: str, expected: str, output: str) -> bool:
@@ -35,19 +58,21 @@ def same_lines_in_any_order(_: str, expected: str, output: str) -> bool:
 
 def close_numbers(tolerance: float) -> Judge:
     """Words that are numbers may differ by `tolerance`, absolutely or relative to the expected one;
-    other words must be the same."""
+    other words must be the same. Two whole numbers must be equal; where only the expected one is
+    whole (2, printed for a real number), the tolerance is absolute."""
 
     def judge(_: str, expected: str, output: str) -> bool:
         theirs, ours = expected.split(), output.split()
         return len(theirs) == len(ours) and all(
-            e == o or _close_words(e, o, tolerance) for e, o in zip(theirs, ours, strict=True)
+            e == o or _same_number(e, o, tolerance, strict=False)
+            for e, o in zip(theirs, ours, strict=True)
         )
 
     return judge
 
 
 def find_judge(name: str, tolerance: float) -> Judge:
-    """The comparison called `name`: "token", "exact", "float" (with `tolerance`),
+    """The comparison called `name`: "token", "lines", "exact", "float" (with `tolerance`),
     "unordered_lines", or "package.module:function" for your own `Judge`.
 
     Raises:
@@ -55,6 +80,7 @@ def find_judge(name: str, tolerance: float) -> Judge:
     """
     judges = {
         "token": same_tokens,
+        "lines": same_lines,
         "exact": same_text,
         "float": close_numbers(tolerance),
         "unordered_lines": same_lines_in_any_order,
@@ -75,7 +101,8 @@ def same_value(expected: Any, value: Any, tolerance: float) -> bool:
     """Is `value`, which a program returned, the JSON value `expected`?
 
     Tuples count as lists and keys of dicts as their text, as JSON would write them. True is not 1.
-    Floats may differ by `tolerance` as in `close_numbers`.
+    Where a float is expected, a number may differ from it by `tolerance`, absolutely or relative to
+    it; where an integer is expected, it must be equal.
     """
     if isinstance(expected, list):
         return (
@@ -94,10 +121,10 @@ def same_value(expected: Any, value: Any, tolerance: float) -> bool:
         return type(value) is type(expected) and value == expected
     if type(value) not in (int, float):
         return False
-    if isinstance(expected, int) and type(value) is int:
-        return value == expected
+    if isinstance(expected, int):
+        return value == expected  # exact, also between an int and a float
     try:
-        return value == expected or _close(float(expected), float(value), tolerance)
+        return value == expected or _close(expected, float(value), tolerance)
     except OverflowError:
         return False
 
@@ -108,10 +135,25 @@ def _key_text(key: Any) -> str:
     return key if isinstance(key, str) else repr(key)
 
 
-def _close_words(expected: str, output: str, tolerance: float) -> bool:
+def _same_number(expected: str, output: str, tolerance: float, strict: bool) -> bool:
+    """Are both words numbers, and near enough? `strict`: for a whole number only itself is."""
     if not (_NUMBER.fullmatch(expected) and _NUMBER.fullmatch(output)):
         return False
-    return _close(float(expected), float(output), tolerance)
+    if not _WHOLE.fullmatch(expected):
+        return _close(float(expected), float(output), tolerance)
+    theirs, ours = decimal.Decimal(expected), decimal.Decimal(output)
+    if strict or theirs == ours or _WHOLE.fullmatch(output):
+        return theirs == ours
+    # Compared with the bounds: a difference would be rounded.
+    low, high = (_EXACT.add(theirs, decimal.Decimal(t)) for t in (-tolerance, tolerance))
+    return low <= ours <= high
+
+
+def _same_decimals(expected: list[str], output: list[str]) -> bool:
+    words = [*expected, *output]
+    return all(_DECIMAL.fullmatch(word) for word in words) and [
+        decimal.Decimal(word) for word in expected
+    ] == [decimal.Decimal(word) for word in output]
 
 
 def _close(expected: float, value: float, tolerance: float) -> bool:

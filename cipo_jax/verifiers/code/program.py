@@ -1,8 +1,19 @@
 """From a completion to the program it gives, and from a test specification to what is run.
 
-This file decides what counts as the program of a completion, how a completion of a function head is
-read, and which parts of the tests belong to the tests' own process. It parses test specifications,
-never programs: those are parsed in the sandbox only.
+This file decides how a completion is read as a program, and which parts of the tests belong to the
+tests' own process. Which code blocks make the program is decided in `blocks.py`. It parses test
+specifications, never programs: those are parsed in the sandbox only.
+
+A program is as it stands in its code blocks, or the whole completion if there is none. The
+completion of a function head (check_fn tests) is a whole definition if it defines the function at
+the left margin, else the body that goes on after the head. Models often lose the indentation at the
+start of a body, and often go on after its end: with prose, with a call, with the next function, cut
+in the middle. So several readings are offered, and the first that compiles is the program:
+
+  * an indented body: with the definitions that follow it, up to the first line at the left margin
+    that is neither a definition nor a comment; else the body alone, up to the first line at the
+    left margin (the stop words of HumanEval); else all of it;
+  * a whole definition, or a body without indentation: all of it; else the same two parts.
 """
 
 import ast
@@ -12,83 +23,93 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cipo_jax.types import CipoError, Problem
+from cipo_jax.verifiers.code.blocks import find_program, has_fence
 from cipo_jax.verifiers.thoughts import without_thinking
 
-_FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[ \t]*([\w+#.-]*)[^\n`]*$", re.M)
-_PYTHON = ("python", "python3", "py", "py3")
+Reading = list[str]  # what is run before the program, and the program
+
 MAX_PROGRAM_CHARS = 200_000
-# What LeetCode imports for each program; programs in its form (`class Solution`) rely on it.
-_LEETCODE_IMPORTS = """
-from typing import *
-import bisect, collections, functools, heapq, itertools, math, operator, random, re, string, sys
-from bisect import *
-from collections import *
-from functools import *
-from heapq import *
-from itertools import *
-from math import *
-"""
+# Lines at the left margin that may follow a function's body and belong to the program.
+_DEFINES = re.compile(r"(?:def|async|class|import|from)\b|[@)\]}#]")
 
 
-def extract_program(text: str) -> str | None:
-    """The last fenced block marked as Python; else the last block without a mark; without any
-    fence, the whole text. An unclosed last block runs to the end. None if the program is blank or
-    in other languages only. Thinking blocks are skipped."""
-    text = without_thinking(text)
-    blocks = _fenced_blocks(text)
-    if not blocks:
-        return text.strip("\n") if text.strip() else None
-    for languages in (_PYTHON, ("",)):
-        found = [body for language, body in blocks if language in languages]
-        if found:
-            return found[-1] if found[-1].strip() else None
-    return None
+def extract_program(problem: Problem, text: str) -> str | None:
+    """The program in the completion `text`, see `blocks.py`. Thinking blocks are skipped. None if
+    there is none, it is blank, or it is in other languages only."""
+    return find_program(without_thinking(text), _wanted(problem), _type_of(problem) == "stdin")
 
 
-def _fenced_blocks(text: str) -> list[tuple[str, str]]:
-    """(language, content) of each block."""
-    spans: list[tuple[str, int, int]] = []  # language, start, end
-    opened: re.Match[str] | None = None
-    for fence in _FENCE.finditer(text):
-        if opened is None:
-            opened = fence
-        elif not fence[2] and fence[1].startswith(opened[1]):
-            spans.append((opened[2].lower(), opened.end(), fence.start()))
-            opened = None
-    if opened is not None:
-        spans.append((opened[2].lower(), opened.end(), len(text)))
-    return [(name, textwrap.dedent(text[start:end]).strip("\n")) for name, start, end in spans]
-
-
-def readings(problem: Problem, text: str) -> list[str] | None:
-    """The programs the completion `text` may mean, most likely first; None if there is none.
-
-    A completion of a function head (check_fn tests) is a whole definition if it defines the
-    function at the left margin, else the body after the head; models often lose the indentation at
-    its start.
-    """
-    assert problem.tests is not None
-    if problem.tests["type"] != "check_fn":
-        program = extract_program(text)
-        if program is None:
-            return None
-        return [program if problem.tests.get("preamble") else add_leetcode_imports(program)]
-    head, name = problem.question, entry_point(problem)
-    fenced = _FENCE.search(without_thinking(text)) is not None
-    body = extract_program(text) if fenced else without_thinking(text)
-    if body is None or not body.strip():
+def readings(problem: Problem, text: str) -> list[Reading] | None:
+    """The programs the completion `text` may mean, most likely first; None if there is none."""
+    program = extract_program(problem, text)
+    if program is None:
         return None
-    if re.search(rf"^(?:async[ \t]+)?(?:def|class)[ \t]+{re.escape(name)}\b", body, re.M):
-        return [f"{head.rstrip()}\n    pass\n\n{body}", body]
+    if _type_of(problem) != "check_fn":
+        return [["", program]]
+    head, name = problem.question, entry_point(problem)
+    text = without_thinking(text)
+    body = program if has_fence(text) else text
+    start = re.search(r"\S", body)
+    assert start is not None
+    is_indented = body[: start.start()].rpartition("\n")[2] != ""
+    definition = rf"^(?:async[ \t]+)?(?:def|class)[ \t]+{re.escape(name)}\b"
+    if not is_indented and (found := re.search(definition, body, re.M)):
+        before = f"{head.rstrip()}\n    pass\n"
+        first = body[: found.start()].count("\n") + 1
+        programs = [body, *_without_rest(body, first)]
+        return [[part, program] for part in (before, "") for program in dict.fromkeys(programs)]
     head = head if head.endswith("\n") else head + "\n"
-    first_indented = "    " + body.lstrip(" \t\n")
-    return [head + body, head + first_indented, head + textwrap.indent(body, "    ")]
+    if is_indented:
+        bodies = [*_without_rest(body, 0), body]
+    else:
+        lines = body[start.start() :]
+        shorter = [f"    {part}" for part in _without_rest(lines, 1)]
+        bodies = [f"    {lines}", textwrap.indent(body, "    "), *shorter]
+    return [["", head + part] for part in dict.fromkeys(bodies) if part.strip()]
 
 
-def add_leetcode_imports(program: str) -> str:
-    """`program` with LeetCode's imports before it, if it is in LeetCode's form."""
-    is_one = re.search(r"^class[ \t]+Solution\b", program, re.M)
-    return f"{_LEETCODE_IMPORTS}\n{program}" if is_one else program
+def _without_rest(body: str, first: int) -> list[str]:
+    """What may be meant of a function's body, or of its whole definition, with more after it.
+
+    Args:
+      first: lines at the start that belong to it however they are indented.
+    """
+    lines = body.split("\n")
+    margin = [n for n, line in enumerate(lines) if n >= first and line[:1].strip()]
+    alone = margin[0] if margin else len(lines)
+    with_definitions = next((n for n in margin if not _DEFINES.match(lines[n])), len(lines))
+    return ["\n".join(lines[:end]) for end in (with_definitions, alone)]
+
+
+def needs_imports(problem: Problem, programs: Sequence[Reading]) -> bool:
+    """Does the program get the imports that contest harnesses make (see `sandbox/roles.py`)?
+
+    LiveCodeBench makes them for programs that read standard input and for functions, LeetCode for
+    each program in its form. A row with a `preamble` of its own says what there is.
+    """
+    if _type_of(problem) in ("stdin", "call"):
+        return True
+    solution = re.compile(r"^class[ \t]+Solution\b", re.M)
+    is_leetcode = any(solution.search(part) for reading in programs for part in reading)
+    return is_leetcode and not (problem.tests or {}).get("preamble")
+
+
+def _type_of(problem: Problem) -> str:
+    assert problem.tests is not None
+    return problem.tests["type"]
+
+
+def _wanted(problem: Problem) -> set[str]:
+    """Names that the tests take from the program."""
+    if _type_of(problem) == "stdin":
+        return set()
+    if _type_of(problem) in ("call", "check_fn"):
+        return {entry_point(problem).split(".")[0]}
+    job, _ = tests_job(problem)
+    nodes = [node for unit in job["tests"] for node in ast.walk(ast.parse(unit))]
+    names = [node for node in nodes if isinstance(node, ast.Name)]
+    own = {node.id for node in names if isinstance(node.ctx, ast.Store)}
+    return ({node.id for node in names} - own) | set(job["own"])
 
 
 def entry_point(problem: Problem) -> str:

@@ -152,6 +152,7 @@ class Sandbox:
             "hidden": self._hidden,
         }
         ours, theirs = socket.socketpair()
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)  # each message names its sender
         try:
             with theirs:
                 if self.layer == BUBBLEWRAP:

@@ -9,12 +9,20 @@ Three roles, each in a sandbox of its own:
 
 The first two hold code that may do anything, and hold no test and no expected value. Nothing they
 say of themselves counts. This file uses the standard library only.
+
+Each role says `{"started": true}` over the control channel once the process is confined and before
+anything that is not trusted runs. What goes wrong earlier is the sandbox's fault; later, the
+program's. The kernel adds the number of the process, whose time is then watched from outside.
 """
 
 import builtins
 import contextlib
+import ctypes
+import functools
 import json
 import os
+import re
+import resource
 import select
 import signal
 import site
@@ -26,21 +34,53 @@ from cipo_jax.verifiers.sandbox.inside import Job, Roles, confine, replace_by_nu
 from cipo_jax.verifiers.sandbox.values import Peer, ProgramEndedError, text_of
 from cipo_jax.verifiers.sandbox.wire import read_message, write_message
 
-_CONTROL, _LINK = 0, 3  # descriptors
+_CONTROL, _LINK, _KEPT = 0, 3, 200  # descriptors
 _MAX_OUTPUT_BYTES = 4 << 20  # of what a program prints; the rest is cut off
+_NO_MODULE = r"No module named '[\w.]{1,60}'"
 _TEXT_END = 2_000  # bytes of the error output that are kept
+_RECURSION_LIMIT = 3_000
+_STACK_BYTES = 112 << 20  # of the main thread; the kernel leaves 128 MiB of room for it
+# What LiveCodeBench's harness does before it runs a program. Programs rely on it.
+_CONTEST_RECURSION_LIMIT = 50_000
+_CONTEST_IMPORTS = """
+from string import *
+from re import *
+from datetime import *
+from collections import *
+from heapq import *
+from bisect import *
+from copy import *
+from math import *
+from random import *
+from statistics import *
+from itertools import *
+from functools import *
+from operator import *
+from io import *
+from sys import *
+from json import *
+from typing import *
+import string, re, datetime, collections, heapq, bisect, copy, math, random, statistics
+import itertools, functools, operator, io, sys, json, typing
+"""
+_STANDARD_FILES = {
+    place: number
+    for number, name in enumerate(("stdin", "stdout", "stderr"))
+    for place in (f"/dev/{name}", f"/dev/fd/{number}", f"/proc/self/fd/{number}")
+}
 
 
 def run_functions(job: Job) -> None:
     """Serves the functions of `job["programs"]`, of which the first that compiles is used."""
     channel = _LINK if job["linked"] else os.dup(_CONTROL)
-    replace_by_null(_CONTROL)  # if linked, nobody uses it any more: its end must not stay open here
     module = _new_module("candidate")
     peer = Peer(channel, _serve_functions(module.__dict__))
-    sys.setrecursionlimit(max(sys.getrecursionlimit(), 3_000))
+    _prepare(job)
     confine(job)
+    _say_started(_CONTROL)
+    replace_by_null(_CONTROL)  # nobody uses it any more: its end must not stay open here
     try:
-        exec(_compile_first(job["programs"]), module.__dict__)
+        _run_program(job["programs"], module.__dict__)
     except BaseException as error:
         peer.send(["raise", type(error).__name__, text_of(error)])
         os._exit(1)
@@ -104,16 +144,16 @@ class _Iterator:
 
 def run_cases(job: Job) -> None:
     """For each input text that comes over the control channel: runs the program in a fork of this
-    process, answers with how it ended and what it printed. Only the fork is confined: this process
-    runs nothing of the program."""
+    process, answers with how it ended and what it printed. Another message ends a run. Only the
+    fork is confined: this process runs nothing of the program."""
     write_message(_CONTROL, json.dumps({"ready": True}).encode())
     while (message := read_message(_CONTROL)) is not None:
         case = json.loads(message)
-        answer = _run_case(job, case["input"], case["seconds"])
-        write_message(_CONTROL, json.dumps(answer).encode())
+        if "input" in case:  # else it is the end of a run that has ended by itself
+            write_message(_CONTROL, json.dumps(_run_case(job, case["input"])).encode())
 
 
-def _run_case(job: Job, text: str, seconds: float) -> dict[str, Any]:
+def _run_case(job: Job, text: str) -> dict[str, Any]:
     files = [os.memfd_create(name, os.MFD_CLOEXEC) for name in ("in", "out", "err")]
     try:
         with open(files[0], "wb", closefd=False) as file:
@@ -122,7 +162,7 @@ def _run_case(job: Job, text: str, seconds: float) -> dict[str, Any]:
         pid = os.fork()
         if pid == 0:
             _become_program(job, files)
-        timed_out = not _wait(pid, seconds)
+        timed_out = not _ends_by_itself(pid)
         if timed_out:
             os.kill(pid, signal.SIGKILL)
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -148,44 +188,73 @@ def _kill_all_others() -> None:
             os.waitpid(-1, 0)
 
 
-def _wait(pid: int, seconds: float) -> bool:
-    """Does the process end in time? It is not waited for."""
+def _ends_by_itself(pid: int) -> bool:
+    """Waits until the process ends, True, or until a message comes; it is not waited for."""
     descriptor = os.pidfd_open(pid)
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
-    ended = poll.poll(max(seconds, 0) * 1e3)
+    poll.register(_CONTROL, select.POLLIN)
+    ready = [number for number, _ in poll.poll()]
     os.close(descriptor)
-    return bool(ended)
+    return descriptor in ready
 
 
 def _become_program(job: Job, files: list[int]) -> None:
     """Runs the program as a script would run, on `files`, and ends the process."""
     status = 1
     try:
+        os.dup2(_CONTROL, _KEPT)
         for target, source in enumerate(files):
             os.dup2(source, target)
-        os.closerange(3, 256)
+        os.closerange(3, _KEPT)
         sys.stdin = sys.__stdin__ = _text_file(0, "r", "strict")  # type: ignore[misc]
         sys.stdout = sys.__stdout__ = _text_file(1, "w", "strict")  # type: ignore[misc]
         sys.stderr = sys.__stderr__ = _text_file(2, "w", "backslashreplace")  # type: ignore[misc]
-        module = _new_module("__main__")
+        namespace = _new_module("__main__").__dict__
         sys.argv = ["program.py"]
+        _offer_standard_files()
+        _prepare(job)
         confine(job)
+        _say_started(_KEPT)
+        os.close(_KEPT)
         try:
-            exec(_compile_first(job["programs"]), module.__dict__)
+            _run_program(job["programs"], namespace)
             status = 0
         except SystemExit as exit_:
+            if exit_.code is not None and not isinstance(exit_.code, int):
+                print(exit_.code, file=sys.stderr)
             status = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
         except BaseException:
             traceback.print_exc()
-        if "threading" in sys.modules:
-            sys.modules["threading"]._shutdown()  # waits for its threads, as at any end
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except BaseException:
-        status = status or 1
+        del namespace
+        # As at any end of the interpreter: waits for threads, calls what is registered, deletes
+        # what is left, and so writes out what was printed. It does not return.
+        ctypes.pythonapi.Py_Exit(status & 255)
     finally:
-        os._exit(status & 255)
+        os._exit(1)
+
+
+def _offer_standard_files() -> None:
+    """`open` knows the standard files by their names, which this root directory does not have."""
+    import io
+
+    def named(function: Any) -> Any:
+        @functools.wraps(function)
+        def opening(file: Any, *args: Any, **kwargs: Any) -> Any:
+            number = None if isinstance(file, int) else _STANDARD_FILES.get(str(file))
+            return function(file if number is None else os.dup(number), *args, **kwargs)
+
+        return opening
+
+    builtins.open = io.open = named(builtins.open)
+    open_file = os.open
+
+    @functools.wraps(open_file)
+    def opening(path: Any, *args: Any, **kwargs: Any) -> int:
+        number = _STANDARD_FILES.get(path) if type(path) is str else None
+        return open_file(path, *args, **kwargs) if number is None else os.dup(number)
+
+    os.open = opening
 
 
 def _text_file(descriptor: int, mode: str, errors: str) -> Any:
@@ -202,6 +271,7 @@ def run_tests(job: Job) -> None:
     def report(**what: Any) -> None:
         write_message(_CONTROL, json.dumps({"secret": job["secret"], **what}).encode())
 
+    sys.set_int_max_str_digits(0)
     namespace = _new_module("tests").__dict__
     peer = Peer(_LINK, _serve_callbacks)
     try:
@@ -210,6 +280,7 @@ def run_tests(job: Job) -> None:
         report(broken=f"the tests' preamble: {type(error).__name__}: {text_of(error)}")
         return
     confine(job)
+    report(started=True)
     try:
         hello = peer.receive()
         if hello[0] != "value":
@@ -255,17 +326,44 @@ def _test_line(error: BaseException) -> int | None:
 
 
 def _name_of(error: BaseException) -> str:
-    return "the program ended" if isinstance(error, ProgramEndedError) else type(error).__name__
+    if isinstance(error, ProgramEndedError):
+        return "the program ended"
+    text = text_of(error)
+    if isinstance(error, ModuleNotFoundError) and re.fullmatch(_NO_MODULE, text):
+        return f"ModuleNotFoundError: {text}"
+    return type(error).__name__
 
 
-def _compile_first(programs: list[str]) -> Any:
-    """The first of the readings of a completion that compiles; if none does, the first's error."""
+def _prepare(job: Job) -> None:
+    """Sets the interpreter up as the harness of a benchmark would."""
+    sys.set_int_max_str_digits(0)
+    limit = _RECURSION_LIMIT
+    if job.get("contest"):
+        limit = _CONTEST_RECURSION_LIMIT
+        names: dict[str, Any] = {}
+        exec(_CONTEST_IMPORTS, names)
+        for name, value in names.items():  # built-in names keep their meaning, `pow` above all
+            builtins.__dict__.setdefault(name, value)
+    sys.setrecursionlimit(max(sys.getrecursionlimit(), limit))
+    hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
+    stack = _STACK_BYTES if hard == resource.RLIM_INFINITY else min(_STACK_BYTES, hard)
+    resource.setrlimit(resource.RLIMIT_STACK, (stack, hard))
+
+
+def _run_program(readings: list[Any], namespace: dict[str, Any]) -> None:
+    """Runs the first of the readings of a completion that compiles; raises the first's error if
+    none does. A reading is a program, or its parts, which run one after the other."""
     failure: BaseException | None = None
-    for program in programs:
+    for reading in readings:
+        parts = [reading] if isinstance(reading, str) else reading
         try:
-            return compile(program, "<program>", "exec")
+            compiled = [compile(part, "<program>", "exec", dont_inherit=True) for part in parts]
         except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
             failure = failure or error
+            continue
+        for code in compiled:
+            exec(code, namespace)
+        return
     assert failure is not None
     raise failure
 
@@ -276,6 +374,10 @@ def _new_module(name: str) -> Any:
     module = type(sys)(name)
     sys.modules[name] = module
     return module
+
+
+def _say_started(channel: int) -> None:
+    write_message(channel, json.dumps({"started": True}).encode())
 
 
 ROLES: Roles = {"functions": run_functions, "cases": run_cases, "tests": run_tests}

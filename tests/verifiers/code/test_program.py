@@ -5,6 +5,10 @@ import pytest
 from cipo_jax.types import Problem
 from cipo_jax.verifiers.code.program import extract_program, readings
 
+CALLS = Problem(
+    "p", "?", tests={"type": "call", "entry_point": "f", "cases": [{"input": [1], "output": 2}]}
+)
+
 
 @pytest.mark.parametrize(
     ("text", "program"),
@@ -27,11 +31,11 @@ from cipo_jax.verifiers.code.program import extract_program, readings
     ],
 )
 def test_extraction(text, program):
-    assert extract_program(text) == program
+    assert extract_program(CALLS, text) == program
 
 
 def test_readings_of_a_function_head():
     problem = Problem("p", "def f(n):\n", tests={"type": "check_fn", "code": "", "call": "c(f)"})
-    assert readings(problem, "    return n")[0] == "def f(n):\n    return n"
-    assert readings(problem, "def f(n): return n")[0].endswith("\n\ndef f(n): return n")
+    assert readings(problem, "    return n")[0] == ["", "def f(n):\n    return n"]
+    assert readings(problem, "def f(n): return n")[0][-1] == "def f(n): return n"
     assert readings(problem, "<think>") is None

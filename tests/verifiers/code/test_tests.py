@@ -70,9 +70,25 @@ def test_right_wrong_and_broken_programs(tests):
         "```python\n" + HEAD + BODY + "```",
         "```\n" + BODY + "```",
         "def other(n):\n    return n\ndef add_all(numbers: List[int]) -> int:\n" + BODY,
+        BODY + "\nThis adds them up. It's easy!",
+        BODY + '\n\ndef next_task(words):\n    """Returns the',
+        BODY + "\nprint(add_all([1]) / 0)",
+        BODY + "\nif __name__ == '__main__':\n    add_all(",
+        BODY + "\n# Test\nassert add_all([1]) == 7",
+        "    return inner(numbers)\n\ndef inner(numbers):\n" + BODY,
+        "    return inner(numbers)\n\ndef inner(numbers):\n" + BODY + "\nThat's it.",
+        BODY.lstrip() + "\nThis adds them up. It's easy!",
+        "from __future__ import annotations\ndef add_all(numbers):\n" + BODY,
+        "def add_all(numbers):\n" + BODY + "\nIt's done.",
+        "def add_all(numbers):\n" + BODY + "\ndef next_task(words):\n    '''Returns",
+        BODY + "\ndef add_all(numbers):\n    '''Cut",
+        "```python\n" + BODY + "```\nUse:\n```python\nprint(add_all([1]))\n```",
+        '    """So:\n    ```\n    add_all([1])\n    ```\n    """\n' + BODY,
     ],
     ids=["body", "unindented first line", "no indentation", "full", "fenced full", "fenced body"]
-    + ["full with helper"],
+    + ["full with helper", "prose", "cut definition", "call", "cut main", "own assert"]
+    + ["helper after", "helper and prose", "unindented and prose", "future", "full and prose"]
+    + ["full and cut", "body and full, cut", "fenced body and use", "fence in a docstring"],
 )
 def test_a_function_head_may_be_continued_or_repeated(completion):
     assert judge(CHECK, completion, HEAD).outcome is Outcome.CORRECT
@@ -128,6 +144,104 @@ def test_a_program_is_run_as_a_script():
     assert judge(STDIN, RIGHT["stdin"] + "; exit(3)").detail.endswith("exit status 3")
     killed = judge(STDIN, "import ctypes; ctypes.string_at(0)")
     assert "killed by signal 11" in killed.detail
+
+
+@pytest.mark.parametrize(
+    ("program", "output"),
+    [
+        ("import atexit\natexit.register(print, 'end')\nprint('start')", "start end"),
+        ("import sys, io, atexit\nkept = io.StringIO()\nsys.stdout = kept\n"
+         "atexit.register(lambda: sys.__stdout__.write(kept.getvalue()))\nprint(5)", "5"),
+        ("import sys\nold = sys.stdout\nsys.stdout = None\nold.write('6')", "6"),
+        ("own = open(1, 'w', closefd=False)\nown.write('7')", "7"),
+        ("import os\nown = os.fdopen(os.dup(1), 'w', 1 << 20)\nown.write('8')", "8"),
+        ("class Last:\n    def __del__(self): print('gone')\nlast = Last()\nprint('here')",
+         "here gone"),
+        ("import sys\nprint(9)\nsys.stdout.close()", "9"),
+        ("import sys\nprint(1)\nsys.exit()", "1"),
+        ("import sys\nsys.stdout = open('/dev/stdout', 'w')\nprint(2)", "2"),
+        ("import threading, time\nthreading.Thread(target=lambda: (time.sleep(0.1), print(3)))"
+         ".start()", "3"),
+        ("import threading, time\nthreading.Thread(target=time.sleep, args=(9,), daemon=True)"
+         ".start()\nprint(4)", "4"),
+    ],
+)  # fmt: skip
+def test_what_is_written_at_the_end_counts(program, output):
+    tests = {"type": "stdin", "cases": [{"input": "", "output": output}]}
+    assert judge(tests, program).outcome is Outcome.CORRECT
+    other = {"type": "stdin", "cases": [{"input": "", "output": output + "1"}]}
+    assert judge(other, program).outcome is Outcome.WRONG
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["open('/dev/stdin').read()", "open('/dev/fd/0').readline()", "open(0).read()"]
+    + ["__import__('pathlib').Path('/dev/stdin').read_text()"]
+    + ["next(__import__('fileinput').input('/dev/stdin'))"]
+    + ["__import__('os').read(__import__('os').open('/dev/stdin', 0), 9)", "stdin.readline()"],
+)
+def test_standard_input_by_its_names(source):
+    assert judge(STDIN, f"print(int({source}) + 1)").outcome is Outcome.CORRECT
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "pow(5, n, 23)",
+        "pow(n, -1, 23) * 0 + pow(5, n, 23)",
+        "pow(5, 4000) % 23 * 0 + pow(5, n, 23)",
+        "int(max([sum([pow(5, n, 23)])]))",
+        "reduce(lambda a, b: a * b, repeat(5, n)) % 23",
+    ],
+)
+def test_built_in_names_and_those_of_contest_harnesses(body):
+    method = f"class Solution:\n    def f(self, n: Optional[int]) -> List[int]: return {body}"
+    output = pow(5, 3, 23)
+    calls = {
+        "type": "call",
+        "entry_point": "Solution.f",
+        "cases": [{"input": [3], "output": output}],
+    }
+    assert judge(calls, method).outcome is Outcome.CORRECT
+    asserts = {"type": "assert", "asserts": [f"assert Solution().f(3) == {output}"]}
+    assert judge(asserts, method).outcome is Outcome.CORRECT
+    stdin = {"type": "stdin", "cases": [{"input": "3", "output": str(output)}]}
+    assert judge(stdin, f"{method}\nprint(Solution().f(int(input())))").outcome is Outcome.CORRECT
+    future = "from __future__ import annotations\n"
+    assert judge(calls, future + method).outcome is Outcome.CORRECT
+
+
+def test_an_import_of_the_harness_is_no_answer():
+    tests = {"type": "call", "entry_point": "gcd", "cases": [{"input": [4, 6], "output": 2}]}
+    assert judge(tests, "x = 1").outcome is Outcome.WRONG
+    assert judge(tests, "from math import gcd").outcome is Outcome.CORRECT
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "def f(n): return 0 if n == 0 else 1 + f(n - 1)",
+        "@cache\ndef f(n): return 0 if n == 0 else 1 + f(n - 1)",
+        "def f(n):\n    g = lru_cache(None)(lambda i: 0 if i == 0 else 1 + g(i - 1))\n"
+        "    return g(n)",
+    ],
+)
+def test_recursion_is_limited_as_in_livecodebench(program):
+    tests = {**CALLS, "cases": [{"input": [15_000], "output": 15_000}]}
+    assert judge(tests, program).outcome is Outcome.CORRECT
+    stdin = {"type": "stdin", "cases": [{"input": "15000", "output": "15000"}]}
+    assert judge(stdin, program + "\nprint(f(int(input())))").outcome is Outcome.CORRECT
+    endless = {**CALLS, "cases": [{"input": [-1], "output": 0}]}
+    assert judge(endless, program).outcome is Outcome.WRONG
+
+
+def test_integers_of_many_digits():
+    tests = {"type": "stdin", "cases": [{"input": "7" * 6000, "output": "7" * 5999 + "8"}]}
+    assert judge(tests, RIGHT["stdin"]).outcome is Outcome.CORRECT
+    asserts = {"type": "assert", "asserts": ["assert len(str(f(10 ** 5000))) == 5001"]}
+    assert judge(asserts, RIGHT["assert"]).outcome is Outcome.CORRECT
+    calls = {**CALLS, "cases": [{"input": [10**5000], "output": 10**5000 + 1}]}
+    assert judge(calls, "def f(n): return int(str(n)) + 1").outcome is Outcome.CORRECT
 
 
 @pytest.mark.parametrize("tests", [ASSERTS, CALLS, STDIN], ids=lambda t: t["type"])
@@ -192,6 +306,19 @@ def test_a_broken_preamble_is_not_the_programs_fault():
     assert "preamble: ModuleNotFoundError" in verdict.detail
 
 
+@pytest.mark.parametrize("tests", [ASSERTS, CALLS, STDIN], ids=lambda t: t["type"])
+@pytest.mark.parametrize("at", ["at first", "when called"])
+def test_a_package_that_the_sandbox_does_not_have_is_named(tests, at):
+    program = RIGHT[tests["type"]]
+    if at == "when called" and tests is not STDIN:
+        program = "def f(n):\n    import numpy as np\n    return n + 1"
+    else:
+        program = "import numpy\n" + program
+    verdict = judge(tests, program)
+    assert verdict.outcome is Outcome.WRONG
+    assert "module numpy is not available in the sandbox" in verdict.detail
+
+
 @pytest.mark.slow
 def test_the_pool_judges_code_and_math():
     open_or_skip()
@@ -205,4 +332,18 @@ def test_the_pool_judges_code_and_math():
         assert pool.about == describe(open_or_skip())
         hang = pool.submit(code, "def f(n):\n    while True: pass").result()
         assert hang.outcome is Outcome.TIMEOUT
+        assert pool.stats()["restarts"] == 0
+
+
+@pytest.mark.slow
+def test_the_pool_leaves_a_program_the_time_its_problem_gives():
+    open_or_skip()
+    slow = "import time\ndef f(n):\n    time.sleep(0.3)\n    return n + 1"
+    with VerifierPool("code", workers=1, timeout_seconds=0.7, partial_credit=True) as pool:
+        own = pool.submit(Problem("c", "?", tests={**CALLS, "total_time_limit": 60}), slow)
+        assert own.result().outcome is Outcome.CORRECT
+        none = pool.submit(Problem("c", "?", tests=CALLS), slow).result()
+        assert none.outcome is Outcome.TIMEOUT
+        assert none.detail.endswith("killed after 0.7 s for all tests")
+        assert 0 < none.score < 1  # what passed before the end counts
         assert pool.stats()["restarts"] == 0

@@ -17,6 +17,7 @@ import pytest
 from attacks import (
     CALLS,
     CHEATS,
+    FAULTS,
     FORBIDDEN,
     HANGS,
     HONEST,
@@ -86,6 +87,14 @@ def test_a_cheat_does_not_pass(best, cheat, kind):
     assert SECRET not in verdict.detail
 
 
+@pytest.mark.parametrize("kind", TESTS)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_programs_fault_is_no_error(sandbox, fault, kind):
+    """Also where a program harms the process that runs it; ERROR is for tests and sandboxes."""
+    verdict = judge_and_go_on(sandbox, kind, FAULTS[fault])
+    assert verdict.outcome in (Outcome.WRONG, Outcome.TIMEOUT), verdict
+
+
 @pytest.mark.parametrize("kind", ["assert", "stdin"])
 @pytest.mark.parametrize("hang", HANGS)
 def test_what_does_not_end_is_a_timeout(best, hang, kind):
@@ -131,12 +140,13 @@ def test_what_runs_in_a_sandbox_would_be_seen(sandbox):
         assert _sleepers() - before
 
 
-def test_a_killed_worker_takes_its_sandboxes_along(best):
+def test_a_killed_worker_takes_its_sandboxes_along(best, monkeypatch):
     """The pool kills a worker whose item takes too long; what that item runs must go as well."""
     before = _sleepers()
     program = "def double(n):\n    while True: pass"
     tests = {**CALLS, "time_limit": 60, "total_time_limit": 60}
     with VerifierPool("code", workers=1, timeout_seconds=1.0) as pool:
+        monkeypatch.setattr(pool, "_seconds_for", lambda problem: 1.0)
         verdict = pool.submit(Problem("p", QUESTION, tests=tests), program).result()
         assert verdict.outcome is Outcome.TIMEOUT
         assert pool.submit(Problem("p", QUESTION, tests=CALLS), HONEST).result().correct
