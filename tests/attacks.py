@@ -148,6 +148,20 @@ CHEATS = {
     "infinite list": "def double(n):\n    l = []\n    l.append(l)\n    return l",
     "deep list": "def double(n):\n    l = []\n    for _ in range(100_000): l = [l]\n    return l",
     "huge integer": "def double(n): return 1 << 40_000_000",
+    "many lists": "def double(n): return [[]] * 5_000_000",
+    "many lists, written by hand": "import os, struct\n"
+    "m = b'[\"value\",[' + b'[],' * 10_000_000 + b'[]],{\"dict\":[]}]'\n"
+    "m = struct.pack('!I', len(m)) + m\n"
+    "for d in range(64):\n    rest = m\n    try:\n"
+    "        while rest: rest = rest[os.write(d, rest):]\n    except OSError: pass\n"
+    "def double(n): return 0",
+    "many texts": "def double(n): return [''] * 4_000_000",
+    "a deep dict": "def double(n):\n    d = {}\n    for _ in range(450): d = {1: d}\n    return d",
+    "integers with the same hash": "def double(n): return {k * (2**61 - 1) for k in range(2_000)}",
+    "keys with the same hash": "def double(n): return {k * (2**61 - 1): 0 for k in range(2_000)}",
+    "a fraction that takes long to reduce": "import fractions\n"
+    "class F(fractions.Fraction):\n    numerator = (1 << 30_000_000) - 1\n"
+    "    denominator = (1 << 29_999_999) - 1\ndef double(n): return F(1)",
     "deep recursion": "import sys\nsys.setrecursionlimit(10**9)\n"
     "def double(n): return double(n) + 1",
     "segmentation fault": "import ctypes\ndef double(n): return ctypes.string_at(0)",

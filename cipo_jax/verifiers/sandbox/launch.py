@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from cipo_jax.verifiers import messages
-from cipo_jax.verifiers.sandbox import seccomp
+from cipo_jax.verifiers.sandbox import seccomp, values
 from cipo_jax.verifiers.sandbox.inside import DEVICES, LINKS, SCRATCH, may_make_namespaces
 
 WARM, BUBBLEWRAP, NAMESPACES = "bubblewrap+namespaces", "bubblewrap", "namespaces"
@@ -89,7 +89,7 @@ class Sandboxed:
         """
         try:
             body = messages.receive(self.channel, deadline, _MAX_ANSWER_BYTES)
-            return None if body is None else json.loads(body)
+            return None if body is None else values.parse(body)
         except TimeoutError:
             raise
         except (OSError, ValueError, RecursionError):
