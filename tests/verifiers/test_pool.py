@@ -211,13 +211,13 @@ def test_a_worker_may_be_killed_again_and_again(kind, workers):
 def test_workers_that_are_killed_while_they_start_are_not_the_verifier_s_fault(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("cipo_jax.verifiers.pool._LOST_SECONDS", 1.0)
+    monkeypatch.setattr("cipo_jax.verifiers.pool._LOST_SECONDS", 2.0)
     (tmp_path / "killed.py").write_text("import os\nos.kill(os.getpid(), 9)\n")
     with pytest.raises(CipoError) as failure:
         VerifierPool(f"{tmp_path}/killed.py:verify", workers=1, timeout_seconds=5.0)
     text = str(failure.value)
     assert "was killed by SIGKILL while starting, by something outside the pool" in text
-    assert int(text.partition("; ")[2].split()[0]) > 3  # in a row
+    assert int(text.partition("; ")[2].split()[0]) > 1  # in a row
     assert "cannot be used" not in text and "memory limit" not in text
 
 
