@@ -1,6 +1,6 @@
 """Throughput and resilience of the verifier pool on this machine.
 
-    python benchmarks/verifier_pool.py            # under three minutes
+    python benchmarks/verifier_pool.py            # some four minutes
     python benchmarks/verifier_pool.py --full     # at full size
 
 Every number is a median over repetitions, with the lowest and the highest. A ratio compares two
@@ -13,6 +13,8 @@ import collections
 import os
 import signal
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -43,6 +45,13 @@ PROGRAM = "def f(n):\n    return n * n\n"
 ENDLESS = "def f(n):\n    while True: pass\n"
 
 
+class _Hang:
+    """Keeps whatever worker unpickles it for ever."""
+
+    def __reduce__(self) -> tuple[Callable[[float], None], tuple[float]]:
+        return time.sleep, (3600.0,)
+
+
 def hang_on_demand(problem: Problem, text: str) -> bool:
     """A verifier that never returns for some items."""
     while text == "hang":
@@ -67,7 +76,9 @@ def main() -> None:
 
     _isolation(options.full, repetitions)
     _code_pool(workers, repetitions, 400 if options.full else 100)
-    _line("restart after a kill", _restart_seconds(repetitions), "s", "below 1")
+    _restart("math", repetitions)
+    _restart("code", repetitions)
+    _lost_workers(workers, 10_000 if options.full else 2_000, repetitions)
     _kill(workers, 20 if options.full else 6)
     for seconds in (0.2, 1.0):
         _resilience(workers, 10_000 if options.full else 1_000, seconds, 4 if options.full else 2)
@@ -103,23 +114,71 @@ def _code_pool(workers: int, repetitions: int, items: int) -> None:
     _line("code through the pool", rates, f"programs/s, {workers} workers")
 
 
-def _restart_seconds(repetitions: int) -> list[float]:
-    """From the kill of a worker to the next verdict."""
-    seconds = []
-    with VerifierPool("math", 1, 20.0, stand_ins=0) as pool:
+def _restart(kind: str, repetitions: int) -> None:
+    """From the kill of a worker to the next verdict, and what a new interpreter would take."""
+    item = EASY[0] if kind == "math" else (CODE, PROGRAM)
+    alone = (
+        f"from cipo_jax.verifiers import worker\nworker.load_verifier({kind!r}, worker.Options())"
+    )
+    forked, fresh = [], []
+    with VerifierPool(kind, 1, 20.0, stand_ins=0) as pool:
         for _ in range(repetitions):
-            pool.submit(*EASY[0]).result()
+            pool.submit(*item).result()
             start = time.monotonic()
-            os.kill(_only_child(), signal.SIGKILL)
-            while not pool.submit(*EASY[0]).result().correct:  # one verdict may be lost
+            os.kill(_only_worker(), signal.SIGKILL)
+            while not pool.submit(*item).result().correct:  # one verdict may be lost
                 pass
-            seconds.append(time.monotonic() - start)
-    return seconds
+            forked.append(time.monotonic() - start)
+            start = time.monotonic()
+            subprocess.run([sys.executable, "-c", alone], check=True)
+            fresh.append(time.monotonic() - start)
+    _line(f"restart after a kill, {kind}", forked, "s", "below 0.3")
+    _line("  a new interpreter with the imports", fresh, "s")
 
 
-def _only_child() -> int:
-    (pid,) = " ".join(f.read_text() for f in Path("/proc/self/task").glob("*/children")).split()
-    return int(pid)
+def _only_worker() -> int:
+    (zygote,) = _children("/proc/self")
+    (worker,) = _children(f"/proc/{zygote}")
+    return int(worker)
+
+
+def _children(process: str) -> list[str]:
+    return " ".join(f.read_text() for f in Path(process).glob("task/*/children")).split()
+
+
+def _lost_workers(workers: int, items: int, repetitions: int) -> None:
+    """Math, without and with 2% of items that hang until their worker is killed after a second, in
+    turns. The bound: hanging items x limit / (workers + stand-ins) + the time without."""
+    limit, hang_every, stand_ins = 1.0, 50, 2
+    part = items // repetitions
+    hanging = len(range(0, part, hang_every))
+    bound_of_hangs = hanging * limit / (workers + stand_ins)
+    ratios, restarts = [], 0.0
+    with VerifierPool("math", workers, limit, stand_ins=stand_ins) as pool:
+        for _ in range(repetitions):
+            alone = _seconds(lambda: _hanging(pool, part, 0), 1)
+            before = pool.stats()["restarts"]
+            whole = _seconds(lambda: _hanging(pool, part, hang_every), 1)
+            restarts += pool.stats()["restarts"] - before
+            ratios.append(whole / (bound_of_hangs + alone))
+    name = f"{items:,} items, 2% lose their worker"
+    _line(name, ratios, "x the bound", "below 1.3")
+    print(
+        f"  {hanging * repetitions} hanging for {limit:g} s, {restarts:g} restarts, the last "
+        f"{part:,} items: {whole:.1f} s, bound {bound_of_hangs:.1f} + {alone:.1f} s"
+    )
+
+
+def _hanging(pool: VerifierPool, items: int, hang_every: int) -> None:
+    hang = Problem("hang", "?", "1", meta={"hang": _Hang()})
+    futures = [
+        pool.submit(hang, "")
+        if hang_every and i % hang_every == 0
+        else pool.submit(*EASY[i % len(EASY)])
+        for i in range(items)
+    ]
+    timeouts = sum(future.result().outcome is Outcome.TIMEOUT for future in futures)
+    assert timeouts >= (len(range(0, items, hang_every)) if hang_every else 0)
 
 
 def _kill(workers: int, hanging: int) -> None:

@@ -85,6 +85,13 @@ FORBIDDEN = {
     "many open files": "files = [open('/dev/null') for _ in range(5_000)]",
     "memory bomb": "x = bytearray(1 << 30)",
     "memory bomb in pieces": "x = []\nwhile True: x.append(bytearray(1 << 20))",
+    "watch files": "import ctypes; assert ctypes.CDLL(None).inotify_init1(0) >= 0",
+    "limits of another process": "import os, resource as r; "
+    "r.prlimit(os.getppid() or 1, r.RLIMIT_CORE)",
+    "scheduling of another process": "import os; os.sched_setaffinity(os.getppid() or 1, {{0}})",
+    "outlive the guard": "import ctypes; assert ctypes.CDLL(None).prctl(1, 0, 0, 0, 0) == 0",
+    "outlive the guard, by a longer number": "import ctypes; "
+    "assert ctypes.CDLL(None).syscall(157, ctypes.c_long((1 << 32) + 1), 0, 0, 0, 0) == 0",
     "host clock": "import time; time.clock_settime(time.CLOCK_REALTIME, 0)",
 }
 
@@ -148,6 +155,20 @@ CHEATS = {
     "infinite list": "def double(n):\n    l = []\n    l.append(l)\n    return l",
     "deep list": "def double(n):\n    l = []\n    for _ in range(100_000): l = [l]\n    return l",
     "huge integer": "def double(n): return 1 << 40_000_000",
+    "many lists": "def double(n): return [[]] * 5_000_000",
+    "many lists, written by hand": "import os, struct\n"
+    "m = b'[\"value\",[' + b'[],' * 10_000_000 + b'[]],{\"dict\":[]}]'\n"
+    "m = struct.pack('!I', len(m)) + m\n"
+    "for d in range(64):\n    rest = m\n    try:\n"
+    "        while rest: rest = rest[os.write(d, rest):]\n    except OSError: pass\n"
+    "def double(n): return 0",
+    "many texts": "def double(n): return [''] * 4_000_000",
+    "a deep dict": "def double(n):\n    d = {}\n    for _ in range(450): d = {1: d}\n    return d",
+    "integers with the same hash": "def double(n): return {k * (2**61 - 1) for k in range(2_000)}",
+    "keys with the same hash": "def double(n): return {k * (2**61 - 1): 0 for k in range(2_000)}",
+    "a fraction that takes long to reduce": "import fractions\n"
+    "class F(fractions.Fraction):\n    numerator = (1 << 30_000_000) - 1\n"
+    "    denominator = (1 << 29_999_999) - 1\ndef double(n): return F(1)",
     "deep recursion": "import sys\nsys.setrecursionlimit(10**9)\n"
     "def double(n): return double(n) + 1",
     "segmentation fault": "import ctypes\ndef double(n): return ctypes.string_at(0)",
@@ -259,13 +280,46 @@ SURVIVORS = {
     "threads": "[threading.Thread(target=time.sleep, args=(60,)).start() for _ in range(10_000)]",
 }
 
+_CLEAR = "ctypes.CDLL(None).prctl(1, 0, 0, 0, 0)"  # PR_SET_PDEATHSIG: none
 
-def judge_and_go_on(sandbox: Sandbox, kind: str, program: str) -> Verdict:
+# How a program that then sleeps tries to be there after its verdict.
+OUTLIVERS = {
+    "cleared signal": _CLEAR,
+    "cleared signal, memory": _CLEAR + "\nballast = bytearray(96 << 20)",
+    "cleared and blocked signals": _CLEAR + "\n"
+    "for s in range(1, 65):\n"
+    "    try: signal.signal(s, signal.SIG_IGN)\n    except Exception: pass\n"
+    "signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))",
+    "another session": _CLEAR + "\ntry: os.setsid()\nexcept OSError: pass",
+    "a child": "try:\n    if os.fork() == 0: " + _CLEAR + "; time.sleep(60)\nexcept OSError: pass",
+    "a grandchild in another session": "try:\n    if os.fork() == 0:\n        os.setsid()\n"
+    "        if os.fork() == 0: " + _CLEAR + "; time.sleep(60)\n        os._exit(0)\n"
+    "except OSError: pass",
+    "a grandchild, and the program ends": "try:\n    if os.fork() == 0:\n        os.setsid()\n"
+    "        if os.fork() == 0: " + _CLEAR + "; time.sleep(60)\n        os._exit(0)\n"
+    "except OSError: pass\nos._exit(0)",
+    "a sibling": _CLEAR + "\n"  # clone(CLONE_PARENT)
+    "if ctypes.CDLL(None).syscall(56, 0x8000 | 17, 0, 0, 0, 0) == 0: time.sleep(60)",
+    "a thread, and the first one ends": _CLEAR + "\n"
+    "threading.Thread(target=time.sleep, args=(60,)).start()\n"
+    "ctypes.CDLL(None).syscall(60, 0)",  # exit, of the calling thread
+}
+
+
+def outliver(name: str, kind: str) -> str:
+    """The program for tests of this kind: it does the act, then sleeps when it is called."""
+    program = "import ctypes, os, signal, threading, time\n" + OUTLIVERS[name]
+    program += "\ndef double(n): time.sleep(60)\n"
+    return program + ("double(0)\n" if kind == "stdin" else "")
+
+
+def judge_and_go_on(
+    sandbox: Sandbox, kind: str, program: str, time_limit: float = LIMITS["time_limit"]
+) -> Verdict:
     """The verdict; the next honest program must be judged right, within its limits."""
     start = time.monotonic()
-    verdict = verify_code(
-        Problem("p", QUESTION, tests=TESTS[kind]), f"```python\n{program}\n```", sandbox=sandbox
-    )
+    problem = Problem("p", QUESTION, tests={**TESTS[kind], "time_limit": time_limit})
+    verdict = verify_code(problem, f"```python\n{program}\n```", sandbox=sandbox)
     assert time.monotonic() - start < 3.0 + 5.0  # the total limit, on a busy machine
     honest = HONEST_STDIN if kind == "stdin" else HONEST
     assert verify_code(

@@ -12,6 +12,8 @@ How judging works, for one completion:
       worker_process.py  the pool's side of one worker: sends the completion as a pickle, waits for
                          the answer until the deadline, kills the worker past it (TIMEOUT)
       messages.py        what both sides send over their socket, with deadlines
+    zygote_process.py  the pool's side of the process that workers are forked from
+    zygote.py          that process: imports once what all workers need, forks and kills them
     thoughts.py        what of a completion is a thought, and no answer
     worker.py          the worker process: finds the verifier by its kind, calls it, and turns what
                        it returns or raises into one verdict, sent back as JSON
@@ -31,7 +33,8 @@ To add a kind with a short name, as "math" is one:
 
   1. write verify(problem, text) -> Verdict in a module or a sub-room of this room;
   2. in `worker.py`, write `_load_<kind>(options)`, which returns that function, ready to be called,
-     and a line about it for the run's header ("" for none), and enter it in `VERIFIERS`;
+     and a line about it for the run's header ("" for none), and enter it in `VERIFIERS`; what is
+     the same for all its workers and takes long goes into `prepare`;
   3. if it has settings, add keys to `Verifier` in `config/keys.py`, fields to `worker.Options`, and
      hand them on in `pool.py` and `judge.py`;
   4. name it in the comment of `verifier.kind` in `config/keys.py` and in docs/verifiers.md.

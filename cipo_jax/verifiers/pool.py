@@ -4,10 +4,14 @@ This file decides which item goes to which worker and when, that a worker's deat
 and when a worker is replaced. How a worker is started and one item's time is limited is decided in
 `worker_process.py`, how an item is judged in `worker.py`.
 
-Each worker process has a thread here that starts it, hands it one item at a time, and replaces it.
-The kernel kills a worker when the thread that started it ends (see `worker.py`), so no worker
-outlives this process. Workers are started with `subprocess`, never by a fork of this process, whose
-accelerator runtime has threads.
+Each worker process has a thread here that has it started, hands it one item at a time, and replaces
+it. Workers are forked from a process that has imported what they need (`zygote.py`); that one is
+started with `subprocess`. Neither is ever a fork of this process, whose accelerator runtime has
+threads. The kernel kills the workers when this process ends, whatever ends it (see `worker.py`).
+
+A worker that cannot load its verifier is tried again a few times, and then given up. One that is
+killed from outside while it starts is no sign of that: it is tried again for a minute. The pool
+goes on with those that are left, and fails when there are none.
 
 An item that hangs occupies its worker until its time limit. So that a few of them do not delay the
 others, a worker that has been on one item for several times the typical time gets a stand-in:
@@ -19,7 +23,6 @@ takes about max(b, h t / (workers + stand_ins)), plus the processor time of hang
 import atexit
 import collections
 import concurrent.futures
-import contextlib
 import logging
 import queue
 import threading
@@ -32,10 +35,12 @@ from cipo_jax.verifiers.code.clock import wall_seconds
 from cipo_jax.verifiers.math.answer import DEFAULT_RULES
 from cipo_jax.verifiers.statistics import Statistics
 from cipo_jax.verifiers.worker import Options, absolute
-from cipo_jax.verifiers.worker_process import Setup, WorkerProcess
+from cipo_jax.verifiers.worker_process import WorkerProcess
+from cipo_jax.verifiers.zygote_process import LostError, Setup, Zygote
 
 MAX_WAITING = 4096  # items in the queue; a caller that submits more has to wait
 _START_ATTEMPTS = 3  # for the replacement of a worker, in case the machine is short of something
+_LOST_SECONDS = 60.0  # for which a worker that is killed while it starts is tried again
 # How long a worker is on one item before it gets a stand-in: the larger of this multiple of the
 # typical time and this number of seconds.
 _LONG_TIMES, _LONG_SECONDS = 4, 0.05
@@ -94,7 +99,7 @@ class VerifierPool:
         options = Options(
             tuple(extraction), allow_unsandboxed_code, partial_credit, timeout_seconds
         )
-        self._setup = Setup(absolute(kind), options, memory_limit_bytes)
+        self._zygote = Zygote(Setup(absolute(kind), options, memory_limit_bytes))
         self.about = ""  # what the verifier says of itself: for "code", the isolation in use
         self._timeout_seconds = timeout_seconds
         self._runs_tests = kind in ("code", "auto")
@@ -112,6 +117,7 @@ class VerifierPool:
         self._failure: CipoError | None = None
         self._statistics = Statistics()
         self._max_threads = workers + stand_ins
+        self._attending = workers  # threads that have a worker, or will have
         self._starting = workers  # those that have not reported yet whether they started
         self._started: queue.SimpleQueue[CipoError | None] = queue.SimpleQueue()
         self._threads = [
@@ -189,6 +195,7 @@ class VerifierPool:
             processes, threads = list(self._processes), list(self._threads)
         for process in processes:  # none is added once the pool is closed
             process.kill()
+        self._zygote.close()
         self._drop_waiting(None)
         for thread in threads:
             if thread.is_alive() and thread is not threading.current_thread():
@@ -221,6 +228,7 @@ class VerifierPool:
             self._has_work.notify()
         elif len(self._threads) < self._max_threads and not self._closed:
             self._threads.append(self._new_thread("verifier-stand-in"))
+            self._attending += 1
             self._threads[-1].start()
 
     def _new_thread(self, name: str, *arguments: Any) -> threading.Thread:
@@ -234,20 +242,18 @@ class VerifierPool:
         `tell` is called once, with None or with why the start failed. A stand-in has no `tell`: if
         it cannot start, the pool continues without it.
         """
+        what = "a stand-in for a worker that takes long cannot be started"
         try:
-            current = self._start_worker()
+            current = self._start_worker(attempts=1)
+            what = "a worker cannot be replaced"
+            if tell is not None:
+                tell(None)
+                tell = None
+            self._serve(current)
         except CipoError as error:
             if tell is not None:
                 tell(error)
-            elif not self._closed:
-                _log.warning("a stand-in for a worker that takes long cannot be started: %s", error)
-            return
-        if tell is not None:
-            tell(None)
-        try:
-            self._serve(current)
-        except CipoError as error:
-            self._fail(error)
+            self._give_up_worker(what, error)
 
     def _serve(self, current: WorkerProcess) -> None:
         """Has the worker, and those that replace it, judge items until there are no more. Raises
@@ -259,8 +265,9 @@ class VerifierPool:
                 if current.has_ended():  # between two items: it costs no verdict
                     try:
                         current, served = self._replace(current), 0
-                    except CipoError as error:
-                        _give_up(future, None if self._closed else error)
+                    except CipoError:
+                        with self._lock:
+                            self._waiting.appendleft(item)  # another worker may judge it
                         raise
                     self._count("restarts")
                 if not future.set_running_or_notify_cancel():
@@ -316,24 +323,36 @@ class VerifierPool:
             self._call_worker()
 
     def _replace(self, lost: WorkerProcess) -> WorkerProcess:
-        """A new worker in the place of `lost`. Raises CipoError if none can be started."""
         self._discard(lost)
-        for attempt in range(1, _START_ATTEMPTS):
-            with contextlib.suppress(CipoError):
-                return self._start_worker()
-            if self._closed:
-                break
-            time.sleep(0.2 * attempt)
-        return self._start_worker()
+        return self._start_worker(_START_ATTEMPTS)
 
-    def _start_worker(self) -> WorkerProcess:
-        """A worker that is ready. Raises CipoError if it does not become ready."""
+    def _start_worker(self, attempts: int) -> WorkerProcess:
+        """A worker that is ready. Raises CipoError if none gets so far, in so many attempts; those
+        that were killed from outside do not count for a minute."""
+        start, failed, lost = time.monotonic(), 0, 0
+        while True:
+            try:
+                return self._start_once()
+            except LostError as error:
+                lost += 1
+                seconds = time.monotonic() - start
+                if self._closed or seconds > _LOST_SECONDS:
+                    raise LostError(f"{error}; {lost} in a row, in {seconds:.0f} s") from None
+                time.sleep(min(0.02 * lost, 1.0))
+            except CipoError:
+                failed += 1
+                if self._closed or failed == attempts:
+                    raise
+                time.sleep(0.2 * failed)
+
+    def _start_once(self) -> WorkerProcess:
+        started = WorkerProcess(self._zygote)
         with self._lock:
-            if self._closed:
-                raise CipoError("VerifierPool: closed while a worker was to start")
-            started = WorkerProcess(self._setup)
-            self._processes.add(started)
+            if not self._closed:
+                self._processes.add(started)
         try:
+            if self._closed:  # `close` may not have seen it
+                raise CipoError("VerifierPool: closed while a worker was to start")
             self.about = started.await_ready()
         except CipoError:
             self._discard(started)
@@ -349,13 +368,23 @@ class VerifierPool:
         with self._lock:
             self._statistics.counts[what] += 1
 
-    def _fail(self, error: CipoError) -> None:
-        """Workers can no longer be started: items in the queue, and later ones, get the reason."""
+    def _give_up_worker(self, what: str, error: CipoError) -> None:
+        """This thread has no worker and gets none. If it was the last, what waits, and what comes,
+        gets the reason."""
         with self._lock:
-            if self._closed:
-                return
-            self._failure = error
-        self._drop_waiting(error)
+            self._at_work.discard(threading.current_thread())
+            self._attending -= 1
+            left = self._attending
+            if left:
+                self._call_worker()
+            elif not self._closed:
+                self._failure = error
+        if self._closed:
+            self._drop_waiting(None)
+        elif left:
+            _log.warning("%s, %d are left: %s", what, left, error)
+        else:
+            self._drop_waiting(error)
 
     def _drop_waiting(self, error: CipoError | None) -> None:
         """Empties the queue, and wakes all threads that wait."""

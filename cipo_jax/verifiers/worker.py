@@ -1,8 +1,9 @@
-"""The process in which verifiers run: `python -m cipo_jax.verifiers.worker`.
+"""The process in which verifiers run, a fork of `zygote.py`.
 
 This file decides which function judges (`VERIFIERS`, `load_verifier`), turns whatever it does
-(returns, raises, prints) into one verdict (`judge`), and ends with the process that started it.
-Wall time is limited in `worker_process.py`, the other side of the socket.
+(returns, raises, prints) into one verdict (`judge`), and ends with the pool's process. It decides
+what is done once before workers are forked (`prepare`). Wall time is limited in
+`worker_process.py`, the other side of the socket.
 
 Your own verifier is a function, named by "package.module:function" (found by `sys.path`) or by
 "path/to/file.py:function" (which may import the files beside it):
@@ -13,15 +14,15 @@ It is called with the problem and the completion's text, in a process that serve
 and may be killed during any call. True means correct, False wrong. A number is a score in [0, 1];
 only 1 is correct. Of a `Verdict`, all but `seconds` is used. An exception makes the outcome ERROR.
 
-The protocol, over one inherited socket: each message is a 4-byte big-endian length and a body. The
+The protocol, over one socket: each message is a 4-byte big-endian length and a body. The
 worker says `{"ready": true, "about": text}` or `{"failed": reason}` in JSON; then the pool sends
 `(Problem, text)` as pickles, and for each the worker answers one verdict in JSON, which the pool
 can read without trusting it. The end of the stream ends the worker.
 """
 
 import contextlib
-import ctypes
 import dataclasses
+import fcntl
 import functools
 import importlib
 import importlib.util
@@ -31,6 +32,7 @@ import numbers
 import os
 import pickle
 import resource
+import select
 import signal
 import socket
 import sys
@@ -39,7 +41,7 @@ import traceback
 import types
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -48,12 +50,11 @@ from cipo_jax.verifiers.code.tests import TOTAL_TIME_LIMIT, verify_code
 from cipo_jax.verifiers.math.answer import DEFAULT_RULES, RULES, verify_math
 from cipo_jax.verifiers.math.quantity import read_tolerance
 from cipo_jax.verifiers.messages import receive, send
-from cipo_jax.verifiers.sandbox.layers import describe, open_sandbox
+from cipo_jax.verifiers.sandbox.layers import Sandbox, describe, open_sandbox
 
 _MAX_EXTRACTED_CHARS = 1_000
 _MAX_DETAIL_CHARS = 500
 _MAX_REASON_CHARS = 4_000
-_PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
 Verify = Callable[[Problem, str], Verdict | bool | float]
 
@@ -90,8 +91,15 @@ def _load_math(options: Options) -> tuple[Verify, str]:
     return verify, ""
 
 
+@functools.cache
+def _layer(allow_unsandboxed_code: bool) -> str:
+    """The best isolation of this machine. Raises CipoError if there is none."""
+    with open_sandbox(allow_unsandboxed_code) as sandbox:
+        return sandbox.layer
+
+
 def _load_code(options: Options) -> tuple[Verify, str]:
-    sandbox = open_sandbox(options.allow_unsandboxed_code)
+    sandbox = Sandbox(_layer(options.allow_unsandboxed_code))
     verify = functools.partial(
         verify_code,
         sandbox=sandbox,
@@ -117,6 +125,16 @@ VERIFIERS: dict[str, Callable[[Options], tuple[Verify, str]]] = {
     "code": _load_code,
     "auto": _load_auto,
 }
+
+
+def prepare(kind: str, options: Options) -> None:
+    """What workers of this kind would all do alike, before any is forked. None of it is code of the
+    user. What fails here fails again in a worker, which says so."""
+    with contextlib.suppress(Exception):
+        if kind in ("math", "auto"):
+            _load_math(options)
+        if kind in ("code", "auto"):
+            _layer(options.allow_unsandboxed_code)
 
 
 def absolute(kind: str) -> str:
@@ -212,16 +230,21 @@ def _answer(verify: Verify, message: bytes) -> bytes:
     return json.dumps(body).encode()
 
 
-def _end_with(parent_pid: int) -> None:
-    """Has the kernel kill this process when the thread that started it ends, even while a verifier
-    hangs. Elsewhere than on Linux only the end of file on the socket ends it, between items."""
+def _end_with(lifeline: int) -> None:
+    """Has the kernel kill this process when the writing end of the pipe `lifeline`, which only the
+    pool's process has, is closed, even while a verifier hangs. Elsewhere than on Linux only the end
+    of file on the socket ends it, between items."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent_pid:  # it was gone before the call
+        fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(lifeline, fcntl.F_SETFL, os.O_ASYNC)
+        poll = select.poll()
+        poll.register(lifeline, 0)
+        if poll.poll(0):  # it was closed before
             os._exit(0)
 
 
-def _redirect_standard_streams() -> None:
+def redirect_standard_streams() -> None:
     """Nothing to read on stdin; prints go to stderr, away from whatever the parent writes."""
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
@@ -239,15 +262,33 @@ def _reason(error: BaseException) -> str:
 
 
 def main(
-    socket_number: int, parent_pid: int, kind: str, memory_limit_bytes: int, options: Options
-) -> None:
-    """Judges what comes over the inherited socket until its end."""
-    _end_with(parent_pid)
-    _redirect_standard_streams()
-    channel = socket.socket(fileno=socket_number)
-    channel.set_inheritable(False)  # a verifier's own children must not hold it open
+    socket_number: int, lifeline: int, kind: str, memory_limit_bytes: int, options: Options
+) -> NoReturn:
+    """In a fork of `zygote.py`: judges what comes over the socket until its end, and exits."""
+    status = 1
     try:
-        resource.setrlimit(resource.RLIMIT_AS, (memory_limit_bytes, memory_limit_bytes))
+        os.setsid()  # a process group of its own
+        for descriptor in (socket_number, lifeline):
+            os.set_inheritable(descriptor, False)  # a verifier's own children must not hold it
+        _end_with(lifeline)
+        importlib.invalidate_caches()
+        if "numpy.random" in sys.modules:  # else all forks draw the same; `random` sees to itself
+            np.random.seed()  # noqa: NPY002, it is for verifiers that use the old functions
+        with socket.socket(fileno=socket_number) as channel:
+            _serve(channel, kind, memory_limit_bytes, options)
+        status = 0
+    except (BrokenPipeError, ConnectionResetError):  # the pool went away
+        pass
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(status)
+
+
+def _serve(channel: socket.socket, kind: str, memory_limit_bytes: int, options: Options) -> None:
+    try:
+        _limit_memory(memory_limit_bytes)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         verify, about = load_verifier(kind, options)
     except BaseException as error:
@@ -258,7 +299,13 @@ def main(
         send(channel, _answer(verify, message))
 
 
-if __name__ == "__main__":
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the parent went away
-        given = Options(**json.loads(sys.argv[5]))
-        main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4]), given)
+def _limit_memory(size: int) -> None:
+    """Limits the address space of this process. Raises MemoryError if it takes more already."""
+    with contextlib.suppress(FileNotFoundError):  # elsewhere than on Linux
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        if (taken := pages * resource.getpagesize()) > size:
+            raise MemoryError(
+                f"a worker takes {taken >> 20:,} MiB of address space by itself, "
+                f"its memory limit is {size >> 20:,} MiB"
+            )
+    resource.setrlimit(resource.RLIMIT_AS, (size, size))

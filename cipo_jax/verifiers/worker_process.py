@@ -1,64 +1,54 @@
 """The pool's side of one worker process: starting it, asking it for a verdict, killing it.
 
-This file decides how a worker is started and how one item's deadline is kept. When workers are
-replaced is decided in `pool.py`; what happens in a worker, in `worker.py`.
+This file decides how one item's deadline is kept, and that a worker is killed with all it has
+started. What it is forked from is decided in `zygote_process.py`; when workers are replaced, in
+`pool.py`; what happens in a worker, in `worker.py`.
 """
 
 import contextlib
-import dataclasses
 import json
 import os
 import pickle
-import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
 
 from cipo_jax.types import CipoError, Outcome, Problem, Verdict
-from cipo_jax.verifiers import messages, worker
+from cipo_jax.verifiers import messages
+from cipo_jax.verifiers.zygote_process import LostError, Zygote, how_it_ended, is_from_outside
 
-_START_SECONDS = 60.0  # for a worker to import what it needs
-
-
-@dataclasses.dataclass(frozen=True)
-class Setup:
-    """How a worker is started."""
-
-    kind: str  # which verifier, see `worker.load_verifier`
-    options: worker.Options
-    memory_limit_bytes: int  # its address space
+_START_SECONDS = 60.0  # for a worker to load its verifier
 
 
 class WorkerProcess:
     """A worker process and this side of its channel. One thread may use it; any may call `kill`."""
 
-    def __init__(self, setup: Setup):
-        """Starts the process; `await_ready` has to follow. Raises CipoError if it cannot start."""
-        self._setup = setup
-        self._lock = threading.Lock()  # a process that was reaped must not be signalled
+    def __init__(self, zygote: Zygote):
+        """Has the process forked; `await_ready` has to follow. Raises CipoError if it cannot be."""
+        self._setup = zygote.setup
+        self._lock = threading.Lock()  # a process that was reaped must not be killed
+        self._status: int | None = None
         self._channel, theirs = socket.socketpair()
-        command = [sys.executable, "-P", "-m", worker.__name__, str(theirs.fileno())]
-        command += [str(os.getpid()), setup.kind, str(setup.memory_limit_bytes)]
-        command += [json.dumps(dataclasses.asdict(setup.options))]
+        reading, self._lifeline = os.pipe()  # nobody writes there; its end is what kills
         try:
             with theirs:
-                # A new session: its own process group, and no Ctrl-C.
-                self._process = subprocess.Popen(
-                    command, pass_fds=[theirs.fileno()], env=_environment(), start_new_session=True
-                )
-        except OSError as error:
+                self._zygote, self._pid = zygote.fork(theirs.fileno(), reading)
+        except BaseException:
             self._channel.close()
-            raise CipoError(f"verifier.kind: no worker process can be started: {error}") from error
+            os.close(self._lifeline)
+            raise
+        finally:
+            os.close(reading)
+        self._is_running = True
         self.is_alive = True  # as far as is known
 
     def await_ready(self) -> str:
         """Waits until the verifier is loaded; returns what it says about itself.
 
         Raises:
-          CipoError: it cannot be loaded, with the reason; the process has ended then.
+          LostError: the process was killed from outside.
+          CipoError: the verifier cannot be loaded, with the reason; the process has ended then.
         """
         try:
             message = messages.receive(self._channel, time.monotonic() + _START_SECONDS)
@@ -70,8 +60,14 @@ class WorkerProcess:
         if "ready" in answer:
             return answer["about"]
         self.close()
+        if "failed" not in answer and is_from_outside(self._status):
+            raise LostError(
+                f"verifier: a worker {how_it_ended(self._status)} while starting, by something "
+                "outside the pool, such as the kernel for lack of memory"
+            )
         limit = f"with a memory limit of {self._setup.memory_limit_bytes >> 20:,} MiB"
-        reason = answer.get("failed", f"its worker {self._ending()} while starting, {limit}")
+        ending = f"its worker {how_it_ended(self._status)} while starting, {limit}"
+        reason = answer.get("failed", ending)
         raise CipoError(f"config.verifier.kind: {self._setup.kind!r} cannot be used: {reason}")
 
     def ask(
@@ -109,7 +105,7 @@ class WorkerProcess:
         except (OSError, ValueError, KeyError, TypeError) as error:
             failure = f" ({type(error).__name__}: {error})"
         self.close()
-        detail = f"the worker {self._ending()}{failure}"
+        detail = f"the worker {how_it_ended(self._status)}{failure}"
         return Verdict(Outcome.ERROR, detail=detail, seconds=time.monotonic() - start)
 
     def has_ended(self) -> bool:
@@ -120,10 +116,11 @@ class WorkerProcess:
         """Kills the worker's process group, also what it has started, and reaps the worker; an exit
         status that it has is kept. From any thread; twice is harmless."""
         with self._lock:
-            if self._process.returncode is None:  # else its id may be another's by now
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(self._process.pid, signal.SIGKILL)
-                self._process.wait()
+            if self._is_running:
+                self._is_running = False
+                with contextlib.suppress(OSError):  # the zygote is gone: the lifeline does it
+                    self._status = self._zygote.ask(self._pid)
+                os.close(self._lifeline)
 
     def close(self) -> None:
         """Kills the process and closes the channel."""
@@ -131,24 +128,7 @@ class WorkerProcess:
         self.kill()
         self._channel.close()
 
-    def _ending(self) -> str:
-        """How the process, which was reaped, ended."""
-        status = self._process.returncode
-        if status >= 0:
-            return f"exited with status {status}"
-        try:
-            return f"was killed by {signal.Signals(-status).name}"
-        except ValueError:
-            return f"was killed by signal {-status}"
-
 
 def _decode(answer: bytes) -> Verdict:
     body = json.loads(answer)
     return Verdict(**{**body, "outcome": Outcome(body["outcome"])})
-
-
-def _environment() -> dict[str, str]:
-    """This process's environment and `sys.path`. One thread a worker: the pool has the cores."""
-    one_thread = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
-    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-    return {**os.environ, **one_thread, "PYTHONPATH": path}

@@ -2,12 +2,13 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, as_completed
 
 import pytest
-from processes import is_running, wait_until_gone
+from processes import children_of, is_running, wait_until_gone
 
 from cipo_jax.types import CipoError, Outcome, Problem
 from cipo_jax.verifiers.pool import VerifierPool
@@ -175,3 +176,64 @@ def test_workers_that_cannot_be_started_any_more_fail_what_waits(tmp_path, monke
                 future.result(timeout=30)
         with pytest.raises(CipoError, match="No module named 'vanishing_verifier'"):
             pool.submit(PROBLEM, "")
+
+
+def _kill_workers(seconds: float, ended: threading.Event, killed: list[int]) -> None:
+    """Kills one worker of this process's pool after the other, one each `seconds`."""
+    while not ended.wait(seconds):
+        for zygote in children_of(os.getpid(), "cipo_jax.verifiers.zygote"):
+            if workers := children_of(zygote):
+                victim = workers[len(killed) % len(workers)]
+                os.kill(victim, signal.SIGKILL)
+                killed.append(victim)
+
+
+@pytest.mark.parametrize(("kind", "workers"), [(OBEY, 1), ("math", 2)])
+def test_a_worker_may_be_killed_again_and_again(kind, workers):
+    ended, killed = threading.Event(), []
+    with VerifierPool(kind, workers=workers, timeout_seconds=20.0) as pool:
+        killer = threading.Thread(target=_kill_workers, args=(0.25, ended, killed))
+        killer.start()
+        try:
+            outcomes = []
+            while len(killed) < 15:
+                futures = [pool.submit(Problem("p", "?", "5"), r"5 \boxed{5}") for _ in range(50)]
+                outcomes += [future.result(timeout=60).outcome for future in futures]
+        finally:
+            ended.set()
+            killer.join()
+        assert pool.stats()["restarts"] >= 5
+    assert outcomes.count(Outcome.ERROR) <= len(killed)
+    assert set(outcomes) <= {Outcome.ERROR, Outcome.WRONG, Outcome.CORRECT}
+    assert outcomes.count(Outcome.ERROR) < len(outcomes) / 2
+
+
+def test_workers_that_are_killed_while_they_start_are_not_the_verifier_s_fault(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("cipo_jax.verifiers.pool._LOST_SECONDS", 2.0)
+    (tmp_path / "killed.py").write_text("import os\nos.kill(os.getpid(), 9)\n")
+    with pytest.raises(CipoError) as failure:
+        VerifierPool(f"{tmp_path}/killed.py:verify", workers=1, timeout_seconds=5.0)
+    text = str(failure.value)
+    assert "was killed by SIGKILL while starting, by something outside the pool" in text
+    assert int(text.partition("; ")[2].split()[0]) > 1  # in a row
+    assert "cannot be used" not in text and "memory limit" not in text
+
+
+def test_a_worker_that_cannot_be_replaced_is_done_without(tmp_path, caplog):
+    module = tmp_path / "vanishing.py"
+    module.write_text(
+        "import os\ndef verify(problem, text):\n    return os._exit(1) if text == 'x' else True\n"
+    )
+    kind = f"{module}:verify"
+    with VerifierPool(kind, workers=2, timeout_seconds=5.0, stand_ins=0) as pool:
+        module.unlink()
+        assert pool.submit(PROBLEM, "x").result().outcome is Outcome.ERROR
+        futures = [pool.submit(PROBLEM, "") for _ in range(100)]
+        assert all(future.result(timeout=20).correct for future in futures)
+        deadline = time.monotonic() + 20
+        while "cannot be replaced, 1 are left" not in caplog.text and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert "cannot be replaced, 1 are left" in caplog.text
+        assert pool.submit(PROBLEM, "").result(timeout=20).correct

@@ -9,6 +9,13 @@ and calls one of:
   * `serve`: this process, which may be in bubblewrap itself, forks one sandbox for each request;
     the fork makes its own namespaces. The process has imported what programs commonly use, so that
     a sandbox starts in milliseconds. It never sees a job: the fork gets it over its own socket.
+
+A program can ask the kernel not to end with its parent (PR_SET_PDEATHSIG), so nothing relies on
+that for a process that runs a program. Each fork of `serve` is a guard: it runs nothing of the
+program, and the sandbox is a child of it, which it kills by its process id when it is told to, or
+when the process that forked it is gone. In namespaces that child is the first of a pid namespace,
+with which the kernel kills all others in it. Without namespaces the guard adopts and kills whatever
+the program leaves behind. `bwrap` guards the first process of its own pid namespace in this way.
 """
 
 import contextlib
@@ -43,6 +50,7 @@ _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE = 32, 4096, 16384, 1 << 18
 _MNT_DETACH = 2
 _MOUNT_SETATTR, _AT_EMPTY_PATH, _AT_RECURSIVE = 442, 0x1000, 0x8000
 _PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 22, 24, 38
+_PR_SET_CHILD_SUBREAPER = 36
 _CAP_SYS_ADMIN = 21
 _NOBODY = 65534
 _FIRST_USER = 0x40000000  # far from any user of the machine
@@ -54,6 +62,8 @@ _COMMON_MODULES = """
     array bisect collections copy dataclasses datetime decimal fractions functools heapq io
     itertools json math operator random re statistics string threading types typing
 """.split()  # noqa: SIM905, a table reads better
+
+_GUARDED = {signal.SIGTERM, signal.SIGCHLD}  # what a guard waits for
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -69,8 +79,9 @@ def main(roles: Roles) -> None:
 def serve(roles: Roles) -> None:
     """Forks a sandbox for each request on descriptor 0, until its end.
 
-    A request is one byte with the sandbox's descriptors, its answer the id of the process that
-    stands for the sandbox. A request of a process id kills that process; the answer is 0.
+    A request is the number 0 with the sandbox's descriptors, its answer the process id of the
+    sandbox's guard. A request of such an id ends that sandbox; the answer, 0, comes when all its
+    processes are gone.
     """
     import socket
 
@@ -85,9 +96,7 @@ def serve(roles: Roles) -> None:
             return
         pid = struct.unpack("!i", request)[0]
         if pid:  # ours, and not waited for yet: it cannot be another process's
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(pid, signal.SIGKILL)  # of a program that has no namespaces
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, signal.SIGTERM)
             os.waitpid(pid, 0)
             channel.sendall(struct.pack("!i", 0))
             continue
@@ -100,10 +109,13 @@ def serve(roles: Roles) -> None:
 
 
 def _in_fork(descriptors: list[int], roles: Roles) -> None:
-    """The forked process: makes a sandbox around a child of its own, or reports why it cannot."""
+    """The forked process: becomes the guard of a child that is the sandbox, or reports why it
+    cannot."""
     control = descriptors[0]
     try:
-        _die_with_parent()
+        os.setsid()  # else whoever kills the group of `serve` would kill the guard alone
+        signal.pthread_sigmask(signal.SIG_BLOCK, _GUARDED)
+        _die_with_parent(signal.SIGTERM)
         os.dup2(control, 0)  # the descriptors are 0 and, if there is a second one, 3
         if len(descriptors) > 1:
             os.dup2(descriptors[1], 200)
@@ -115,13 +127,51 @@ def _in_fork(descriptors: list[int], roles: Roles) -> None:
         if job["isolated"]:
             _enter_namespaces(job)
         else:
-            os.setsid()
+            _enter_session()
         _run_job(job, roles)
     except BaseException as error:
         failure = {"failed": f"{type(error).__name__}: {error}"}
         write_message(0, json.dumps(failure).encode())
         os._exit(1)
     os._exit(0)
+
+
+def _fork_guarded() -> None:
+    """Returns in a child; this process guards it, and ends when the child is gone."""
+    pid = os.fork()
+    if pid == 0:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _GUARDED)
+        os.setsid()  # a process group may reach across pid namespaces: kill(0) must not
+        return
+    for descriptor in (0, 3):
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+    while signal.sigwait(_GUARDED) == signal.SIGCHLD:
+        # Adopted processes end as well. It is not waited for yet, so the id stays its own.
+        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            break
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    _kill_adopted()
+    os._exit(0)
+
+
+def _kill_adopted() -> None:
+    """Kills and awaits what a program without namespaces has left behind."""
+    with contextlib.suppress(OSError):  # of the last wait: there are none any more
+        while True:
+            with open("/proc/thread-self/children") as children:
+                for pid in children.read().split():
+                    os.kill(int(pid), signal.SIGKILL)
+            os.waitpid(-1, 0)
+
+
+def _enter_session() -> None:
+    """Returns in a process of its own, without namespaces: all its descendants are adopted by the
+    calling process, which guards it."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    _fork_guarded()
+    _die_with_parent()
 
 
 def _read_job(descriptor: int) -> Job:
@@ -171,7 +221,7 @@ def confine(job: Job) -> None:
 
 def _enter_namespaces(job: Job) -> None:
     """Returns in a new process: with its own namespaces, a root directory made of `job["view"]`,
-    scratch, no capability, no user of the machine. The calling process waits for it and ends."""
+    scratch, no capability, no user of the machine. The calling process guards it."""
     has_rights = may_make_namespaces()
     uid, gid = os.geteuid(), os.getegid()
     kinds = [kind for kind in _CLONE if kind != "user" or not has_rights]
@@ -181,16 +231,8 @@ def _enter_namespaces(job: Job) -> None:
         _write("/proc/self/uid_map", f"{_NOBODY} {uid} 1")
         _write("/proc/self/gid_map", f"{_NOBODY} {gid} 1")
     reading, writing = os.pipe()  # tells the sandbox whether this process is still there
-    pid = os.fork()
-    if pid:
-        os.close(reading)
-        for descriptor in {0, 3} - {writing}:
-            with contextlib.suppress(OSError):
-                os.close(descriptor)
-        os.waitpid(pid, 0)
-        os._exit(0)
+    _fork_guarded()
     os.close(writing)
-    os.setsid()  # a process group may reach across pid namespaces: kill(0) must not
     _make_root(job["view"], job["hidden"], job["limits"]["scratch_bytes"])
     if has_rights:
         _drop_user(job["user"])
@@ -285,9 +327,9 @@ def _install_filter(instructions: bytes) -> None:
     _prctl(_PR_SET_SECCOMP, 2, ctypes.addressof(program))
 
 
-def _die_with_parent() -> None:
+def _die_with_parent(by: signal.Signals = signal.SIGKILL) -> None:
     parent = os.getppid()
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    _prctl(_PR_SET_PDEATHSIG, by)
     if os.getppid() != parent:
         os._exit(0)
 

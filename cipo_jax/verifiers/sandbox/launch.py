@@ -12,7 +12,9 @@ import json
 import marshal
 import os
 import secrets
+import select
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -24,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from cipo_jax.verifiers import messages
-from cipo_jax.verifiers.sandbox import seccomp
+from cipo_jax.verifiers.sandbox import seccomp, values
 from cipo_jax.verifiers.sandbox.inside import DEVICES, LINKS, SCRATCH, may_make_namespaces
 
 WARM, BUBBLEWRAP, NAMESPACES = "bubblewrap+namespaces", "bubblewrap", "namespaces"
@@ -73,7 +75,7 @@ class Sandboxed:
     """A running sandbox: the trusted side of its control channel."""
 
     channel: socket.socket
-    _kill: Callable[[], None]  # the processes have ended afterwards, or are about to
+    _kill: Callable[[], None]  # the processes have ended afterwards
     _scratch: str | None = None  # a directory of the machine to be removed
 
     def send(self, message: dict[str, Any] | list[Any]) -> None:
@@ -89,7 +91,7 @@ class Sandboxed:
         """
         try:
             body = messages.receive(self.channel, deadline, _MAX_ANSWER_BYTES)
-            return None if body is None else json.loads(body)
+            return None if body is None else values.parse(body)
         except TimeoutError:
             raise
         except (OSError, ValueError, RecursionError):
@@ -193,8 +195,15 @@ class Sandbox:
         process = _start_interpreter(command, loader, theirs, pass_fds=descriptors)
 
         def kill() -> None:
+            within = _children(process.pid)  # the first process of the pid namespace
             process.kill()
             process.wait()
+            for descriptor in within:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+                # Ends when all others of the namespace are gone.
+                select.select([descriptor], [], [], _STOP_SECONDS)
+                os.close(descriptor)
 
         return kill
 
@@ -247,6 +256,15 @@ def _start_interpreter(
     return subprocess.Popen(
         command, stdin=channel.fileno(), stdout=null, stderr=null, env=no_environment, **options
     )
+
+
+def _children(pid: int) -> list[int]:
+    """Descriptors of the children of a child of this process; none where the kernel tells none."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return [os.pidfd_open(int(child)) for child in children]
+    except OSError:
+        return []
 
 
 def _interpreter() -> str:

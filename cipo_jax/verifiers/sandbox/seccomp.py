@@ -5,7 +5,8 @@ in a trusted process, to the form the kernel takes; `inside.py` installs it. It 
 `libseccomp.so.2` (Debian and Ubuntu: libseccomp2, Fedora: libseccomp) where it is compiled only.
 
 The filter lists what is refused. A program can still compute, use threads, and use the files that
-it can see. It cannot start a process or another program.
+it can see. It cannot start a process or another program, change the limits or the scheduling of
+another process, or ask not to be killed with the process that guards it.
 """
 
 import ctypes
@@ -15,8 +16,9 @@ import os
 _ALLOW = 0x7FFF0000
 _EPERM = 0x00050000 | 1
 _ENOSYS = 0x00050000 | 38
-_MASKED_EQUAL = 7  # SCMP_CMP_MASKED_EQ
+_NOT_EQUAL, _MASKED_EQUAL = 1, 7  # SCMP_CMP_NE, SCMP_CMP_MASKED_EQ
 _CLONE_THREAD = 0x00010000
+_PR_SET_PDEATHSIG = 1
 
 _REFUSED = """
     execve execveat fork vfork
@@ -30,12 +32,18 @@ _REFUSED = """
     init_module finit_module delete_module kexec_load kexec_file_load reboot
     swapon swapoff acct syslog quotactl quotactl_fd nfsservctl lookup_dcookie personality
     name_to_handle_at open_by_handle_at fanotify_init fanotify_mark
+    inotify_init inotify_init1 inotify_add_watch inotify_rm_watch
     settimeofday clock_settime clock_adjtime adjtimex stime sethostname setdomainname
     iopl ioperm vhangup mknod mknodat setpgid setsid
     memfd_create memfd_secret shmget shmat shmctl semget semop semtimedop semctl
     msgget msgsnd msgrcv msgctl mq_open mq_unlink
     migrate_pages move_pages mbind set_mempolicy vmsplice
 """.split()  # noqa: SIM905, a table reads better
+
+# Refused but for the caller itself, whose number is 0 in the first argument.
+_REFUSED_ON_OTHERS = """
+    prlimit64 sched_setaffinity sched_setscheduler sched_setparam sched_setattr
+""".split()  # noqa: SIM905, as above
 
 
 class _Comparison(ctypes.Structure):
@@ -44,7 +52,7 @@ class _Comparison(ctypes.Structure):
     _fields_ = (
         ("argument", ctypes.c_uint),
         ("operation", ctypes.c_int),
-        ("mask", ctypes.c_uint64),
+        ("mask", ctypes.c_uint64),  # the value, if there is no mask
         ("value", ctypes.c_uint64),
     )
 
@@ -71,6 +79,11 @@ def compile_filter() -> bytes | None:
         _refuse(library, context, "clone3", _ENOSYS)
         threads_only = _Comparison(0, _MASKED_EQUAL, _CLONE_THREAD, 0)
         _refuse(library, context, "clone", _EPERM, threads_only)
+        for name in _REFUSED_ON_OTHERS:
+            _refuse(library, context, name, _EPERM, _Comparison(0, _NOT_EQUAL, 0, 0))
+        # The kernel looks at 32 bits of the option.
+        outlive = _Comparison(0, _MASKED_EQUAL, 0xFFFFFFFF, _PR_SET_PDEATHSIG)
+        _refuse(library, context, "prctl", _EPERM, outlive)
         return _export(library, context)
     finally:
         library.seccomp_release(context)

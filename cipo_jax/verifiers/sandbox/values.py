@@ -22,6 +22,10 @@ from typing import Any
 from cipo_jax.verifiers.sandbox.wire import read_message, write_message
 
 MAX_BYTES = 1 << 24  # of one message
+MAX_VALUES = 2_000_000  # in one value: its items, the items of these, and so on
+MAX_DEPTH = 400  # of lists in lists, as they are written
+_MAX_EQUAL_HASHES = 1_000  # in one set or dict, whose building takes the square of their number
+_MAX_FRACTION_BITS = 20_000  # reducing a fraction takes the square of their number
 _PLAIN_INT = 1 << 63  # larger ones go as hexadecimal digits, which have no length limit
 _TYPES: dict[str, type] = {
     t.__name__: t for t in (int, float, str, bool, bytes, list, tuple, set, dict, object)
@@ -31,7 +35,7 @@ Keep = Callable[[Any], int]  # an object that stays here -> its number
 Lookup = Callable[[str, Any], Any]  # "theirs" | "yours", number -> stand-in | the object itself
 
 
-class ValueCodecError(Exception):
+class ValueCodecError(ValueError):
     """The value cannot be written, or the message cannot be read."""
 
 
@@ -69,17 +73,56 @@ def encode(value: Any, keep: Keep | None = None) -> Any:
 def decode(value: Any, lookup: Lookup | None = None) -> Any:
     """The inverse of `encode`; objects of the other side become stand-ins by `lookup`.
 
+    What is refused takes no longer than what is not: sizes are looked at before anything is built.
+
     Raises:
       ValueCodecError, ValueError, TypeError, KeyError, ArithmeticError, RecursionError: `encode`
-        did not write it.
+        did not write it, or it exceeds MAX_VALUES or MAX_DEPTH.
     """
+    _check_size(value)
+    return _decode(value, lookup)
+
+
+def parse(body: bytes) -> Any:
+    """The JSON in `body`. Raises ValueError if it is none or has far more than MAX_VALUES values:
+    they are counted first, since a few megabytes of brackets become gigabytes of lists."""
+    limit = 2 * MAX_VALUES  # a value is followed by a comma or holds others, or both
+    if sum(map(body.count, (b",", b"[", b"{", b'"'))) > limit:
+        text = body.replace(rb"\\", b"").replace(rb"\"", b"")
+        if text.count(b'"') > limit:
+            raise ValueCodecError(f"more than {MAX_VALUES:,} texts")
+        outside = b"".join(text.split(b'"')[::2])  # of texts
+        if sum(map(outside.count, (b",", b"[", b"{"))) > limit:
+            raise ValueCodecError(f"more than {MAX_VALUES:,} values")
+    return json.loads(body)
+
+
+def _check_size(value: Any) -> None:
+    """Raises ValueCodecError if the written `value` is too large or too deep."""
+    count, level = 0, [value]
+    for _ in range(MAX_DEPTH):
+        count += len(level)
+        if count > MAX_VALUES:
+            raise ValueCodecError(f"more than {MAX_VALUES:,} values")
+        level = [
+            part
+            for item in level
+            if isinstance(item, list | dict)
+            for part in (item if isinstance(item, list) else item.values())
+        ]
+        if not level:
+            return
+    raise ValueCodecError(f"lists nested more than {MAX_DEPTH} deep")
+
+
+def _decode(value: Any, lookup: Lookup | None) -> Any:
     if isinstance(value, list):
-        return [decode(item, lookup) for item in value]
+        return [_decode(item, lookup) for item in value]
     if not isinstance(value, dict):
         return value
     ((name, body),) = value.items()
     if name in _CONTAINERS:
-        return _CONTAINERS[name][2]([decode(part, lookup) for part in body])
+        return _CONTAINERS[name][2]([_decode(part, lookup) for part in body])
     if name == "int":
         return int(body, 16)
     if name == "type":
@@ -94,7 +137,23 @@ def _flat(mapping: Any) -> list[Any]:
 
 
 def _pairs(flat: list[Any]) -> Any:
-    return zip(flat[::2], flat[1::2], strict=True)
+    return zip(_hashed(flat[::2]), flat[1::2], strict=True)
+
+
+def _hashed(items: list[Any]) -> list[Any]:
+    """The items, for a set or as keys of a dict. Raises ValueCodecError if too many share a hash:
+    a program can choose integers that do."""
+    if len(items) > _MAX_EQUAL_HASHES:
+        repeated = collections.Counter(map(hash, items)).most_common(1)[0][1]
+        if repeated > _MAX_EQUAL_HASHES:
+            raise ValueCodecError(f"{repeated:,} items with the same hash")
+    return items
+
+
+def _fraction(parts: list[Any]) -> Fraction:
+    if any(part.bit_length() > _MAX_FRACTION_BITS for part in parts):
+        raise ValueCodecError(f"a fraction of more than {_MAX_FRACTION_BITS:,} bits")
+    return Fraction(*parts)
 
 
 # name -> (types, value -> its parts, parts -> value); subclasses before their bases
@@ -102,15 +161,15 @@ _CONTAINERS: dict[str, tuple[Any, Callable[[Any], Any], Callable[[list[Any]], An
     "tuple": (tuple, list, tuple),
     "counter": (collections.Counter, _flat, lambda p: collections.Counter(dict(_pairs(p)))),
     "dict": (dict, _flat, lambda p: dict(_pairs(p))),
-    "set": (set, list, set),
-    "frozenset": (frozenset, list, frozenset),
+    "set": (set, list, lambda p: set(_hashed(p))),
+    "frozenset": (frozenset, list, lambda p: frozenset(_hashed(p))),
     "bytes": (bytes, lambda v: [bytes(v).hex()], lambda p: bytes.fromhex(p[0])),
     "bytearray": (bytearray, lambda v: [bytes(v).hex()], lambda p: bytearray.fromhex(p[0])),
     "complex": (complex, lambda v: [v.real, v.imag], lambda p: complex(*p)),
     "range": (range, lambda v: [v.start, v.stop, v.step], lambda p: range(*p)),
     "deque": (collections.deque, list, collections.deque),
     "decimal": (Decimal, lambda v: [str(v)], lambda p: Decimal(p[0])),
-    "fraction": (Fraction, lambda v: [v.numerator, v.denominator], lambda p: Fraction(*p)),
+    "fraction": (Fraction, lambda v: [v.numerator, v.denominator], _fraction),
     "datetime": (dt.datetime, lambda v: [v.isoformat()], lambda p: dt.datetime.fromisoformat(p[0])),
     "date": (dt.date, lambda v: [v.isoformat()], lambda p: dt.date.fromisoformat(p[0])),
     "timedelta": (
@@ -197,7 +256,7 @@ class Peer:
             body = read_message(self._descriptor, MAX_BYTES)
             if body is None:
                 raise ProgramEndedError
-            message = json.loads(body)
+            message = parse(body)
             if message[0] not in ("ask", "value", "raise") or len(message) != 3:
                 raise ProgramEndedError
         except (OSError, ValueError, RecursionError, LookupError, TypeError) as error:
@@ -205,7 +264,9 @@ class Peer:
         return message
 
     def encode(self, value: Any) -> Any:
-        return encode(value, self._keep)
+        written = encode(value, self._keep)
+        _check_size(written)  # the other side would refuse it, and not say why
+        return written
 
     def decode(self, value: Any) -> Any:
         return decode(value, self._lookup)

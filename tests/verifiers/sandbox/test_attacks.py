@@ -7,8 +7,10 @@ managed it raises as an error, whose text is in the verdict.
 
 import ctypes
 import os
+import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,18 +24,22 @@ from attacks import (
     HANGS,
     HONEST,
     LIMITS,
+    OUTLIVERS,
     QUESTION,
     SECRET,
     SURVIVORS,
     TESTS,
     judge_and_go_on,
+    outliver,
 )
 from places import ROOT
+from sandboxes import LAYERS, open_or_skip
 
 from cipo_jax.types import Outcome, Problem
 from cipo_jax.verifiers.code.tests import verify_code
 from cipo_jax.verifiers.pool import VerifierPool
-from cipo_jax.verifiers.sandbox.layers import Limits
+from cipo_jax.verifiers.sandbox.launch import RLIMITS
+from cipo_jax.verifiers.sandbox.layers import Limits, Sandbox
 
 
 @pytest.mark.parametrize("attack", FORBIDDEN)
@@ -129,6 +135,62 @@ def test_nothing_survives(sandbox, survivor, filtered, monkeypatch):
     assert not _sleepers() - before
 
 
+@pytest.fixture(
+    params=[None, *(pytest.param(layer, marks=pytest.mark.slow) for layer in LAYERS), RLIMITS],
+    ids=lambda layer: layer or "best",
+)
+def any_sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
+    """Each layer, and the last resort, in which only programs may be run that do no harm."""
+    if request.param != RLIMITS:
+        yield open_or_skip(request.param)
+        return
+    with Sandbox(RLIMITS) as last_resort:
+        yield last_resort
+
+
+@pytest.mark.parametrize("filtered", [True, False], ids=["seccomp", "no seccomp"])
+@pytest.mark.parametrize("kind", ["call", "assert", "stdin"])
+@pytest.mark.parametrize("name", OUTLIVERS)
+def test_no_process_outlives_its_verdict(any_sandbox, name, kind, filtered, monkeypatch):
+    if not filtered:
+        monkeypatch.setattr(any_sandbox, "filter", None)
+    before, memory = _sleepers(), _resident_bytes()
+    start = time.monotonic()
+    verdict = judge_and_go_on(any_sandbox, kind, outliver(name, kind), time_limit=0.4)
+    assert time.monotonic() - start < 0.4 + 4.0  # starts and an honest program, on a busy machine
+    assert verdict.outcome in (Outcome.TIMEOUT, Outcome.WRONG), verdict
+    assert not _sleepers() - before  # without any waiting
+    assert _resident_bytes() - memory < 32 << 20
+
+
+@pytest.mark.parametrize("kind", ["call", "assert", "stdin"])
+def test_no_program_outlives_its_worker(sandbox, kind):
+    """The pool kills a worker at once: nobody can ask for the end of its sandboxes any more."""
+    before = _sleepers()
+    tests = {**TESTS[kind], "time_limit": 60, "total_time_limit": 60}
+    script = (
+        "import sys\nfrom cipo_jax.types import Problem\n"
+        "from cipo_jax.verifiers.code.tests import verify_code\n"
+        "from cipo_jax.verifiers.sandbox.layers import Sandbox\n"
+        f"sandbox = Sandbox({sandbox.layer!r})\nsandbox.filter = None\n"
+        f"problem = Problem('p', {QUESTION!r}, tests={tests!r})\n"
+        f"verify_code(problem, {outliver('cleared signal', kind)!r}, sandbox=sandbox)\n"
+    )
+    judge = subprocess.Popen([sys.executable, "-c", script], start_new_session=True)
+    sandboxes = {"stdin": 2, "call": 1}.get(kind, 2)  # processes that wait, with the programs
+    deadline = time.monotonic() + 20
+    while len(_sleepers() - before) < sandboxes and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    assert len(_sleepers() - before) >= sandboxes
+    os.killpg(judge.pid, signal.SIGKILL)
+    judge.wait()
+    deadline = time.monotonic() + 5
+    while _sleepers() - before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _sleepers() - before
+
+
 def test_what_runs_in_a_sandbox_would_be_seen(sandbox):
     """Else the test above could not fail."""
     before = _sleepers()
@@ -165,6 +227,14 @@ def adopt_orphans() -> Iterator[None]:
     ctypes.CDLL(None).prctl(set_child_subreaper, 1)
     yield
     ctypes.CDLL(None).prctl(set_child_subreaper, 0)
+
+
+def _resident_bytes() -> int:
+    """Of all processes below this one."""
+    below = _sleepers()
+    listed = subprocess.run(["ps", "-eo", "pid=,rss="], capture_output=True, text=True, check=True)
+    rows = [line.split() for line in listed.stdout.splitlines()]
+    return sum(int(kilobytes) << 10 for pid, kilobytes in rows if int(pid) in below)
 
 
 def _sleepers() -> set[int]:

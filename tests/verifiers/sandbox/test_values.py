@@ -1,9 +1,17 @@
 """What crosses between a program and its tests, as data or as calls."""
 
+import datetime
+import json
+import time
+from collections import Counter, deque
+from decimal import Decimal
+from fractions import Fraction
+
 import pytest
 from sandboxes import judge
 
 from cipo_jax.types import Outcome
+from cipo_jax.verifiers.sandbox import values
 
 
 @pytest.mark.parametrize(
@@ -52,3 +60,55 @@ def test_what_a_statement_can_ask(asserts, program):
     for honest, lie in (("yield from range(n)", "yield 9"), ("x.sort()", "0"), (".append(2)", "")):
         lies = lies.replace(honest, lie)
     assert judge({"type": "assert", "asserts": [asserts]}, lies).outcome is Outcome.WRONG
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {(1, "a"): {2.5, None}, "b": [frozenset({3}), b"\x00", bytearray(b"x")]},
+        [Counter("aab"), deque([1]), Decimal("1.50"), Fraction(1 << 9_000, 3), 1 << 9_000, 1j],
+        [datetime.datetime(2000, 1, 2), datetime.date(2000, 1, 2), datetime.timedelta(3), range(4)],
+        {n * (2**61 - 1): n for n in range(500)},
+        [[0] * 1_000] * 1_000,
+        ',"[{\\' * 500_000,
+    ],
+    ids=["nested", "numbers", "times", "few equal hashes", "a million values", "marks in a text"],
+)
+def test_data_arrive_as_they_were(value):
+    written = json.dumps(values.encode(value)).encode()
+    assert values.decode(values.parse(written)) == value
+
+
+def _nested(depth: int) -> str:
+    return "[" * depth + "]" * depth
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "[" + "[]," * 10_000_000 + "[]]",
+        "[" + '"",' * 5_000_000 + '""]',
+        "[" + '"\\"",' * 5_000_000 + '""]',
+        "[" + "0," * (values.MAX_VALUES + 1) + "0]",
+        _nested(values.MAX_DEPTH + 1),
+        _nested(1_000_000),
+        json.dumps({"set": [{"int": hex(n * (2**61 - 1))} for n in range(8, 100_000)]}),
+        json.dumps(
+            {"dict": [n for k in range(9, 90_000) for n in ({"int": hex(k * (2**61 - 1))}, 0)]}
+        ),
+        json.dumps(
+            {"fraction": [{"int": "0x" + "7" * 4_000_000}, {"int": "0x" + "5" * 3_999_999}]}
+        ),
+    ],
+    ids=["lists", "texts", "quoted quotes", "many", "deep", "deeper", "set", "dict", "fraction"],
+)
+def test_what_takes_long_to_build_is_refused_at_once(written):
+    start = time.process_time()
+    with pytest.raises((values.ValueCodecError, RecursionError)):
+        values.decode(values.parse(written.encode()))
+    assert time.process_time() - start < 4
+
+
+def test_the_deepest_and_the_largest_value_pass():
+    for written in (_nested(values.MAX_DEPTH), "[" + "0," * (values.MAX_VALUES - 2) + "0]"):
+        assert values.decode(values.parse(written.encode())) == json.loads(written)
