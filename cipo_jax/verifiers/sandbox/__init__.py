@@ -4,6 +4,7 @@
     launch.py    starts and stops sandboxes: what a program sees, who forks it
     seccomp.py   the system calls that a program may not make
     inside.py    in the sandbox: gives up rights, then runs a role
+    script.py    in the sandbox: what a program finds when it starts, and how it ends
     roles.py     in the sandbox: the three roles, namely a program's functions, a program run on
                  inputs, and tests that call a program in another sandbox
     values.py    in the sandbox and outside: values as data, calls between two sandboxes

@@ -17,12 +17,10 @@ program's. The kernel adds the number of the process, whose time is then watched
 
 import builtins
 import contextlib
-import ctypes
-import functools
+import gc
 import json
 import os
 import re
-import resource
 import select
 import signal
 import site
@@ -31,6 +29,14 @@ import traceback
 from typing import Any
 
 from cipo_jax.verifiers.sandbox.inside import Job, Roles, confine, replace_by_null
+from cipo_jax.verifiers.sandbox.script import (
+    end_script,
+    offer_imports,
+    open_standard_files,
+    run_first,
+    run_script,
+    set_up,
+)
 from cipo_jax.verifiers.sandbox.values import Peer, ProgramEndedError, text_of
 from cipo_jax.verifiers.sandbox.wire import read_message, write_message
 
@@ -38,36 +44,6 @@ _CONTROL, _LINK, _KEPT = 0, 3, 200  # descriptors
 _MAX_OUTPUT_BYTES = 4 << 20  # of what a program prints; the rest is cut off
 _NO_MODULE = r"No module named '[\w.]{1,60}'"
 _TEXT_END = 2_000  # bytes of the error output that are kept
-_RECURSION_LIMIT = 3_000
-_STACK_BYTES = 112 << 20  # of the main thread; the kernel leaves 128 MiB of room for it
-# What LiveCodeBench's harness does before it runs a program. Programs rely on it.
-_CONTEST_RECURSION_LIMIT = 50_000
-_CONTEST_IMPORTS = """
-from string import *
-from re import *
-from datetime import *
-from collections import *
-from heapq import *
-from bisect import *
-from copy import *
-from math import *
-from random import *
-from statistics import *
-from itertools import *
-from functools import *
-from operator import *
-from io import *
-from sys import *
-from json import *
-from typing import *
-import string, re, datetime, collections, heapq, bisect, copy, math, random, statistics
-import itertools, functools, operator, io, sys, json, typing
-"""
-_STANDARD_FILES = {
-    place: number
-    for number, name in enumerate(("stdin", "stdout", "stderr"))
-    for place in (f"/dev/{name}", f"/dev/fd/{number}", f"/proc/self/fd/{number}")
-}
 
 
 def run_functions(job: Job) -> None:
@@ -75,12 +51,13 @@ def run_functions(job: Job) -> None:
     channel = _LINK if job["linked"] else os.dup(_CONTROL)
     module = _new_module("candidate")
     peer = Peer(channel, _serve_functions(module.__dict__))
-    _prepare(job)
+    offer_imports(job)
+    set_up(job)
     confine(job)
     _say_started(_CONTROL)
     replace_by_null(_CONTROL)  # nobody uses it any more: its end must not stay open here
     try:
-        _run_program(job["programs"], module.__dict__)
+        run_first(job["programs"], module.__dict__)
     except BaseException as error:
         peer.send(["raise", type(error).__name__, text_of(error)])
         os._exit(1)
@@ -146,6 +123,8 @@ def run_cases(job: Job) -> None:
     """For each input text that comes over the control channel: runs the program in a fork of this
     process, answers with how it ended and what it printed. Another message ends a run. Only the
     fork is confined: this process runs nothing of the program."""
+    offer_imports(job)
+    gc.freeze()  # what is here now is no concern of a fork's collector: it would copy it all
     write_message(_CONTROL, json.dumps({"ready": True}).encode())
     while (message := read_message(_CONTROL)) is not None:
         case = json.loads(message)
@@ -207,58 +186,16 @@ def _become_program(job: Job, files: list[int]) -> None:
         for target, source in enumerate(files):
             os.dup2(source, target)
         os.closerange(3, _KEPT)
-        sys.stdin = sys.__stdin__ = _text_file(0, "r", "strict")  # type: ignore[misc]
-        sys.stdout = sys.__stdout__ = _text_file(1, "w", "strict")  # type: ignore[misc]
-        sys.stderr = sys.__stderr__ = _text_file(2, "w", "backslashreplace")  # type: ignore[misc]
+        standard = open_standard_files()
         namespace = _new_module("__main__").__dict__
-        sys.argv = ["program.py"]
-        _offer_standard_files()
-        _prepare(job)
+        set_up(job)
         confine(job)
         _say_started(_KEPT)
         os.close(_KEPT)
-        try:
-            _run_program(job["programs"], namespace)
-            status = 0
-        except SystemExit as exit_:
-            if exit_.code is not None and not isinstance(exit_.code, int):
-                print(exit_.code, file=sys.stderr)
-            status = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
-        except BaseException:
-            traceback.print_exc()
-        del namespace
-        # As at any end of the interpreter: waits for threads, calls what is registered, deletes
-        # what is left, and so writes out what was printed. It does not return.
-        ctypes.pythonapi.Py_Exit(status & 255)
+        status = run_script(job["programs"], namespace)
+        status = end_script(namespace, standard, status)
     finally:
-        os._exit(1)
-
-
-def _offer_standard_files() -> None:
-    """`open` knows the standard files by their names, which this root directory does not have."""
-    import io
-
-    def named(function: Any) -> Any:
-        @functools.wraps(function)
-        def opening(file: Any, *args: Any, **kwargs: Any) -> Any:
-            number = None if isinstance(file, int) else _STANDARD_FILES.get(str(file))
-            return function(file if number is None else os.dup(number), *args, **kwargs)
-
-        return opening
-
-    builtins.open = io.open = named(builtins.open)
-    open_file = os.open
-
-    @functools.wraps(open_file)
-    def opening(path: Any, *args: Any, **kwargs: Any) -> int:
-        number = _STANDARD_FILES.get(path) if type(path) is str else None
-        return open_file(path, *args, **kwargs) if number is None else os.dup(number)
-
-    os.open = opening
-
-
-def _text_file(descriptor: int, mode: str, errors: str) -> Any:
-    return open(descriptor, mode, encoding="utf-8", errors=errors, closefd=False)
+        os._exit(status & 255)
 
 
 def run_tests(job: Job) -> None:
@@ -332,40 +269,6 @@ def _name_of(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError) and re.fullmatch(_NO_MODULE, text):
         return f"ModuleNotFoundError: {text}"
     return type(error).__name__
-
-
-def _prepare(job: Job) -> None:
-    """Sets the interpreter up as the harness of a benchmark would."""
-    sys.set_int_max_str_digits(0)
-    limit = _RECURSION_LIMIT
-    if job.get("contest"):
-        limit = _CONTEST_RECURSION_LIMIT
-        names: dict[str, Any] = {}
-        exec(_CONTEST_IMPORTS, names)
-        for name, value in names.items():  # built-in names keep their meaning, `pow` above all
-            builtins.__dict__.setdefault(name, value)
-    sys.setrecursionlimit(max(sys.getrecursionlimit(), limit))
-    hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
-    stack = _STACK_BYTES if hard == resource.RLIM_INFINITY else min(_STACK_BYTES, hard)
-    resource.setrlimit(resource.RLIMIT_STACK, (stack, hard))
-
-
-def _run_program(readings: list[Any], namespace: dict[str, Any]) -> None:
-    """Runs the first of the readings of a completion that compiles; raises the first's error if
-    none does. A reading is a program, or its parts, which run one after the other."""
-    failure: BaseException | None = None
-    for reading in readings:
-        parts = [reading] if isinstance(reading, str) else reading
-        try:
-            compiled = [compile(part, "<program>", "exec", dont_inherit=True) for part in parts]
-        except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
-            failure = failure or error
-            continue
-        for code in compiled:
-            exec(code, namespace)
-        return
-    assert failure is not None
-    raise failure
 
 
 def _new_module(name: str) -> Any:
