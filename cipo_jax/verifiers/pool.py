@@ -77,7 +77,7 @@ class VerifierPool:
             for problems with tests, else math); or your own function, see `worker.py`.
           timeout_seconds: wall time for one item, without its time in the queue and the start of a
             process. Past it the worker is killed and the verdict is TIMEOUT. With "code": of all
-            tests of a program whose problem sets no `total_time_limit`, see `code/clock.py`.
+            tests, unless the problem has its own `total_time_limit`, see `code/clock.py`.
           stand_ins: the most processes beyond `workers`.
           recycle_after: items after which a worker is replaced, against slow leaks.
           memory_limit_bytes: address space of one worker.
@@ -96,9 +96,7 @@ class VerifierPool:
         ):
             if value < least:
                 raise CipoError(f"VerifierPool.{name}: got {value!r}, wanted a value >= {least}")
-        options = Options(
-            tuple(extraction), allow_unsandboxed_code, partial_credit, timeout_seconds
-        )
+        options = Options(list(extraction), allow_unsandboxed_code, partial_credit, timeout_seconds)
         self._zygote = Zygote(Setup(absolute(kind), options, memory_limit_bytes))
         self.about = ""  # what the verifier says of itself: for "code", the isolation in use
         self._timeout_seconds = timeout_seconds
@@ -274,13 +272,8 @@ class VerifierPool:
                     continue
                 long_seconds = max(_LONG_SECONDS, _LONG_TIMES * self._statistics.typical_seconds)
                 try:
-                    verdict = current.ask(
-                        problem,
-                        text,
-                        self._seconds_for(problem),
-                        long_seconds,
-                        self._let_another_work,
-                    )
+                    limits = self._seconds_for(problem), long_seconds
+                    verdict = current.ask(problem, text, *limits, self._let_another_work)
                 except CipoError as error:
                     future.set_exception(error)
                     continue
@@ -298,9 +291,10 @@ class VerifierPool:
 
     def _seconds_for(self, problem: Problem) -> float:
         """Wall time for the problem; of a program, more than its own limits, kept by the worker."""
-        if self._runs_tests and problem.tests is not None:
-            return wall_seconds(problem.tests, self._timeout_seconds)
-        return self._timeout_seconds
+        tests = problem.tests if self._runs_tests else None
+        return (
+            self._timeout_seconds if tests is None else wall_seconds(tests, self._timeout_seconds)
+        )
 
     def _take(self) -> _Item | None:
         """The next item, once it is this thread's turn; None when there will be no more."""
