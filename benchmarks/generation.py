@@ -44,7 +44,7 @@ from cipo_jax.sampling.choose import Choice
 from cipo_jax.sampling.decode import decode_chunk, empty_slots, prefill
 from cipo_jax.sampling.engine import Engine
 from cipo_jax.sampling.plan import chunk_plan, prefill_arrays
-from cipo_jax.sampling.requests import Prompt, Request, Row
+from cipo_jax.sampling.requests import CachedPrompt, Request, Row
 from cipo_jax.sampling.settings import EngineSettings
 
 MODELS = {
@@ -134,7 +134,7 @@ def longest_contender(config: ModelConfig, params: model.Params, load: Load) -> 
     def run(load: Load) -> int:
         rows = []
         for slot, (tokens, limit) in enumerate(zip(load.prompts, load.limits, strict=True)):
-            prompt = Prompt(tokens, shard=0, waiting=0)
+            prompt = CachedPrompt(tokens, shard=0, waiting=0)
             prompt.pages = list(range(slot * width, (slot + 1) * width))  # the most it may need
             request = Request(slot, key, 1.0, limit, prompt, tokens, slot)
             rows.append(Row(request, slot, 0, prompt.pages))

@@ -96,7 +96,8 @@ class VerifierPool:
         ):
             if value < least:
                 raise CipoError(f"VerifierPool.{name}: got {value!r}, wanted a value >= {least}")
-        options = Options(list(extraction), allow_unsandboxed_code, partial_credit, timeout_seconds)
+        rules = tuple(extraction)
+        options = Options(rules, allow_unsandboxed_code, partial_credit, timeout_seconds)
         self._zygote = Zygote(Setup(absolute(kind), options, memory_limit_bytes))
         self.about = ""  # what the verifier says of itself: for "code", the isolation in use
         self._timeout_seconds = timeout_seconds
@@ -270,10 +271,10 @@ class VerifierPool:
                     self._count("restarts")
                 if not future.set_running_or_notify_cancel():
                     continue
-                long_seconds = max(_LONG_SECONDS, _LONG_TIMES * self._statistics.typical_seconds)
+                limit = self._seconds_for(problem)
+                long = max(_LONG_SECONDS, _LONG_TIMES * self._statistics.typical_seconds)
                 try:
-                    limits = self._seconds_for(problem), long_seconds
-                    verdict = current.ask(problem, text, *limits, self._let_another_work)
+                    verdict = current.ask(problem, text, limit, long, self._let_another_work)
                 except CipoError as error:
                     future.set_exception(error)
                     continue

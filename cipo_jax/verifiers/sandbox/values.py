@@ -13,8 +13,9 @@ import builtins
 import collections
 import contextlib
 import datetime as dt
+import gc
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -79,8 +80,9 @@ def decode(value: Any, lookup: Lookup | None = None) -> Any:
       ValueCodecError, ValueError, TypeError, KeyError, ArithmeticError, RecursionError: `encode`
         did not write it, or it exceeds MAX_VALUES or MAX_DEPTH.
     """
-    _check_size(value)
-    return _decode(value, lookup)
+    with _uncollected():
+        _check_size(value)
+        return _decode(value, lookup)
 
 
 def parse(body: bytes) -> Any:
@@ -94,7 +96,21 @@ def parse(body: bytes) -> Any:
         outside = b"".join(text.split(b'"')[::2])  # of texts
         if sum(map(outside.count, (b",", b"[", b"{"))) > limit:
             raise ValueCodecError(f"more than {MAX_VALUES:,} values")
-    return json.loads(body)
+    with _uncollected():
+        return json.loads(body)
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Builds data without the garbage collector, which would go through a million lists again and
+    again while they are built, and find no garbage."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _check_size(value: Any) -> None:
