@@ -196,7 +196,8 @@ def _item(row: Any, where: str, stem: str, number: int) -> tuple[Problem, str, b
     if tests is not None and not isinstance(tests, dict):
         raise ValueError(f"tests are an object, got {tests!r:.60}")
     problem_id = str(row.pop("id", None) or f"{stem}:{number}")
-    answer = None if answer is None else reference_answer(where, answer)
+    # A custom verifier may need no answer: an empty one stays as it is.
+    answer = answer if answer in (None, "") else reference_answer(where, answer)
     question = str(question or "")
     if thought_open is None and tests is None:
         thought_open = _BROKEN_OFF.search(text[-_LAST_CHARS:]) is not None
