@@ -25,7 +25,13 @@ from cipo_jax.data.benchmarks.rows import Item
 from cipo_jax.data.benchmarks.suites import CORRECT, CRITIQUE, LoadedSuite, Suite, load_suite
 from cipo_jax.policy.model import Params
 from cipo_jax.report.comparison import markdown_table
-from cipo_jax.run.evaluate import SameAnswers, evaluate, evaluate_corrections, evaluate_critiques
+from cipo_jax.run.evaluate import (
+    EVAL_KEY,
+    SameAnswers,
+    evaluate,
+    evaluate_corrections,
+    evaluate_critiques,
+)
 from cipo_jax.run.parameters import find_parameters, load_parameters
 from cipo_jax.run.parts import Parts, open_parts, open_prompts, open_tokenizer
 from cipo_jax.run.problems import given_attempt, given_attempts, open_evaluation
@@ -38,7 +44,6 @@ from cipo_jax.verifiers.pool import VerifierPool
 
 EVALUATIONS_DIR = "evaluations"
 OWN = "eval"  # the name of the problems of `config.data.eval` among the suites
-_EVAL_KEY = 2  # folded into the run's key, as in training: equal problems give equal attempts
 
 
 def command(invocation: Invocation) -> None:
@@ -140,7 +145,7 @@ def evaluate_suite(
       config: as `_suite_config` gives it; `parts` are opened with it.
     """
     suite, items, samples = loaded.suite, loaded.items, config.eval.samples
-    key = jax.random.fold_in(jax.random.key(config.seed), _EVAL_KEY)
+    key = jax.random.fold_in(jax.random.key(config.seed), EVAL_KEY)
     if suite.name != OWN:
         key = jax.random.fold_in(key, zlib.crc32(suite.name.encode()))
     asked = [parts.prompts.base(item.problem) for item in items]

@@ -18,6 +18,7 @@ from cipo_jax.types import Attempt, Outcome, Prompt
 # Pairs of answers -> whether the two of a pair are equal.
 SameAnswers = Callable[[Sequence[tuple[str, str]]], Sequence[bool]]
 WRONG = "incorrect"  # the verdict of a critique that is counted as a find
+EVAL_KEY = 2  # folded into the run's key: equal problems give equal attempts, in training or not
 
 
 def evaluate(

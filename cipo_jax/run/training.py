@@ -15,7 +15,7 @@ from cipo_jax.data.datasets import ProblemSource
 from cipo_jax.policy.model import Params
 from cipo_jax.rl.train_step import TrainState
 from cipo_jax.run.budget import Budget
-from cipo_jax.run.evaluate import evaluate, plain_values
+from cipo_jax.run.evaluate import EVAL_KEY, evaluate, plain_values
 from cipo_jax.run.host_state import HostState
 from cipo_jax.run.parts import Parts
 from cipo_jax.run.records.checkpoint import Checkpoints
@@ -28,7 +28,7 @@ from cipo_jax.run.watch.profiling import Profile
 from cipo_jax.run.watch.speed import PEAK_FLOPS
 from cipo_jax.types import Attempt, CipoError, Prompt
 
-EVAL_KEY, TRAIN_KEY = 2, 3  # folded into the run's key, like the cold start's
+TRAIN_KEY = 3  # folded into the run's key, like the cold start's and the evaluation's
 
 
 @dataclasses.dataclass
