@@ -98,6 +98,8 @@ def format_regrade(result: Regrade) -> str:
     total = sum(result.confusion.values())
     changed = f"{result.changed} with another outcome ({result.changed / total:.2%})"
     lines = [f"{total} attempts, {changed}"]
+    if errors := sum(n for (_, new), n in result.confusion.items() if new is Outcome.ERROR):
+        lines.append(f"{errors} have no verdict now; `detail` in {REGRADE_FILE} says why")
     lines.append(f"{'archived / now':16}" + "".join(f"{o.value:>12}" for o in used))
     for old in used:
         counts = (result.confusion.get((old, new), 0) for new in used)

@@ -58,7 +58,8 @@ class Grading:
     Attributes:
       outcomes: {outcome: items}.
       confusion: {(label, outcome): items} of those with a label.
-      disagreements: (id, label, verdict) where label and verdict differ.
+      disagreements: (id, label, verdict) where label and verdict differ. An ERROR says neither
+        right nor wrong, so it is none.
       failures: {reason of an ERROR verdict: items}.
       slowest: (id, seconds), slowest first.
       stats: of the pool, see `VerifierPool.stats`.
@@ -77,7 +78,8 @@ class Grading:
 
     @property
     def labelled(self) -> int:
-        return sum(self.confusion.values())
+        """Those with a label and a verdict."""
+        return sum(n for (_, outcome), n in self.confusion.items() if outcome is not Outcome.ERROR)
 
 
 def command(invocation: Invocation) -> None:
@@ -109,11 +111,11 @@ def verify(verifier: Verifier, input_file: str | Path) -> Grading:
             judged, total=total, unit="item", disable=None, leave=False, file=sys.stderr
         ):
             outcomes[verdict.outcome] += 1
-            if verdict.outcome is Outcome.ERROR:
+            if not verdict.judged:
                 failures[verdict.detail.replace(f"problem {problem.id!r}", "a problem")] += 1
             if label is not None:
                 confusion[label, verdict.outcome] += 1
-                if label != verdict.correct:
+                if verdict.judged and label != verdict.correct:
                     disagreements.append((problem.id, label, verdict))
         result = Grading(outcomes, confusion, disagreements, failures, pool.slowest(), pool.stats())
     _print(path, result)
@@ -133,9 +135,11 @@ def _print(path: Path, result: Grading) -> None:
         count = result.outcomes.get(outcome, 0)
         line = f"  {outcome.value:10} {count:8}  {count / max(result.total, 1):7.2%}"
         print(line + "".join(f"{result.confusion.get((x, outcome), 0):16}" for x in labels))
+    if errors := result.outcomes.get(Outcome.ERROR, 0):
+        print(f"{errors} items have no verdict: tests, verifier or sandbox are at fault")
     for reason, count in sorted(result.failures.items(), key=lambda item: -item[1])[:_REASONS]:
         print(printable(f"errors, {count} times: {reason[:200]}"))
-    if result.labelled:
+    if result.confusion:
         print(f"disagreements with {result.labelled} labels: {len(result.disagreements)}")
         for problem_id, label, verdict in result.disagreements[:_SHOWN]:
             start = f"  {problem_id}: labelled {_WORDS[label]}, {verdict.outcome.value}"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from cipo_jax.config.keys import Verifier
-from cipo_jax.types import Attempt, CipoError, Outcome, Problem, Verdict
+from cipo_jax.types import Attempt, CipoError, Problem, Verdict
 from cipo_jax.verifiers.pool import VerifierPool
 
 Item = TypeVar("Item")
@@ -63,7 +63,7 @@ def verifier_works(attempts: Sequence[Attempt]) -> bool:
     Raises:
       CipoError: there are some, and the verifier has failed on all of them.
     """
-    if any(a.verdict.outcome is not Outcome.ERROR for a in attempts):
+    if any(a.judged for a in attempts):
         return True
     if not attempts:
         return False

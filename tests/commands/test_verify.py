@@ -77,11 +77,16 @@ def test_code_and_math_in_one_file(tmp_path, capsys):
 
 
 def test_why_items_could_not_be_judged_is_said(tmp_path, capsys):
-    rows = [{"tests": {"type": "call"}, "text": "x"}] * 3
+    rows = [
+        {"tests": {"type": "call"}, "text": "x", "label": label} for label in (True, False, None)
+    ]
     result = verify(MATH, write(tmp_path / "rows.jsonl", rows))
     assert result.outcomes == {Outcome.ERROR: 3}
+    assert result.disagreements == [] and result.labelled == 0  # neither right nor wrong
+    assert result.confusion == {(True, Outcome.ERROR): 1, (False, Outcome.ERROR): 1}
     assert list(result.failures.values()) == [3]
     printed = capsys.readouterr().out
+    assert "3 items have no verdict" in printed
     assert "errors, 3 times: a problem has no reference answer, but tests" in printed
 
 
