@@ -12,7 +12,7 @@ they see the whole thought and need to know nothing else.
 import re
 
 _TAG = re.compile(
-    r"<(?P<a>/?)(?:think|thinking|thought|seed:think)>|\[(?P<b>/?)THINK\]"
+    r"<(?P<a>/?)(?i:think|thinking|thought|seed:think)>|\[(?P<b>/?)THINK\]"
     r"|<\|(?P<c>begin|end)_of_thought\|>|◁(?P<d>/?)think▷"
 )
 OPENING = "<think>"  # for a thought whose own tag is not known
@@ -24,6 +24,11 @@ def opened_by(prompt_end: str) -> str:
     end = prompt_end.rstrip()[-_LAST_TAG_CHARS:]
     tags = [tag for tag in _TAG.finditer(end) if tag.end() == len(end)]
     return tags[0][0] if tags and not _closes(tags[0]) else ""
+
+
+def is_tag(text: str) -> bool:
+    """Is all of `text` one tag?"""
+    return _TAG.fullmatch(text) is not None
 
 
 def without_thinking(text: str) -> str:

@@ -23,5 +23,6 @@ def test_a_prompt_may_open_a_thought(prompt_end: str, tag: str):
 def test_what_is_left_of_a_completion():
     assert without_thinking("a<thinking>b</thinking>c[THINK]d[/THINK]e") == "ace"
     assert without_thinking("a</think>b") == "b"
+    assert without_thinking("a<Thinking>b</THINKING>c [think] d") == "ac [think] d"
     assert without_thinking("a<|begin_of_thought|>b") == "a"
     assert without_thinking("no tags < here >") == "no tags < here >"
