@@ -41,7 +41,7 @@ from cipo_jax.run.records.files import write_json, write_text
 from cipo_jax.run.records.terminal import printable
 from cipo_jax.run.statistics import Estimate
 from cipo_jax.types import Attempt, CipoError, Problem, Prompt
-from cipo_jax.verifiers.judge import open_pool, verdicts
+from cipo_jax.verifiers.judge import open_pool, suite_kind, verdicts
 from cipo_jax.verifiers.pool import VerifierPool
 
 EVALUATIONS_DIR = "evaluations"
@@ -193,15 +193,13 @@ def format_table(document: Mapping[str, Any]) -> str:
 
 def _suite_config(config: Config, suite: Suite) -> Config:
     """The config under which a suite is asked: its templates, temperature and samples."""
-    e, kind, replace = config.eval, config.verifier.kind, dataclasses.replace
+    e, replace = config.eval, dataclasses.replace
     samples, temperature = suite.samples, suite.temperature
     if suite.name != OWN:
         samples = e.suite_samples or samples
         temperature = temperature if e.suite_temperature == -1 else e.suite_temperature
     pass_at = tuple(k for k in suite.pass_at if k <= samples)
     corrected = 1 if suite.task == CORRECT else e.corrected_attempts
-    # Suites mix questions with answers and with tests.
-    kind = "auto" if kind in ("math", "code") else kind
     data = replace(
         config.data, prompt_template=suite.prompt, correction_template=suite.correction_prompt
     )
@@ -209,7 +207,7 @@ def _suite_config(config: Config, suite: Suite) -> Config:
         config,
         data=data,
         sampling=replace(config.sampling, temperature=temperature),
-        verifier=replace(config.verifier, kind=kind),
+        verifier=replace(config.verifier, kind=suite_kind(config.verifier)),
         eval=replace(e, samples=samples, pass_at=pass_at, corrected_attempts=corrected),
     )
 

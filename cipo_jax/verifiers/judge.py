@@ -38,6 +38,11 @@ def open_pool(verifier: Verifier, kind: str = "", wait: bool = True) -> Verifier
     )
 
 
+def suite_kind(verifier: Verifier) -> str:
+    """The kind that judges benchmarks, which mix questions with answers and with tests."""
+    return "auto" if verifier.kind in ("math", "code") else verifier.kind
+
+
 def verdicts(
     pool: VerifierPool, items: Iterable[Item], completion: Callable[[Item], tuple[Problem, str]]
 ) -> Iterator[tuple[Item, Verdict]]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from cipo_jax.types import CipoError
 from cipo_jax.verifiers.math.spelling import compact, matching
 
 RELATIVE_TOLERANCE = Fraction(1, 10**6)  # between a decimal and what has no finite decimal
@@ -85,13 +86,19 @@ def read_tolerance(written: Any) -> Tolerance | None:
     or text; a number alone is absolute; None for None.
 
     Raises:
-      ValueError, TypeError: it is written otherwise.
+      CipoError: it is written otherwise.
     """
     if written is None:
         return None
-    if not isinstance(written, Mapping):
-        return Tolerance(Fraction(str(written)))
-    return Tolerance(**{name: Fraction(str(value)) for name, value in written.items()})
+    named = written if isinstance(written, Mapping) else {"absolute": written}
+    try:
+        distances = {name: Fraction(str(value)) for name, value in named.items()}
+        if min(distances.values(), default=0) < 0:
+            raise ValueError("negative")
+        return Tolerance(**distances)
+    except (ValueError, TypeError, ZeroDivisionError) as error:
+        wanted = 'a number, or {"absolute": number} or {"relative": number}'
+        raise CipoError(f"tolerance: got {written!r:.60}, wanted {wanted}") from error
 
 
 @dataclass(frozen=True)
