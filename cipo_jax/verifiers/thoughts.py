@@ -20,13 +20,14 @@ _TAG = re.compile(
 OPENING = "<think>"  # for a thought whose own tag is not known
 _LAST_TAG_CHARS = 40
 _ENDS_NO_SENTENCE = re.compile(
-    r"(?:[=+(,]|\b(?i:an|the|and|or|but|if|because|since|which|that|whether|with|without|by|of|to|"
+    r"(?:[=+(]|(?<=[a-zA-Z]),|\b(?i:an|the|and|or|but|if|because|since|which|that|whether|with|without|by|of|to|"
     r"from|into|than|we|let|my|our|its|is|are|was|when|while|wait|hmm|so|also|now|maybe|perhaps))"
     r"\s*$"
 )
 _LAST_CHARS = 100
 _WORD = re.compile(r"[A-Za-z']+")
-_MANY_WORDS = 4
+_SENTENCE_END = re.compile(r"[.!?]\s|\n")
+_MANY_WORDS = 5
 
 
 def opened_by(prompt_end: str) -> str:
@@ -45,14 +46,15 @@ def breaks_off(text: str) -> bool:
     """Does `text` end in the middle of a sentence, as one does that was cut inside a thought?
 
     For completions of which nothing else is known. It does if its last word or sign is one on which
-    no sentence ends (`the`, `by`, `wait`, `=`, a comma), or if at least four words follow the last
-    box and no full stop or other sign follows them.
+    no sentence ends (`the`, `by`, `wait`, `=`, a comma after a word), or if after its last box it
+    goes on, and its last sentence there has five words or more and no full stop or other sign.
     """
     if _ENDS_NO_SENTENCE.search(text[-_LAST_CHARS:]):
         return True
     boxes, _ = find_boxes(text)
     after = text[max(end for *_, end in boxes) + 1 :] if boxes else ""
-    return len(_WORD.findall(after)) >= _MANY_WORDS and after.rstrip()[-1:].isalnum()
+    last = _SENTENCE_END.split(after)[-1]
+    return len(_WORD.findall(last)) >= _MANY_WORDS and last.rstrip()[-1:].isalnum()
 
 
 def is_tag(text: str) -> bool:
