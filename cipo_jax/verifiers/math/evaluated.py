@@ -37,7 +37,7 @@ _OPERATIONS_ON_NUMBERS = {
     "remainder": r"\\bmod" + _LETTER,
 }
 _VARIABLE = re.compile(r"(?<![a-zA-Z\\])(?!e(?![a-zA-Z])|i(?![a-zA-Z]))[a-zA-Z]|\\(?:alpha|theta)")
-_TOKEN = re.compile(r"\\[a-zA-Z]+|[0-9.]+|\S")
+_TOKEN = re.compile(r"\\[a-zA-Z]+|[0-9]*\.?[0-9]+|\S")
 _INTEGER, _DECIMAL = re.compile(r"[+-]?[0-9,]*\.?"), re.compile(r"[+-]?[0-9,.]*")
 _MAX_QUESTION = 20_000  # characters
 

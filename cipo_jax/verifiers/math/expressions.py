@@ -19,6 +19,7 @@ from cipo_jax.verifiers.math.exact import (
     constants_equal,
     functions_equal,
     near,
+    proportional,
 )
 from cipo_jax.verifiers.math.quantity import Tolerance
 
@@ -28,6 +29,8 @@ __all__ = ["TooLargeError", "equal"]
 # not interrupt what hangs.
 logging.getLogger("math_verify").setLevel(logging.ERROR)
 
+_RELATIONS = (sympy.Eq, sympy.Ne, sympy.core.relational._Inequality)
+_MAX_DEGREE = 4
 _NOT_EVALUATED = (AppliedUndef, sympy.Derivative, sympy.Integral, sympy.Limit, sympy.Sum)
 
 
@@ -62,7 +65,36 @@ def _equal(ours: Any, gold: Any, tolerance: Tolerance | None) -> bool:
             return verdict
     if _have_other_variables(ours, gold):
         return False
+    if isinstance(ours, _RELATIONS) and isinstance(gold, _RELATIONS):
+        verdict = _relations_equal(ours, gold)
+        if verdict is not None:
+            return verdict
     return math_verify.verify(gold, ours, allow_set_relation_comp=True, timeout_seconds=None)
+
+
+def _relations_equal(ours: Any, gold: Any) -> bool | None:
+    """Are two equations or inequalities, written as f = 0 and c f = 0, the same up to the number c?
+    None: they are not, and may describe the same set in another way."""
+    f, g = (side.lhs - side.rhs for side in (ours, gold))
+    if isinstance(ours, sympy.Eq) and isinstance(gold, sympy.Eq):
+        f, g = (sympy.fraction(sympy.together(side))[0] for side in (f, g))
+        same_relation = either_sign = True
+    else:
+        if type(ours) is not type(gold):  # a < b is b > a
+            f = -f
+        same_relation = type(ours) in (type(gold), type(gold.reversed))
+        either_sign = isinstance(gold, sympy.Ne)
+    if same_relation and proportional(f, g, either_sign):
+        return True
+    # Solving equations of a high degree takes for ever.
+    low = all(len(side.free_symbols) == 1 and _degree(side) <= _MAX_DEGREE for side in (f, g))
+    return None if low else False
+
+
+def _degree(expression: Any) -> float:
+    """Of a polynomial in one variable; infinite for another expression."""
+    (symbol,) = expression.free_symbols
+    return sympy.degree(expression, symbol) if expression.is_polynomial(symbol) else float("inf")
 
 
 def _names(expression: Any) -> set[str]:
