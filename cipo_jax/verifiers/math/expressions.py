@@ -6,6 +6,7 @@ What may be parsed at all is decided in `limits.py`. Importing this file takes h
 """
 
 import logging
+import re
 from typing import Any
 
 import math_verify
@@ -31,6 +32,8 @@ logging.getLogger("math_verify").setLevel(logging.ERROR)
 
 _RELATIONS = (sympy.Eq, sympy.Ne, sympy.core.relational._Inequality)
 _MAX_DEGREE = 4
+_LETTER = re.compile(r"\\mathbb ?\{[A-Z]\}|\\[a-zA-Z]+|([a-zA-Z])")
+_REPLACEMENTS = "jklmnopqrstuvwxyzabc"
 _NOT_EVALUATED = (AppliedUndef, sympy.Derivative, sympy.Integral, sympy.Limit, sympy.Sum)
 
 
@@ -40,10 +43,27 @@ def equal(ours: str, gold: str, tolerance: Tolerance | None = None) -> bool:
     Raises:
       TooLargeError: a number in them has too many digits.
     """
+    ours, gold = _with_case(ours, gold)
     reference, answer = _parse(gold), _parse(ours)
     if reference is None or answer is None:
         return False
     return _equal(answer, reference, tolerance)
+
+
+def _with_case(ours: str, gold: str) -> tuple[str, str]:
+    """Both with other letters for the capitals whose small letters occur as well: math-verify makes
+    one variable of A and a. Where each side has a single letter, X may stand for x."""
+    letters = [{m[1] for m in _LETTER.finditer(side) if m[1]} for side in (ours, gold)]
+    if all(len(of_side) == 1 for of_side in letters):
+        return ours, gold
+    used = set.union(*letters)
+    unused = iter([letter for letter in _REPLACEMENTS if not {letter, letter.upper()} & used])
+    others = {a: next(unused, a) for a in sorted(used) if a.isupper() and a.lower() in used}
+
+    def replaced(side: str) -> str:
+        return _LETTER.sub(lambda m: others.get(m[1], m[0]) if m[1] else m[0], side)
+
+    return replaced(ours), replaced(gold)
 
 
 def _equal(ours: Any, gold: Any, tolerance: Tolerance | None) -> bool:

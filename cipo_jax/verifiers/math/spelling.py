@@ -63,6 +63,8 @@ _REWRITES = tuple(
         (r"!=", r"\\ne "),
         (r"\.\.\.+|\\(?:dots[bcimo]?|[chl]dots)(?![a-zA-Z])", r"\\ldots "),
         # LaTeX
+        (r"\\(?:text)?color\s*\{[a-zA-Z!0-9]*\}", ""),
+        (r"\\(?:underline|vec|hat|boldsymbol|bm)\s*(?:\{([^{}]*)\}|([a-zA-Z]))", r"{\1\2}"),
         (r"(?<!\\)\$", ""),
         (r"\\operatorname\*?\s*\{\s*([a-z]+)\s*\}", r"\\\1 "),
         (r"\\(?:mathbb|Bbb)\s*(?:\{\s*([A-Z])\s*\}|([A-Z]))", r"\\mathbb{\1\2}"),
@@ -101,6 +103,7 @@ _REWRITES = tuple(
         (r"\s*([_^])\s*", r"\1"),
         (r"\\([$%])", r"\1"),
         (r"\s*(?:%|\b(?:percent|percentage|pct)\b)", "%"),
+        (r"^ ?(?i:(?:the )?(?:final )?answer(?: is|:)+) ", ""),
         (r"\s+", " "),
     )
 )  # fmt: skip
