@@ -1,10 +1,10 @@
 r"""Are two written answers equal?
 
-This file decides how answers compare, in this order: the same normal form; sets of reals; numbers;
-lists, tuples, intervals and sets, item by item; choices, times and words; and the remaining
-expressions, which math-verify and SymPy read (`expressions.py`, imported only when it is needed).
-These see only text that is small and tame. It does not limit time: some short expressions keep a
-simplifier busy for hours, so the caller must be able to kill the process.
+This file decides how answers compare, in this order: the same normal form; numbers; times and
+dates; sets of reals; lists, tuples, intervals and sets, item by item; choices and words; and the
+remaining expressions, which math-verify and SymPy read (`expressions.py`, imported only when it is
+needed). These see only text that is small and tame. It does not limit time: some short expressions
+keep a simplifier busy for hours, so the caller must be able to kill the process.
 
 Rules where graders differ:
   * Exact values are compared exactly. A decimal is exact too, but what has no finite decimal (1/3,
