@@ -33,7 +33,7 @@ from cipo_jax.report.page import write_report
 from cipo_jax.rl.anchors import select_anchors
 from cipo_jax.rl.optimizer import make_schedule
 from cipo_jax.rl.packing import pad_share
-from cipo_jax.rl.rewards import retention, reward_array
+from cipo_jax.rl.rewards import correct_array, retention, reward_array, verified_array
 from cipo_jax.run import streams
 from cipo_jax.run.cold_start import open_material
 from cipo_jax.run.hosts.preemption import Preempted
@@ -104,8 +104,8 @@ def take_step(run: Training) -> None:
     # 2. anchors
     heartbeat.begin("correct")
     anchors = select_anchors(
-        streams.correct_array(attempts, G),
-        streams.verified_array(attempts, G),
+        correct_array(attempts, G),
+        verified_array(attempts, G),
         c.num_anchors,
         run.host.replay.rho,
         (c.correction.band_low, c.correction.band_high),
@@ -149,8 +149,8 @@ def take_step(run: Training) -> None:
 
     # 6. controller
     rho = run.host.replay.rho
-    known = streams.verified_array(corrections, G_c)
-    kept = retention(streams.correct_array(corrections, G_c), anchors.right, known)
+    known = verified_array(corrections, G_c)
+    kept = retention(correct_array(corrections, G_c), anchors.right, known)
     sampled = sum(len(a.completion.tokens) for a in (*base.sampled, *corrections))
     run.host = run.host.after_step(c.rollout, c.replay, base, kept, sampled)
 

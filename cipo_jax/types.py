@@ -53,7 +53,7 @@ class Outcome(enum.StrEnum):
     WRONG = "wrong"
     NO_ANSWER = "no_answer"  # nothing in the completion could be read as an answer
     TIMEOUT = "timeout"  # the verifier ran past its deadline and was killed
-    ERROR = "error"  # the verifier failed or its process died
+    ERROR = "error"  # no verdict: the verifier failed, its process died, or the tests are at fault
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +76,12 @@ class Verdict:
     @property
     def correct(self) -> bool:
         return self.outcome is Outcome.CORRECT
+
+    @property
+    def judged(self) -> bool:
+        """Was a verdict reached? After ERROR nothing is known of the completion: it is neither
+        right nor wrong."""
+        return self.outcome is not Outcome.ERROR
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,6 +149,10 @@ class Attempt:
     @property
     def correct(self) -> bool:
         return self.verdict.correct
+
+    @property
+    def judged(self) -> bool:
+        return self.verdict.judged
 
 
 class CipoError(ValueError):

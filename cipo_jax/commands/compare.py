@@ -31,11 +31,17 @@ from cipo_jax.report.comparison import (
     save_figure,
     signed_interval,
 )
-from cipo_jax.run.comparison import LearningCurve, learning_curve, points, stream_of
+from cipo_jax.run.comparison import (
+    LearningCurve,
+    is_judged,
+    learning_curve,
+    points,
+    stream_of,
+)
 from cipo_jax.run.records.archive import ATTEMPTS_DIR, read_attempts
 from cipo_jax.run.records.files import write_json, write_text
 from cipo_jax.run.statistics import Difference, mcnemar, paired_difference
-from cipo_jax.types import CipoError
+from cipo_jax.types import CipoError, Outcome
 
 # Keys in which the runs of one method may differ.
 _SAME_METHOD = ("seed", "log.", "mesh.", "checkpoint.", "eval.", "verifier.workers")
@@ -43,8 +49,8 @@ _SAME_METHOD = ("seed", "log.", "mesh.", "checkpoint.", "eval.", "verifier.worke
 _TOLERANCE = 0.05
 _CURVES = ("pass@1", "correction/accuracy_after", "correction/w2r")
 
-# {measure, such as "eval pass@1": {problem id: whether each attempt is right}}
-Outcomes = dict[str, dict[str, list[bool]]]
+# {measure, such as "eval pass@1": {problem id: whether each attempt is right}}; None: no verdict
+Outcomes = dict[str, dict[str, list[bool | None]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +87,8 @@ class Comparison:
       difference: method minus baseline, paired by problem.
       only_method, only_baseline, p_mcnemar: McNemar's test; a problem counts as solved where more
         than half of the attempts of all seeds are right.
+      problems: those of which every run has a verdict.
+      unjudged: attempts of these runs without a verdict, which are left out.
     """
 
     method: str
@@ -93,6 +101,7 @@ class Comparison:
     only_baseline: int
     p_mcnemar: float
     problems: int
+    unjudged: int
 
 
 def command(invocation: Invocation) -> None:
@@ -128,6 +137,12 @@ def compare(paths: Sequence[Path], out: Path) -> list[Comparison]:
             comparisons += _with_baseline(at, tables)
     suites = {name: [suite_outcomes(run.path) for run in runs] for name, runs in methods.items()}
     comparisons += _with_baseline("evaluations", suites)
+    notes += [
+        f"{c.unjudged} attempts without a verdict (outcome error) are left out of {c.measure}, "
+        f"{c.at}, {c.method} with {c.baseline}; their `detail` in attempts/*.jsonl.gz says why"
+        for c in comparisons
+        if c.unjudged
+    ]
 
     metrics = _shared_metrics([curve for seeds in curves.values() for curve in seeds])
     lines = [
@@ -222,7 +237,8 @@ def outcomes(path: Path, phase: str, step: int) -> Outcomes:
     tables: Outcomes = {}
     for record in read_attempts(path, phase, {step}):
         table = tables.setdefault(measures[stream_of(record)], {})
-        table.setdefault(record["problem_id"], []).append(record["outcome"] == "correct")
+        right = record["outcome"] == Outcome.CORRECT if is_judged(record) else None
+        table.setdefault(record["problem_id"], []).append(right)
     return tables
 
 
@@ -238,20 +254,28 @@ def _with_baseline(at: str, tables: dict[str, list[Outcomes]]) -> list[Compariso
     for method in others:
         runs = [*tables[method], *tables[baseline]]
         for measure in sorted(set.intersection(*map(set, runs))):
-            problems = sorted(set.intersection(*(set(run[measure]) for run in runs)))
+            found = [_with_verdicts(run[measure]) for run in runs]
+            problems = sorted(set.intersection(*map(set, found)))
             if not problems:
                 continue
-            a, b = (
-                np.array([[np.mean(run[measure][p]) for p in problems] for run in tables[name]])
-                for name in (method, baseline)
-            )
-            means = float(a.mean()), float(b.mean())
+            means = np.array([[np.mean(run[p]) for p in problems] for run in found])
+            a, b = np.split(means, [len(tables[method])])
+            values = float(a.mean()), float(b.mean())
             solved = mcnemar(a.mean(axis=0) > 0.5, b.mean(axis=0) > 0.5)
             difference, total = paired_difference(a, b), len(problems)
+            unjudged = sum(list(of).count(None) for run in runs for of in run[measure].values())
             comparisons.append(
-                Comparison(method, baseline, at, measure, means, difference, *solved, total)
+                Comparison(
+                    method, baseline, at, measure, values, difference, *solved, total, unjudged
+                )
             )
     return comparisons
+
+
+def _with_verdicts(table: dict[str, list[bool | None]]) -> dict[str, list[bool]]:
+    """The problems that have any, with these alone."""
+    known = {p: [r for r in rights if r is not None] for p, rights in table.items()}
+    return {p: rights for p, rights in known.items() if rights}
 
 
 def _value_table(

@@ -10,6 +10,7 @@ Steps 1 and 2 need no accelerator. How attempts are sampled and judged is decide
 `run/rollout.py`, what is measured in `run/evaluate.py`: the functions that training uses.
 """
 
+import collections
 import dataclasses
 import zlib
 from collections.abc import Mapping, Sequence
@@ -37,9 +38,10 @@ from cipo_jax.run.parts import Parts, open_parts, open_prompts, open_tokenizer
 from cipo_jax.run.problems import given_attempt, given_attempts, open_evaluation
 from cipo_jax.run.records.archive import AttemptArchive
 from cipo_jax.run.records.files import write_json, write_text
+from cipo_jax.run.records.terminal import printable
 from cipo_jax.run.statistics import Estimate
 from cipo_jax.types import Attempt, CipoError, Problem, Prompt
-from cipo_jax.verifiers.judge import open_pool, verdicts
+from cipo_jax.verifiers.judge import open_pool, suite_kind, verdicts
 from cipo_jax.verifiers.pool import VerifierPool
 
 EVALUATIONS_DIR = "evaluations"
@@ -97,6 +99,8 @@ def evaluate_run(config: Config, workdir: Path, step: str = "latest") -> Path | 
                     metrics, attempts = evaluate_suite(member, suite_config, parts, params, same)
                     archive.write(member.suite.name, taken, attempts)
                     summary = _summary(member, suite_config, metrics, attempts)
+                    for line in _errors_of(member.suite.name, attempts):
+                        print(f"warning  {line}", flush=True)
                     of_suite = [line for line in unread if line.startswith(member.source)]
                     results[member.suite.name] = summary | {"unread_answers": of_suite}
     model = c.model.source if place is None else str(place.directory.parent)
@@ -189,15 +193,13 @@ def format_table(document: Mapping[str, Any]) -> str:
 
 def _suite_config(config: Config, suite: Suite) -> Config:
     """The config under which a suite is asked: its templates, temperature and samples."""
-    e, kind, replace = config.eval, config.verifier.kind, dataclasses.replace
+    e, replace = config.eval, dataclasses.replace
     samples, temperature = suite.samples, suite.temperature
     if suite.name != OWN:
         samples = e.suite_samples or samples
         temperature = temperature if e.suite_temperature == -1 else e.suite_temperature
     pass_at = tuple(k for k in suite.pass_at if k <= samples)
     corrected = 1 if suite.task == CORRECT else e.corrected_attempts
-    # Suites mix questions with answers and with tests.
-    kind = "auto" if kind in ("math", "code") else kind
     data = replace(
         config.data, prompt_template=suite.prompt, correction_template=suite.correction_prompt
     )
@@ -205,7 +207,7 @@ def _suite_config(config: Config, suite: Suite) -> Config:
         config,
         data=data,
         sampling=replace(config.sampling, temperature=temperature),
-        verifier=replace(config.verifier, kind=kind),
+        verifier=replace(config.verifier, kind=suite_kind(config.verifier)),
         eval=replace(e, samples=samples, pass_at=pass_at, corrected_attempts=corrected),
     )
 
@@ -233,6 +235,24 @@ def _same_answers(pool: VerifierPool) -> SameAnswers:
     return same
 
 
+def _errors_of(suite: str, attempts: Sequence[Attempt]) -> list[str]:
+    """How many attempts have no verdict, and why, the most frequent reasons first; [] for none."""
+    failed = [a for a in attempts if not a.judged]
+    if not failed:
+        return []
+    problems = len({a.problem.id for a in failed})
+    reasons = collections.Counter(
+        a.verdict.detail.replace(f"problem {a.problem.id!r}", "a problem") for a in failed
+    )
+    first = f"{suite}: {len(failed)} of {len(attempts)} attempts, of {problems} problems, have no "
+    first += (
+        "verdict and are left out of all metrics but `error`: tests, verifier or sandbox are at "
+        f"fault. They have the outcome error in attempts/{suite}-*.jsonl.gz"
+    )
+    shown = [printable(f"{suite}: {n} times: {why[:200]}") for why, n in reasons.most_common(3)]
+    return [first, *shown]
+
+
 def _given(item: Item, prompt: Prompt) -> Attempt:
     """The item's attempt; a suite of this task has one in every item."""
     assert item.given is not None
@@ -250,5 +270,6 @@ def _summary(
         "samples": config.eval.samples,
         "temperature": config.sampling.temperature,
         "sampled_tokens": sum(len(a.completion.tokens) for a in attempts),
+        "errors": _errors_of(loaded.suite.name, attempts),
         "metrics": {name: dataclasses.asdict(e) for name, e in metrics.items()},
     }

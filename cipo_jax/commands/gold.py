@@ -71,7 +71,7 @@ def check_gold(suites: Sequence[LoadedSuite], verifier: Verifier) -> list[GoldRe
             judged = verdicts(pool, known, lambda text: (text[0].problem, text[2]))
             for (item, kind, _, right), verdict in judged:
                 totals[kind] += 1
-                if verdict.correct != right:
+                if verdict.correct != right or not verdict.judged:
                     failures[kind].append((item.where, item.problem.id, verdict, right))
             results += [
                 GoldResult(loaded.suite.name, kind, total, failures[kind])

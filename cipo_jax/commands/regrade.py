@@ -2,8 +2,10 @@
 
     python -m cipo_jax.main --mode=regrade --workdir=runs/x --config.verifier.<key>=<value>
 
-Decides what is compared and shown. The archive (`run/records/archive.py`) holds what a verifier
-needs of a problem: question, answer, tests. Verifiers that read `Problem.meta` find it empty.
+Decides what is compared and shown. The archive (`run/records/archive.py`) holds all that the
+verifier saw: the problem with its tolerance and other facts, the completion, and the tag by which
+the prompt opened a thought. So with the same setting the verdicts are the same. Attempts of
+`--mode=evaluate` are judged by the kind that it uses for suites.
 """
 
 import collections
@@ -17,11 +19,11 @@ from tqdm import tqdm
 
 from cipo_jax.config.command_line import Invocation
 from cipo_jax.config.keys import Verifier
-from cipo_jax.run.records.archive import read_attempts
+from cipo_jax.run.records.archive import archived_problem, read_attempts
 from cipo_jax.run.records.files import replacing
 from cipo_jax.run.records.terminal import printable
 from cipo_jax.types import CipoError, Outcome, Problem
-from cipo_jax.verifiers.judge import open_pool, verdicts
+from cipo_jax.verifiers.judge import open_pool, suite_kind, verdicts
 
 REGRADE_FILE = "regrade.jsonl"
 _SHOWN = 20  # examples of changes
@@ -65,13 +67,14 @@ def regrade(workdir: Path, verifier: Verifier) -> Regrade:
     if first is None:
         wanted = "runs write them with config.log.archive=True"
         raise CipoError(f"--workdir={workdir}: has no archived attempts; {wanted}")
+    is_run = (workdir / "config.json").is_file()  # else the results of an evaluation
     confusion: collections.Counter[tuple[Outcome, Outcome]] = collections.Counter()
     examples: list[dict[str, Any]] = []
     path = workdir / REGRADE_FILE
     with (
         replacing(path) as temporary,
         temporary.open("w", encoding="ascii") as file,
-        open_pool(verifier) as pool,
+        open_pool(verifier, "" if is_run else suite_kind(verifier)) as pool,
     ):
         judged = verdicts(pool, itertools.chain([first], records), _completion)
         for record, verdict in tqdm(judged, unit="attempt", disable=None, leave=False):
@@ -98,6 +101,8 @@ def format_regrade(result: Regrade) -> str:
     total = sum(result.confusion.values())
     changed = f"{result.changed} with another outcome ({result.changed / total:.2%})"
     lines = [f"{total} attempts, {changed}"]
+    if errors := sum(n for (_, new), n in result.confusion.items() if new is Outcome.ERROR):
+        lines.append(f"{errors} have no verdict now; `detail` in {REGRADE_FILE} says why")
     lines.append(f"{'archived / now':16}" + "".join(f"{o.value:>12}" for o in used))
     for old in used:
         counts = (result.confusion.get((old, new), 0) for new in used)
@@ -113,6 +118,4 @@ def format_regrade(result: Regrade) -> str:
 
 
 def _completion(record: dict[str, Any]) -> tuple[Problem, str]:
-    answer, tests = record["answer"], record["tests"]
-    problem = Problem(record["problem_id"], record["question"], answer=answer, tests=tests)
-    return problem, record.get("thought", "") + record["text"]
+    return archived_problem(record), record.get("thought", "") + record["text"]

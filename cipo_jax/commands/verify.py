@@ -7,12 +7,21 @@ A line of the file is one JSON object:
     completion   `text`, `completion` or `response`
     problem      `question`, `problem` or `prompt`; `answer` (in any form of `data/references.py`; a
                  `solution` will do) or `tests` (an object)
-    optionally   `id`; a label: `label_correct`, `label` or `correct` (true or false); and
-                 `thought_open`: whether the prompt ended inside a thought (true or false)
+    optionally   `id`; a label: `label_correct`, `label` or `correct` (true or false); and what is
+                 known of how the completion was made: `thought_open` (whether the prompt ended
+                 inside a thought), `truncated` (whether the completion was cut at its limit),
+                 `finish_reason` ("length" says that it was)
 
-A chat template that ends in `<think>` leaves no trace in the completion. Where `thought_open` is
-missing, it is taken to be true if the question ends in such a tag, or if the completion breaks off
-in the middle of a sentence: it was cut, and nothing says that the thought had come to its end.
+A chat template that ends in `<think>` leaves no trace in the completion, so whether a completion
+begins inside a thought is decided by the first of these that says anything:
+
+    1. `thought_open`
+    2. the row's question, if it ends in an opening tag
+    3. the config's prompt, if its tokenizer is here: whether chat template or prompt template open
+       a thought
+    4. `truncated` or `finish_reason`: a completion without tags that was cut was still thinking
+    5. nothing says anything: a completion without tags that breaks off in the middle of a sentence
+       (`verifiers/thoughts.py`) was still thinking. How many were read so is printed
 
 Everything else goes to `Problem.meta`. This file decides what is read and reported. How completions
 are judged is decided in `verifiers/`.
@@ -21,33 +30,29 @@ are judged is decided in `verifiers/`.
 import collections
 import dataclasses
 import json
-import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
 from cipo_jax.config.command_line import Invocation
-from cipo_jax.config.keys import Verifier
+from cipo_jax.config.keys import Config, Verifier
+from cipo_jax.data.prompts import PromptWriter
 from cipo_jax.data.references import reference_answer, solution_answer
 from cipo_jax.data.rows import ALIASES
+from cipo_jax.data.tokenizer import load_tokenizer
 from cipo_jax.run.records.terminal import printable
 from cipo_jax.types import CipoError, Outcome, Problem, Verdict
 from cipo_jax.verifiers.judge import open_pool, verdicts
-from cipo_jax.verifiers.thoughts import OPENING, opened_by
+from cipo_jax.verifiers.thoughts import OPENING, breaks_off, has_tags, opened_by
 
 _TEXTS = ("text", "completion", "response")
 _LABELS = ("label_correct", "label", "correct")
 _SHOWN = 20  # disagreements
 _REASONS = 5  # of errors
-# No sentence ends so.
-_BROKEN_OFF = re.compile(
-    r"(?:[=+(]|\b(?:an|the|and|or|but|if|because|since|which|with|without|by|of|to|from|into|than|we|"
-    r"let|my|our|when|while))\s*$"
-)
-_LAST_CHARS = 100
+_CUT = ("length", "max_tokens")  # the `finish_reason` of a completion that reached its limit
 _WORDS = {True: "right", False: "wrong"}
 
 
@@ -58,10 +63,12 @@ class Grading:
     Attributes:
       outcomes: {outcome: items}.
       confusion: {(label, outcome): items} of those with a label.
-      disagreements: (id, label, verdict) where label and verdict differ.
+      disagreements: (id, label, verdict) where label and verdict differ. An ERROR says neither
+        right nor wrong, so it is none.
       failures: {reason of an ERROR verdict: items}.
       slowest: (id, seconds), slowest first.
       stats: of the pool, see `VerifierPool.stats`.
+      guessed: completions that were taken for open thoughts because they break off.
     """
 
     outcomes: Mapping[Outcome, int]
@@ -70,6 +77,7 @@ class Grading:
     failures: Mapping[str, int]
     slowest: list[tuple[str, float]]
     stats: Mapping[str, float]
+    guessed: int
 
     @property
     def total(self) -> int:
@@ -77,26 +85,50 @@ class Grading:
 
     @property
     def labelled(self) -> int:
-        return sum(self.confusion.values())
+        """Those with a label and a verdict."""
+        return sum(n for (_, outcome), n in self.confusion.items() if outcome is not Outcome.ERROR)
 
 
 def command(invocation: Invocation) -> None:
     """The mode."""
     input_file = invocation.required("input", "grades the jsonl file it names")
-    verify(invocation.config.verifier, input_file)
+    verify(invocation.config.verifier, input_file, prompt_thought(invocation.config))
 
 
-def verify(verifier: Verifier, input_file: str | Path) -> Grading:
+def prompt_thought(config: Config) -> str | None:
+    """The tag by which the prompts of a config open a thought, "" if they open none; None if that
+    is not known, since their tokenizer is not here."""
+    data, name = config.data, config.data.tokenizer or config.model.source
+    if not data.chat_template:
+        return opened_by(data.prompt_template)
+    if not Path(name).is_dir():
+        return None
+    prompts = PromptWriter(load_tokenizer(name, data.thinking), data)
+    return prompts.base(Problem("any", "?")).thought
+
+
+def verify(
+    verifier: Verifier, input_file: str | Path, template_thought: str | None = None
+) -> Grading:
     """Judges every line of `input_file` and prints a report.
 
     Args:
       verifier: started once every line of the file has been checked.
+      template_thought: as `prompt_thought` gives it.
 
     Raises:
       CipoError: the file cannot be read, with line and field, or the verifier cannot be started.
     """
     path = Path(input_file)
-    total = sum(1 for _ in _items(path))  # and every line is checked before anything starts
+    may_guess = verifier.kind in ("math", "auto")
+    total = guessed = 0
+    for item in _items(path):  # every line is checked before anything starts
+        total += 1
+        guessed += _opening(item, template_thought, may_guess)[1]
+
+    def completion(item: _Item) -> tuple[Problem, str]:
+        return item.problem, _opening(item, template_thought, may_guess)[0] + item.text
+
     outcomes: collections.Counter[Outcome] = collections.Counter()
     confusion: collections.Counter[tuple[bool, Outcome]] = collections.Counter()
     failures: collections.Counter[str] = collections.Counter()
@@ -104,18 +136,27 @@ def verify(verifier: Verifier, input_file: str | Path) -> Grading:
     with open_pool(verifier) as pool:
         if pool.about:
             print(pool.about)
-        judged = verdicts(pool, _items(path), lambda item: item[:2])
-        for (problem, _, label), verdict in tqdm(
+        judged = verdicts(pool, _items(path), completion)
+        for item, verdict in tqdm(
             judged, total=total, unit="item", disable=None, leave=False, file=sys.stderr
         ):
+            problem, label = item.problem, item.label
             outcomes[verdict.outcome] += 1
-            if verdict.outcome is Outcome.ERROR:
+            if not verdict.judged:
                 failures[verdict.detail.replace(f"problem {problem.id!r}", "a problem")] += 1
             if label is not None:
                 confusion[label, verdict.outcome] += 1
-                if label != verdict.correct:
+                if verdict.judged and label != verdict.correct:
                     disagreements.append((problem.id, label, verdict))
-        result = Grading(outcomes, confusion, disagreements, failures, pool.slowest(), pool.stats())
+        result = Grading(
+            outcomes,
+            confusion,
+            disagreements,
+            failures,
+            pool.slowest(),
+            pool.stats(),
+            guessed,
+        )
     _print(path, result)
     return result
 
@@ -133,9 +174,16 @@ def _print(path: Path, result: Grading) -> None:
         count = result.outcomes.get(outcome, 0)
         line = f"  {outcome.value:10} {count:8}  {count / max(result.total, 1):7.2%}"
         print(line + "".join(f"{result.confusion.get((x, outcome), 0):16}" for x in labels))
+    if result.guessed:
+        print(
+            f"{result.guessed} completions break off in the middle of a sentence and were read as "
+            "cut inside a thought, so without an answer; rows can say `thought_open` or `truncated`"
+        )
+    if errors := result.outcomes.get(Outcome.ERROR, 0):
+        print(f"{errors} items have no verdict: tests, verifier or sandbox are at fault")
     for reason, count in sorted(result.failures.items(), key=lambda item: -item[1])[:_REASONS]:
         print(printable(f"errors, {count} times: {reason[:200]}"))
-    if result.labelled:
+    if result.confusion:
         print(f"disagreements with {result.labelled} labels: {len(result.disagreements)}")
         for problem_id, label, verdict in result.disagreements[:_SHOWN]:
             start = f"  {problem_id}: labelled {_WORDS[label]}, {verdict.outcome.value}"
@@ -148,8 +196,31 @@ def _print(path: Path, result: Grading) -> None:
         print(printable(f"  {seconds * 1000:8.1f} ms  {problem_id}"))
 
 
-def _items(path: Path) -> Iterator[tuple[Problem, str, bool | None]]:
-    """(problem, completion, label) of each line that is not blank."""
+class _Item(NamedTuple):
+    """A line of the file. `thought`: the tag by which its prompt opened a thought, "" if it opened
+    none; `cut`: whether the completion was cut at its limit. Both None if the row does not say."""
+
+    problem: Problem
+    text: str
+    label: bool | None
+    thought: str | None
+    cut: bool | None
+
+
+def _opening(item: _Item, template_thought: str | None, may_guess: bool) -> tuple[str, bool]:
+    """The tag with which the completion begins ("" for none), as said at the top of the file, and
+    whether that is a guess."""
+    known = template_thought if item.thought is None else item.thought
+    if known is not None or has_tags(item.text):
+        return known or "", False
+    if item.cut is not None:
+        return OPENING if item.cut else "", False
+    guessed = may_guess and item.problem.tests is None and breaks_off(item.text)
+    return OPENING if guessed else "", guessed
+
+
+def _items(path: Path) -> Iterator[_Item]:
+    """Each line that is not blank."""
     try:
         file = path.open(encoding="utf-8")
     except OSError as error:
@@ -172,7 +243,7 @@ def _items(path: Path) -> Iterator[tuple[Problem, str, bool | None]]:
         raise CipoError(f"--input={path}: is empty, wanted one json object a line")
 
 
-def _item(row: Any, where: str, stem: str, number: int) -> tuple[Problem, str, bool | None]:
+def _item(row: Any, where: str, stem: str, number: int) -> _Item:
     if not isinstance(row, dict):
         raise ValueError("wanted a json object")
     fields = ", ".join(row)
@@ -180,15 +251,21 @@ def _item(row: Any, where: str, stem: str, number: int) -> tuple[Problem, str, b
     question = _take(row, ALIASES["question"])
     label = _take(row, _LABELS)
     answer, tests = _take(row, ALIASES["answer"]), row.pop("tests", None)
-    thought_open = row.pop("thought_open", None)
+    thought_open, truncated = row.pop("thought_open", None), row.pop("truncated", None)
+    finish_reason = row.pop("finish_reason", None)
     if not isinstance(text, str):
         wanted = f"wanted the completion as text in one of {', '.join(_TEXTS)}"
         got = f"the fields {fields}" if text is None else f"{text!r:.60}"
         raise ValueError(f"{wanted}; got {got}")
     if label is not None and not isinstance(label, bool):
         raise ValueError(f"a label is true or false, got {label!r:.60}")
-    if thought_open is not None and not isinstance(thought_open, bool):
-        raise ValueError(f"thought_open is true or false, got {thought_open!r:.60}")
+    for name, said in (("thought_open", thought_open), ("truncated", truncated)):
+        if said is not None and not isinstance(said, bool):
+            raise ValueError(f"{name} is true or false, got {said!r:.60}")
+    if finish_reason is not None and not isinstance(finish_reason, str):
+        raise ValueError(
+            f'finish_reason is a text, such as "stop" or "length", got {finish_reason!r:.60}'
+        )
     if answer is None and tests is None:
         answer = solution_answer(row.get("solution"))
     if answer is None and tests is None:
@@ -199,10 +276,11 @@ def _item(row: Any, where: str, stem: str, number: int) -> tuple[Problem, str, b
     # A custom verifier may need no answer: an empty one stays as it is.
     answer = answer if answer in (None, "") else reference_answer(where, answer)
     question = str(question or "")
-    if thought_open is None and tests is None:
-        thought_open = _BROKEN_OFF.search(text[-_LAST_CHARS:]) is not None
-    thought = opened_by(question) or (OPENING if thought_open else "")
-    return Problem(problem_id, question, answer, tests, row), thought + text, label
+    tag = opened_by(question)
+    said = {True: tag or OPENING, False: "", None: tag or None}[thought_open]
+    cut = truncated if finish_reason is None else finish_reason in _CUT
+    problem = Problem(problem_id, question, answer, tests, row)
+    return _Item(problem, text, label, said, cut)
 
 
 def _take(row: dict[str, Any], names: tuple[str, ...]) -> Any:

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from cipo_jax.data.control_tokens import encode_without_control
 from cipo_jax.data.tasks.embedded import GENERATED
 from cipo_jax.types import CipoError
+from cipo_jax.verifiers.thoughts import is_tag
 
 _GENERATION = "generation_config.json"
 _TAG = re.compile(r"▁?(<.+>|\[.+\])")  # "▁" is how sentencepiece writes a space
@@ -49,7 +50,8 @@ class Tokenizer(Protocol):
         """
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`; special tokens, stop tokens and unknown ids give no text."""
+        """The text of `ids`. Special tokens, stop tokens and unknown ids give no text, except the
+        tags of a thought: without them nobody could tell a thought from what is said."""
 
     def show(self, ids: Iterable[int]) -> str:
         """As `decode`, control tokens written out: for people to read, not to encode again."""
@@ -209,6 +211,11 @@ class HFTokenizer:
         self.pad_id = self.eos_id if pad_id is None else int(pad_id)
         self.stop_ids = _stop_ids(self._directory / _GENERATION, self.eos_id, self.vocab_size)
         self._silent = {*self.stop_ids, self.pad_id}
+        self._special = {
+            i
+            for i, token in self._tokenizer.added_tokens_decoder.items()
+            if (token.special or i in self._tokenizer.all_special_ids) and not is_tag(token.content)
+        }
         self._control = self._control_tokens()
         self._frames: dict[bool, tuple[list[int], list[int]]] = {}
 
@@ -216,10 +223,7 @@ class HFTokenizer:
         return encode_without_control(self._encode, text, self._control)
 
     def decode(self, ids: Iterable[int]) -> str:
-        kept = [int(i) for i in ids if i not in self._silent]
-        return self._tokenizer.decode(
-            kept, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+        return self.show(i for i in ids if i not in self._silent and i not in self._special)
 
     def show(self, ids: Iterable[int]) -> str:
         return self._tokenizer.decode([int(i) for i in ids], clean_up_tokenization_spaces=False)
@@ -318,7 +322,8 @@ class SentencePieceTokenizer:
         for i in range(self.vocab_size):
             piece = model.id_to_piece(i)
             if model.is_control(i):
-                self._silent.add(i)
+                if not is_tag(piece):
+                    self._silent.add(i)
                 self._control[piece] = i
             elif _TAG.fullmatch(piece) and not model.is_unknown(i) and not model.is_byte(i):
                 self._control[piece] = i
@@ -327,9 +332,7 @@ class SentencePieceTokenizer:
         return encode_without_control(self._model.encode, text, self._control)
 
     def decode(self, ids: Iterable[int]) -> str:
-        return self._model.decode(
-            [int(i) for i in ids if 0 <= i < self.vocab_size and i not in self._silent]
-        )
+        return self.show(i for i in ids if 0 <= i < self.vocab_size and i not in self._silent)
 
     def show(self, ids: Iterable[int]) -> str:
         runs = itertools.groupby(map(int, ids), self._model.is_control)

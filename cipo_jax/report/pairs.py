@@ -7,6 +7,8 @@ page and what is read for it are bounded:
     keep the files within MAX_READ_BYTES and leave at least two pairs to each step. Up to half of
     them are steps at which a health rule fired; the rest are spread evenly over the run, its first
     and last step included.
+  - Corrections without a verdict, or of an attempt without one, are not shown: whether they
+    changed anything is not known.
   - A step shows the four transitions in turn, and a new anchor each time as long as there are any.
   - A text longer than MAX_TEXT characters loses its middle. All texts are cut shorter still where
     the packed pairs would be larger than MAX_PACKED_BYTES.
@@ -29,6 +31,7 @@ import numpy as np
 
 from cipo_jax.report.plots import TRANSITIONS
 from cipo_jax.report.tables import Note
+from cipo_jax.run.comparison import is_judged
 from cipo_jax.run.records.archive import ATTEMPTS_DIR, read_attempts
 from cipo_jax.types import Outcome
 
@@ -92,7 +95,7 @@ def choose_pairs(
         for _, of_step in itertools.groupby(attempts, key=lambda attempt: attempt["step"]):
             by_anchor: dict[str, dict[Any, list]] = {kind: {} for kind in TRANSITIONS}
             for attempt in of_step:
-                if anchor := attempt["anchor"]:
+                if (anchor := attempt["anchor"]) and is_judged(attempt):
                     rights = [o == Outcome.CORRECT for o in (anchor["outcome"], attempt["outcome"])]
                     kind = "2".join("wr"[right] for right in rights)
                     same = by_anchor[kind].setdefault((attempt["problem_id"], anchor["text"]), [])

@@ -34,6 +34,16 @@ def reward_array(attempts: Sequence[Attempt], group_size: int, verifier: Verifie
     return np.array(rewards, np.float64).reshape(-1, group_size)
 
 
+def correct_array(attempts: Sequence[Attempt], group_size: int) -> np.ndarray:
+    """[N, G] bool, whether each attempt is correct."""
+    return np.array([a.correct for a in attempts], bool).reshape(-1, group_size)
+
+
+def verified_array(attempts: Sequence[Attempt], group_size: int) -> np.ndarray:
+    """[N, G] bool, whether the verifier reached a verdict; where it failed, nothing is known."""
+    return np.array([a.judged for a in attempts], bool).reshape(-1, group_size)
+
+
 def shaped_rewards(
     rewards: np.ndarray,
     correct: np.ndarray,

@@ -129,8 +129,9 @@ def cold_start(
                 if check:
                     attempts = parts.attempt(state.params, material.held_out, 1, key, "check")
                     parts.end_sampling()
-                    pass_rate = float(np.mean([a.correct for a in attempts]))
-                    scalars["pass_rate"] = pass_rate
+                    judged = sum(a.judged for a in attempts)
+                    pass_rate = sum(a.correct for a in attempts) / max(judged, 1)
+                    scalars |= {"pass_rate": pass_rate, "error": 1 - judged / len(attempts)}
                 record.write(taken, scalars, "cold_start")
                 if check:
                     print(

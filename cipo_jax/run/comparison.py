@@ -1,9 +1,10 @@
 """Runs on one scale: learning curves against steps and sampled tokens, and their mean over seeds.
 
-Decides how a run's evaluations are read and interpolated, whose attempt a correction quotes, and
-what counts as sampled: the completions of both streams, and those that dynamic sampling discarded,
-but not the demonstrations of the cold start. It does not decide which runs are compared, by which
-formulas (`statistics.py`), or how that is shown (`report/comparison.py`).
+Decides how a run's evaluations are read and interpolated, whose attempt a correction quotes, which
+archived attempts have a verdict, and what counts as sampled: the completions of both streams, and
+those that dynamic sampling discarded, but not the demonstrations of the cold start. It does not
+decide which runs are compared, by which formulas (`statistics.py`), or how that is shown
+(`report/comparison.py`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from cipo_jax.run.records.metrics_file import read_metrics
-from cipo_jax.types import CipoError
+from cipo_jax.types import CipoError, Outcome
 
 # "step", "tokens" (sampled up to that step), and each metric: one value per evaluation, in the
 # order of steps; None where an evaluation lacks the metric.
@@ -65,6 +66,13 @@ def mean_curve(
     x = np.unique(np.concatenate([x for x, _ in seeds]))
     x = x[(x >= max(x[0] for x, _ in seeds)) & (x <= min(x[-1] for x, _ in seeds))]
     return x, np.mean([np.interp(x, *seed) for seed in seeds], axis=0)
+
+
+def is_judged(attempt: Mapping[str, Any]) -> bool:
+    """Has an archived attempt a verdict, and what it quotes as well? An ERROR is none: it says
+    nothing of the completion."""
+    quoted = attempt["anchor"] or attempt
+    return Outcome.ERROR not in (attempt["outcome"], quoted["outcome"])
 
 
 def stream_of(attempt: Mapping[str, Any]) -> str:

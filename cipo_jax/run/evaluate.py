@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from cipo_jax.policy.model import Params
+from cipo_jax.rl.rewards import correct_array, pass_rates, verified_array
 from cipo_jax.run.rollout import MakeAttempts
 from cipo_jax.run.statistics import Estimate, estimate, majority_at_k, pass_at_k
 from cipo_jax.types import Attempt, Outcome, Prompt
@@ -39,6 +40,9 @@ def evaluate(
     Each problem gets `samples` attempts, of which the first `corrected_attempts` are then corrected
     once each. The same key gives the same attempts.
 
+    Attempts without a verdict (`Attempt.judged`) count in "error" and in the lengths alone. A
+    metric for which too few verdicts are left is absent.
+
     Args:
       pass_at: the k of pass@k and maj@k.
       given: attempts that others made, corrected once each as well.
@@ -47,20 +51,25 @@ def evaluate(
 
     Returns:
       metrics:
-        "pass@k"; "maj@k"; "length/mean" (completion tokens); "no_answer";
+        "pass@k"; "maj@k"; "length/mean" (completion tokens); "no_answer"; "error";
         those of `evaluate_corrections`, and of `given` the same as "given/w2r" and so on.
       all attempts: prompt-major, then the corrections, those of `given` last.
     """
     attempts = attempt(params, prompts, samples, key, "evaluate")
     groups = [attempts[i : i + samples] for i in range(0, len(attempts), samples)]
-    correct = np.array([[a.correct for a in group] for group in groups])
-    metrics = {f"pass@{k}": estimate(pass_at_k(correct, k)) for k in pass_at}
+    correct, judged = correct_array(attempts, samples), verified_array(attempts, samples)
+    shares = {f"pass@{k}": pass_at_k(correct, k, judged) for k in pass_at}
     if same_answers and all(p.problem.answer is not None for p in prompts):
         votes = [count_votes(group, same_answers) for group in groups]
+        known = judged.sum(axis=1)
         for k in pass_at:
-            metrics[f"maj@{k}"] = estimate(np.array([majority_at_k(*v, k) for v in votes]))
+            of_votes = zip(votes, known, strict=True)
+            values = [majority_at_k(*v, k) if n >= k else np.nan for v, n in of_votes]
+            shares[f"maj@{k}"] = np.array(values)
+    metrics = {k: estimate(v[~np.isnan(v)]) for k, v in shares.items() if not np.isnan(v).all()}
     metrics |= _of_completions(groups)
-    own = [a for group in groups for a in group[:corrected_attempts]]
+    # An attempt that may be right or wrong can be neither kept nor corrected.
+    own = [a for group in groups for a in group[:corrected_attempts] if a.judged]
     for number, (anchors, prefix) in enumerate(((own, "correction/"), (given, "given/")), 1):
         if anchors:
             of_pass = jax.random.fold_in(key, number)
@@ -81,30 +90,34 @@ def evaluate_corrections(
     key: jax.Array,
     groups: Sequence[str] | None = None,
 ) -> tuple[dict[str, Estimate], list[Attempt]]:
-    """Samples `samples` corrections of each anchor, the policy's own attempt or another's.
+    """Samples `samples` corrections of each anchor, the policy's own attempt or another's. Anchors
+    of which no correction has a verdict are left out, as are the corrections that have none.
 
     Args:
+      anchors: with verdicts.
       groups: which anchors belong together, for the uncertainty; None: those of one problem.
 
     Returns:
       metrics:
         "correction/accuracy_before", "correction/accuracy_after";
         "correction/w2r": share of wrong anchors corrected; "correction/r2r", "correction/r2w":
-        shares of right ones kept and spoilt. Absent where there was none.
+        shares of right ones kept and spoilt; absent where there was none;
+        "correction/error": share of corrections without a verdict.
       the corrections, anchor-major.
     """
     prompts = [correction_prompt(anchor) for anchor in anchors]
     corrections = attempt(params, prompts, samples, key, "evaluate corrections")
-    names = groups or [anchor.problem.id for anchor in anchors]
-    before = np.array([anchor.correct for anchor in anchors])
-    after = np.array([c.correct for c in corrections]).reshape(len(anchors), samples).mean(axis=1)
-    ones = np.ones(len(anchors))
+    names = list(groups or [anchor.problem.id for anchor in anchors])
+    after, known = _rates(corrections, samples)
+    before = np.array([anchor.correct for anchor in anchors]) & known
+    ones = known.astype(float)
     shares = {
         "accuracy_before": (before, ones),
         "accuracy_after": (after, ones),
         "r2r": (before * after, before),
         "r2w": (before * (1 - after), before),
-        "w2r": (~before * after, ~before),
+        "w2r": (~before * after, ~before & known),
+        "error": (_unjudged(corrections, samples), np.ones(len(anchors))),
     }
     return {
         f"correction/{name}": estimate(_grouped(above, names), _grouped(below, names))
@@ -128,17 +141,19 @@ def evaluate_critiques(
         "critique/accuracy";
         "critique/f1": of finding wrong attempts (CriticBench, arXiv 2402.14809, section 3); an
         unreadable verdict counts as the opposite of the label;
-        "length/mean" (completion tokens), "no_answer".
+        "length/mean" (completion tokens), "no_answer", "error".
+        Attempts that the verifier has not judged are left out of the first three.
       all attempts, prompt-major.
     """
     attempts = attempt(params, prompts, samples, key, "evaluate critiques")
     answers = [attempts[i : i + samples] for i in range(0, len(attempts), samples)]
-    correct = np.array([[a.correct for a in group] for group in answers]).mean(axis=1)
+    correct, known = _rates(attempts, samples)
     wrong = np.array([p.problem.answer == WRONG for p in prompts])
     found, missed, alarms = wrong * correct, wrong * (1 - correct), ~wrong * (1 - correct)
-    ones = _grouped(np.ones(len(groups)), groups)
-    metrics = {"critique/accuracy": estimate(_grouped(correct, groups), ones)}
-    whole = 2 * found + missed + alarms
+    metrics, counted = {}, _grouped(known, groups)
+    if known.any():
+        metrics["critique/accuracy"] = estimate(_grouped(correct, groups), counted)
+    whole = (2 * found + missed + alarms) * known
     if whole.any():
         metrics["critique/f1"] = estimate(_grouped(2 * found, groups), _grouped(whole, groups))
     return metrics | _of_completions(answers), attempts
@@ -151,10 +166,10 @@ def plain_values(metrics: Mapping[str, Estimate]) -> dict[str, float]:
 
 
 def count_votes(group: Sequence[Attempt], same_answers: SameAnswers) -> tuple[int, list[int], int]:
-    """(right, sizes of the classes of wrong answers, abstained): the votes on one problem. All
-    right attempts agree with the reference, so with each other."""
+    """(right, sizes of the classes of wrong answers, abstained): the votes on one problem, of the
+    attempts with a verdict. All right ones agree with the reference, so with each other."""
     right = sum(a.correct for a in group)
-    answers = [a.verdict.extracted for a in group if not a.correct]
+    answers = [a.verdict.extracted for a in group if a.judged and not a.correct]
     given = [answer for answer in answers if answer is not None]
     distinct = list(dict.fromkeys(given))
     leader = {answer: answer for answer in distinct}
@@ -170,8 +185,23 @@ def count_votes(group: Sequence[Attempt], same_answers: SameAnswers) -> tuple[in
 
 def _of_completions(groups: Sequence[Sequence[Attempt]]) -> dict[str, Estimate]:
     lengths = [np.mean([len(a.completion.tokens) for a in group]) for group in groups]
-    silent = [np.mean([a.verdict.outcome is Outcome.NO_ANSWER for a in group]) for group in groups]
-    return {"length/mean": estimate(np.array(lengths)), "no_answer": estimate(np.array(silent))}
+    errors = [np.mean([not a.judged for a in group]) for group in groups]
+    metrics = {"length/mean": estimate(np.array(lengths)), "error": estimate(np.array(errors))}
+    outcomes = [[a.verdict.outcome for a in group if a.judged] for group in groups]
+    silent = [np.mean([o is Outcome.NO_ANSWER for o in known]) for known in outcomes if known]
+    return metrics | ({"no_answer": estimate(np.array(silent))} if silent else {})
+
+
+def _rates(attempts: Sequence[Attempt], samples: int) -> tuple[np.ndarray, np.ndarray]:
+    """([N] share of right ones among those with a verdict, 0 where there is none; [N] bool, whether
+    there is one) of N groups of `samples` attempts."""
+    rates = pass_rates(correct_array(attempts, samples), verified_array(attempts, samples))
+    return np.nan_to_num(rates), ~np.isnan(rates)
+
+
+def _unjudged(attempts: Sequence[Attempt], samples: int) -> np.ndarray:
+    """[N] share of attempts without a verdict."""
+    return 1 - verified_array(attempts, samples).mean(axis=1)
 
 
 def _grouped(values: np.ndarray, names: Sequence[str]) -> np.ndarray:

@@ -8,8 +8,8 @@ import numpy as np
 from cipo_jax.config import keys
 from cipo_jax.rl.difficulty import Difficulty, remember
 from cipo_jax.rl.replay import ReplayState, update_replay
-from cipo_jax.rl.rewards import pass_rates
-from cipo_jax.run.streams import BaseStream, correct_array, verified_array
+from cipo_jax.rl.rewards import correct_array, pass_rates, verified_array
+from cipo_jax.run.streams import BaseStream
 
 
 @dataclasses.dataclass(frozen=True)

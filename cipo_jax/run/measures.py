@@ -132,18 +132,22 @@ eval/pass@{k} | share | Unbiased pass@k, the mean over problems.
 eval/pass@{k}_stderr | share | Its standard error over problems.
 eval/length/mean | tokens | Mean length of completions.
 eval/no_answer | share | Of attempts without a readable answer.
+eval/error | share | Of attempts without a verdict: verifier, tests or sandbox are at fault. All
+    other metrics leave them out; a problem has a pass@k if it has k verdicts.
 eval/correction/accuracy_before | share | Of the own attempts that are then corrected, those that
     are right.
 eval/correction/accuracy_after | share | Of their corrections, those that are right.
 eval/correction/w2r | share | Of wrong own attempts, those that are corrected.
 eval/correction/r2r | share | Of right own attempts, those that are kept right.
 eval/correction/r2w | share | Of right own attempts, those that are spoilt.
-eval/given/{name} | share | The same five for attempts that the task makes (`eval.given_attempts`).
+eval/correction/error | share | Of their corrections, those without a verdict.
+eval/given/{name} | share | The same six for attempts that the task makes (`eval.given_attempts`).
 time/eval | seconds | The evaluation.
 
 # Cold start
 loss/demonstration | nats per token | Negative log-likelihood of the demonstrations.
 pass_rate | share | pass@1 on held-out problems, one sample each.
+error | share | Of these samples without a verdict; pass_rate leaves them out.
 learning_rate | rate | Of the step.
 
 # Health
@@ -208,7 +212,7 @@ def reduce_attempts(
     lengths = np.array([len(a.completion.tokens) for a in attempts])
     outcomes = [a.verdict.outcome for a in attempts]
     rights = correct.reshape(-1, group_size).sum(axis=1)
-    verified = _verified(attempts)
+    verified = np.array([a.judged for a in attempts])
     known = verified.reshape(-1, group_size).sum(axis=1)
     metrics = {
         "reward/mean": float(correct.mean() if rewards is None else rewards.mean()),
@@ -239,7 +243,7 @@ def stream_measures(
     """
     G, G_c = rewards.shape[1], correction_rewards.shape[1]
     correct = np.array([a.correct for a in attempts]).reshape(-1, G)
-    verified = _verified(attempts).reshape(-1, G)
+    verified = np.array([a.judged for a in attempts]).reshape(-1, G)
     return {
         **reduce_attempts(attempts, G, "base", rewards),
         **reduce_attempts(corrections, G_c, "correction", correction_rewards),
@@ -247,11 +251,6 @@ def stream_measures(
         **transitions(corrections),
         **anchor_metrics(anchors, [c.prompt for c in corrections[::G_c]]),
     }
-
-
-def _verified(attempts: Sequence[Attempt]) -> np.ndarray:
-    """[n] bool, whether the verifier reached a verdict."""
-    return np.array([a.verdict.outcome is not Outcome.ERROR for a in attempts], bool)
 
 
 def pass_rate_histogram(correct: np.ndarray) -> dict[str, float]:
@@ -284,7 +283,7 @@ def transitions(corrections: Sequence[Attempt]) -> dict[str, float]:
     Raises:
       ValueError: an attempt has no anchor.
     """
-    corrections = [c for c in corrections if c.verdict.outcome is not Outcome.ERROR]
+    corrections = [c for c in corrections if c.judged]
     if not corrections:
         return {}
     kinds = [transition(c) for c in corrections]

@@ -42,27 +42,32 @@ class Difference:
     p: float
 
 
-def pass_at_k(correct: np.ndarray, k: int) -> np.ndarray:
+def pass_at_k(correct: np.ndarray, k: int, judged: np.ndarray | None = None) -> np.ndarray:
     """Unbiased pass@k of each problem: 1 - C(n - c, k) / C(n, k), with c of n samples correct.
 
     Reference: Chen et al. 2021, Evaluating Large Language Models Trained on Code, eq. 1.
 
     Args:
       correct: [N, n] bool, n samples of N problems.
+      judged: [N, n] bool, the samples with a verdict, which alone count; None: all of them.
 
     Returns:
-      [N] float64.
+      [N] float64; NaN for a problem with fewer than k verdicts, of which nothing can be said.
 
     Raises:
       ValueError: not 1 <= k <= n.
     """
-    n = correct.shape[1]
-    if not 1 <= k <= n:
-        raise ValueError(f"k = {k} with {n} samples a problem, wanted 1 <= k <= samples")
-    wrong = n - correct.sum(axis=1)
+    samples = correct.shape[1]
+    if not 1 <= k <= samples:
+        raise ValueError(f"k = {k} with {samples} samples a problem, wanted 1 <= k <= samples")
+    counted = np.ones(correct.shape, bool) if judged is None else judged
+    n = counted.sum(axis=1)
+    wrong = n - (correct & counted).sum(axis=1)
     # C(n - c, k) / C(n, k) as a product, which cannot overflow.
     draws = np.arange(k)
-    return 1.0 - np.prod(np.maximum(wrong[:, None] - draws, 0) / (n - draws), axis=1)
+    left = np.maximum(n[:, None] - draws, 1)
+    missed = np.prod(np.maximum(wrong[:, None] - draws, 0) / left, axis=1)
+    return np.where(n >= k, 1.0 - missed, np.nan)
 
 
 def majority_at_k(right: int, wrong: Sequence[int], abstained: int, k: int) -> float:

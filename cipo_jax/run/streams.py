@@ -17,9 +17,9 @@ from cipo_jax.policy.model import Params
 from cipo_jax.rl.advantages import group_advantages, overlong_penalty
 from cipo_jax.rl.difficulty import Memory, choose_learnable
 from cipo_jax.rl.packing import TrainSequence
-from cipo_jax.rl.rewards import reward_of, shaped_rewards
+from cipo_jax.rl.rewards import correct_array, reward_of, shaped_rewards, verified_array
 from cipo_jax.run.rollout import MakeAttempts
-from cipo_jax.types import BASE, CORRECTION, Attempt, Outcome, Prompt
+from cipo_jax.types import BASE, CORRECTION, Attempt, Prompt
 
 CORRECTION_KEY, REFILL_KEY = 1, 2  # folded into the step's key; refill r uses REFILL_KEY + r
 
@@ -41,17 +41,6 @@ class BaseStream:
     def sampled(self) -> list[Attempt]:
         """All that was sampled, group-major."""
         return [*self.attempts, *self.replaced]
-
-
-def correct_array(attempts: Sequence[Attempt], group_size: int) -> np.ndarray:
-    """[N, G] bool, whether each attempt is correct."""
-    return np.array([a.correct for a in attempts], bool).reshape(-1, group_size)
-
-
-def verified_array(attempts: Sequence[Attempt], group_size: int) -> np.ndarray:
-    """[N, G] bool, whether the verifier reached a verdict; where it failed, nothing is known."""
-    known = [a.verdict.outcome is not Outcome.ERROR for a in attempts]
-    return np.array(known, bool).reshape(-1, group_size)
 
 
 def choose_prompts(

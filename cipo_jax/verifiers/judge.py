@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from cipo_jax.config.keys import Verifier
-from cipo_jax.types import Attempt, CipoError, Outcome, Problem, Verdict
+from cipo_jax.types import Attempt, CipoError, Problem, Verdict
 from cipo_jax.verifiers.pool import VerifierPool
 
 Item = TypeVar("Item")
@@ -38,6 +38,11 @@ def open_pool(verifier: Verifier, kind: str = "", wait: bool = True) -> Verifier
     )
 
 
+def suite_kind(verifier: Verifier) -> str:
+    """The kind that judges benchmarks, which mix questions with answers and with tests."""
+    return "auto" if verifier.kind in ("math", "code") else verifier.kind
+
+
 def verdicts(
     pool: VerifierPool, items: Iterable[Item], completion: Callable[[Item], tuple[Problem, str]]
 ) -> Iterator[tuple[Item, Verdict]]:
@@ -63,7 +68,7 @@ def verifier_works(attempts: Sequence[Attempt]) -> bool:
     Raises:
       CipoError: there are some, and the verifier has failed on all of them.
     """
-    if any(a.verdict.outcome is not Outcome.ERROR for a in attempts):
+    if any(a.judged for a in attempts):
         return True
     if not attempts:
         return False

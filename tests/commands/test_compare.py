@@ -39,9 +39,10 @@ def make_run(
     return path
 
 
-def attempt(number: int, right: bool) -> Attempt:
+def attempt(number: int, right: bool | None) -> Attempt:
+    """None: the verifier has failed."""
     nothing = Completion(np.zeros(0, np.int32), np.zeros(0, np.float32), True)
-    outcome = Outcome.CORRECT if right else Outcome.WRONG
+    outcome = {True: Outcome.CORRECT, False: Outcome.WRONG, None: Outcome.ERROR}[right]
     prompt = Prompt(Problem(f"p{number}", "?", "1"), np.array([1]))
     return Attempt(prompt, nothing, "", Verdict(outcome))
 
@@ -111,6 +112,18 @@ def test_benchmarks_of_both_are_compared(tmp_path: Path) -> None:
         archive.write("math500", 4, [attempt(i, i < solved) for i in range(PROBLEMS)])
     (found,) = [c for c in compare([a, b], tmp_path / "out") if c.at == "evaluations"]
     assert (found.measure, found.values) == ("math500 pass@1", (0.5, 0.25))
+
+
+def test_attempts_without_a_verdict_are_left_out(tmp_path: Path) -> None:
+    a = make_run(tmp_path / "a", 100, {4: 0.5})
+    b = make_run(tmp_path / "b", 100, {4: 0.5}, num_steps=61)
+    of_b = [attempt(0, True), attempt(0, None), attempt(1, None), attempt(2, False)]
+    AttemptArchive(a).write("eval", 4, [attempt(i, i == 2) for i in range(4)])
+    AttemptArchive(b).write("eval", 4, of_b)
+    found = [c for c in compare([a, b], tmp_path / "out") if c.at == "equal steps"]
+    assert [(c.problems, c.values, c.unjudged) for c in found] == [(2, (0.5, 0.5), 2)]
+    text = (tmp_path / "out" / "comparison.md").read_text()
+    assert "2 attempts without a verdict (outcome error) are left out of eval pass@1" in text
 
 
 def test_runs_without_an_archive_say_so(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """An archive verified again: the outcomes by hand."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,32 @@ def test_programs_are_judged_by_the_archived_tests(tmp_path: Path) -> None:
         (Outcome.ERROR, Outcome.WRONG): 1,
     }
     assert result.changed == 2 and len(result.examples) == 2
+
+
+def test_the_verifier_sees_what_it_saw_the_first_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    near = Problem(
+        "near", "?", answer="2.50", meta={"tolerance": {"relative": "0.01"}, "x": math.nan}
+    )
+    thought = Prompt(SUM, np.array([1]), thought="<think>")
+    nothing = Completion(np.zeros(0, np.int32), np.zeros(0, np.float32), False)
+    untold = Problem("untold", "?", tests={"type": "none"})
+    judged = [
+        attempt(near, r"\boxed{2.51}", Outcome.CORRECT),
+        attempt(near, r"\boxed{2.49}", Outcome.CORRECT),
+        attempt(near, r"\boxed{2.6}", Outcome.WRONG),
+        Attempt(thought, nothing, r"\boxed{2}?", Verdict(Outcome.NO_ANSWER)),
+        attempt(untold, "x", Outcome.ERROR),
+    ]
+    AttemptArchive(tmp_path).write("train", 1, judged)
+    (tmp_path / "config.json").write_text("{}")
+    assert regrade(tmp_path, Verifier(kind="math", workers=1)).changed == 0
+    assert "1 have no verdict now" in capsys.readouterr().out
+    # Benchmarks have questions with answers and with tests, whatever the config's kind.
+    (tmp_path / "config.json").unlink()
+    regrade(tmp_path, Verifier(kind="math", workers=1))
+    assert "tests.type: got 'none'" in lines(tmp_path)[4]["detail"]
 
 
 def test_a_failed_regrade_leaves_the_earlier_one(tmp_path: Path) -> None:

@@ -1,13 +1,15 @@
 """A file of completions is graded whole, and the report says what a reader needs."""
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 from sandboxes import open_or_skip
+from tiny_hf import make_tokenizer
 
-from cipo_jax.commands.verify import verify
-from cipo_jax.config.keys import Verifier
+from cipo_jax.commands.verify import prompt_thought, verify
+from cipo_jax.config.keys import Config, Verifier
 from cipo_jax.types import CipoError, Outcome
 
 MATH = Verifier(workers=1)
@@ -46,7 +48,7 @@ def test_counts_disagreements_and_slowest(tmp_path, capsys):
     assert "rows:7" in printed
 
 
-def test_answers_in_every_form_and_thoughts_left_open(tmp_path):
+def test_answers_in_every_form_and_thoughts_left_open(tmp_path, capsys):
     box = "\\boxed{8}"
     rows = [
         {"answer": ["7", 8], "text": "\\boxed{8, 7}", "label": True},
@@ -55,11 +57,47 @@ def test_answers_in_every_form_and_thoughts_left_open(tmp_path):
         {"answer": 8, "text": f"{box} may be it.", "thought_open": True, "label": False},
         {"answer": 8, "text": f"no.</think> {box}", "thought_open": True, "label": True},
         {"answer": 8, "question": "8?<think>\n", "text": f"{box} maybe.", "label": False},
-        {"answer": 8, "text": f"perhaps {box}, but now the", "label": False},
+        {"answer": 8, "text": f"{box} maybe", "truncated": True, "label": False},
+        {"answer": 8, "text": f"{box} maybe", "finish_reason": "length", "label": False},
+        {"answer": 8, "text": f"no</think>{box}", "truncated": True, "label": True},
         {"answer": 8, "text": f"{box}, as we", "thought_open": False, "label": True},
+        {"answer": 8, "text": f"{box}, as we", "finish_reason": "stop", "label": True},
+        {"answer": 8, "text": f"{box}, as we", "truncated": False, "label": True},
+        {"answer": 8, "text": f"<think>no</think>{box}, as we", "label": True},
     ]
     path = write(tmp_path / "rows.jsonl", [{"question": "?"} | row for row in rows])
-    assert verify(MATH, path).disagreements == []
+    result = verify(MATH, path)
+    assert (result.disagreements, result.guessed) == ([], 0)
+    assert "break off" not in capsys.readouterr().out
+
+
+def test_a_guess_about_rows_that_say_nothing_is_counted(tmp_path, capsys):
+    rows = [
+        {"question": "?", "answer": 8, "text": text, "label": label}
+        for text, label in (("\\boxed{8}, but now the", False), ("It is \\boxed{8}", True))
+    ]
+    path = write(tmp_path / "rows.jsonl", rows)
+    result = verify(MATH, path)
+    assert (result.disagreements, result.guessed) == ([], 1)
+    assert "1 completions break off in the middle of a sentence" in capsys.readouterr().out
+    # Where the prompt is known, nothing is guessed.
+    assert [(r.guessed, r.outcomes[Outcome.CORRECT]) for r in (verify(MATH, path, ""),)] == [(0, 2)]
+    result = verify(MATH, path, "<think>")
+    assert (result.guessed, result.outcomes) == (0, {Outcome.NO_ANSWER: 2})
+
+
+def test_the_thought_that_a_config_opens(tmp_path):
+    config = Config()
+    assert prompt_thought(config) == ""
+    own = dataclasses.replace(config.data, prompt_template="{question}\n<think>\n")
+    assert prompt_thought(dataclasses.replace(config, data=own)) == "<think>"
+    make_tokenizer(tmp_path)
+    for end, thought in (("", ""), ("[THINK]", "[THINK]")):
+        (tmp_path / "chat_template.jinja").write_text("{{ messages[0].content }}" + end)
+        chat = dataclasses.replace(config.data, chat_template=True, tokenizer=str(tmp_path))
+        assert prompt_thought(dataclasses.replace(config, data=chat)) == thought
+    elsewhere = dataclasses.replace(config.data, chat_template=True, tokenizer="no/model")
+    assert prompt_thought(dataclasses.replace(config, data=elsewhere)) is None
 
 
 def test_code_and_math_in_one_file(tmp_path, capsys):
@@ -77,11 +115,16 @@ def test_code_and_math_in_one_file(tmp_path, capsys):
 
 
 def test_why_items_could_not_be_judged_is_said(tmp_path, capsys):
-    rows = [{"tests": {"type": "call"}, "text": "x"}] * 3
+    rows = [
+        {"tests": {"type": "call"}, "text": "x", "label": label} for label in (True, False, None)
+    ]
     result = verify(MATH, write(tmp_path / "rows.jsonl", rows))
     assert result.outcomes == {Outcome.ERROR: 3}
+    assert result.disagreements == [] and result.labelled == 0  # neither right nor wrong
+    assert result.confusion == {(True, Outcome.ERROR): 1, (False, Outcome.ERROR): 1}
     assert list(result.failures.values()) == [3]
     printed = capsys.readouterr().out
+    assert "3 items have no verdict" in printed
     assert "errors, 3 times: a problem has no reference answer, but tests" in printed
 
 
@@ -96,6 +139,8 @@ def test_why_items_could_not_be_judged_is_said(tmp_path, capsys):
         ('{"answer": "x", "text": 5}', "text, completion, response; got 5"),
         ('{"answer": NaN, "text": "x"}', "jsonl:1: answer: got nan"),
         ('{"answer": 1, "text": "x", "thought_open": 1}', "thought_open is true or false, got 1"),
+        ('{"answer": 1, "text": "x", "truncated": "no"}', "truncated is true or false, got 'no'"),
+        ('{"answer": 1, "text": "x", "finish_reason": 1}', "finish_reason is a text"),
         ('{"tests": "assert f(1)", "text": "x"}', "tests are an object, got 'assert"),
         ('\n{"answer": "x", "text": "y", "label": 1}', ":2: a label is true or false"),
     ],

@@ -20,7 +20,8 @@ from cipo_jax.data.tokenizer import (
     SentencePieceTokenizer,
     load_tokenizer,
 )
-from cipo_jax.types import CipoError
+from cipo_jax.types import CipoError, Outcome
+from cipo_jax.verifiers.math.answer import verify_math
 
 reproducible = settings(derandomize=True, deadline=None)
 
@@ -51,7 +52,7 @@ def spm_file(tmp_path_factory):
         byte_fallback=True,
         hard_vocab_limit=False,
         user_defined_symbols=["<start_of_turn>", "</think>", "  "],
-        control_symbols=["<ctl>"],
+        control_symbols=["<ctl>", "[THINK]"],
         minloglevel=2,
     )
     return prefix.with_suffix(".model")
@@ -246,6 +247,26 @@ def test_hf_decode_drops_special_stop_and_unknown_ids(hf):
     assert hf.decode(np.array(ids, np.int32)) == "42"
 
 
+def test_hf_decode_keeps_special_tokens_that_are_tags_of_a_thought(tmp_path, hf):
+    make_tokenizer(tmp_path)
+    tags = ["[THINK]", "[/THINK]", "◁think▷", "◁/think▷", "<|begin_of_thought|>", "<think>"]
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", *tags]})
+    tokenizer.save_pretrained(tmp_path)
+    loaded = HFTokenizer(tmp_path)
+    marks = tokenizer.convert_tokens_to_ids(["<|im_start|>", *tags])
+    assert len(set(marks)) == 1 + len(tags) and loaded.encode(tags[0]) != [marks[1]]
+    four = loaded.encode(" 4é")
+    for mark, tag in zip(marks, ["", *tags], strict=True):
+        assert loaded.decode([*four, mark, *four, loaded.eos_id]) == f" 4é{tag} 4é"
+    thought = [marks[1], *loaded.encode("is it \\boxed{4}?")]
+    assert verify_math(loaded.decode(thought), "4").outcome is Outcome.NO_ANSWER
+    said = [*thought, marks[2], *loaded.encode("\\boxed{5}"), loaded.eos_id]
+    assert verify_math(loaded.decode(said), "5").correct
+    # Quoted in a correction prompt, a tag is ordinary text.
+    assert not set(marks) & set(loaded.encode(loaded.decode(said)))
+
+
 def test_hf_stop_ids_come_from_tokenizer_and_generation_config(tmp_path, hf):
     assert hf.stop_ids == (hf.eos_id,)
     size = make_tokenizer(tmp_path)
@@ -315,6 +336,12 @@ def test_spm_round_trip_and_ids(spm):
     assert spm.frame(chat=False) == ([spm._model.bos_id()], [])
     with pytest.raises(CipoError, match="chat_template"):
         spm.frame(chat=True)
+
+
+def test_spm_decode_keeps_control_pieces_that_are_tags_of_a_thought(spm):
+    control, tag = (spm._model.piece_to_id(piece) for piece in ("<ctl>", "[THINK]"))
+    assert spm.decode([tag, *spm.encode("is 9"), control, spm.eos_id]) == "[THINK]is 9"
+    assert tag not in spm.encode("[THINK]is 9")
 
 
 def test_spm_stop_ids_come_from_a_generation_config_beside_it(tmp_path, spm_file, spm):

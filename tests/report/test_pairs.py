@@ -1,5 +1,6 @@
 """Which pairs the report shows: spread over the run, bounded in reading and in size."""
 
+import gzip
 import re
 import time
 from pathlib import Path
@@ -32,6 +33,14 @@ def test_chosen_pairs_cover_steps_and_transitions(tmp_path):
         assert pair["transition"] == f"{'wr'[before]}2{'wr'[after]}"
     assert len(choose(run, max_pairs=1)) == 1
     assert choose(run, max_pairs=0) == []
+
+
+def test_a_pair_without_a_verdict_is_no_transition(tmp_path):
+    run = make_run(tmp_path / "run", steps=2)
+    for path in (run / "attempts").iterdir():
+        text = gzip.decompress(path.read_bytes()).decode()
+        path.write_bytes(gzip.compress(text.replace('"wrong"', '"error"').encode()))
+    assert {p["transition"] for p in choose(run, max_pairs=24)} <= {"r2r"}
 
 
 def test_steps_at_which_health_fired_come_first(tmp_path):

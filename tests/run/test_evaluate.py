@@ -91,6 +91,8 @@ def test_rates_by_hand() -> None:
         "pass@2_stderr": np.std([5 / 6, 0, 5 / 6]) / math.sqrt(3),
         "length/mean": 2.5,
         "no_answer": 2 / 12,
+        "error": 0,
+        "correction/error": 0,
         # Given back: a right, wrong; b wrong, no answer; c right, right.
         "correction/accuracy_before": 3 / 6,
         "correction/accuracy_after": 3 / 6,
@@ -125,7 +127,14 @@ def test_given_attempts_are_corrected_besides() -> None:
         key=jax.random.key(5),
     )
     values = plain_values(metrics)
-    rates = {"accuracy_before": 1 / 3, "accuracy_after": 1, "r2r": 1, "r2w": 0, "w2r": 1}
+    rates = {
+        "accuracy_before": 1 / 3,
+        "accuracy_after": 1,
+        "r2r": 1,
+        "r2w": 0,
+        "w2r": 1,
+        "error": 0,
+    }
     shown = {k: v for k, v in values.items() if k.startswith("given/")}
     assert shown == pytest.approx({f"given/{k}": v for k, v in rates.items()})
     # What is said of own attempts is as without.
@@ -158,6 +167,75 @@ def test_a_rate_over_nothing_is_absent(problem: str, present: str, absent: str) 
     assert f"correction/{present}" in metrics and f"correction/{absent}" not in metrics
 
 
+# Attempts without a verdict.
+
+FAILED = {
+    "a": [Outcome.CORRECT, Outcome.ERROR, Outcome.WRONG, Outcome.ERROR],
+    "b": [Outcome.ERROR, Outcome.NO_ANSWER, Outcome.WRONG, Outcome.CORRECT],
+    "c": [Outcome.ERROR] * 4,
+}
+
+
+def test_errors_are_neither_right_nor_wrong() -> None:
+    metrics, attempts, attempter = run(corrected_attempts=2, first=FAILED)
+    rates = {
+        "pass@1": (1 / 2 + 1 / 3) / 2,
+        "pass@2": (1 + 2 / 3) / 2,
+        "no_answer": (0 + 1 / 3) / 2,
+        "error": (2 + 1 + 4) / 12,
+        "length/mean": 2.5,
+        # Given back: the right one of a, of b the one without an answer.
+        "correction/accuracy_before": 1 / 2,
+        "correction/accuracy_after": 1 / 2,
+        "correction/r2r": 1,
+        "correction/r2w": 0,
+        "correction/w2r": 0,
+        "correction/error": 0,
+    }
+    assert {k: v for k, v in metrics.items() if "stderr" not in k} == pytest.approx(rates)
+    assert attempter.calls[1][0] == 2 and len(attempts) == 12 + 2
+
+
+def test_without_any_verdict_only_errors_and_lengths_are_known() -> None:
+    metrics, _, _ = run(corrected_attempts=1, first={"c": FAILED["c"]})
+    assert metrics == {"error": 1.0, "length/mean": 2.5}
+
+
+def test_corrections_and_critiques_without_a_verdict_are_left_out() -> None:
+    none = Completion(np.zeros(0, np.int32), np.zeros(0, np.float32), True)
+    right, wrong, failed = Outcome.CORRECT, Outcome.WRONG, Outcome.ERROR
+    outcomes = [right, failed, failed, failed, wrong, wrong]  # of three prompts, two each
+
+    def attempt(params: Any, prompts: Any, samples: int, key: Any, purpose: str) -> list[Attempt]:
+        return [Attempt(prompts[i // 2], none, "", Verdict(o)) for i, o in enumerate(outcomes)]
+
+    problems = [
+        Problem(str(i), "?", answer) for i, answer in enumerate(["correct", "incorrect"] * 2)
+    ]
+    prompts = [Prompt(p, np.array([1])) for p in problems[:3]]
+    anchors = [
+        Attempt(p, none, "", Verdict(o))
+        for p, o in zip(prompts, [wrong, right, right], strict=True)
+    ]
+    key = jax.random.key(0)
+    found, _ = evaluate_corrections(attempt, PARAMS, anchors, lambda a: a.prompt, 2, key)
+    assert plain_values(found) == pytest.approx(
+        {
+            "correction/accuracy_before": 1 / 2,
+            "correction/accuracy_after": 1 / 2,
+            "correction/w2r": 1,
+            "correction/r2r": 0,
+            "correction/r2w": 1,
+            "correction/error": 1 / 2,
+        }
+    )
+    found, _ = evaluate_critiques(attempt, PARAMS, prompts, 2, key, list("abc"))
+    values = plain_values(found)
+    # The one find is not known; the third is a false alarm.
+    assert values["critique/accuracy"] == pytest.approx(1 / 2) and values["error"] == 1 / 2
+    assert values["critique/f1"] == 0
+
+
 # Votes, given attempts, critiques.
 
 
@@ -182,6 +260,10 @@ def test_wrong_answers_that_are_equal_are_one_class() -> None:
         return [set(pair) <= halves for pair in pairs]
 
     assert count_votes(group, same) == (2, [3, 1], 1)
+    failed = [
+        Attempt(a.prompt, a.completion, "", Verdict(Outcome.ERROR, extracted="7")) for a in group
+    ]
+    assert count_votes([*group, *failed], same) == (2, [3, 1], 1)
     assert count_votes(group, lambda pairs: [False] * len(pairs)) == (2, [1, 1, 1, 1], 1)
 
 
@@ -250,6 +332,7 @@ def test_given_attempts_by_hand() -> None:
             "correction/r2r": 0.5,
             "correction/r2w": 0.5,
             "correction/w2r": 0.5,
+            "correction/error": 0,
         }
     )
     assert len(attempts) == 6

@@ -55,6 +55,14 @@ def test_pass_at_k_does_not_overflow() -> None:
     assert pass_at_k(samples_with(0, 5000), 5000)[0] == 0
 
 
+def test_pass_at_k_counts_the_samples_with_a_verdict() -> None:
+    correct = np.array([[1, 0, 0, 1], [1, 1, 0, 0], [0, 0, 0, 0]], bool)
+    judged = np.array([[1, 1, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0]], bool)
+    np.testing.assert_allclose(pass_at_k(correct, 1, judged), [1 / 3, 1, np.nan])
+    np.testing.assert_allclose(pass_at_k(correct, 2, judged), [2 / 3, np.nan, np.nan])
+    np.testing.assert_allclose(pass_at_k(correct, 2, np.ones_like(correct)), pass_at_k(correct, 2))
+
+
 @pytest.mark.parametrize("k", [0, 5])
 def test_pass_at_k_needs_k_samples(k: int) -> None:
     with pytest.raises(ValueError, match=f"k = {k} with 4 samples"):

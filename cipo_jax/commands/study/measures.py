@@ -19,7 +19,7 @@ import numpy as np
 from cipo_jax.commands.study.plan import FINAL, RESULTS, read_timing
 from cipo_jax.config.resolve import read_resolved, resolve
 from cipo_jax.data.sources import GENERATED
-from cipo_jax.run.comparison import learning_curve, stream_of
+from cipo_jax.run.comparison import is_judged, learning_curve, stream_of
 from cipo_jax.run.problems import open_evaluation
 from cipo_jax.run.records.archive import read_attempts
 from cipo_jax.run.records.files import write_text
@@ -48,13 +48,13 @@ STAGES = ("early", "middle", "late")
 # Of wrong attempts that have an answer. Records of an older format lack these.
 _REPEATS = ("own_answered", "own_repeated", "own_agreed", "given_answered", "given_repeated")
 _SUMS = (
-    *("samples", "right", "tokens", "surprise"),
+    *("samples", "right", "tokens", "surprise", "errors"),
     *("own_wrong", "own_w2r", "own_right", "own_r2w"),
     *("given_wrong", "given_w2r", "given_right", "given_r2w"),
     *(f"own_{kind}_{stage}" for stage in STAGES for kind in ("wrong", "w2r")),
     *_REPEATS,
 )
-_FORMAT = 3  # of a record; one of another format is made again
+_FORMAT = 4  # of a record; one of another format is made again
 
 Record = dict[str, Any]
 Ratio = tuple[np.ndarray, np.ndarray]  # [seeds, problems] each
@@ -70,6 +70,7 @@ def measure_run(directory: Path) -> Record:
       "training": {"step", and what `_TRAINING` names: a list each, null where not measured};
       "problems": {name: a number per test problem}: "operations"; "samples", "right" (attempts);
       "tokens", "surprise" (sums over attempts: completion tokens, minus their log-prob in nats);
+      "errors" (attempts and corrections without a verdict, which are in none of the others);
       "own_wrong", "own_w2r", "own_right", "own_r2w" (corrected own attempts, by what they were and
       became), "given_..." likewise of given ones, "own_wrong_early" and so on by the third of the
       worked solution in which they leave it (0 where the task has no worked solutions);
@@ -140,6 +141,9 @@ def _problem_sums(
     corrected: list[tuple[str, str]] = []  # problem and answer of own wrong attempts
     for attempt in read_attempts(directory / FINAL, "eval", {step}):
         of = sums.setdefault(attempt["problem_id"], dict.fromkeys(_SUMS, 0))
+        if not is_judged(attempt):
+            of["errors"] += 1
+            continue
         right = attempt["outcome"] == "correct"
         if (whose := stream_of(attempt)) == "base":
             of["samples"] += 1
@@ -203,8 +207,7 @@ def measures(records: Sequence[Record]) -> dict[str, Ratio]:
     Measures without a case (such as r2w where nothing was right) are left out.
     """
     p = _sums(records)
-    ones = np.ones_like(p["right"])
-    named = {f"pass@{k}": (pass_of(records, k), ones) for k in pass_ks(records)}
+    named = {f"pass@{k}": pass_of(records, k) for k in pass_ks(records)}
     own = p["own_wrong"] + p["own_right"]
     named |= {
         "before": (p["own_right"], own),
@@ -284,17 +287,19 @@ def _others_right(p: Mapping[str, np.ndarray]) -> np.ndarray:
 
 def pass_ks(records: Sequence[Record]) -> list[int]:
     """1, 4, 16, 64, ... as far as the samples go."""
-    samples = min(min(r["problems"]["samples"]) for r in records)
+    samples = min(max(r["problems"]["samples"]) for r in records)
     return [k for k in (1, 4, 16, 64, 256) if k <= samples]
 
 
-def pass_of(records: Sequence[Record], k: int) -> np.ndarray:
-    """[seeds, problems] unbiased pass@k."""
-    seeds = []
-    for problems in (r["problems"] for r in records):
-        counts = zip(problems["samples"], problems["right"], strict=True)
-        seeds.append([pass_at_k(np.arange(n)[None] < right, k)[0] for n, right in counts])
-    return np.array(seeds)
+def pass_of(records: Sequence[Record], k: int) -> Ratio:
+    """Unbiased pass@k of each problem, and 1; 0 and 0 where it has fewer than k verdicts."""
+    p = _sums(records)
+    values = []
+    for samples, right in zip(p["samples"], p["right"], strict=True):
+        drawn = np.arange(max(int(samples.max()), k))
+        values.append(pass_at_k(drawn < right[:, None], k, drawn < samples[:, None]))
+    known = ~np.isnan(values)
+    return np.where(known, values, 0.0), known.astype(float)
 
 
 def by_method(results: Mapping[str, Any], task: str) -> dict[str, list[Record]]:

@@ -7,6 +7,7 @@ Intervals are 95% and over seeds and test problems, see `statistics.over_seeds`;
 paired: a seed is one cold start and one order of training problems, shared by all methods.
 """
 
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -91,6 +92,9 @@ def format_study(results: Mapping[str, Any]) -> str:
             lines += ["", *_difference_table(methods, results["reference"])]
         lines += ["", *_difficulty_table(methods), *_mechanism_table(methods)]
         lines += [*_repeat_table(methods), "", *_compute_table(methods)]
+        runs = itertools.chain(*methods.values())
+        if errors := sum(sum(run["problems"].get("errors", [])) for run in runs):
+            lines += ["", f"{errors} attempts without a verdict (outcome error) are left out."]
     return "\n".join(lines) + "\n"
 
 
@@ -151,10 +155,14 @@ def _difficulty_table(methods: Mapping[str, list[Record]]) -> list[str]:
     k = max(min(pass_ks(records)[-1] for records in methods.values()), 1)
     rows = []
     for method, records in methods.items():
-        one, many = pass_of(records, 1), pass_of(records, k)
         of = np.array([r["problems"]["operations"] for r in records])
-        cells = [f"{one[of == n].mean():.3f} / {many[of == n].mean():.3f}" for n in values]
-        rows.append((method, *cells))
+        shares = [
+            [above[of == n].sum() / max(below[of == n].sum(), 1) for n in values]
+            for above, below in (pass_of(records, 1), pass_of(records, k))
+        ]
+        rows.append(
+            (method, *(f"{one:.3f} / {many:.3f}" for one, many in zip(*shares, strict=True)))
+        )
     return [
         f"pass@1 / pass@{k} by number of operations (test problems):",
         "",

@@ -111,5 +111,5 @@ def _livecodebench_tests(row: Row, cases: Sequence[dict[str, str]]) -> dict[str,
     plain = [{"input": i, "output": o} for i, o in zip(inputs, outputs, strict=True)]
     is_method = "class Solution" in (row.columns.get("starter_code") or "")
     name = f"Solution.{name}" if is_method else name
-    tests = {"type": "call", "entry_point": name, "cases": plain}
+    tests = {"type": "call", "entry_point": name, "cases": plain, "compare": "equal"}
     return {**tests, "total_time_limit": _TOTAL_SECONDS}

@@ -9,8 +9,9 @@ Fields of a record:
     phase, step, index      index is its place in the file
     stream                  "base" or "correction"
     problem_id, question, answer    answer is the reference, null for program-checked problems
-    tests                   the test specification of a program-checked problem, else null; the file
-                            has it at the problem's first attempt alone, the reader adds it to all
+    tests, meta             the test specification of a program-checked problem, else null; and what
+                            else its source said of the problem. The file has both at the problem's
+                            first attempt alone, the reader adds them to all
     text                    the completion
     thought                 the tag by which the prompt opened a thought, "" for none; verifiers see
                             it before the text
@@ -28,7 +29,7 @@ import gzip
 import json
 import math
 import zlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from cipo_jax.types import Attempt, CipoError, Problem
 
 ATTEMPTS_DIR = "attempts"
 _SUFFIX = ".jsonl.gz"
+_OF_PROBLEM = ("tests", "meta")
 
 
 class AttemptArchive:
@@ -68,7 +70,7 @@ class AttemptArchive:
                 record = {"phase": phase, "step": step, "index": index}
                 record |= _record(attempt, index_of)
                 if attempt.problem.id in written:
-                    record["tests"] = None
+                    record |= dict.fromkeys(_OF_PROBLEM)
                 written.add(attempt.problem.id)
                 packed.write(json.dumps(record, allow_nan=False).encode("ascii") + b"\n")
         return path
@@ -97,15 +99,26 @@ def read_attempts(
     for _, _, path in sorted(files):
         try:
             with gzip.open(path, "rt", encoding="ascii") as lines:
-                tests: dict[str, Any] = {}
+                known: dict[str, dict[str, Any]] = {}
                 for record in map(json.loads, lines):
-                    first = tests.setdefault(record["problem_id"], record.get("tests"))
-                    yield record | {"tests": first}
+                    own = {name: record.get(name) for name in _OF_PROBLEM}
+                    yield record | known.setdefault(record["problem_id"], own)
         except (OSError, EOFError, ValueError, KeyError, TypeError, zlib.error) as error:
             raise CipoError(
                 f"{path}: the archived attempts cannot be read ({error}); remove the file, or "
                 "restore it"
             ) from error
+
+
+def archived_problem(record: Mapping[str, Any]) -> Problem:
+    """The problem of an archived attempt, as verifiers saw it."""
+    return Problem(
+        record["problem_id"],
+        record["question"],
+        answer=record["answer"],
+        tests=record["tests"],
+        meta=record["meta"] or {},  # older archives have none
+    )
 
 
 def _record(attempt: Attempt, index_of: dict[int, int]) -> dict[str, Any]:
@@ -126,6 +139,7 @@ def _record(attempt: Attempt, index_of: dict[int, int]) -> dict[str, Any]:
         "question": problem.question,
         "answer": problem.answer,
         "tests": _tests(problem),
+        "meta": _plain(problem.meta),
         "text": attempt.text,
         "thought": attempt.prompt.thought,
         "outcome": verdict.outcome.value,
@@ -146,3 +160,13 @@ def _tests(problem: Problem) -> dict[str, Any] | None:
         return None
     name = problem.meta.get("entry_point")
     return {**({"entry_point": name} if name else {}), **problem.tests}
+
+
+def _plain(value: Any) -> Any:
+    """`value` as json can hold it; what it cannot hold as text."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    is_number = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
+    return value if value is None or is_number or isinstance(value, str) else str(value)

@@ -17,6 +17,7 @@ from typing import Any
 from cipo_jax.types import CipoError
 
 Judge = Callable[[str, str, str], bool]  # (input, expected output, output)
+ValueJudge = Callable[[Any, Any], bool]  # (expected value, returned value)
 
 _NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?")
 _WHOLE = re.compile(r"[+-]?[0-9]+")
@@ -95,6 +96,27 @@ def find_judge(name: str, tolerance: float) -> Judge:
             f"tests.compare: got {name!r}, wanted one of {', '.join(judges)}, or "
             f"package.module:function of a judge that can be imported ({error})"
         ) from error
+
+
+def find_value_judge(name: str, tolerance: float) -> ValueJudge:
+    """The comparison of returned values called `name`: "value" (with `tolerance`) or "equal".
+
+    Raises:
+      CipoError: there is none.
+    """
+    judges: dict[str, ValueJudge] = {
+        "value": lambda expected, value: same_value(expected, value, tolerance),
+        "equal": equal_value,
+    }
+    if name not in judges:
+        wanted = f"wanted one of {', '.join(judges)} for tests of a function"
+        raise CipoError(f"tests.compare: got {name!r}, {wanted}")
+    return judges[name]
+
+
+def equal_value(expected: Any, value: Any) -> bool:
+    """LiveCodeBench's rule: what Python's == says, a tuple taken for a list, but not within."""
+    return bool((list(value) if type(value) is tuple else value) == expected)
 
 
 def same_value(expected: Any, value: Any, tolerance: float) -> bool:

@@ -9,7 +9,8 @@ A test specification (`Problem.tests`) is one of
     {"type": "check_fn", "code": ..., "call": "check(name)"}       the question is a function head
     {"type": "assert", "asserts": [...], "preamble": ..., "setup": ..., "challenge_asserts": [...]}
     {"type": "stdin", "cases": [{"input": ..., "output": ...}], "compare": ..., "tolerance": ...}
-    {"type": "call", "entry_point": ..., "cases": [{"input": [...], "output": ...}], "tolerance": .}
+    {"type": "call", "entry_point": ..., "cases": [{"input": [...], "output": ...}], "compare": ...,
+     "tolerance": ...}
 
 each optionally with "entry_point", "time_limit" (seconds a test), "total_time_limit" and
 "memory_limit_bytes". What counts as a program's time is decided in `clock.py`.
@@ -193,6 +194,9 @@ class _Run:
 
     def calls(self, programs: list[code_program.Reading]) -> Iterator[_Result]:
         """call tests: the program is loaded once, its function called for each."""
+        judge = code_compare.find_value_judge(
+            self._tests.get("compare", "value"), self._tolerance()
+        )
         job = self._job("functions", programs)
         name = code_program.entry_point(self._problem)
         with self._sandbox.start(job, self._limits) as process:
@@ -202,13 +206,19 @@ class _Run:
                     yield Outcome.WRONG, failure
                     return
                 for case in self._tests["cases"]:
-                    yield self._call_result(process, name, case)
+                    yield self._call_result(process, name, case, judge)
             except TimeoutError:
                 yield self._timeout()
             except (OSError, EOFError):
                 yield Outcome.WRONG, "the program ended"
 
-    def _call_result(self, process: Sandboxed, name: str, case: Mapping[str, Any]) -> _Result:
+    def _call_result(
+        self,
+        process: Sandboxed,
+        name: str,
+        case: Mapping[str, Any],
+        judge: code_compare.ValueJudge,
+    ) -> _Result:
         arguments = [code_values.encode(argument) for argument in case["input"]]
         process.send(["ask", "call global", [name, arguments]])
         reply = self._receive(process, self._seconds)
@@ -216,7 +226,7 @@ class _Run:
             return Outcome.WRONG, failure
         try:
             value = code_values.decode(reply[1])
-            same = code_compare.same_value(case["output"], value, self._tolerance())
+            same = judge(case["output"], value)
         except Exception:  # not a plain value, so not the expected one
             return Outcome.WRONG, "the function returned no plain data"
         return (Outcome.CORRECT, "") if same else (Outcome.WRONG, "another value")

@@ -6,6 +6,7 @@
     spelling.py       one spelling for what only looks different
     quantity.py       literal numbers, with units
     lists.py          brackets and items
+    moments.py        times of day and dates
     solution_sets.py  intervals, inequalities and unions of them
     limits.py         what is not parsed
     evaluated.py      is an answer worked out, or copied from the question?

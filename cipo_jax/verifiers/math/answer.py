@@ -124,7 +124,7 @@ def _announced_last(announcement: re.Pattern[str], text: str) -> str | None:
     ends = [match.end() for match in announcement.finditer(text)]
     if not ends:
         return None
-    rest = text[ends[-1] :]
+    rest = text[ends[-1] :].removeprefix("}")  # \text{Answer: }
     if formula := _INLINE_MATH.match(rest):
         return clean(next(g for g in formula.groups() if g))
     return clean(re.split(r"\n|\.(?=\s|$)", rest, maxsplit=1)[0])

@@ -7,9 +7,9 @@ before it that only separators stand between.
 
 import re
 
-_BARE_BOX = re.compile(r"\\(?:boxed|fbox)\s+([^\s{}$\\]+)")
+_BARE_BOX = re.compile(r"\\(?:boxed|fbox)(?:\s+|(?=[0-9+-]))([^\s{}$\\]+)")
 _BETWEEN_BOXES = re.compile(
-    r"(?:[\s$,;&]|\\[()\[\],;]|\\q?quad|\\text\{|\}|\band\b|\bor\b|\b[a-zA-Z]\s*=){0,40}"
+    r"(?:[\s$,;&]|\\[()\[\],;\\]|\\q?quad|\\text\{|\}|\band\b|\bor\b|\b[a-zA-Z]\s*=){0,40}"
 )
 _BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\[{}]|[{}]")
 

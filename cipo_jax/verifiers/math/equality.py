@@ -1,10 +1,10 @@
 r"""Are two written answers equal?
 
-This file decides how answers compare, in this order: the same normal form; sets of reals; numbers;
-lists, tuples, intervals and sets, item by item; choices, times and words; and the remaining
-expressions, which math-verify and SymPy read (`expressions.py`, imported only when it is needed).
-These see only text that is small and tame. It does not limit time: some short expressions keep a
-simplifier busy for hours, so the caller must be able to kill the process.
+This file decides how answers compare, in this order: the same normal form; numbers; times and
+dates; sets of reals; lists, tuples, intervals and sets, item by item; choices and words; and the
+remaining expressions, which math-verify and SymPy read (`expressions.py`, imported only when it is
+needed). These see only text that is small and tame. It does not limit time: some short expressions
+keep a simplifier busy for hours, so the caller must be able to kill the process.
 
 Rules where graders differ:
   * Exact values are compared exactly. A decimal is exact too, but what has no finite decimal (1/3,
@@ -27,6 +27,7 @@ import re
 from cipo_jax.verifiers.math import limits
 from cipo_jax.verifiers.math.evaluated import is_copied, left_to_do
 from cipo_jax.verifiers.math.lists import MAX_ITEMS, is_list, items, split_top_level
+from cipo_jax.verifiers.math.moments import moments_equal
 from cipo_jax.verifiers.math.quantity import (
     Quantity,
     Tolerance,
@@ -34,13 +35,12 @@ from cipo_jax.verifiers.math.quantity import (
     read_quantity,
     split_unit,
 )
-from cipo_jax.verifiers.math.solution_sets import sets_equal
+from cipo_jax.verifiers.math.solution_sets import is_unsolved, sets_equal
 from cipo_jax.verifiers.math.spelling import compact, normalise, without_braces
 
 _CHOICE = re.compile(r"\(?([A-J])\)?|\(([A-J])\) ?\S.*|([A-J])[).:] ?\S.*")
 _CHOICE_BEFORE_VALUE = re.compile(r"\([A-E]\) ?(?=[^\s(+\-*/^!])")
 _TEXT = re.compile(r"[A-Za-z][A-Za-z .,'\-]*")
-_TIME = re.compile(r"([0-9]{1,2})(?::([0-9]{2}))? ?(?:([ap])\.? ?m\.?)?", re.I)
 _EQUALS = re.compile(r"(?<![<>!:\\])=(?!=)|\\equiv(?![a-zA-Z])")
 _NAME = re.compile(r"(?:\\[a-zA-Z]+(?![a-zA-Z])|[a-zA-Z])(?:_\{[^{}]*\}|')?(?:\([^()=]*\))?")
 _NAMES = re.compile(rf"{_NAME.pattern}|\((?:{_NAME.pattern},?)+\)|[A-Z]{{2,3}}")
@@ -92,7 +92,11 @@ class _Comparison:
         our_quantity, gold_quantity = read_quantity(ours), read_quantity(gold)
         if gold_quantity and our_quantity:
             return self._numbers_equal(ours, our_quantity, gold, gold_quantity)
-        verdict = sets_equal(ours, gold, self._matches)
+        verdict = moments_equal(ours, gold)
+        if verdict is None:
+            verdict = sets_equal(ours, gold, self._matches)
+        if verdict is None and is_unsolved(ours, gold):
+            raise RefusedError("an inequality is left to be solved")
         if verdict is None:
             verdict = self._lists_equal(ours, gold)
         if verdict is None:
@@ -150,7 +154,11 @@ class _Comparison:
                 return None
             return self.equal(our_items[0], gold_items[0])
         if len(our_items) != len(gold_items) or len(gold_items) > MAX_ITEMS:
-            # A set may still be written otherwise. A list never equals a single number.
+            # A set may still be written otherwise. A list never equals a single number, unless it
+            # is that number several times: two boxes with `or` between them.
+            repeated = our_brackets == "" and len(gold_items) == 1 < len(our_items) <= MAX_ITEMS
+            if repeated and all(self._matches(item, gold) for item in our_items):
+                return True
             return None if _SET.search(ours + gold) else False
         unordered = ("", "{}")
         if gold_brackets in unordered and our_brackets in unordered:
@@ -205,26 +213,18 @@ def _right_hand_sides(ours: str, gold: str) -> tuple[str, str]:
 
 
 def _words_equal(ours: str, gold: str) -> bool | None:
-    """Compares choices, times of day and words; None if the reference is none of these."""
+    """Compares choices and words; None if the reference is none of these."""
     if re.fullmatch(r"\(?[A-J]\)?", gold):
         choice = _CHOICE.fullmatch(ours)
         if choice is None:
             return False
         others = re.findall(r"\b[A-J]\b", ours)
         return gold.strip("()") == next(g for g in choice.groups() if g) and len(others) == 1
-    time = _TIME.fullmatch(gold)
-    if time and (time[2] or time[3]):
-        our_time = _TIME.fullmatch(ours)
-        return our_time is not None and _clock(our_time) == _clock(time)
     if _TEXT.fullmatch(gold) and re.search("[A-Za-z]{3}", gold):
         return _letters(ours) == _letters(gold)
     return None
 
 
-def _clock(time: re.Match[str]) -> tuple[int, int, str]:
-    return int(time[1]), int(time[2] or 0), (time[3] or "").lower()
-
-
 def _letters(text: str) -> str:
-    """`text` as words compare: without case, spaces and punctuation."""
-    return re.sub(r"[\s.,'\"\-]", "", text).casefold()
+    """`text` as words compare: without article, case, spaces and punctuation."""
+    return re.sub(r"^(?:an?|the) |[\s.,'\"\-]", "", text.casefold())

@@ -36,8 +36,9 @@ _OPERATIONS_ON_NUMBERS = {
     "rounding": r"\\l(?:floor|ceil)" + _LETTER,
     "remainder": r"\\bmod" + _LETTER,
 }
+_TRANSCENDENTAL = re.compile(r"\\(?:arc)?(?:sin|cos|tan|cot|sec|csc)|e\^|\\(?:log|ln)")
 _VARIABLE = re.compile(r"(?<![a-zA-Z\\])(?!e(?![a-zA-Z])|i(?![a-zA-Z]))[a-zA-Z]|\\(?:alpha|theta)")
-_TOKEN = re.compile(r"\\[a-zA-Z]+|[0-9.]+|\S")
+_TOKEN = re.compile(r"\\[a-zA-Z]+|[0-9]*\.?[0-9]+|\S")
 _INTEGER, _DECIMAL = re.compile(r"[+-]?[0-9,]*\.?"), re.compile(r"[+-]?[0-9,.]*")
 _MAX_QUESTION = 20_000  # characters
 
@@ -48,6 +49,8 @@ def left_to_do(ours: str, gold: str) -> str:
     if not _VARIABLE.search(re.sub(r"\\[a-zA-Z]+", "", ours)):
         operations = operations | _OPERATIONS_ON_NUMBERS
     for name, signs in operations.items():
+        if name == "root" and _TRANSCENDENTAL.search(gold) and not _TRANSCENDENTAL.search(ours):
+            continue  # the root is what the sine was left to be carried out to
         if re.search(signs, ours) and not re.search(signs, gold):
             return name
     return ""

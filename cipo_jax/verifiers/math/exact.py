@@ -37,11 +37,14 @@ class TooLargeError(Exception):
     """A number with more digits than are computed here."""
 
 
-def constants_equal(ours: Any, gold: Any, is_decimal: bool) -> bool | None:
+def constants_equal(
+    ours: Any, gold: Any, is_decimal: bool, finite_are_exact: bool = True
+) -> bool | None:
     """Are two SymPy expressions without variables the same number? None: cannot be said.
 
     Args:
-      is_decimal: a decimal stands in one of them, so that they may differ by the tolerance.
+      is_decimal: a decimal stands in one of them, so that they may differ by the tolerance,
+      finite_are_exact: but not if both have finitely many decimals.
 
     Raises:
       TooLargeError: a number in them is too large.
@@ -53,7 +56,7 @@ def constants_equal(ours: Any, gold: Any, is_decimal: bool) -> bool | None:
         if not is_decimal:
             return False
         a, b = Fraction(*our_fraction), Fraction(*gold_fraction)
-        if is_finite_decimal(a) and is_finite_decimal(b):
+        if finite_are_exact and is_finite_decimal(a) and is_finite_decimal(b):
             return False
         return abs(a - b) <= RELATIVE_TOLERANCE * abs(b)
     try:
@@ -80,13 +83,15 @@ def functions_equal(ours: Any, gold: Any) -> bool | None:
       TooLargeError: a number in them is too large.
     """
     names = sorted({symbol.name for symbol in ours.free_symbols | gold.free_symbols})
-    verdict = _equal_at_points(ours, gold, names, _both_real)
+    may_differ = _may_differ(ours, gold)
+    ours, gold = _without_floats(ours), _without_floats(gold)
+    verdict = _equal_at_points(ours, gold, names, may_differ, _both_real)
     if verdict is not True and "i" in names:
         ours, gold = (_at(side, {"i": sympy.I}) for side in (ours, gold))
         others = [name for name in names if name != "i"]
         if not others:
-            return constants_equal(ours, gold, _has_decimal(ours, gold))
-        verdict = _equal_at_points(ours, gold, others, lambda *_: True)
+            return constants_equal(ours, gold, may_differ)
+        verdict = _equal_at_points(ours, gold, others, may_differ, lambda *_: True)
     return verdict
 
 
@@ -98,18 +103,19 @@ def _at(expression: Any, values: dict[str, Any]) -> Any:
 
 
 def _equal_at_points(
-    ours: Any, gold: Any, names: list[str], comparable: Callable[[Any, Any], bool]
+    ours: Any,
+    gold: Any,
+    names: list[str],
+    may_differ: bool,
+    comparable: Callable[[Any, Any], bool],
 ) -> bool | None:
-    is_decimal, compared = _has_decimal(ours, gold), 0
+    compared = 0
     for point in _POINTS:
-        values = {
-            name: sympy.Rational(point[i % len(point)]) + i // len(point)
-            for i, name in enumerate(names)
-        }
+        values = _values(point, names)
         our_value, gold_value = _at(ours, values), _at(gold, values)
         if not comparable(our_value, gold_value):
             continue
-        equal = constants_equal(our_value, gold_value, is_decimal)
+        equal = constants_equal(our_value, gold_value, may_differ, finite_are_exact=False)
         if equal is None:
             continue
         if not equal:
@@ -118,8 +124,60 @@ def _equal_at_points(
     return True if compared >= _MIN_POINTS else None
 
 
-def _has_decimal(*sides: Any) -> bool:
-    return any(side.has(sympy.Float) for side in sides)
+def _values(point: tuple[str, ...], names: list[str]) -> dict[str, Any]:
+    return {
+        name: sympy.Rational(point[i % len(point)]) + i // len(point)
+        for i, name in enumerate(names)
+    }
+
+
+def proportional(f: Any, g: Any, either_sign: bool) -> bool:
+    """Is f a number times g, in the same variables? The number is not 0, and without `either_sign`
+    positive.
+
+    Raises:
+      TooLargeError: a number in them is too large.
+    """
+    names = sorted({symbol.name for symbol in f.free_symbols | g.free_symbols})
+    may_differ = _may_differ(f, g)
+    f, g = _without_floats(f), _without_floats(g)
+    first, compared = None, 0
+    for point in _POINTS:
+        values = _values(point, names)
+        try:
+            f_value, g_value = (_at(side, values) for side in (f, g))
+        except (TypeError, ValueError, ArithmeticError, AttributeError):
+            continue
+        if not _both_real(f_value, g_value):
+            continue
+        zeros = [constants_equal(value, sympy.S.Zero, False) for value in (f_value, g_value)]
+        if zeros[0] is not zeros[1] or None in zeros:
+            return False
+        if zeros[0]:
+            continue
+        if first is None:
+            first = f_value, g_value
+            if not either_sign and sympy.N(f_value / g_value, 5) < 0:
+                return False
+        cross = f_value * first[1], first[0] * g_value
+        if not constants_equal(*cross, may_differ, finite_are_exact=False):
+            return False
+        compared += 1
+    return compared >= _MIN_POINTS
+
+
+def _may_differ(*sides: Any) -> bool:
+    """Is there a decimal, and a number that has no finite decimal?"""
+    if not any(side.has(sympy.Float) for side in sides):
+        return False
+    numbers = {n for side in sides for n in sympy.preorder_traversal(side) if n.is_number}
+    values = [_rational(number) for number in numbers]
+    return any(value is None or not is_finite_decimal(Fraction(*value)) for value in values)
+
+
+def _without_floats(side: Any) -> Any:
+    """With the decimals as exact numbers: SymPy would round their products."""
+    return side.xreplace({x: sympy.Rational(str(x)) for x in side.atoms(sympy.Float)})
 
 
 def _both_real(*sides: Any) -> bool:

@@ -6,6 +6,7 @@ What may be parsed at all is decided in `limits.py`. Importing this file takes h
 """
 
 import logging
+import re
 from typing import Any
 
 import math_verify
@@ -19,6 +20,7 @@ from cipo_jax.verifiers.math.exact import (
     constants_equal,
     functions_equal,
     near,
+    proportional,
 )
 from cipo_jax.verifiers.math.quantity import Tolerance
 
@@ -28,6 +30,10 @@ __all__ = ["TooLargeError", "equal"]
 # not interrupt what hangs.
 logging.getLogger("math_verify").setLevel(logging.ERROR)
 
+_RELATIONS = (sympy.Eq, sympy.Ne, sympy.core.relational._Inequality)
+_MAX_DEGREE = 4
+_LETTER = re.compile(r"\\mathbb ?\{[A-Z]\}|\\[a-zA-Z]+|([a-zA-Z])")
+_REPLACEMENTS = "jklmnopqrstuvwxyzabc"
 _NOT_EVALUATED = (AppliedUndef, sympy.Derivative, sympy.Integral, sympy.Limit, sympy.Sum)
 
 
@@ -37,10 +43,27 @@ def equal(ours: str, gold: str, tolerance: Tolerance | None = None) -> bool:
     Raises:
       TooLargeError: a number in them has too many digits.
     """
+    ours, gold = _with_case(ours, gold)
     reference, answer = _parse(gold), _parse(ours)
     if reference is None or answer is None:
         return False
     return _equal(answer, reference, tolerance)
+
+
+def _with_case(ours: str, gold: str) -> tuple[str, str]:
+    """Both with other letters for the capitals whose small letters occur as well: math-verify makes
+    one variable of A and a. Where each side has a single letter, X may stand for x."""
+    letters = [{m[1] for m in _LETTER.finditer(side) if m[1]} for side in (ours, gold)]
+    if all(len(of_side) == 1 for of_side in letters):
+        return ours, gold
+    used = set.union(*letters)
+    unused = iter([letter for letter in _REPLACEMENTS if not {letter, letter.upper()} & used])
+    others = {a: next(unused, a) for a in sorted(used) if a.isupper() and a.lower() in used}
+
+    def replaced(side: str) -> str:
+        return _LETTER.sub(lambda m: others.get(m[1], m[0]) if m[1] else m[0], side)
+
+    return replaced(ours), replaced(gold)
 
 
 def _equal(ours: Any, gold: Any, tolerance: Tolerance | None) -> bool:
@@ -62,7 +85,36 @@ def _equal(ours: Any, gold: Any, tolerance: Tolerance | None) -> bool:
             return verdict
     if _have_other_variables(ours, gold):
         return False
+    if isinstance(ours, _RELATIONS) and isinstance(gold, _RELATIONS):
+        verdict = _relations_equal(ours, gold)
+        if verdict is not None:
+            return verdict
     return math_verify.verify(gold, ours, allow_set_relation_comp=True, timeout_seconds=None)
+
+
+def _relations_equal(ours: Any, gold: Any) -> bool | None:
+    """Are two equations or inequalities, written as f = 0 and c f = 0, the same up to the number c?
+    None: they are not, and may describe the same set in another way."""
+    f, g = (side.lhs - side.rhs for side in (ours, gold))
+    if isinstance(ours, sympy.Eq) and isinstance(gold, sympy.Eq):
+        f, g = (sympy.fraction(sympy.together(side))[0] for side in (f, g))
+        same_relation = either_sign = True
+    else:
+        if type(ours) is not type(gold):  # a < b is b > a
+            f = -f
+        same_relation = type(ours) in (type(gold), type(gold.reversed))
+        either_sign = isinstance(gold, sympy.Ne)
+    if same_relation and proportional(f, g, either_sign):
+        return True
+    # Solving equations of a high degree takes for ever.
+    low = all(len(side.free_symbols) == 1 and _degree(side) <= _MAX_DEGREE for side in (f, g))
+    return None if low else False
+
+
+def _degree(expression: Any) -> float:
+    """Of a polynomial in one variable; infinite for another expression."""
+    (symbol,) = expression.free_symbols
+    return sympy.degree(expression, symbol) if expression.is_polynomial(symbol) else float("inf")
 
 
 def _names(expression: Any) -> set[str]:

@@ -11,6 +11,7 @@ from cipo_jax.verifiers.math.spelling import matching
 MAX_CHARS = 1_000  # of an answer that is compared by meaning
 MAX_DEPTH = 12  # nested brackets
 _MAX_DIGITS = 4  # of an exponent, of the argument of a factorial or binomial
+_MAX_BARS = 16  # a parser tries which of them belong together
 _MAX_POWER_DIGITS = 100_000  # of a power of a number
 
 _EXPONENT = re.compile(r"(?:\^|\*\*)[({\s+-]*([0-9]+)")
@@ -41,6 +42,8 @@ def refusal(normal: str) -> str:
         return "a factorial of an expression"
     if len(re.findall(r"\^\{?-?[0-9]{3}", normal)) > 1 and re.search(r"[)}\]]\^", normal):
         return "a large power of a large power"
+    if normal.count("|") > _MAX_BARS:
+        return f"more than {_MAX_BARS} vertical bars"
     arguments = [m[1] for m in _FACTORIAL.finditer(normal)]
     if re.search(r"binom|choose|[Gg]amma", normal):
         arguments += re.findall("[0-9]+", normal)

@@ -11,20 +11,27 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from cipo_jax.types import CipoError
 from cipo_jax.verifiers.math.spelling import compact, matching
 
 RELATIVE_TOLERANCE = Fraction(1, 10**6)  # between a decimal and what has no finite decimal
 
-_WHOLE = r"(?:[0-9]{1,3}(?:(?:,[0-9]{3})+|(?: [0-9]{3})+)|[0-9]+)"  # thousands all by one sign
+# Thousands all by one sign.
+_WHOLE = r"(?:[0-9]{1,3}(?:(?:,[0-9]{3})+|(?: [0-9]{3})+|(?:'[0-9]{3})+)|[0-9]+)"
 _DECIMAL = rf"(?:{_WHOLE}(?:\.[0-9]*)?|\.[0-9]+)"
 _NUMBER = re.compile(
     rf"(?P<whole>[0-9]+)?\\frac\{{(?P<top>-?{_DECIMAL})\}}\{{(?P<bottom>-?{_DECIMAL})\}}"
-    rf"|(?:(?P<whole2>[0-9]+) )?(?P<top2>{_DECIMAL})/(?P<bottom2>{_DECIMAL})"
+    rf"|(?:(?P<whole2>[0-9]+) )?(?P<top2>{_DECIMAL})/(?P<bottom2>-?{_DECIMAL})"
     rf"|(?P<mantissa>{_DECIMAL})[eE]\+?(?P<exponent>-?[0-9]{{1,4}})"
     rf"|(?:(?P<mantissa2>{_DECIMAL})(?:\\times|\\cdot|\*|x))?10\^\{{(?P<exponent2>-?[0-9]{{1,4}})\}}"
     r"|(?P<head>[0-9]*\.[0-9]*)\\overline\{(?P<period>[0-9]{1,20})\}"
+    r"|(?P<head2>[0-9]*\.[0-9]*?)"
+    r"(?:(?P<period2>[0-9])(?P=period2){2,}|(?P<period3>[0-9]{2,9}?)(?P=period3)+)\\ldots"
     rf"|(?P<decimal>{_DECIMAL})"
 )
+_IN_PARENTHESES = re.compile(rf"^\((-?{_DECIMAL})\)(?=/)|(?<=/)\((-?{_DECIMAL})\)$")
+# 0.1\dot{6}, 0.\dot{1}2\dot{3}
+_DOTTED = re.compile(r"(?<=[0-9.])\\dot ?\{?([0-9])\}?(?:([0-9]*)\\dot ?\{?([0-9])\}?)?$")
 _CURRENCY = {"$": "dollar", "£": "pound sterling", "€": "euro"}
 _SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 # The name of a unit, then its other spellings. Plurals in -s need no entry.
@@ -85,13 +92,19 @@ def read_tolerance(written: Any) -> Tolerance | None:
     or text; a number alone is absolute; None for None.
 
     Raises:
-      ValueError, TypeError: it is written otherwise.
+      CipoError: it is written otherwise.
     """
     if written is None:
         return None
-    if not isinstance(written, Mapping):
-        return Tolerance(Fraction(str(written)))
-    return Tolerance(**{name: Fraction(str(value)) for name, value in written.items()})
+    named = written if isinstance(written, Mapping) else {"absolute": written}
+    try:
+        distances = {name: Fraction(str(value)) for name, value in named.items()}
+        if min(distances.values(), default=0) < 0:
+            raise ValueError("negative")
+        return Tolerance(**distances)
+    except (ValueError, TypeError, ZeroDivisionError) as error:
+        wanted = 'a number, or {"absolute": number} or {"relative": number}'
+        raise CipoError(f"tolerance: got {written!r:.60}, wanted {wanted}") from error
 
 
 @dataclass(frozen=True)
@@ -120,7 +133,8 @@ def read_quantity(normal: str) -> Quantity | None:
     core = core[1:].strip() if core.startswith(("-", "+")) else core
     if core[:1] in _CURRENCY:
         unit, core = _CURRENCY[core[0]], core[1:].strip()
-    core = _without_parentheses(core)  # -(1/3)
+    core = _IN_PARENTHESES.sub(r"\1\2", _without_parentheses(core))  # -(1/3), 1/(3)
+    core = _DOTTED.sub(r"\\overline{\1\2\3}", core)
     is_percent = core.endswith("%")
     match = _NUMBER.fullmatch(compact(core.removesuffix("%")))
     if match is None:
@@ -129,10 +143,11 @@ def read_quantity(normal: str) -> Quantity | None:
     if exponent:
         mantissa = _fraction(match["mantissa"] or match["mantissa2"] or "1")
         value = mantissa * Fraction(10) ** int(exponent)
-    elif match["period"]:
-        shift = 10 ** len(match["head"].partition(".")[2])
-        nines = 10 ** len(match["period"]) - 1
-        value = _fraction("0" + match["head"]) + Fraction(int(match["period"]), nines * shift)
+    elif period := match["period"] or match["period2"] or match["period3"]:
+        head = match["head"] or match["head2"]
+        shift = 10 ** len(head.partition(".")[2])
+        nines = 10 ** len(period) - 1
+        value = _fraction("0" + head) + Fraction(int(period), nines * shift)
         return Quantity(sign * value * 10**scale, False, is_percent, unit)
     elif match["decimal"]:
         value = _fraction(match["decimal"])
@@ -154,7 +169,7 @@ def _without_parentheses(core: str) -> str:
 
 
 def _fraction(digits: str) -> Fraction:
-    return Fraction(digits.replace(",", "").replace(" ", "").removesuffix("."))
+    return Fraction(re.sub("[, ']", "", digits).removesuffix("."))
 
 
 def split_unit(normal: str, any_word: bool) -> tuple[str, str | None, int]:

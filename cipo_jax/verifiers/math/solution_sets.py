@@ -14,15 +14,20 @@ from cipo_jax.verifiers.math.quantity import read_quantity
 from cipo_jax.verifiers.math.spelling import compact, matching
 
 # What makes a text a set of reals: without one of these it may as well be a tuple.
-_IS_SET = re.compile(r"[<>]|\\(?:le|ge|ne|cup|setminus)(?![a-zA-Z])|\\mathbb\{R\}|\\infty")
+_IS_SET = re.compile(r"real|[<>]|\\(?:le|ge|ne|cup|setminus)(?![a-zA-Z])|\\mathbb\{R\}|\\infty")
 _UNION = re.compile(r"\\cup(?![a-zA-Z])|\\lor(?![a-zA-Z])|\bor\b")
 _BOTH = re.compile(r"\\land(?![a-zA-Z])|\band\b")
 _RELATION = re.compile(r"<|>|\\le(?![a-zA-Z])|\\ge(?![a-zA-Z])|\\ne(?![a-zA-Z])|=")
-_MINUS = re.compile(r"\\setminus(?![a-zA-Z])|(?<=[)\]}])\s*-(?=\s*\\\{)")
+_MINUS = re.compile(r"\\setminus(?![a-zA-Z])|(?<=[)\]}R])\s*-(?=\s*\\?\{)|\bexcept(?: for)?\b")
+_PIECES = re.compile(r",|;|\\cup(?![a-zA-Z])|\\l(?:or|and)(?![a-zA-Z])|\bor\b|\band\b")
+_ABSOLUTE = re.compile(r"\|([a-zA-Z])\|")
+_MEMBER = re.compile(r"[a-zA-Z] ?\\in(?![a-zA-Z]) ?")
 _NAME = re.compile(r"[a-zA-Z](?:_\{\w+\})?|\\[a-z]+")
 _BUILDER = re.compile(r"\\\{ ?[a-z] ?(?:\\in ?\\mathbb\{R\} ?)?(?::|\||\\mid) ?(.*)\\\}")
 _REALS = re.compile(r"\\mathbb\{R\}|\\R|R|(?:the |all )*real(?: number)?s?")
 _INFINITY = "\\infty"
+# The brackets at -a and a: of |x| < a around the interval, of |x| > a at its outer ends.
+_BOTH_SIDES = {"<": ("(", ")"), "\\le": ("[", "]"), ">": (")", "("), "\\ge": ("]", "[")}
 
 
 class Part(NamedTuple):
@@ -54,6 +59,16 @@ def sets_equal(ours: str, gold: str, equal: Callable[[str, str], bool]) -> bool 
     return True
 
 
+def is_unsolved(ours: str, gold: str) -> bool:
+    """Is the reference a set of reals, and the answer an inequality that is still to be solved for
+    its variable, as 2x < 4 is?"""
+    if not _IS_SET.search(gold) or _read(gold) is None:
+        return False
+    pieces = split_top_level(ours, _PIECES)
+    sides = [split_top_level(piece, _RELATION) for piece in pieces if _RELATION.search(piece)]
+    return any(not any(_is_name(_end(side)) for side in of_piece) for of_piece in sides)
+
+
 def _same(ours: Part, gold: Part, equal: Callable[[str, str], bool]) -> bool:
     return (ours.left, ours.right) == (gold.left, gold.right) and all(
         equal(o, g) if _INFINITY not in o + g else compact(o) == compact(g)
@@ -79,6 +94,7 @@ def _read(normal: str) -> tuple[str, list[Part]] | None:
 
 
 def _piece(text: str, names: set[str]) -> list[Part] | None:
+    text = _MEMBER.sub("", text, count=1) if _MEMBER.match(text) else text
     whole, *removed = split_top_level(text, _MINUS)
     if len(removed) == 1 and whole:
         return _without(_piece(whole, names), removed[0])
@@ -103,9 +119,21 @@ def _inequality(text: str, names: set[str]) -> list[Part] | None:
     relations = _RELATION.findall(text)
     if len(sides) != len(relations) + 1 or not all(sides):
         return None
-    if len(sides) == 2 and not _is_name(sides[0]):  # 3 < x
+    if len(sides) == 2 and not (_is_name(sides[0]) or "|" in sides[0]):  # 3 < x
         sides.reverse()
         relations = [_reversed(relations[0])]
+    if len(sides) == 2 and (absolute := _ABSOLUTE.fullmatch(compact(sides[0]))):  # |x| < 2
+        number = read_quantity(sides[1])
+        if number is None or number.value <= 0 or relations[0] not in _BOTH_SIDES:
+            return None
+        names.add(absolute[1])
+        at_low, at_high = _BOTH_SIDES[relations[0]]
+        if relations[0] in ("<", "\\le"):
+            return [Part(at_low, f"-{sides[1]}", sides[1], at_high)]
+        return [
+            Part("(", "-" + _INFINITY, f"-{sides[1]}", at_low),
+            Part(at_high, sides[1], _INFINITY, ")"),
+        ]
     if len(sides) == 2 and _is_name(sides[0]) and not _is_name(sides[1]):
         names.add(sides[0])
         bound = sides[1]
@@ -143,9 +171,9 @@ def _intersection(halves: list[list[Part] | None]) -> list[Part] | None:
 
 def _without(parts: list[Part] | None, removed: str) -> list[Part] | None:
     """The line without some points, which are numbers."""
-    if parts is None or len(parts) != 1 or not removed.startswith("\\{"):
+    if parts is None or len(parts) != 1:
         return None
-    points = split_top_level(removed[2:].removesuffix("\\}"), re.compile(","))
+    points = split_top_level(re.sub(r"^\\?\{|\\?\}$", "", removed), re.compile(",|\band\b"))
     values = {p: q.value for p in points if (q := read_quantity(p)) is not None}
     if len(values) != len(points) or parts[0].low != "-" + _INFINITY:
         return None

@@ -22,6 +22,8 @@ _SIGNS = str.maketrans(
     | {"×": r"\times ", "÷": "/", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ",
        "≈": r"\approx ", "≡": r"\equiv ", "°": r"^\circ ", "∪": r"\cup ", "∩": r"\cap ",
        "∖": r"\setminus ", "∈": r"\in ", "∅": r"\emptyset ", "±": r"\pm ", "∓": r"\mp ",
+       "∠": r"\angle ", "△": r"\triangle ", "∥": r"\parallel ", "⊥": r"\perp ", "≅": r"\cong ",
+       "’": "'",
        "…": r"\ldots ", "⋯": r"\ldots ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ",
        "⌉": r"\rceil ", "ℝ": r"\mathbb{R}", "∨": r"\lor ", "∧": r"\land ", "′": "'"}
     | {letter: f"\\{name} " for letter, name in zip(_GREEK, _GREEK_NAMES.split(), strict=True)}
@@ -52,7 +54,8 @@ _REWRITES = tuple(
         (r"(?<![\\a-zA-Z])sqrt(?=\s*[({])", r"\\sqrt"),
         (r"(?<![\\a-zA-Z])pi(?![a-zA-Z])", r"\\pi "),
         (r"(?<![\\a-zA-Z])(?:infinity|inf|oo)(?![a-zA-Z])", r"\\infty "),
-        (rf"(?<![\\a-zA-Z])({_FUNCTIONS})(?=\s*[({{^\\])", r"\\\1 "),
+        (rf"(?<![\\a-zA-Z])({_FUNCTIONS})(?=\s*[({{^_\\])", r"\\\1 "),
+        (r"(?<![\\a-zA-Z])abs\s*\(([^()]*)\)", r"|\1|"),
         (r"(?<![\\a-zA-Z])(sin|cos|tan|ln)(?= ?[0-9]| [a-z](?![a-zA-Z]))", r"\\\1 "),
         (r"\*\*", "^"),
         (r"<=", r"\\le "),
@@ -60,6 +63,9 @@ _REWRITES = tuple(
         (r"!=", r"\\ne "),
         (r"\.\.\.+|\\(?:dots[bcimo]?|[chl]dots)(?![a-zA-Z])", r"\\ldots "),
         # LaTeX
+        (r"\\(?:text)?color\s*\{[a-zA-Z!0-9]*\}", ""),
+        (r"\\(?:underline|vec|hat|boldsymbol|bm)\s*(?:\{([^{}]*)\}|([a-zA-Z]))", r"{\1\2}"),
+        (r"(?<!\\)\$", ""),
         (r"\\operatorname\*?\s*\{\s*([a-z]+)\s*\}", r"\\\1 "),
         (r"\\(?:mathbb|Bbb)\s*(?:\{\s*([A-Z])\s*\}|([A-Z]))", r"\\mathbb{\1\2}"),
         (r"\\!", ""),
@@ -79,7 +85,9 @@ _REWRITES = tuple(
         (r"\\neq(?![a-zA-Z])", r"\\ne"),
         (r"\\lt(?![a-zA-Z])", "<"),
         (r"\\gt(?![a-zA-Z])", ">"),
-        (r"\\(?:varnothing|O)(?![a-zA-Z])|\\\{\s*\\\}|\b(?:the )?empty set\b", r"\\emptyset "),
+        (r"\\(?:varnothing|O)(?![a-zA-Z])|\\\{\s*\\\}|\b(?:the )?empty set\b"
+         r"|(?i:\bno (?:real )?solutions?(?: exists?)?\b\.?)", r"\\emptyset "),
+        (r"\\overline\s*\{([A-Z]{2})\}", r"\1"),  # a segment
         (r"\\(?:simeq|thickapprox)(?![a-zA-Z])", r"\\approx"),
         (r"\\(?:vee)(?![a-zA-Z])", r"\\lor"),
         (r"\\(?:wedge)(?![a-zA-Z])", r"\\land"),
@@ -93,9 +101,9 @@ _REWRITES = tuple(
         (r"\\sqrt\s*([0-9a-zA-Z])", r"\\sqrt{\1}"),
         (r"\s*([_^])\s*(-?[0-9]+|[a-zA-Z])", r"\1{\2}"),
         (r"\s*([_^])\s*", r"\1"),
-        (r"(?<!\\)\$", ""),
         (r"\\([$%])", r"\1"),
         (r"\s*(?:%|\b(?:percent|percentage|pct)\b)", "%"),
+        (r"^ ?(?i:(?:the )?(?:final )?answer(?: is|:)+) ", ""),
         (r"\s+", " "),
     )
 )  # fmt: skip

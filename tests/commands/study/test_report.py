@@ -1,6 +1,7 @@
 """Measures and tables of a study, from run directories whose numbers are known."""
 
 import dataclasses
+import gzip
 import itertools
 import json
 from pathlib import Path
@@ -119,6 +120,31 @@ def test_the_measures_of_a_run(tmp_path: Path) -> None:
     assert sum(problems["own_wrong_early"]) == sum(problems["own_w2r_early"]) == 1
     assert problems["given_wrong"] == [2] * PROBLEMS and problems["given_right"] == [1] * PROBLEMS
     assert all(2 <= n <= 5 for n in problems["operations"])
+
+
+def test_attempts_without_a_verdict_are_counted_apart(tmp_path: Path) -> None:
+    directory = make_run(tmp_path / "run", 0, [0, 1, 2, 4], keeps=True, fixes=True)
+    archive = next((directory / FINAL / "attempts").iterdir())
+    records = [json.loads(line) for line in gzip.decompress(archive.read_bytes()).splitlines()]
+    # Of the fourth problem all but two samples are gone; of the first all.
+    for record in (*records[:4], *records[14:16]):
+        record["outcome"] = "error"
+    for record in records[16:]:
+        if (quoted := record["anchor"]["index"]) is not None:
+            record["anchor"]["outcome"] = records[quoted]["outcome"]
+    archive.write_bytes(gzip.compress("".join(json.dumps(r) + "\n" for r in records).encode()))
+    record = measure_run(directory)
+    problems = record["problems"]
+    assert sorted(zip(problems["samples"], problems["errors"], strict=True)) == [
+        *((0, 5), (2, 2), (4, 0), (4, 0))  # of the first also the correction of its first sample
+    ]
+    assert sum(problems["own_wrong"]) + sum(problems["own_right"]) == 3
+    assert study_measures.pass_ks([record]) == [1, 4]
+    above, below = study_measures.pass_of([record], 1)
+    assert (above.sum(), below.sum()) == (pytest.approx(1 / 4 + 2 / 4 + 1), 3)
+    assert study_measures.pass_of([record], 4)[1].sum() == 2
+    results = {"reference": "", "runs": [record | {"task": "t", "method": "m", "seed": 0}]}
+    assert "7 attempts without a verdict" in format_study(results)
 
 
 @pytest.mark.parametrize(

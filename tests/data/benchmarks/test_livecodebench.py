@@ -109,6 +109,7 @@ def test_functional_tests_are_calls() -> None:
     assert problem.tests is not None
     assert problem.tests["entry_point"] == "Solution.holds"
     assert problem.tests["cases"] == [{"input": [[1, 2], "a"], "output": True}]
+    assert problem.tests["compare"] == "equal"
     assert "def holds" in problem.question
     with pytest.raises(CipoError, match="f:1: functional tests: KeyError: 'func_name'"):
         livecodebench_item(row(**{**columns, "metadata": "{}"}))

@@ -4,11 +4,12 @@ import dataclasses
 import gzip
 import json
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
 
-from cipo_jax.run.records.archive import AttemptArchive, read_attempts
+from cipo_jax.run.records.archive import AttemptArchive, archived_problem, read_attempts
 from cipo_jax.types import Attempt, CipoError, Completion, Outcome, Problem, Prompt, Verdict
 
 PROBLEM = Problem("p-1", "What is 1+1?", "2")
@@ -41,6 +42,7 @@ def test_every_field_can_be_read_back(tmp_path):
         "question": "What is 1+1?",
         "answer": "2",
         "tests": None,
+        "meta": {},
         "text": "2",
         "thought": "",
         "outcome": "correct",
@@ -56,6 +58,17 @@ def test_every_field_can_be_read_back(tmp_path):
     assert records[2]["stream"] == "correction" and records[2]["trimmed"] is True
     # The anchor is the same object, not an equal one: records 0 and 2 have the same text.
     assert records[2]["anchor"] == {"index": 1, "outcome": "wrong", "extracted": "3", "text": "3"}
+
+
+def test_what_is_known_of_a_problem_is_written_once(tmp_path):
+    meta = {"level": 3, "tolerance": {"absolute": Fraction(1, 3)}, "nan": math.nan, 1: (None, "é")}
+    problem = Problem("p", "?", tests={"type": "stdin"}, meta=meta)
+    attempts = [dataclasses.replace(attempt(), prompt=Prompt(problem, np.array([1])))] * 2
+    path = AttemptArchive(tmp_path).write("train", 1, attempts)
+    assert gzip.decompress(path.read_bytes()).count(b"level") == 1
+    read = [archived_problem(record) for record in read_attempts(tmp_path)]
+    plain = {"level": 3, "tolerance": {"absolute": "1/3"}, "nan": "nan", "1": [None, "é"]}
+    assert read == [dataclasses.replace(problem, meta=plain)] * 2
 
 
 def test_anchor_from_elsewhere_has_no_index_but_its_text(tmp_path):

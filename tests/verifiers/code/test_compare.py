@@ -5,7 +5,8 @@ import sys
 import pytest
 from sandboxes import judge
 
-from cipo_jax.types import Outcome
+from cipo_jax.types import CipoError, Outcome
+from cipo_jax.verifiers.code.compare import equal_value, find_value_judge
 
 
 @pytest.mark.parametrize(
@@ -72,3 +73,15 @@ def test_values_compare_as_json_writes_them(output, right, wrong):
     tests = {"type": "call", "entry_point": "f", "cases": [{"input": [], "output": output}]}
     assert judge(tests, f"def f(): return {right}").outcome is Outcome.CORRECT
     assert judge(tests, f"def f(): return {wrong}").outcome is Outcome.WRONG
+
+
+def test_values_of_livecodebench_compare_as_its_harness_does():
+    assert not equal_value(0.3, 0.1 + 0.2) and equal_value(2.0, 2) and not equal_value(7, 7.0000001)
+    assert equal_value([1, [2]], (1, [2])) and not equal_value([1, [2]], [1, (2,)])
+    assert equal_value(1, True) and not equal_value("1", 1) and not equal_value({"1": 2}, {1: 2})
+    tests = {"type": "call", "entry_point": "f", "cases": [{"input": [], "output": 0.25}]}
+    near = "def f(): return 0.25000001"
+    assert judge(tests, near).outcome is Outcome.CORRECT
+    assert judge(tests | {"compare": "equal"}, near).outcome is Outcome.WRONG
+    with pytest.raises(CipoError, match="tests.compare: got 'lines', wanted one of value, equal"):
+        find_value_judge("lines", 0.0)

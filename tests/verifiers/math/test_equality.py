@@ -263,6 +263,7 @@ COPIED = [
     ("(x+3)(x+4)", "x^2+7x+12", "Expand $(x+3)(x+4)$."),
     ("(x+4)(x+3)", "x^2+7x+12", "Expand $(x+3)(x+4)$."),
     (r"\sqrt{72}", r"6\sqrt{2}", r"Simplify $\sqrt{72}$."),
+    ("x^2+7x+12", "(x+3)(x+4)", "Factor $x^2+7x+12$."),  # the question's full stop is not its 12's
 ]
 
 NOT_COPIED = [

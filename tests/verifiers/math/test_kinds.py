@@ -1,0 +1,68 @@
+"""Kinds of answers: what is right for a reference, and what looks like it and is not."""
+
+import pytest
+
+from cipo_jax.types import Outcome
+from cipo_jax.verifiers.math.answer import verify_math
+
+KINDS = [
+    # (reference, right answers, wrong answers)
+    ("3^{60}", ["3^{60}"], ["3^{60}+1", "3^{59}"]),
+    ("1-2^{-90}", [r"1-\frac{1}{2^{90}}"], ["1"]),
+    (r"\frac{5^{80}-1}{4}", [r"\frac14(5^{80}-1)"], [r"\frac{5^{80}}{4}"]),
+    ("0", ["0.0", "-0"], [r"\frac{1}{7^{500}}", "10^{-300}"]),
+    (r"\sqrt{10^{200}+1}", [], ["10^{100}"]),
+    # decimals
+    (r"\frac13", [r"0.\dot{3}", "0.333...", r"0.333\ldots", "0.33333333"], ["0.333", "0.33"]),
+    (r"\frac{123}{999}", [r"0.\dot{1}2\dot{3}", r"0.\overline{123}"], [r"0.\dot{1}\dot{2}"]),
+    (r"\frac{7}{6}", [r"1.1\dot{6}", "1.1666..."], [r"1.\dot{1}\dot{6}", "1.16..."]),
+    ("1/3", ["1/(3)", "(1)/(3)"], ["1/(4)", "-1/(3)"]),
+    ("-1/3", ["-1/(3)", "1/(-3)"], ["1/3"]),
+    ("1234567", ["1'234'567", "1 234 567"], ["12'34'567", "1.234.567"]),
+    (r"\frac{x}{3}", ["0.33333333333x"], ["0.333x", "0.34x"]),
+    ("0.5x", [r"\frac{x}{2}", "x/2"], ["0.5000001x"]),
+    # the same answer twice, and two
+    ("12x-34", ["12x-34, -34+12x"], ["12x-34, 12x+34", "12x, -34"]),
+    (r"15\frac{39}{40}", [r"15\frac{39}{40}, \frac{639}{40}"], [r"15\frac{39}{40}, 15"]),
+    (r"90^{\circ},60^{\circ}", [r"90^{\circ}$,$60^{\circ}"], [r"90^{\circ}$,$61^{\circ}"]),
+    # sets of reals
+    ("(-3,3)", ["|x|<3", "-3<x<3"], [r"|x|\le3", "|x|>3", "2x<6"]),
+    (r"(-\infty,-3]\cup[3,\infty)", [r"|x|\ge3"], ["|x|>3", r"|x|\le3"]),
+    (r"x<1 \text{ or } x>4", [r"x \in(-\infty,1) \text{ or } x\in(4,\infty)"], ["x<1"]),
+    (r"(-\infty,2)\cup(2,\infty)", ["R - {2}", "all real numbers except 2"], ["R - {3}"]),
+    (r"\emptyset", [r"\text{no solution}", "no real solutions", r"\{\}"], ["0", "all reals"]),
+    ("x<2", ["2>x"], ["2x<4", "x+1<3", r"x\le2"]),
+    # equations and inequalities
+    ("y=2^{80}x", ["2^{81}x-2y=0"], ["y=(2^{80}+1)x"]),
+    ("x+y<2^{80}", ["2^{80}>x+y", "-x-y>-2^{80}"], ["x+y<2^{80}+1", "x+y>2^{80}"]),
+    ("xy=1", [r"y=\frac{1}{x}"], ["xy=-1", "y=x"]),
+    (r"\frac{x^2}{9}+\frac{y^2}{4}=1", ["4x^2+9y^2=36"], ["4x^2-9y^2=36"]),
+    (r"a+b\neq3", [r"3\ne b+a"], ["a+b=3"]),
+    ("x^{50}+1=0", ["-1-x^{50}=0"], ["x^{50}+x+1=0"]),
+    # words and signs
+    (r"\text{ellipse}", ["an ellipse", "The Ellipse"], ["a hyperbola"]),
+    (r"\log_2 5", ["log_2(5)", r"\frac{\ln5}{\ln2}"], ["log_5(2)"]),
+    ("|x|", ["abs(x)", r"\lvert x\rvert"], ["x"]),
+    ("15", [r"\text{The answer is }15", r"\underline{15}", r"\color{red}{15}"], ["about 15"]),
+    (r"a\sin B", [r"\sin(B)\cdot a"], [r"A\sin b", r"a\sin b"]),
+    ("A-a+b", ["b+A-a"], ["a-A+b", "b"]),
+    ("3x+2", ["3X+2"], ["3y+2"]),
+    (r"\sin\frac{\pi}{12}", [r"\frac{\sqrt6-\sqrt2}{4}"], [r"\frac{\sqrt6-\sqrt3}{4}"]),
+    (r"2\ln3", ["3\\ln3-\\ln 3"], [r"\sqrt{4}\ln3"]),
+    (r"e^{i\pi/4}", [r"\frac{\sqrt2}{2}+\frac{\sqrt2}{2}i"], [r"\frac{\sqrt2}{2}"]),
+    (r"\vec{a}+\vec{b}", [r"\vec b+\vec a", "a+b"], [r"\vec{a}"]),
+    (r"\angle ABC", ["∠ABC"], ["∠ABD"]),
+    (r"\overline{AB}", ["AB"], ["AC"]),
+]
+
+
+@pytest.mark.parametrize(("gold", "right", "wrong"), KINDS, ids=[gold for gold, *_ in KINDS])
+def test_what_is_right_and_what_is_not(gold: str, right: list[str], wrong: list[str]):
+    for answers, outcome in ((right, Outcome.CORRECT), (wrong, Outcome.WRONG)):
+        for answer in answers:
+            assert verify_math(rf"\boxed{{{answer}}}", gold).outcome is outcome, answer
+
+
+@pytest.mark.parametrize("answer", ["|" * 400, "|x|" * 20, "x" + "|" * 17])
+def test_bars_that_a_parser_would_pair_for_ever_are_refused(answer: str):
+    assert "vertical bars" in verify_math(rf"\boxed{{{answer}}}", r"\sqrt{2}").detail
