@@ -18,7 +18,7 @@ ASSERTS = {
 
 CHECK = {
     "type": "check_fn",
-    "code": "def check(candidate):\n    assert candidate(21) == 42\n"
+    "code": "def check(candidate):\n    assert math.isclose(candidate(21), 42)\n"
     "    assert abs(candidate(0.5) - 1.0) < 1e-9\n",
     "call": "check(double)",
     **LIMITS,
@@ -123,6 +123,30 @@ CHEATS = {
     "patched builtins": "import builtins\nbuiltins.abs = lambda x: 0\n"
     "builtins.all = builtins.any = builtins.isinstance = lambda *a: True\n"
     "builtins.AssertionError = None\ndef double(n): return 0",
+    "own module": "class math:\n    isclose = staticmethod(lambda *a, **k: True)\n"
+    "def double(n): return 7",
+    "tracing": "import sys\ndef trace(*a): return trace\nsys.settrace(trace)\n"
+    "sys.setprofile(trace)\ndef double(n): return 7",
+    "own rules for pickling and printing": "class E:\n"
+    "    def __reduce_ex__(self, p): return (eval, ('42',))\n"
+    "    def __repr__(self): return '42'\n    __str__ = __repr__\n"
+    "    def __int__(self): return 42\n    __index__ = __int__\n"
+    "    def __float__(self): return 42.0\n    def __hash__(self): return hash(42)\n"
+    "    def __eq__(self, o): return True\ndef double(n): return E()",
+    "patched values": "import sys\nv = sys.modules['cipo_jax.verifiers.sandbox.values']\n"
+    "v._Remote.__eq__ = lambda s, o: True\nv._Remote.__abs__ = lambda s: 0\n"
+    "v.encode = lambda x, keep=None: {'yours': 0}\ndef double(n): return 0",
+    "an exception that ends the run well": "def double(n): raise SystemExit(0)\n"
+    "raise SystemExit(0)",
+    "iterator without an end": "class L(tuple):\n    def __len__(self): return 1\n"
+    "    def __iter__(self):\n        while True: yield 42\ndef double(n): return L()",
+    "decimal without an end": "import decimal\ndef double(n): return decimal.Decimal('1e999999')",
+    "integer with many digits, written by hand": "import os, struct\n"
+    "m = b'[\"value\",' + b'7' * 10_000_000 + b',{\"dict\":[]}]'\n"
+    "m = struct.pack('!I', len(m)) + m\n"
+    "for d in range(3, 64):\n    rest = m\n    try:\n"
+    "        while rest: rest = rest[os.write(d, rest):]\n    except OSError: pass\n"
+    "def double(n): return 0",
     "own abs": "def abs(x): return 0\ndef double(n): return 7",
     "own check": "def check(candidate): pass\ndef double(n): return 7",
     "patched AssertionError": "import builtins\n"

@@ -177,12 +177,12 @@ def _choose(blocks: list[Block], wanted: Collection[str], reads_input: bool) -> 
     while names := sorted((needed & giving.keys()) - seen):
         seen.update(names)
         for name in names:
-            number = defining.get(name)
-            if number is None and not chosen & set(giving[name]):
-                number = giving[name][-1]
-            if number is not None and number not in chosen:
-                chosen.add(number)
-                needed |= blocks[number].missing
+            giver = defining.get(name)
+            if giver is None and not chosen & set(giving[name]):
+                giver = giving[name][-1]
+            if giver is not None and giver not in chosen:
+                chosen.add(giver)
+                needed |= blocks[giver].missing
     return chosen
 
 

@@ -20,6 +20,7 @@ forms of tests: the whole of it; else the lines that look like code; else those 
 """
 
 import ast
+import collections
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -169,8 +170,9 @@ def tests_job(problem: Problem) -> tuple[dict[str, Any], dict[str, str]]:
 
     Returns:
       The job's `preamble` (run first, trusted), `tests` (statements, one unit each), `names` (what
-      they may take from the program if nothing else defines it) and `own` (what they always take
-      from it); and {"before", "after"} for the program.
+      they may take from the program if nothing else defines it), `own` (what they always take
+      from it) and `modules` (names of which they use attributes only, with these); and
+      {"before", "after"} for the program.
 
     Raises:
       CipoError: the tests are not Python.
@@ -197,11 +199,21 @@ def tests_job(problem: Problem) -> tuple[dict[str, Any], dict[str, str]]:
     except (SyntaxError, ValueError, TypeError, KeyError) as error:
         message = f"problem {problem.id!r}: tests: {type(error).__name__}: {error}"
         raise CipoError(message) from error
-    nodes = (node for tree in trees for node in ast.walk(tree))
-    used = {node.id for node in nodes if isinstance(node, ast.Name)}
-    names = sorted(name for name in used if not name.startswith("__"))
-    job = {"preamble": preamble, "tests": units, "names": names, "own": [own] if own else []}
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    used = [node.id for node in nodes if isinstance(node, ast.Name)]
+    names = sorted(name for name in set(used) if not name.startswith("__"))
+    job: dict[str, Any] = {"preamble": preamble, "tests": units, "names": names}
+    job |= {"own": [own] if own else [], "modules": _attributes(nodes, collections.Counter(used))}
     return job, {"before": before, "after": after}
+
+
+def _attributes(nodes: Sequence[ast.AST], uses: Mapping[str, int]) -> dict[str, list[str]]:
+    """The attributes of each name of which nothing else is used."""
+    attributes: dict[str, list[str]] = {}
+    for node in nodes:
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            attributes.setdefault(node.value.id, []).append(node.attr)
+    return {name: each for name, each in attributes.items() if len(each) == uses[name]}
 
 
 def assert_number(unit: str, line: int) -> int | None:

@@ -244,13 +244,15 @@ class _Run:
         """What the tests' process says, as results."""
         report = self._expect(judge)
         if "broken" in report:
-            raise SandboxError(report["broken"])
+            raise SandboxError(_without_module(report["broken"]))
         report = self._report(judge, secret, _LOAD_SECONDS)
         if report.get("load"):
             yield Outcome.WRONG, _without_module(report["load"])
             return
         for unit in units:
             report = self._report(judge, secret, self._seconds)
+            if "broken" in report:
+                raise SandboxError(_without_module(report["broken"]))
             if report["passed"]:
                 yield Outcome.CORRECT, ""
                 continue
@@ -262,7 +264,7 @@ class _Run:
 
     def _report(self, judge: Sandboxed, secret: str, seconds: float) -> dict[str, Any]:
         report = self._receive(judge, seconds)
-        is_one = isinstance(report, dict) and {"load", "passed"} & report.keys()
+        is_one = isinstance(report, dict) and {"load", "passed", "broken"} & report.keys()
         if not is_one or not secrets.compare_digest(str(report.get("secret")), secret):
             return {"load": "the tests ended", "passed": False, "reason": "the tests ended"}
         return report
