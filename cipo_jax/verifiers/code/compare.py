@@ -56,7 +56,10 @@ def same_text(_: str, expected: str, output: str) -> bool:
 
 def same_lines_in_any_order(_: str, expected: str, output: str) -> bool:
     """The same lines, each as words, in any order."""
-    return _sorted_lines(expected) == _sorted_lines(output)
+    theirs, ours = (
+        [line for line in text.splitlines() if line.strip()] for text in (expected, output)
+    )
+    return len(theirs) == len(ours) and _sorted_words(theirs) == _sorted_words(ours)
 
 
 def close_numbers(tolerance: float) -> Judge:
@@ -168,5 +171,5 @@ def _close(expected: float, value: float, tolerance: float) -> bool:
     return abs(expected - value) <= tolerance * max(1.0, abs(expected))
 
 
-def _sorted_lines(text: str) -> list[list[str]]:
-    return sorted(line.split() for line in text.splitlines() if line.strip())
+def _sorted_words(lines: list[str]) -> list[list[str]]:
+    return sorted(line.split() for line in lines)

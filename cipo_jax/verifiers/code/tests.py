@@ -187,9 +187,11 @@ class _Run:
     def _case_result(self, judge: Any, case: Mapping[str, str], answer: Any) -> _Result:
         if answer["status"]:
             return Outcome.WRONG, _ending(answer["status"], answer["errors"])
-        if judge(case["input"], case["output"], answer["output"]):
-            return Outcome.CORRECT, ""
-        return Outcome.WRONG, "other output"
+        try:
+            is_right = judge(case["input"], case["output"], answer["output"])
+        except MemoryError:
+            return Outcome.WRONG, "more output than can be compared"
+        return (Outcome.CORRECT, "") if is_right else (Outcome.WRONG, "other output")
 
     def calls(self, programs: list[code_program.Reading]) -> Iterator[_Result]:
         """call tests: the program is loaded once, its function called for each."""
