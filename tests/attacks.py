@@ -18,7 +18,7 @@ ASSERTS = {
 
 CHECK = {
     "type": "check_fn",
-    "code": "def check(candidate):\n    assert candidate(21) == 42\n"
+    "code": "def check(candidate):\n    assert math.isclose(candidate(21), 42)\n"
     "    assert abs(candidate(0.5) - 1.0) < 1e-9\n",
     "call": "check(double)",
     **LIMITS,
@@ -89,6 +89,27 @@ FORBIDDEN = {
     "limits of another process": "import os, resource as r; "
     "r.prlimit(os.getppid() or 1, r.RLIMIT_CORE)",
     "scheduling of another process": "import os; os.sched_setaffinity(os.getppid() or 1, {{0}})",
+    "memory of another process": "import ctypes, os; here = ctypes.c_char_p(b'x' * 8); "
+    "local = (ctypes.c_ulong * 2)(ctypes.cast(here, ctypes.c_void_p).value, 8); "
+    "assert ctypes.CDLL(None).process_vm_writev(os.getppid() or 1, local, 1, local, 1, 0) >= 0",
+    "memory of itself, as of another": "import ctypes, os; room = (ctypes.c_char * 8)(); "
+    "local = (ctypes.c_ulong * 2)(ctypes.addressof(room), 8); "
+    "assert ctypes.CDLL(None).process_vm_readv(os.getpid(), local, 1, local, 1, 0) == 8",
+    "descriptor of a process": "import os; os.pidfd_open(os.getpid())",
+    "memory without a file": "import os; os.memfd_create('x')",
+    "own user namespace": "import ctypes; assert ctypes.CDLL(None).unshare(0x10000000) == 0",
+    "own pid namespace": "import ctypes; "
+    "assert ctypes.CDLL(None).unshare(0x10000000 | 0x20000000) == 0",
+    "a process by clone": "import ctypes, os; pid = ctypes.CDLL(None).syscall(56, 17, 0, 0, 0, 0); "
+    "pid or os._exit(0); assert pid > 0",
+    "a process by clone3": "import ctypes, os; "
+    "pid = ctypes.CDLL(None).syscall(435, (ctypes.c_ulong * 8)(0, 0, 0, 0, 17), 64); "
+    "pid or os._exit(0); assert pid > 0",
+    "io_uring": "import ctypes; "
+    "assert ctypes.CDLL(None).syscall(425, 8, (ctypes.c_char * 120)()) >= 0",
+    "keys of the kernel": "import ctypes; "
+    "assert ctypes.CDLL(None).syscall(248, b'user', b'x', b'x', 1, -3) >= 0",
+    "shared memory": "import ctypes; assert ctypes.CDLL(None).shmget(7, 4096, 0o1666) >= 0",
     "outlive the guard": "import ctypes; assert ctypes.CDLL(None).prctl(1, 0, 0, 0, 0) == 0",
     "outlive the guard, by a longer number": "import ctypes; "
     "assert ctypes.CDLL(None).syscall(157, ctypes.c_long((1 << 32) + 1), 0, 0, 0, 0) == 0",
@@ -123,6 +144,30 @@ CHEATS = {
     "patched builtins": "import builtins\nbuiltins.abs = lambda x: 0\n"
     "builtins.all = builtins.any = builtins.isinstance = lambda *a: True\n"
     "builtins.AssertionError = None\ndef double(n): return 0",
+    "own module": "class math:\n    isclose = staticmethod(lambda *a, **k: True)\n"
+    "def double(n): return 7",
+    "tracing": "import sys\ndef trace(*a): return trace\nsys.settrace(trace)\n"
+    "sys.setprofile(trace)\ndef double(n): return 7",
+    "own rules for pickling and printing": "class E:\n"
+    "    def __reduce_ex__(self, p): return (eval, ('42',))\n"
+    "    def __repr__(self): return '42'\n    __str__ = __repr__\n"
+    "    def __int__(self): return 42\n    __index__ = __int__\n"
+    "    def __float__(self): return 42.0\n    def __hash__(self): return hash(42)\n"
+    "    def __eq__(self, o): return True\ndef double(n): return E()",
+    "patched values": "import sys\nv = sys.modules['cipo_jax.verifiers.sandbox.values']\n"
+    "v._Remote.__eq__ = lambda s, o: True\nv._Remote.__abs__ = lambda s: 0\n"
+    "v.encode = lambda x, keep=None: {'yours': 0}\ndef double(n): return 0",
+    "an exception that ends the run well": "def double(n): raise SystemExit(0)\n"
+    "raise SystemExit(0)",
+    "iterator without an end": "class L(tuple):\n    def __len__(self): return 1\n"
+    "    def __iter__(self):\n        while True: yield 42\ndef double(n): return L()",
+    "decimal without an end": "import decimal\ndef double(n): return decimal.Decimal('1e999999')",
+    "integer with many digits, written by hand": "import os, struct\n"
+    "m = b'[\"value\",' + b'7' * 10_000_000 + b',{\"dict\":[]}]'\n"
+    "m = struct.pack('!I', len(m)) + m\n"
+    "for d in range(3, 64):\n    rest = m\n    try:\n"
+    "        while rest: rest = rest[os.write(d, rest):]\n    except OSError: pass\n"
+    "def double(n): return 0",
     "own abs": "def abs(x): return 0\ndef double(n): return 7",
     "own check": "def check(candidate): pass\ndef double(n): return 7",
     "patched AssertionError": "import builtins\n"
@@ -240,6 +285,27 @@ FAULTS = {
     ),
     "tgkill": _AROUND.format(act="libc.syscall(234, pid, pid, 9)"),
     "tgkill to stop": _AROUND.format(act="libc.syscall(234, pid, pid, 19)"),
+    "signal by the readiness of a pipe": "import fcntl, os, time\ndef around(n=0):\n"
+    "    for pid in {os.getppid(), *range(1, 8)} - {os.getpid(), 0}:\n"
+    "        r, w = os.pipe()\n"
+    "        try:\n"
+    "            fcntl.fcntl(r, fcntl.F_SETOWN, pid)\n            fcntl.fcntl(r, 10, 9)\n"
+    "            fcntl.fcntl(r, fcntl.F_SETFL, os.O_ASYNC)\n            os.write(w, b'x')\n"
+    "        except OSError: pass\n    return 0\naround()\ndouble = around",
+    "stopping itself": "import ctypes, os\ndef double(n=0):\n"
+    "    ctypes.CDLL(None).syscall(234, os.getpid(), os.getpid(), 19)\n    return 0\ndouble()",
+    "writing to all that is open": "import os\nfor d in range(64):\n    for act in (\n"
+    "        lambda: os.lseek(d, 0, 0), lambda: os.write(d, b'21 42' * 99),\n"
+    "        lambda: os.ftruncate(d, 0),\n    ):\n        try: act()\n"
+    "        except OSError: pass\ndef double(n): return 0",
+    "a file without content": "import os\ntry: os.ftruncate(1, 16 << 20)\n"
+    "except OSError: pass\ndef double(n): return 0",
+    "many lines": "import os\nfor _ in range(200):\n    try: os.write(1, b'1\\n' * 99999)\n"
+    "    except OSError: break\ndef double(n): return 0",
+    "an unreadable answer": "class M(type):\n"
+    "    def __getattribute__(c, n): raise SystemExit\n"
+    "class E(metaclass=M):\n    def __getattribute__(s, n): raise KeyboardInterrupt\n"
+    "def double(n): return E()",
     "its own limits": "import resource as r\n"
     "for name in (r.RLIMIT_AS, r.RLIMIT_NOFILE, r.RLIMIT_FSIZE):\n"
     "    r.setrlimit(name, (0, 0))\ndef double(n): return 0",
@@ -279,38 +345,6 @@ SURVIVORS = {
     "kill the group": "os.killpg(0, 9)",
     "threads": "[threading.Thread(target=time.sleep, args=(60,)).start() for _ in range(10_000)]",
 }
-
-_CLEAR = "ctypes.CDLL(None).prctl(1, 0, 0, 0, 0)"  # PR_SET_PDEATHSIG: none
-
-# How a program that then sleeps tries to be there after its verdict.
-OUTLIVERS = {
-    "cleared signal": _CLEAR,
-    "cleared signal, memory": _CLEAR + "\nballast = bytearray(96 << 20)",
-    "cleared and blocked signals": _CLEAR + "\n"
-    "for s in range(1, 65):\n"
-    "    try: signal.signal(s, signal.SIG_IGN)\n    except Exception: pass\n"
-    "signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))",
-    "another session": _CLEAR + "\ntry: os.setsid()\nexcept OSError: pass",
-    "a child": "try:\n    if os.fork() == 0: " + _CLEAR + "; time.sleep(60)\nexcept OSError: pass",
-    "a grandchild in another session": "try:\n    if os.fork() == 0:\n        os.setsid()\n"
-    "        if os.fork() == 0: " + _CLEAR + "; time.sleep(60)\n        os._exit(0)\n"
-    "except OSError: pass",
-    "a grandchild, and the program ends": "try:\n    if os.fork() == 0:\n        os.setsid()\n"
-    "        if os.fork() == 0: " + _CLEAR + "; time.sleep(60)\n        os._exit(0)\n"
-    "except OSError: pass\nos._exit(0)",
-    "a sibling": _CLEAR + "\n"  # clone(CLONE_PARENT)
-    "if ctypes.CDLL(None).syscall(56, 0x8000 | 17, 0, 0, 0, 0) == 0: time.sleep(60)",
-    "a thread, and the first one ends": _CLEAR + "\n"
-    "threading.Thread(target=time.sleep, args=(60,)).start()\n"
-    "ctypes.CDLL(None).syscall(60, 0)",  # exit, of the calling thread
-}
-
-
-def outliver(name: str, kind: str) -> str:
-    """The program for tests of this kind: it does the act, then sleeps when it is called."""
-    program = "import ctypes, os, signal, threading, time\n" + OUTLIVERS[name]
-    program += "\ndef double(n): time.sleep(60)\n"
-    return program + ("double(0)\n" if kind == "stdin" else "")
 
 
 def judge_and_go_on(

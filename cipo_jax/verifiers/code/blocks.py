@@ -15,20 +15,28 @@ The rule:
      not have: a helper function, a class, an import, a constant. Of several definitions of a
      function the last one counts, as when the blocks are run one after the other.
   4. If the main block of a program that reads standard input only defines things, the next block
-     that uses one of them and does something is added: it starts the program.
+     that uses one of them and does something is added: it starts the program. A block that puts a
+     text in the place of standard input (`sys.stdin = io.StringIO(...)`) is an example.
 
 All else is left out: usage examples, asserts of the model's own, earlier drafts. The chosen blocks
 are joined in the order in which they stand.
+
+Completions are long and a model may write anything, so all of this takes time in proportion to the
+length of the text.
 """
 
 import dataclasses
 import re
 import textwrap
 from collections.abc import Collection
+from functools import cached_property
 
-_FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[ \t]*([\w+#.-]*)[^\n`]*$", re.M)
+# Repetitions are possessive (`++`) wherever two of them could share what they match: else a long
+# line would take the square of its length.
+_FENCE = re.compile(r"^[ \t]*+(`{3,}+|~{3,}+)[ \t]*+([\w+#.-]*+)[^\n`]*+$", re.M)
 _PYTHON = ("python", "python3", "py", "py3")
-_QUOTES = ('"""', "'''")
+_MARKDOWN = ("markdown", "md")
+_QUOTE = re.compile(r"\"\"\"|'''")
 # Comments and strings, which hold no names; the longest form first.
 _TEXT = re.compile(
     r"#[^\n]*"
@@ -37,19 +45,24 @@ _TEXT = re.compile(
     re.S | re.M,
 )
 _NAME = re.compile(r"(?<![\w.])[^\W\d]\w*")
-_DEFINITION = re.compile(r"^(?:async[ \t]+def|def|class)[ \t]+(\w+)", re.M)
-_IMPORT = re.compile(r"^(?:from[ \t]+[\w.]+[ \t]+)?import[ \t]+(\([^)]*\)|[^\n;]*)", re.M)
-_ASSIGNMENT = re.compile(r"^(\w+(?:[ \t]*,[ \t]*\w+)*)[ \t]*(?::[^=\n]+)?=(?!=)", re.M)
+_DEFINITION = re.compile(r"^(?:async[ \t]++def|def|class)[ \t]++(\w++)", re.M)
+_IMPORT = re.compile(r"^(?:from[ \t]++[\w.]++[ \t]++)?import[ \t]++(\([^()]*+\)|[^\n;]*+)", re.M)
+_TARGETS = r"(\*?+\w++(?:[ \t]*+,[ \t]*+\*?+\w++)*+)[ \t]*+(?::[^=\n]++)?+=(?!=)"
+_ASSIGNMENT = re.compile("^" + _TARGETS, re.M)
 # Where a name gets its value inside a block, whatever the depth.
 _BINDING = re.compile(
-    r"\bfor\b[^\n]*?\bin\b|\blambda\b[^:\n]*:|\bas[ \t]+\w+|\w+[ \t]*:="
-    r"|^[ \t]*[\w \t,.*\[\]]+(?::[^=\n]+)?=(?!=)|\bimport\b[ \t]*(?:\([^)]*\)|[^\n]*)",
+    r"\bas[ \t]++(\w++)|\b(\w++)[ \t]*+:=|^[ \t]*+(?:async[ \t]++def|def|class)[ \t]++(\w++)"
+    rf"|^[ \t]*+{_TARGETS}|\bimport\b[ \t]*+(\([^()]*+\)|[^\n]*+)",
     re.M,
 )
-_HEADER = re.compile(r"\bdef[ \t]+\w+[ \t]*\([^)]*\)")
-_PARAMETER = re.compile(r"[(,]\s*\**(\w+)\s*(?=[:,=)])")
-_READING = re.compile(r"\b(?:input[ \t]*\(|stdin\b|fileinput\b|open[ \t]*\([ \t]*0\b)|/dev/stdin")
-_WRITING = re.compile(r"\b(?:print|write|writelines)[ \t]*\(")
+_LOOP, _IN, _LAMBDA = (re.compile(rf"\b{word}\b") for word in ("for", "in", "lambda"))
+_HEADER = re.compile(r"\bdef[ \t]++\w++[ \t]*+\([^)]{0,2000}+\)")
+_PARAMETER = re.compile(r"[(,]\s*+\**+(\w++)\s*+(?=[:,=)])")
+_READING = re.compile(
+    r"\b(?:input[ \t]*+\(|stdin\b|fileinput\b|open[ \t]*+\([ \t]*+0\b)|/dev/stdin"
+)
+_REPLACING = re.compile(r"\bstdin[ \t]*+=[ \t]*+(?:\w++\.)?StringIO\b")
+_WRITING = re.compile(r"\b(?:print|write|writelines)[ \t]*+\(")
 _RETURNING = re.compile(r"\b(?:return|yield)\b")
 _SILENT = re.compile(r"(?:async|def|class|import|from|@|\)|\]|\}|else\b|elif\b|except\b|finally\b)")
 
@@ -66,33 +79,41 @@ class Block:
     text: str
     code: str
 
-    @property
+    @cached_property
     def defined(self) -> set[str]:
         """Functions and classes at the left margin."""
         return set(_DEFINITION.findall(self.code))
 
-    @property
+    @cached_property
     def given(self) -> set[str]:
         """What other blocks can take from it: as `defined`, with imports and assignments."""
-        given = self.defined
+        given = set(self.defined)
         for names in _IMPORT.findall(self.code):
             given |= {item.split()[-1].split(".")[0] for item in _items(names)}
         for names in _ASSIGNMENT.findall(self.code):
             given |= set(_items(names))
         return given
 
-    @property
-    def used(self) -> set[str]:
-        """Names in it, but those of attributes."""
-        return set(_NAME.findall(self.code))
+    @cached_property
+    def missing(self) -> set[str]:
+        """What it takes from elsewhere: names in it, but those of attributes and those that get a
+        value somewhere in it. Its own functions too, as a later block may have better ones."""
+        used = set(_NAME.findall(self.code))
+        return (used - self._bound()) | (used & self.defined)
 
-    @property
-    def bound(self) -> set[str]:
-        """Names that get a value somewhere in it."""
-        bound = {name for part in _BINDING.findall(self.code) for name in _NAME.findall(part)}
+    @cached_property
+    def is_example(self) -> bool:
+        """Does it put a text in the place of standard input?"""
+        return bool(_REPLACING.search(self.code))
+
+    def _bound(self) -> set[str]:
+        parts = ["".join(groups) for groups in _BINDING.findall(self.code)]
         for header in _HEADER.findall(self.code):
-            bound |= set(_PARAMETER.findall(header))
-        return bound
+            parts += _PARAMETER.findall(header)
+        for line in self.code.split("\n"):
+            parts += [_IN.split(part, 1)[0] for part in _LOOP.split(line)[1:]]
+            parts += [part.partition(":")[0] for part in _LAMBDA.split(line)[1:]]
+        return {name for part in parts for name in _NAME.findall(part)}
 
     def only_defines(self) -> bool:
         """Does it do nothing when it is run, but define, import and assign?"""
@@ -113,6 +134,7 @@ def find_program(text: str, wanted: Collection[str] = (), reads_input: bool = Fa
       wanted: names that the tests call.
       reads_input: the program gets its input on standard input.
     """
+    text = text.replace("\r\n", "\n")
     fenced = _fenced(text)
     if not fenced:
         return text.strip("\n") if text.strip() else None
@@ -135,23 +157,32 @@ def _has_main(blocks: list[Block], wanted: Collection[str], reads_input: bool) -
 
 def _choose(blocks: list[Block], wanted: Collection[str], reads_input: bool) -> set[int]:
     """The numbers of the blocks that make the program."""
+    # Of what is only assigned or imported, all blocks: it is taken where it is missing.
+    defining: dict[str, int] = {}
+    giving: dict[str, list[int]] = {}
+    for number, block in enumerate(blocks):
+        defining |= dict.fromkeys(block.defined, number)
+        for name in block.given:
+            giving.setdefault(name, []).append(number)
     chosen: set[int] = set()
     needed = set(wanted)
     if reads_input or not _has_main(blocks, wanted, False):
         main = _main_by_signs(blocks, reads_input)
-        chosen, needed = {main}, _missing(blocks[main])
+        chosen, needed = {main}, set(blocks[main].missing)
         starter = _starter(blocks, main) if reads_input else None
         if starter is not None:
             chosen.add(starter)
-            needed |= _missing(blocks[starter])
+            needed |= blocks[starter].missing
     seen: set[str] = set()
-    while needed - seen:
-        name = sorted(needed - seen)[0]
-        seen.add(name)
-        number = _last_giver(blocks, name, chosen)
-        if number is not None and number not in chosen:
-            chosen.add(number)
-            needed |= _missing(blocks[number])
+    while names := sorted((needed & giving.keys()) - seen):
+        seen.update(names)
+        for name in names:
+            giver = defining.get(name)
+            if giver is None and not chosen & set(giving[name]):
+                giver = giving[name][-1]
+            if giver is not None and giver not in chosen:
+                chosen.add(giver)
+                needed |= blocks[giver].missing
     return chosen
 
 
@@ -162,7 +193,7 @@ def _main_by_signs(blocks: list[Block], reads_input: bool) -> int:
         for sign in signs:
             found = [number for number, block in enumerate(blocks) if sign.search(block.code)]
             if found:
-                return found[-1]
+                return ([n for n in found if not blocks[n].is_example] or found)[-1]
     return len(blocks) - 1
 
 
@@ -171,29 +202,15 @@ def _starter(blocks: list[Block], main: int) -> int | None:
     if not blocks[main].only_defines():
         return None
     for number in range(main + 1, len(blocks)):
-        if blocks[number].used & blocks[main].given and not blocks[number].only_defines():
+        block = blocks[number]
+        if block.missing & blocks[main].given and not (block.only_defines() or block.is_example):
             return number
     return None
 
 
-def _last_giver(blocks: list[Block], name: str, chosen: set[int]) -> int | None:
-    """The block that defines `name`; what is only assigned or imported is taken where it is
-    missing."""
-    defining = [n for n, block in enumerate(blocks) if name in block.defined]
-    if defining:
-        return defining[-1]
-    giving = [n for n, block in enumerate(blocks) if name in block.given]
-    return None if not giving or set(giving) & chosen else giving[-1]
-
-
-def _missing(block: Block) -> set[str]:
-    """What the block takes from elsewhere; its own functions too, as a later block may have
-    better ones."""
-    return (block.used - block.bound) | (block.used & block.defined)
-
-
 def _items(names: str) -> list[str]:
-    return [item.strip() for item in names.strip("()").split(",") if item.strip()]
+    items = (item.strip(" \t\n*") for item in names.strip("()").split(","))
+    return [item for item in items if item]
 
 
 def _block(text: str) -> Block:
@@ -202,30 +219,46 @@ def _block(text: str) -> Block:
 
 def _fenced(text: str) -> list[tuple[str, str]]:
     """(language, content) of each block. A fence inside a triple-quoted string is none, if the
-    string ends before another fence or the end."""
+    string ends before another fence or the end. A block of Python that begins before the last one
+    is closed ends that one: its fence could be no part of a program."""
+    fences = list(_FENCE.finditer(text))
+    states = _string_states(text, fences)
+    last = {state: number for number, state in enumerate(states)}
     blocks: list[tuple[str, str]] = []
     opened: tuple[str, str] | None = None
-    start = 0  # of what is open: the block, or the text between two blocks
-    fences = list(_FENCE.finditer(text))
-    for number, fence in enumerate(fences):
+    start, outside = 0, states[0]  # of what is open: the block, or the text between two blocks
+    for number, fence in enumerate(fences, 1):
         marks, language = fence[1], fence[2].lower()
-        ends = [*(later.start() for later in fences[number + 1 :]), len(text)]
-        if _is_in_string(text[start : fence.start()]) and any(
-            not _is_in_string(text[start:end]) for end in ends
-        ):
+        if states[number] != outside and last[outside] > number:
             continue
-        if opened is None:
-            opened, start = (marks, language), fence.end()
-        elif not language and marks.startswith(opened[0]):
+        if opened is not None:
+            closes = marks.startswith(opened[0])
+            begins = language in _PYTHON and (closes or opened[1] in _MARKDOWN)
+            if not begins and (language or not closes):
+                continue
             blocks.append((opened[1], _dedented(text[start : fence.start()])))
-            opened, start = None, fence.end()
+            opened = (marks, language) if begins else None
+        else:
+            opened = (marks, language)
+        start, outside = fence.end(), states[number]
     if opened is not None:
         blocks.append((opened[1], _dedented(text[start:])))
     return blocks
 
 
-def _is_in_string(text: str) -> bool:
-    return any(text.count(quote) % 2 for quote in _QUOTES)
+def _string_states(text: str, fences: list[re.Match[str]]) -> list[tuple[bool, bool]]:
+    """At the start, at each fence and at the end of the text: has there been an odd number of
+    triple quotes of each kind? Where two places differ, one of them is in a string."""
+    counts = {'"""': 0, "'''": 0}
+    states, quotes = [(False, False)], _QUOTE.finditer(text)
+    quote = next(quotes, None)
+    for place in (*(fence.start() for fence in fences), len(text)):
+        while quote is not None and quote.start() < place:
+            counts[quote[0]] += 1
+            quote = next(quotes, None)
+        double, single = counts.values()
+        states.append((bool(double % 2), bool(single % 2)))
+    return states
 
 
 def _dedented(text: str) -> str:

@@ -4,7 +4,9 @@ Outputs are texts (stdin tests), values are JSON data (call tests). This file de
 compare; it runs in the verifier process and sees data only.
 
 Whole numbers are exact: a tolerance is for numbers with a decimal point. Where a whole number is
-expected, 7.0 is right for 7, and nothing else is near enough, however large the numbers are.
+expected, 7.0 is right for 7, and nothing else is near enough, however large the numbers are. If it
+is written 7.0, numbers near it are right, but no other whole number is, unless a tolerance of more
+than DEFAULT_TOLERANCE allows for it: rounding turns no whole number into another.
 """
 
 import decimal
@@ -24,6 +26,7 @@ _WHOLE = re.compile(r"[+-]?[0-9]+")
 _DECIMAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?")
 _EXACT = decimal.Context(prec=decimal.MAX_PREC, Emax=decimal.MAX_EMAX, Emin=decimal.MIN_EMIN)
 DEFAULT_TOLERANCE = 1e-6
+_ALL_WHOLE = 2.0**53  # from there on each float is a whole number
 
 
 def same_tokens(_: str, expected: str, output: str) -> bool:
@@ -54,7 +57,10 @@ def same_text(_: str, expected: str, output: str) -> bool:
 
 def same_lines_in_any_order(_: str, expected: str, output: str) -> bool:
     """The same lines, each as words, in any order."""
-    return _sorted_lines(expected) == _sorted_lines(output)
+    theirs, ours = (
+        [line for line in text.splitlines() if line.strip()] for text in (expected, output)
+    )
+    return len(theirs) == len(ours) and _sorted_words(theirs) == _sorted_words(ours)
 
 
 def close_numbers(tolerance: float) -> Judge:
@@ -181,8 +187,11 @@ def _same_decimals(expected: list[str], output: list[str]) -> bool:
 def _close(expected: float, value: float, tolerance: float) -> bool:
     if not (math.isfinite(expected) and math.isfinite(value)):
         return expected == value or (math.isnan(expected) and math.isnan(value))
+    are_whole = expected.is_integer() and value.is_integer() and abs(expected) < _ALL_WHOLE
+    if are_whole and tolerance <= DEFAULT_TOLERANCE:
+        return expected == value
     return abs(expected - value) <= tolerance * max(1.0, abs(expected))
 
 
-def _sorted_lines(text: str) -> list[list[str]]:
-    return sorted(line.split() for line in text.splitlines() if line.strip())
+def _sorted_words(lines: list[str]) -> list[list[str]]:
+    return sorted(line.split() for line in lines)

@@ -14,9 +14,13 @@ in the middle. So several readings are offered, and the first that compiles is t
     that is neither a definition nor a comment; else the body alone, up to the first line at the
     left margin (the stop words of HumanEval); else all of it;
   * a whole definition, or a body without indentation: all of it; else the same two parts.
+
+So it is with a completion without blocks that has prose before, between or after its code, in all
+forms of tests: the whole of it; else the lines that look like code; else those that define.
 """
 
 import ast
+import collections
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -29,6 +33,16 @@ from cipo_jax.verifiers.thoughts import without_thinking
 Reading = list[str]  # what is run before the program, and the program
 
 MAX_PROGRAM_CHARS = 200_000
+# Lines at the left margin that are code, in a text that is also prose.
+_CODE = re.compile(
+    r"(?:import[ \t]+[\w.]+|from[ \t]+[\w.]+[ \t]+import\b|(?:async[ \t]+)?def[ \t]+\w+[ \t]*\()"
+    r"|class[ \t]+\w+[ \t]*[(:]"
+    r"|(?:if|elif|else|for|while|with|try|except|finally|match)\b.*:\s*(?:#|$)"
+    r"|[@#)\]}]|(?:pass|assert|raise|del)\b"
+    r"|[\w.\[\], \t*]++(?::[^=]++)?[-+*/%&|^]{0,2}=(?!=)"
+    r"|[\w.]++\(.*[)\](\[{},][ \t]*(?:#.*)?$"
+)
+_TRIPLE = re.compile(r"\"\"\"|'''")
 # Lines at the left margin that may follow a function's body and belong to the program.
 _DEFINES = re.compile(r"(?:def|async|class|import|from)\b|[@)\]}#]")
 
@@ -44,11 +58,12 @@ def readings(problem: Problem, text: str) -> list[Reading] | None:
     program = extract_program(problem, text)
     if program is None:
         return None
+    has_blocks = has_fence(without_thinking(text))
     if _type_of(problem) != "check_fn":
-        return [["", program]]
+        programs = [program, *([] if has_blocks else _without_prose(program))]
+        return [["", each] for each in dict.fromkeys(programs)]
     head, name = problem.question, entry_point(problem)
-    text = without_thinking(text)
-    body = program if has_fence(text) else text
+    body = program if has_blocks else without_thinking(text)
     start = re.search(r"\S", body)
     assert start is not None
     is_indented = body[: start.start()].rpartition("\n")[2] != ""
@@ -57,6 +72,7 @@ def readings(problem: Problem, text: str) -> list[Reading] | None:
         before = f"{head.rstrip()}\n    pass\n"
         first = body[: found.start()].count("\n") + 1
         programs = [body, *_without_rest(body, first)]
+        programs += [] if has_blocks else _without_prose(body)
         return [[part, program] for part in (before, "") for program in dict.fromkeys(programs)]
     head = head if head.endswith("\n") else head + "\n"
     if is_indented:
@@ -79,6 +95,23 @@ def _without_rest(body: str, first: int) -> list[str]:
     alone = margin[0] if margin else len(lines)
     with_definitions = next((n for n in margin if not _DEFINES.match(lines[n])), len(lines))
     return ["\n".join(lines[:end]) for end in (with_definitions, alone)]
+
+
+def _without_prose(text: str) -> list[str]:
+    """What may be the program in a text without code blocks: the lines at the left margin that look
+    like code, each with the indented lines after it, between the first that does something and
+    the end; or only those of them that define."""
+    kept: list[str] = []
+    keeps, open_string = False, ""
+    for line in text.split("\n"):
+        if not open_string and line[:1].strip():
+            keeps = bool(_CODE.match(line)) and (bool(kept) or not line.startswith("#"))
+        if keeps:
+            kept.append(line)
+        for quote in _TRIPLE.findall(line):
+            open_string = quote if not open_string else open_string.replace(quote, "")
+    code = "\n".join(kept).rstrip()
+    return [part for part in (code, _without_rest(code, 0)[0].rstrip()) if part]
 
 
 def needs_imports(problem: Problem, programs: Sequence[Reading]) -> bool:
@@ -137,8 +170,9 @@ def tests_job(problem: Problem) -> tuple[dict[str, Any], dict[str, str]]:
 
     Returns:
       The job's `preamble` (run first, trusted), `tests` (statements, one unit each), `names` (what
-      they may take from the program if nothing else defines it) and `own` (what they always take
-      from it); and {"before", "after"} for the program.
+      they may take from the program if nothing else defines it), `own` (what they always take
+      from it) and `modules` (names of which they use attributes only, with these); and
+      {"before", "after"} for the program.
 
     Raises:
       CipoError: the tests are not Python.
@@ -165,11 +199,21 @@ def tests_job(problem: Problem) -> tuple[dict[str, Any], dict[str, str]]:
     except (SyntaxError, ValueError, TypeError, KeyError) as error:
         message = f"problem {problem.id!r}: tests: {type(error).__name__}: {error}"
         raise CipoError(message) from error
-    nodes = (node for tree in trees for node in ast.walk(tree))
-    used = {node.id for node in nodes if isinstance(node, ast.Name)}
-    names = sorted(name for name in used if not name.startswith("__"))
-    job = {"preamble": preamble, "tests": units, "names": names, "own": [own] if own else []}
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    used = [node.id for node in nodes if isinstance(node, ast.Name)]
+    names = sorted(name for name in set(used) if not name.startswith("__"))
+    job: dict[str, Any] = {"preamble": preamble, "tests": units, "names": names}
+    job |= {"own": [own] if own else [], "modules": _attributes(nodes, collections.Counter(used))}
     return job, {"before": before, "after": after}
+
+
+def _attributes(nodes: Sequence[ast.AST], uses: Mapping[str, int]) -> dict[str, list[str]]:
+    """The attributes of each name of which nothing else is used."""
+    attributes: dict[str, list[str]] = {}
+    for node in nodes:
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            attributes.setdefault(node.value.id, []).append(node.attr)
+    return {name: each for name, each in attributes.items() if len(each) == uses[name]}
 
 
 def assert_number(unit: str, line: int) -> int | None:

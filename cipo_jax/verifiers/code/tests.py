@@ -188,9 +188,11 @@ class _Run:
     def _case_result(self, judge: Any, case: Mapping[str, str], answer: Any) -> _Result:
         if answer["status"]:
             return Outcome.WRONG, _ending(answer["status"], answer["errors"])
-        if judge(case["input"], case["output"], answer["output"]):
-            return Outcome.CORRECT, ""
-        return Outcome.WRONG, "other output"
+        try:
+            is_right = judge(case["input"], case["output"], answer["output"])
+        except MemoryError:
+            return Outcome.WRONG, "more output than can be compared"
+        return (Outcome.CORRECT, "") if is_right else (Outcome.WRONG, "other output")
 
     def calls(self, programs: list[code_program.Reading]) -> Iterator[_Result]:
         """call tests: the program is loaded once, its function called for each."""
@@ -254,13 +256,15 @@ class _Run:
         """What the tests' process says, as results."""
         report = self._expect(judge)
         if "broken" in report:
-            raise SandboxError(report["broken"])
+            raise SandboxError(_without_module(report["broken"]))
         report = self._report(judge, secret, _LOAD_SECONDS)
         if report.get("load"):
             yield Outcome.WRONG, _without_module(report["load"])
             return
         for unit in units:
             report = self._report(judge, secret, self._seconds)
+            if "broken" in report:
+                raise SandboxError(_without_module(report["broken"]))
             if report["passed"]:
                 yield Outcome.CORRECT, ""
                 continue
@@ -272,7 +276,7 @@ class _Run:
 
     def _report(self, judge: Sandboxed, secret: str, seconds: float) -> dict[str, Any]:
         report = self._receive(judge, seconds)
-        is_one = isinstance(report, dict) and {"load", "passed"} & report.keys()
+        is_one = isinstance(report, dict) and {"load", "passed", "broken"} & report.keys()
         if not is_one or not secrets.compare_digest(str(report.get("secret")), secret):
             return {"load": "the tests ended", "passed": False, "reason": "the tests ended"}
         return report

@@ -169,9 +169,14 @@ def _kill_adopted() -> None:
 def _enter_session() -> None:
     """Returns in a process of its own, without namespaces: all its descendants are adopted by the
     calling process, which guards it."""
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    adopt_orphans()
     _fork_guarded()
     _die_with_parent()
+
+
+def adopt_orphans() -> None:
+    """This process becomes the parent of whatever its descendants leave behind."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def _read_job(descriptor: int) -> Job:

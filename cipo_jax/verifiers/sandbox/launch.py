@@ -23,11 +23,17 @@ import sysconfig
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from cipo_jax.verifiers import messages
 from cipo_jax.verifiers.sandbox import seccomp, values
-from cipo_jax.verifiers.sandbox.inside import DEVICES, LINKS, SCRATCH, may_make_namespaces
+from cipo_jax.verifiers.sandbox.inside import (
+    DEVICES,
+    LINKS,
+    SCRATCH,
+    adopt_orphans,
+    may_make_namespaces,
+)
 
 WARM, BUBBLEWRAP, NAMESPACES = "bubblewrap+namespaces", "bubblewrap", "namespaces"
 RLIMITS = "rlimits"
@@ -130,7 +136,9 @@ class Sandbox:
         if layer in (WARM, BUBBLEWRAP) and self._bwrap is None:
             install = "Debian, Ubuntu: apt-get install bubblewrap"
             raise SandboxError(f"bwrap is not installed ({install})")
-        if layer != BUBBLEWRAP:
+        if layer == BUBBLEWRAP:
+            adopt_orphans()
+        else:
             self._start_zygote()
 
     def start(self, job: dict[str, Any], limits: Limits, link: socket.socket | None = None):
@@ -185,35 +193,49 @@ class Sandbox:
         self.close()
 
     def _start_bubblewrap(self, theirs: socket.socket, link: socket.socket | None, limits: Limits):
-        command = self._in_bubblewrap(["CAP_SETUID", "CAP_SETGID"], limits)
         loader = _LOADER
         if link is not None:  # it keeps its number on the way
             number = link.fileno()
             loader += f"if {number} != 3: os.dup2({number}, 3); os.close({number})\n"
         loader += "inside.main(roles)"
         descriptors = [link.fileno()] if link is not None else []
-        process = _start_interpreter(command, loader, theirs, pass_fds=descriptors)
+        reading, writing = os.pipe()
+        with open(reading, "rb") as info, open(writing, "wb") as end:
+            command = self._in_bubblewrap(["CAP_SETUID", "CAP_SETGID"], limits, end.fileno())
+            descriptors.append(end.fileno())
+            process = _start_interpreter(command, loader, theirs, pass_fds=descriptors)
+            end.close()
+            first = _first_process(info)
 
         def kill() -> None:
-            within = _children(process.pid)  # the first process of the pid namespace
+            # The first process of the pid namespace ends when all others of it are gone. `bwrap`
+            # waits for it or, if the program has ended by itself, leaves it to this process.
+            if first is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(first, signal.SIGKILL)
+                select.select([first], [], [], _STOP_SECONDS)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_STOP_SECONDS)
             process.kill()
             process.wait()
-            for descriptor in within:
-                with contextlib.suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-                # Ends when all others of the namespace are gone.
-                select.select([descriptor], [], [], _STOP_SECONDS)
-                os.close(descriptor)
+            if first is not None:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitid(os.P_PIDFD, first, os.WEXITED)
+                os.close(first)
 
         return kill
 
-    def _in_bubblewrap(self, capabilities: list[str], limits: Limits) -> list[str]:
-        """The start of a command line; as root, the command keeps `capabilities`."""
+    def _in_bubblewrap(
+        self, capabilities: list[str], limits: Limits, info: int | None = None
+    ) -> list[str]:
+        """The start of a command line; as root, the command keeps `capabilities`. `bwrap` tells
+        about the sandbox over the descriptor `info`."""
         assert self._bwrap is not None
         return [
             self._bwrap,
             *_bubblewrap_arguments(self._view, self._hidden, capabilities, limits),
             *(["--proc", "/proc"] if self.layer == WARM else []),
+            *(["--info-fd", str(info)] if info is not None else []),
             *("--remount-ro", "/", "--chdir", SCRATCH, "--"),
         ]
 
@@ -258,13 +280,14 @@ def _start_interpreter(
     )
 
 
-def _children(pid: int) -> list[int]:
-    """Descriptors of the children of a child of this process; none where the kernel tells none."""
+def _first_process(info: BinaryIO) -> int | None:
+    """A descriptor of the first process in the pid namespace of `bwrap`; None if it fails."""
+    if not select.select([info], [], [], START_SECONDS)[0]:
+        return None
     try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        return [os.pidfd_open(int(child)) for child in children]
-    except OSError:
-        return []
+        return os.pidfd_open(json.loads(info.read())["child-pid"])
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def _interpreter() -> str:

@@ -18,6 +18,7 @@ program's. The kernel adds the number of the process, whose time is then watched
 import builtins
 import contextlib
 import gc
+import importlib
 import json
 import os
 import re
@@ -41,7 +42,6 @@ from cipo_jax.verifiers.sandbox.values import Peer, ProgramEndedError, text_of
 from cipo_jax.verifiers.sandbox.wire import read_message, write_message
 
 _CONTROL, _LINK, _KEPT = 0, 3, 200  # descriptors
-_MAX_OUTPUT_BYTES = 4 << 20  # of what a program prints; the rest is cut off
 _NO_MODULE = r"No module named '[\w.]{1,60}'"
 _TEXT_END = 2_000  # bytes of the error output that are kept
 
@@ -147,8 +147,7 @@ def _run_case(job: Job, text: str) -> dict[str, Any]:
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         if job["isolated"] and os.getpid() <= 2:  # all else in this pid namespace is the program's
             _kill_all_others()
-        output = os.pread(files[1], _MAX_OUTPUT_BYTES, 0)
-        errors = os.pread(files[2], _MAX_OUTPUT_BYTES, 0)[-_TEXT_END:]
+        output, errors = (_end_of(files[1], None), _end_of(files[2], _TEXT_END))
     finally:
         for descriptor in files:
             os.close(descriptor)
@@ -158,6 +157,13 @@ def _run_case(job: Job, text: str) -> dict[str, Any]:
         "output": output.decode("utf-8", "replace"),
         "errors": errors.decode("utf-8", "replace"),
     }
+
+
+def _end_of(file: int, size: int | None) -> bytes:
+    """The last `size` bytes, or all, of which the limit on files allows no more than a message."""
+    whole = os.fstat(file).st_size
+    size = whole if size is None else min(size, whole)
+    return os.pread(file, size, whole - size)
 
 
 def _kill_all_others() -> None:
@@ -225,7 +231,7 @@ def run_tests(job: Job) -> None:
             return
         for name in job["names"]:
             if name in job["own"] or not (name in namespace or hasattr(builtins, name)):
-                _take_from_program(peer, name, namespace)
+                _take(peer, name, job["modules"].get(name, []), namespace)
     except BaseException as error:
         report(load=_name_of(error))
         return
@@ -234,14 +240,34 @@ def run_tests(job: Job) -> None:
         try:
             exec(compile(source, "<tests>", "exec"), namespace)
         except BaseException as error:  # the message stays here: it may hold an expected value
-            report(test=index, passed=False, reason=_name_of(error), line=_test_line(error))
-            if isinstance(error, ProgramEndedError) or not job["all"]:
+            if isinstance(error, ImportError) and _is_of_tests(error):
+                report(broken=f"the tests: {type(error).__name__}: {text_of(error)}")
                 return
-        else:
+            failed, line = _name_of(error), _test_line(error)
+        else:  # a test may catch whatever is raised
+            failed, line = "the program ended" if peer.has_ended else "", None
+        if not failed:
             report(test=index, passed=True)
+            continue
+        report(test=index, passed=False, reason=failed, line=line)
+        if peer.has_ended or not job["all"]:
+            return
 
 
-def _take_from_program(peer: Peer, name: str, namespace: dict[str, Any]) -> None:
+def _is_of_tests(error: BaseException) -> bool:
+    """Was it raised by a statement of the tests, and not passed on from the program?"""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_code.co_filename == "<tests>"
+
+
+def _take(peer: Peer, name: str, attributes: list[str], namespace: dict[str, Any]) -> None:
+    """Gives the tests what they do not define. A module of the standard library is the tests' own,
+    else a program could say what `math.isclose` is. All else comes from the program."""
+    if attributes and name in sys.stdlib_module_names:
+        module = importlib.import_module(name)
+        if all(hasattr(module, attribute) for attribute in attributes):
+            namespace[name] = module
+            return
     try:
         namespace[name] = peer.request("global", name)
     except KeyError:  # it has no such name: the tests will say so

@@ -15,6 +15,7 @@ import contextlib
 import datetime as dt
 import gc
 import json
+import sys
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from fractions import Fraction
@@ -27,6 +28,7 @@ MAX_VALUES = 2_000_000  # in one value: its items, the items of these, and so on
 MAX_DEPTH = 400  # of lists in lists, as they are written
 _MAX_EQUAL_HASHES = 1_000  # in one set or dict, whose building takes the square of their number
 _MAX_FRACTION_BITS = 20_000  # reducing a fraction takes the square of their number
+_MAX_DIGITS = 640  # the least that the interpreter can be told; `encode` writes 19
 _PLAIN_INT = 1 << 63  # larger ones go as hexadecimal digits, which have no length limit
 _TYPES: dict[str, type] = {
     t.__name__: t for t in (int, float, str, bool, bytes, list, tuple, set, dict, object)
@@ -87,7 +89,8 @@ def decode(value: Any, lookup: Lookup | None = None) -> Any:
 
 def parse(body: bytes) -> Any:
     """The JSON in `body`. Raises ValueError if it is none or has far more than MAX_VALUES values:
-    they are counted first, since a few megabytes of brackets become gigabytes of lists."""
+    they are counted first, since a few megabytes of brackets become gigabytes of lists. So it does
+    for integers of very many decimal digits, which take the square of their number to read."""
     limit = 2 * MAX_VALUES  # a value is followed by a comma or holds others, or both
     if sum(map(body.count, (b",", b"[", b"{", b'"'))) > limit:
         text = body.replace(rb"\\", b"").replace(rb"\"", b"")
@@ -96,8 +99,13 @@ def parse(body: bytes) -> Any:
         outside = b"".join(text.split(b'"')[::2])  # of texts
         if sum(map(outside.count, (b",", b"[", b"{"))) > limit:
             raise ValueCodecError(f"more than {MAX_VALUES:,} values")
-    with _uncollected():
-        return json.loads(body)
+    digits = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(_MAX_DIGITS)
+    try:
+        with _uncollected():
+            return json.loads(body)
+    finally:
+        sys.set_int_max_str_digits(digits)
 
 
 @contextlib.contextmanager
@@ -203,6 +211,7 @@ class Peer:
         """`serves(peer, request)` answers a request of the other side."""
         self._descriptor = descriptor
         self._serves = serves
+        self.has_ended = False  # the other side; it was noticed
         self._kept: dict[int, Any] = {}
 
     def request(self, operation: str, *arguments: Any) -> Any:
@@ -228,6 +237,7 @@ class Peer:
                 for i, value in changed.items():
                     _assign(arguments[1][i], value)
             except Exception as error:
+                self.has_ended = True  # it is of no more use
                 raise ProgramEndedError from error
             return result
 
@@ -265,17 +275,19 @@ class Peer:
         try:
             write_message(self._descriptor, body)
         except OSError as error:
+            self.has_ended = True
             raise ProgramEndedError from error
 
     def receive(self) -> list[Any]:
         try:
             body = read_message(self._descriptor, MAX_BYTES)
             if body is None:
-                raise ProgramEndedError
+                raise EOFError
             message = parse(body)
             if message[0] not in ("ask", "value", "raise") or len(message) != 3:
-                raise ProgramEndedError
-        except (OSError, ValueError, RecursionError, LookupError, TypeError) as error:
+                raise ValueError("no message")
+        except (EOFError, OSError, ValueError, RecursionError, LookupError, TypeError) as error:
+            self.has_ended = True
             raise ProgramEndedError from error
         return message
 

@@ -306,6 +306,38 @@ def test_a_broken_preamble_is_not_the_programs_fault():
     assert "preamble: ModuleNotFoundError" in verdict.detail
 
 
+def test_a_module_that_the_tests_import_is_not_the_programs_fault():
+    needs = {**ASSERTS, "asserts": ["import numpy\nassert f(1) == 2"]}
+    verdict = judge(needs, RIGHT["assert"])
+    assert verdict.outcome is Outcome.ERROR
+    assert "the tests: ModuleNotFoundError: module numpy is not" in verdict.detail
+    raised = "def f(n): raise ModuleNotFoundError(\"No module named 'numpy'\")"
+    assert judge(ASSERTS, raised).outcome is Outcome.WRONG
+    assert judge(needs, "import os; os._exit(0)").outcome is Outcome.WRONG
+
+
+def test_the_tests_have_their_own_modules_of_the_standard_library():
+    tests = {"type": "assert", "asserts": ["assert math.isclose(f(1), 2)"]}
+    own = "class math:\n    isclose = staticmethod(lambda *a: True)\n"
+    assert judge(tests, RIGHT["assert"]).outcome is Outcome.CORRECT
+    assert judge(tests, own + "def f(n): return 3").outcome is Outcome.WRONG
+    program = "class queue:\n    first = staticmethod(lambda: 2)\ndef f(n): return n"
+    ours = {"type": "assert", "asserts": ["assert queue.first() == f(2)"]}
+    assert judge(ours, program).outcome is Outcome.CORRECT
+
+
+def test_a_test_that_catches_everything_fails_when_the_program_has_ended():
+    tests = {"type": "assert", "asserts": ["try:\n    f(1)\nexcept:\n    pass", "assert True"]}
+    assert judge(tests, "import os\ndef f(n): os._exit(0)").outcome is Outcome.WRONG
+    assert judge(tests, "def f(n): return 1 / 0").outcome is Outcome.CORRECT
+
+
+def test_all_output_counts():
+    tests = {"type": "stdin", "cases": [{"input": "", "output": "x" * (5 << 20)}]}
+    assert judge(tests, "print('x' * (5 << 20))").outcome is Outcome.CORRECT
+    assert judge(tests, "print('x' * (5 << 20) + 'y')").outcome is Outcome.WRONG
+
+
 @pytest.mark.parametrize("tests", [ASSERTS, CALLS, STDIN], ids=lambda t: t["type"])
 @pytest.mark.parametrize("at", ["at first", "when called"])
 def test_a_package_that_the_sandbox_does_not_have_is_named(tests, at):

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import sys
 import time
 from collections import Counter, deque
 from decimal import Decimal
@@ -99,14 +100,20 @@ def _nested(depth: int) -> str:
         json.dumps(
             {"fraction": [{"int": "0x" + "7" * 4_000_000}, {"int": "0x" + "5" * 3_999_999}]}
         ),
+        "7" * 10_000_000,
     ],
-    ids=["lists", "texts", "quoted quotes", "many", "deep", "deeper", "set", "dict", "fraction"],
+    ids=["lists", "texts", "quoted quotes", "many", "deep", "deeper", "set", "dict", "fraction"]
+    + ["digits"],
 )
 def test_what_takes_long_to_build_is_refused_at_once(written):
+    before = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(0)  # as in the process of the tests
     start = time.process_time()
-    with pytest.raises((values.ValueCodecError, RecursionError)):
+    with pytest.raises((ValueError, RecursionError)):
         values.decode(values.parse(written.encode()))
     assert time.process_time() - start < 4
+    assert sys.get_int_max_str_digits() == 0
+    sys.set_int_max_str_digits(before)
 
 
 def test_the_deepest_and_the_largest_value_pass():
