@@ -190,7 +190,7 @@ def open_run(
     c = config
     with contextlib.ExitStack() as stack:
         hosts = stack.enter_context(open_hosts())
-        stack.enter_context(explained(workdir))
+        stack.enter_context(explained(f"{workdir}, or the output"))
         lock = stack.enter_context(DirectoryLock(workdir, takes=hosts.first))
         if hosts.first:
             check_records(workdir)

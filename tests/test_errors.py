@@ -4,7 +4,9 @@ Each case is a command line as it would be typed, run through `main`. Files it n
 `FILES`, in the working directory.
 """
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -308,6 +310,35 @@ def test_an_optional_package_is_asked_for(
     monkeypatch.setitem(sys.modules, "datasets", None)  # as if it were not installed
     message = message_of([TINY, "--config.data.train=hf:owner/name:train"], capsys)
     assert "owner/name" in message and "pip install" in message
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's full device")
+@pytest.mark.parametrize(("both", "unbuffered"), [(False, ""), (True, ""), (False, "1")])
+def test_output_that_cannot_be_written_is_said(both: bool, unbuffered: str) -> None:
+    command = [sys.executable, "-m", "cipo_jax.main", "--help"]
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            command,
+            stdout=full,
+            stderr=full if both else subprocess.PIPE,
+            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+            text=True,
+        )
+    assert result.returncode == 2
+    wanted = "error: the output: cannot be written (No space left on device)"
+    assert both or (result.stderr.startswith(wanted) and result.stderr.count("\n") == 1)
+
+
+def test_a_full_disk_is_said_wherever_it_is_met(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fill(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("cipo_jax.train.train", fill)
+    message = message_of([TINY, "--workdir=somewhere"], capsys)
+    assert message.startswith("error: somewhere, or the output: cannot be written (No space left")
+    assert "Traceback" not in message
 
 
 @pytest.mark.parametrize(
