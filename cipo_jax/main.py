@@ -19,8 +19,8 @@ Run directory and checkpoints must be on a file system that all of them see, or 
 bucket (`--config.checkpoint.directory=gs://...`); process 0 alone writes the former.
 
 What only a person can mend (a mistake in flags, config or input, a damaged file, a full disk) ends
-with one message and exit status 2; `--traceback` shows where it was found. On SIGTERM a training run saves and exits with status 75: the same command
-continues it. `--help` shows this text.
+with one message and exit status 2; `--traceback` shows where it was found. On SIGTERM a training
+run saves and exits with status 75: the same command continues it. `--help` shows this text.
 """
 
 import importlib
