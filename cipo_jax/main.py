@@ -23,6 +23,7 @@ with one message and exit status 2; `--traceback` shows where it was found. On S
 run saves and exits with status 75: the same command continues it. `--help` shows this text.
 """
 
+import contextlib
 import importlib
 import os
 import sys
@@ -32,6 +33,7 @@ from typing import NoReturn, TextIO
 from cipo_jax.config.command_line import Mode, help_text, parse
 from cipo_jax.run.hosts.preemption import EXIT_CODE, Preempted
 from cipo_jax.run.records.files import explained
+from cipo_jax.run.records.library_errors import not_printed
 from cipo_jax.types import CipoError
 
 MODES = (
@@ -144,7 +146,8 @@ def run(argv: Sequence[str]) -> None:
 
         make_cpu_devices(invocation.config.mesh.cpu_devices)
     module = invocation.mode.module or f"cipo_jax.commands.{invocation.mode.name}"
-    with explained(f"{invocation.workdir}, or the output"):
+    quiet = contextlib.nullcontext() if "--traceback" in argv else not_printed()
+    with quiet, explained(f"{invocation.workdir}, or the output"):
         importlib.import_module(module).command(invocation)
 
 

@@ -195,7 +195,7 @@ def until_done(
     count.write_text("")
     arguments = place.split() or ["--workdir=run"]
     workdir = tmp_path / (arguments[-1] if "runs/" in place else "run")
-    program = f'printf x >> {count}; n=$(($(wc -c < {count}) - 1)); s=({statuses}); t=({steps}); '
+    program = f"printf x >> {count}; n=$(($(wc -c < {count}) - 1)); s=({statuses}); t=({steps}); "
     if steps:
         workdir.mkdir(parents=True)
         line = r'{"phase": "train", "step": %d, "x": 7}\n'

@@ -1,0 +1,32 @@
+"""What is raised again as one message is not printed as well."""
+
+import logging
+import sys
+
+import pytest
+
+from cipo_jax.run.records.library_errors import not_printed
+
+
+def log(pathname: str, failed: bool) -> None:
+    logger = logging.getLogger("absl")
+    info = (OSError, OSError("full"), None) if failed else None
+    logger.handle(logging.LogRecord("absl", logging.ERROR, pathname, 1, pathname, (), info))
+
+
+def test_errors_of_orbax_are_not_printed_and_others_are(
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with not_printed():
+        log("site-packages/orbax/checkpoint/futures.py", failed=True)
+        log("site-packages/orbax/checkpoint/advice.py", failed=False)
+        log("site-packages/other.py", failed=True)
+        for text in ("Event loop is closed", "a bug"):
+            sys.excepthook(RuntimeError, RuntimeError(text), None)
+    names = [record.message.rpartition("/")[2] for record in caplog.records]
+    assert names == ["advice.py", "other.py"]
+    assert capsys.readouterr().err == "RuntimeError: a bug\n"
+    log("site-packages/orbax/checkpoint/later.py", failed=True)
+    assert "later.py" in caplog.text
+    sys.excepthook(RuntimeError, RuntimeError("Event loop is closed"), None)
+    assert "Event loop" in capsys.readouterr().err
