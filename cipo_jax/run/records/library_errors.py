@@ -8,7 +8,7 @@ import contextlib
 import logging
 import sys
 from collections.abc import Iterator
-from types import TracebackType
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -18,18 +18,16 @@ def not_printed() -> Iterator[None]:
     def others(record: logging.LogRecord) -> bool:
         return not (record.exc_info and "orbax" in record.pathname)
 
-    def report(
-        kind: type[BaseException], error: BaseException, traceback: TracebackType | None
-    ) -> None:
+    def report(error: Any) -> None:
         # tensorstore's answer to a loop that an error before this one has closed.
-        if not (kind is RuntimeError and str(error) == "Event loop is closed"):
-            before(kind, error, traceback)
+        if str(error.exc_value) != "Event loop is closed":
+            before(error)
 
-    logger, before = logging.getLogger("absl"), sys.excepthook  # orbax logs through absl
+    logger, before = logging.getLogger("absl"), sys.unraisablehook  # orbax logs through absl
     logger.addFilter(others)
-    sys.excepthook = report
+    sys.unraisablehook = report
     try:
         yield
     finally:
         logger.removeFilter(others)
-        sys.excepthook = before
+        sys.unraisablehook = before

@@ -41,10 +41,11 @@ class DirectoryLock:
 
     Args:
       takes: whether this host is the one that writes; others hold nothing.
+      key: how messages name the directory.
     """
 
-    def __init__(self, directory: Path, takes: bool = True) -> None:
-        self._directory, self._takes = directory, takes
+    def __init__(self, directory: Path, takes: bool = True, key: str = "--workdir") -> None:
+        self._directory, self._takes, self._key = directory, takes, key
         self._file: int | None = None
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
@@ -62,7 +63,7 @@ class DirectoryLock:
             file = os.open(self._directory / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
             raise CipoError(
-                f"--workdir={self._directory}: cannot be written ({error}); wanted a directory, "
+                f"{self._key}={self._directory}: cannot be written ({error}); wanted a directory, "
                 "new or of a run, on a disk with room for it"
             ) from error
         try:
@@ -133,8 +134,8 @@ class DirectoryLock:
     def _in_use(self, holder: dict[str, Any]) -> CipoError:
         since = f" since {holder['since']}" if "since" in holder else ""
         return CipoError(
-            f"--workdir={self._directory}: is in use by {_name(holder)}{since}; wait until it "
-            "ends, stop it, or choose another --workdir"
+            f"{self._key}={self._directory}: is in use by {_name(holder)}{since}; wait until it "
+            f"ends, stop it, or choose another {self._key}"
         )
 
     def _time(self) -> int:
