@@ -18,6 +18,7 @@ from places import ROOT
 from cipo_jax.config.resolve import provenance, resolve
 from cipo_jax.main import main
 from cipo_jax.run.records.files import write_json
+from cipo_jax.run.records.lock import DirectoryLock
 from cipo_jax.types import CipoError
 
 TINY = "--config=tiny.py"
@@ -72,6 +73,8 @@ FILES = {
     "no_files/README.md": "",
     "a_file": "",
     "bad_run/config.json": "{",
+    "damaged_run/metrics.jsonl": '{"phase": "train", "step": 1}\n{"phase": "train", "step": 5}\n',
+    "damaged_archive/attempts/train-000001.jsonl.gz": "no gzip",
 }
 
 # (command line, what is wrong, what would be right): all of it is found in the message.
@@ -225,6 +228,21 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
     # Runs and directories.
     "run of another config": ([TINY, "--workdir=other_run"], "seed: 7 there, 0", "--workdir"),
     "not a run's config": ([TINY, "--workdir=bad_run"], "bad_run", "choose another"),
+    "metrics with a gap": (
+        [TINY, "--workdir=damaged_run"],
+        "damaged_run/metrics.jsonl:2: train step 5",
+        "Put them back from a copy",
+    ),
+    "attempts that cannot be read": (
+        [TINY, "--workdir=damaged_archive"],
+        "attempts/train-000001.jsonl.gz",
+        "remove the file",
+    ),
+    "workdir is a bucket": (
+        [TINY, "--workdir=gs://bucket/run"],
+        "gs://bucket/run",
+        "config.checkpoint.directory",
+    ),
     "workdir is a file": ([TINY, "--workdir=a_file"], "a_file", "--workdir"),
     "checkpoints into a file": (
         [TINY, "--config.checkpoint.directory=a_file"],
@@ -266,7 +284,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     # ml_collections loads config files over one another: a function of the last would be found.
     monkeypatch.delitem(sys.modules, "config_config", raising=False)
     for name, content in FILES.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content)
     for name, changes in (
         ("other_run", {"seed": 7}),
@@ -297,6 +315,17 @@ def test_mistakes_are_explained(name: str, capsys: pytest.CaptureFixture[str]) -
     assert message.startswith("error: ") and message.count("error: ") == 1
     assert wrong in message and right in message, message
     assert "Traceback" not in message and "\n\n" not in message and len(message) < 1200, message
+
+
+def test_a_run_directory_in_use_is_left_alone(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with DirectoryLock(files / "other_run"):
+        message = message_of([TINY, "--workdir=other_run"], capsys)
+        assert f"--workdir=other_run: is in use by process {os.getpid()} on host" in message
+        # Modes that write nothing there are not kept out.
+        assert "checkpoint" in message_of(["--mode=evaluate", "--workdir=other_run"], capsys)
+    assert "seed: 7 there" in message_of([TINY, "--workdir=other_run"], capsys)
 
 
 def test_there_are_many_of_them() -> None:

@@ -115,10 +115,14 @@ def config_differences(
 
 def model_differences(file: Path, config: Config) -> dict[str, tuple[object, object]]:
     """Those of `config_differences` that keep parameters from fitting: of the model and the
-    tokenizer, but not of dtypes and of how the update is computed."""
-    return {
+    tokenizer, but not of dtypes and of how the update is computed. With `model.source` on both
+    sides, that checkpoint decides the sizes, and it may have been moved."""
+    found = {
         key: values
         for prefix in ("model.", "data.tokenizer")
         for key, values in config_differences(file, config, only=prefix).items()
         if key not in _NOT_SHAPES
     }
+    if config.model.source and all(found.get("model.source", (True,))):
+        return {key: values for key, values in found.items() if not key.startswith("model.")}
+    return found
