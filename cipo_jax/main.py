@@ -18,18 +18,22 @@ the environment knows of them (TPU pod slices, GKE, Slurm, Open MPI), and otherw
 Run directory and checkpoints must be on a file system that all of them see, or the latter in a
 bucket (`--config.checkpoint.directory=gs://...`); process 0 alone writes the former.
 
-Mistakes in flags, config or input end with one message and exit status 2; `--traceback` shows where
-they were found. On SIGTERM a training run saves and exits with status 75: the same command
-continues it. `--help` shows this text.
+What only a person can mend (a mistake in flags, config or input, a damaged file, a full disk) ends
+with one message and exit status 2; `--traceback` shows where it was found. On SIGTERM a training
+run saves and exits with status 75: the same command continues it. `--help` shows this text.
 """
 
+import contextlib
 import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn, TextIO
 
 from cipo_jax.config.command_line import Mode, help_text, parse
 from cipo_jax.run.hosts.preemption import EXIT_CODE, Preempted
+from cipo_jax.run.records.files import explained
+from cipo_jax.run.records.library_errors import not_printed
 from cipo_jax.types import CipoError
 
 MODES = (
@@ -109,30 +113,28 @@ MODES = (
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line `argv` (default: the process's); ends the process on user errors."""
     argv = list(sys.argv if argv is None else argv)
-    if {"--help", "-help", "-h"} & set(argv):
-        print(f"{__doc__}\n{help_text(MODES)}")
-        return
     try:
-        run(argv)
+        with explained("the output"):
+            if {"--help", "-help", "-h"} & set(argv):
+                print(f"{__doc__}\n{help_text(MODES)}")
+            else:
+                run(argv)
+            sys.stdout.flush()
     except CipoError as e:
         if "--traceback" in argv:
             raise
-        print(f"error: {e}", file=sys.stderr)
-        sys.exit(2)
+        _end(f"error: {e}", 2)
     except KeyboardInterrupt:
-        print("interrupted; the same command continues from the newest checkpoint", file=sys.stderr)
-        sys.exit(130)
+        _end("interrupted; the same command continues from the newest checkpoint", 130)
     except RuntimeError as e:
         if "out of memory" not in str(e).lower() or "--traceback" in argv:
             raise
-        print(f"error: {_out_of_memory(e)}", file=sys.stderr)
-        sys.exit(2)
+        _end(f"error: {_out_of_memory(e)}", 2)
     except Preempted:
-        print("asked to end; the same command continues the run", file=sys.stderr)
-        sys.exit(EXIT_CODE)
+        _end("asked to end; the same command continues the run", EXIT_CODE)
     except BrokenPipeError:
-        # The reader of the output has ended, as in `... | head`; Python would fail again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader of the output has ended, as in `... | head`.
+        _drop(sys.stdout)
         sys.exit(1)
 
 
@@ -144,7 +146,25 @@ def run(argv: Sequence[str]) -> None:
 
         make_cpu_devices(invocation.config.mesh.cpu_devices)
     module = invocation.mode.module or f"cipo_jax.commands.{invocation.mode.name}"
-    importlib.import_module(module).command(invocation)
+    quiet = contextlib.nullcontext() if "--traceback" in argv else not_printed()
+    with quiet, explained(f"{invocation.workdir}, or the output"):
+        importlib.import_module(module).command(invocation)
+
+
+def _end(message: str, status: int) -> NoReturn:
+    """Ends the process with a message on stderr, also where output cannot be written."""
+    for stream, text in ((sys.stdout, ""), (sys.stderr, f"{message}\n")):
+        try:
+            stream.write(text)
+            stream.flush()
+        except OSError:
+            _drop(stream)
+    sys.exit(status)
+
+
+def _drop(stream: TextIO) -> None:
+    """What is left to print goes nowhere: Python would fail again at exit, with its own status."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _out_of_memory(error: RuntimeError) -> str:

@@ -45,7 +45,9 @@ from cipo_jax.run.problems import given_attempts, open_evaluation, open_training
 from cipo_jax.run.records.checkpoint import Checkpoints, checkpoint_root, origin
 from cipo_jax.run.records.difficulty_file import write_difficulty
 from cipo_jax.run.records.directory import claim_workdir
-from cipo_jax.run.records.record import Record
+from cipo_jax.run.records.files import explained
+from cipo_jax.run.records.lock import DirectoryLock
+from cipo_jax.run.records.record import Record, check_records
 from cipo_jax.run.records.terminal import print_header, print_summary
 from cipo_jax.run.start import frozen_reference, restore_or_begin
 from cipo_jax.run.training import Training
@@ -188,6 +190,10 @@ def open_run(
     c = config
     with contextlib.ExitStack() as stack:
         hosts = stack.enter_context(open_hosts())
+        stack.enter_context(explained(f"{workdir}, or the output"))
+        lock = stack.enter_context(DirectoryLock(workdir, takes=hosts.first))
+        if hosts.first:
+            check_records(workdir)
         parts = stack.enter_context(open_parts(c, hosts))
         train_set, eval_set = open_training(c, parts.prompts), open_evaluation(c)
         eval_prompts = list(map(parts.prompts.base, eval_set.source.first(c.data.eval_problems)))
@@ -205,6 +211,7 @@ def open_run(
 
         # Nothing is written before here: a run that cannot start leaves no directory behind.
         identity = {"data.train": train_set.fingerprints, "data.eval": eval_set.fingerprints}
+        lock.take()
         claim_workdir(workdir, c, provenance, identity, writes=hosts.first)
         root = checkpoint_root(workdir, c.checkpoint.directory)
         keep, keep_best = c.checkpoint.keep, c.checkpoint.keep_best

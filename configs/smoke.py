@@ -5,10 +5,10 @@
 Hardware: two CPU cores, under a minute. This shows that the program works, not how well it learns.
 """
 
-from cipo_jax.config import default_config
+from cipo_jax.config import default_config, load_file
 
 
-def get_config():
+def get_config(variant="cipo"):
     c = default_config()
     c.num_steps = 4
     c.model.num_layers = 2
@@ -32,4 +32,4 @@ def get_config():
     c.eval.pass_at = (1, 4)
     c.checkpoint.every = 2
     c.log.show_samples_every = 2
-    return c
+    return load_file("variants.py", beside=__file__).apply(c, variant)

@@ -4,7 +4,9 @@ Each case is a command line as it would be typed, run through `main`. Files it n
 `FILES`, in the working directory.
 """
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +18,7 @@ from places import ROOT
 from cipo_jax.config.resolve import provenance, resolve
 from cipo_jax.main import main
 from cipo_jax.run.records.files import write_json
+from cipo_jax.run.records.lock import DirectoryLock
 from cipo_jax.types import CipoError
 
 TINY = "--config=tiny.py"
@@ -70,6 +73,8 @@ FILES = {
     "no_files/README.md": "",
     "a_file": "",
     "bad_run/config.json": "{",
+    "damaged_run/metrics.jsonl": '{"phase": "train", "step": 1}\n{"phase": "train", "step": 5}\n',
+    "damaged_archive/attempts/train-000001.jsonl.gz": "no gzip",
 }
 
 # (command line, what is wrong, what would be right): all of it is found in the message.
@@ -223,6 +228,21 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
     # Runs and directories.
     "run of another config": ([TINY, "--workdir=other_run"], "seed: 7 there, 0", "--workdir"),
     "not a run's config": ([TINY, "--workdir=bad_run"], "bad_run", "choose another"),
+    "metrics with a gap": (
+        [TINY, "--workdir=damaged_run"],
+        "damaged_run/metrics.jsonl:2: train step 5",
+        "Put them back from a copy",
+    ),
+    "attempts that cannot be read": (
+        [TINY, "--workdir=damaged_archive"],
+        "attempts/train-000001.jsonl.gz",
+        "remove the file",
+    ),
+    "workdir is a bucket": (
+        [TINY, "--workdir=gs://bucket/run"],
+        "gs://bucket/run",
+        "config.checkpoint.directory",
+    ),
     "workdir is a file": ([TINY, "--workdir=a_file"], "a_file", "--workdir"),
     "checkpoints into a file": (
         [TINY, "--config.checkpoint.directory=a_file"],
@@ -264,7 +284,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     # ml_collections loads config files over one another: a function of the last would be found.
     monkeypatch.delitem(sys.modules, "config_config", raising=False)
     for name, content in FILES.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content)
     for name, changes in (
         ("other_run", {"seed": 7}),
@@ -297,6 +317,17 @@ def test_mistakes_are_explained(name: str, capsys: pytest.CaptureFixture[str]) -
     assert "Traceback" not in message and "\n\n" not in message and len(message) < 1200, message
 
 
+def test_a_run_directory_in_use_is_left_alone(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with DirectoryLock(files / "other_run"):
+        message = message_of([TINY, "--workdir=other_run"], capsys)
+        assert f"--workdir=other_run: is in use by process {os.getpid()} on host" in message
+        # Modes that write nothing there are not kept out.
+        assert "checkpoint" in message_of(["--mode=evaluate", "--workdir=other_run"], capsys)
+    assert "seed: 7 there" in message_of([TINY, "--workdir=other_run"], capsys)
+
+
 def test_there_are_many_of_them() -> None:
     commands = [tuple(arguments) for arguments, _, _ in MISTAKES.values()]
     assert len(set(commands)) == len(commands) >= 60
@@ -308,6 +339,35 @@ def test_an_optional_package_is_asked_for(
     monkeypatch.setitem(sys.modules, "datasets", None)  # as if it were not installed
     message = message_of([TINY, "--config.data.train=hf:owner/name:train"], capsys)
     assert "owner/name" in message and "pip install" in message
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's full device")
+@pytest.mark.parametrize(("both", "unbuffered"), [(False, ""), (True, ""), (False, "1")])
+def test_output_that_cannot_be_written_is_said(both: bool, unbuffered: str) -> None:
+    command = [sys.executable, "-m", "cipo_jax.main", "--help"]
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            command,
+            stdout=full,
+            stderr=full if both else subprocess.PIPE,
+            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+            text=True,
+        )
+    assert result.returncode == 2
+    wanted = "error: the output: cannot be written (No space left on device)"
+    assert both or (result.stderr.startswith(wanted) and result.stderr.count("\n") == 1)
+
+
+def test_a_full_disk_is_said_wherever_it_is_met(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fill(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("cipo_jax.train.train", fill)
+    message = message_of([TINY, "--workdir=somewhere"], capsys)
+    assert message.startswith("error: somewhere, or the output: cannot be written (No space left")
+    assert "Traceback" not in message
 
 
 @pytest.mark.parametrize(

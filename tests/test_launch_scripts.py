@@ -181,17 +181,31 @@ def test_what_is_missing_is_said(command: tuple[str, ...]) -> None:
     assert any(word in result.stderr for word in said), result.stderr
 
 
-def until_done(tmp_path: Path, statuses: str, retries: int = 2) -> tuple[int, int]:
+def until_done(
+    tmp_path: Path, statuses: str, steps: str = "", place: str = "", retries: int = 2
+) -> tuple[int, int]:
     """The exit status for a command that ends with one of `statuses` after the other, and how
-    often it was started."""
+    often it was started.
+
+    Args:
+      steps: the last step of its metrics each time; "" without any.
+      place: its arguments, which say where the metrics are; "": --workdir=run.
+    """
     count = tmp_path / "count"
     count.write_text("")
-    program = f'printf x >> {count}; s=({statuses}); exit "${{s[$(wc -c < {count}) - 1]}}"'
+    arguments = place.split() or ["--workdir=run"]
+    workdir = tmp_path / (arguments[-1] if "runs/" in place else "run")
+    program = f"printf x >> {count}; n=$(($(wc -c < {count}) - 1)); s=({statuses}); t=({steps}); "
+    if steps:
+        workdir.mkdir(parents=True)
+        line = r'{"phase": "train", "step": %d, "x": 7}\n'
+        program += f"printf '{line}' ${{t[n]}} >> {workdir}/metrics.jsonl; "
     done = subprocess.run(
-        [LAUNCH / "until_done.sh", "bash", "-c", program],
+        [LAUNCH / "until_done.sh", "bash", "-c", program + 'exit "${s[n]}"', *arguments],
         env=os.environ | {"PAUSE": "0", "RETRIES": str(retries)},
         capture_output=True,
         timeout=30,
+        cwd=tmp_path,
     )
     return done.returncode, len(count.read_text())
 
@@ -211,13 +225,47 @@ def test_what_is_started_again(tmp_path: Path, statuses: str, status: int, start
     assert until_done(tmp_path, statuses) == (status, starts)
 
 
-def test_sigterm_is_passed_on_and_ends_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("statuses", "steps", "status", "starts"),
+    [
+        ("1 1 1 0", "5 5 5 5", 1, 3),  # the same each time: it will not pass
+        ("1 1 139 1 1 0", "5 5 5 5 5 5", 0, 6),  # another failure between
+        ("1 1 1 1 1 1 0", "1 2 3 4 5 6 7", 0, 7),  # progress
+        ("1 1 1 1 1 1 0", "9 4 6 5 6 5 7", 1, 6),  # none beyond step 9
+        ("75 75 75 75 0", "5 5 5 5 5", 0, 5),
+    ],
+)
+def test_what_repeating_cannot_mend_is_given_up(
+    tmp_path: Path, statuses: str, steps: str, status: int, starts: int
+) -> None:
+    assert until_done(tmp_path, statuses, steps, retries=5) == (status, starts)
+
+
+@pytest.mark.parametrize("place", ["--workdir runs/a", "--config=c/demo.py:grpo runs/demo-grpo"])
+def test_the_metrics_are_found_where_the_run_is(tmp_path: Path, place: str) -> None:
+    assert until_done(tmp_path, "1 1 1 0", "5 5 5 5", place, retries=9) == (1, 3)
+
+
+@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_passed_on_and_ends_it(tmp_path: Path, by: signal.Signals) -> None:
     program = f"trap 'exit 75' TERM; touch {tmp_path}/up; while true; do sleep 0.05; done"
     script = subprocess.Popen([LAUNCH / "until_done.sh", "bash", "-c", program])
     while not (tmp_path / "up").exists():
         time.sleep(0.02)
-    script.send_signal(signal.SIGTERM)
+    script.send_signal(by)
     assert script.wait(timeout=20) == 75
+
+
+def test_a_signal_in_the_pause_ends_it(tmp_path: Path) -> None:
+    command = [LAUNCH / "until_done.sh", "bash", "-c", f"printf x >> {tmp_path}/count; exit 3"]
+    script = subprocess.Popen(
+        command, env=os.environ | {"PAUSE": "1000"}, stderr=subprocess.PIPE, text=True
+    )
+    assert script.stderr is not None
+    assert "starting it again" in script.stderr.readline()
+    script.send_signal(signal.SIGTERM)
+    assert script.wait(timeout=20) == 3
+    assert (tmp_path / "count").read_text() == "x"
 
 
 SHELLCHECK = shutil.which(

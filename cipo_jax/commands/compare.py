@@ -24,13 +24,8 @@ import numpy as np
 from cipo_jax.config.command_line import Invocation
 from cipo_jax.config.keys import Config, flatten
 from cipo_jax.config.resolve import read_values
-from cipo_jax.report.comparison import (
-    draw_curves,
-    line_styles,
-    markdown_table,
-    save_figure,
-    signed_interval,
-)
+from cipo_jax.report.comparison import draw_curves, line_styles, save_figure
+from cipo_jax.report.markdown import markdown_table, signed_interval
 from cipo_jax.run.comparison import (
     LearningCurve,
     is_judged,
@@ -214,15 +209,17 @@ def group_runs(runs: Sequence[ComparedRun]) -> Methods:
 
 
 def suite_outcomes(path: Path) -> Outcomes:
-    """The outcomes of every suite of `evaluations/`, each at the last step it was evaluated at."""
+    """The outcomes of every suite of `evaluations/`, each at the last step it was evaluated at; of
+    several evaluations of one step, the one with the last number."""
+    last: dict[str, tuple[int, int, str]] = {}  # suite -> step, and length and name of a directory
+    for file in (path / "evaluations").glob(f"*/{ATTEMPTS_DIR}/*.jsonl.gz"):
+        suite, _, number = file.name.removesuffix(".jsonl.gz").rpartition("-")
+        directory = file.parents[1].name
+        place = (int(number), len(directory), directory)
+        last[suite] = max(last.get(suite, place), place)
     tables: Outcomes = {}
-    for directory in sorted((path / "evaluations").glob("*")):
-        newest: dict[str, int] = {}
-        for file in (directory / ATTEMPTS_DIR).glob("*.jsonl.gz"):
-            suite, _, number = file.name.removesuffix(".jsonl.gz").rpartition("-")
-            newest[suite] = max(newest.get(suite, 0), int(number))
-        for suite, step in newest.items():
-            tables |= outcomes(directory, suite, step)
+    for suite, (step, _, directory) in sorted(last.items()):
+        tables |= outcomes(path / "evaluations" / directory, suite, step)
     return tables
 
 

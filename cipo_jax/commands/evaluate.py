@@ -6,14 +6,19 @@
     4. suites    sample, verify, estimate; suites with the same settings share a sampler
     5. results   <workdir>/evaluations/<name>/: results.json, table.md, attempts/*.jsonl.gz
 
+The name is that of the checkpoint, such as step-000080, with a number for the next evaluation of it
+(step-000080-2), or `eval.name`. Nothing is written over results that are there.
+
 Steps 1 and 2 need no accelerator. How attempts are sampled and judged is decided in
 `run/rollout.py`, what is measured in `run/evaluate.py`: the functions that training uses.
 """
 
 import collections
+import contextlib
 import dataclasses
+import itertools
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +30,7 @@ from cipo_jax.config.keys import Config
 from cipo_jax.data.benchmarks.rows import Item
 from cipo_jax.data.benchmarks.suites import CORRECT, CRITIQUE, LoadedSuite, Suite, load_suite
 from cipo_jax.policy.model import Params
-from cipo_jax.report.comparison import markdown_table
+from cipo_jax.report.markdown import markdown_table
 from cipo_jax.run.evaluate import (
     EVAL_KEY,
     SameAnswers,
@@ -33,11 +38,12 @@ from cipo_jax.run.evaluate import (
     evaluate_corrections,
     evaluate_critiques,
 )
-from cipo_jax.run.parameters import find_parameters, load_parameters
+from cipo_jax.run.parameters import Place, find_parameters, load_parameters
 from cipo_jax.run.parts import Parts, open_parts, open_prompts, open_tokenizer
 from cipo_jax.run.problems import given_attempt, given_attempts, open_evaluation
-from cipo_jax.run.records.archive import AttemptArchive
-from cipo_jax.run.records.files import write_json, write_text
+from cipo_jax.run.records.archive import ATTEMPTS_DIR, AttemptArchive
+from cipo_jax.run.records.files import explained, write_json, write_text
+from cipo_jax.run.records.lock import DirectoryLock
 from cipo_jax.run.records.terminal import printable
 from cipo_jax.run.statistics import Estimate
 from cipo_jax.types import Attempt, CipoError, Problem, Prompt
@@ -45,6 +51,7 @@ from cipo_jax.verifiers.judge import open_pool, suite_kind, verdicts
 from cipo_jax.verifiers.pool import VerifierPool
 
 EVALUATIONS_DIR = "evaluations"
+RESULTS_FILE = "results.json"
 OWN = "eval"  # the name of the problems of `config.data.eval` among the suites
 
 
@@ -80,10 +87,28 @@ def evaluate_run(config: Config, workdir: Path, step: str = "latest") -> Path | 
         print(f"warning  {len(skipped)} rows have no tests and are left out; see results.json")
     _check_lengths(c, loaded)
     place = find_parameters(c, workdir, step)
-    name = c.eval.name or ("source" if place is None else place.name)
-    directory = workdir / EVALUATIONS_DIR / name
+    model = c.model.source if place is None else str(place.directory.parent)
     taken = 0 if place is None else place.step
+    name = "source" if place is None else place.name
+    with _own_directory(workdir / EVALUATIONS_DIR, c.eval.name, name) as directory:
+        results = _evaluate_suites(c, loaded, unread, place, directory)
+        document = {"model": model, "step": taken, "name": directory.name, "suites": results}
+        write_json(directory / RESULTS_FILE, document)
+        table = format_table(document)
+        write_text(directory / "table.md", table)
+    print(table + f"\nresults  {directory}", flush=True)
+    return directory
 
+
+def _evaluate_suites(
+    config: Config,
+    loaded: Sequence[LoadedSuite],
+    unread: Sequence[str],
+    place: Place | None,
+    directory: Path,
+) -> dict[str, Any]:
+    """Evaluates all suites, archives the attempts in `directory`, and returns the summaries."""
+    c, taken = config, 0 if place is None else place.step
     results: dict[str, Any] = {}
     params: Params | None = None
     archive = AttemptArchive(directory)
@@ -103,12 +128,48 @@ def evaluate_run(config: Config, workdir: Path, step: str = "latest") -> Path | 
                         print(f"warning  {line}", flush=True)
                     of_suite = [line for line in unread if line.startswith(member.source)]
                     results[member.suite.name] = summary | {"unread_answers": of_suite}
-    model = c.model.source if place is None else str(place.directory.parent)
-    document = {"model": model, "step": taken, "name": name, "suites": results}
-    write_json(directory / "results.json", document)
-    table = format_table(document)
-    write_text(directory / "table.md", table)
-    print(table + f"\nresults  {directory}", flush=True)
+    return results
+
+
+@contextlib.contextmanager
+def _own_directory(parent: Path, wanted: str, checkpoint: str) -> Iterator[Path]:
+    """A directory for the results of this evaluation alone; removed if nothing was put there.
+
+    Args:
+      wanted: its name, `eval.name`; "": after the checkpoint, with the first number that is free.
+
+    Raises:
+      CipoError: there are results under that name, or another process is at work there.
+    """
+    with contextlib.ExitStack() as stack:
+        if wanted:
+            directory = parent / wanted
+            if (directory / RESULTS_FILE).exists():
+                raise CipoError(
+                    f"config.eval.name: {directory} has results already; choose another name, or "
+                    "move that directory away"
+                )
+            stack.enter_context(DirectoryLock(directory, key="config.eval.name")).take()
+        else:
+            with explained(parent):
+                directory = _make_numbered(parent, checkpoint)
+        try:
+            yield directory
+        except BaseException:
+            with contextlib.suppress(OSError):  # not empty
+                (directory / ATTEMPTS_DIR).rmdir()
+                directory.rmdir()
+            raise
+
+
+def _make_numbered(parent: Path, name: str) -> Path:
+    """Makes `name`, or the first of name-2, name-3, ... that does not exist."""
+    parent.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        directory = parent / (name if number == 1 else f"{name}-{number}")
+        with contextlib.suppress(FileExistsError):
+            directory.mkdir()
+            break
     return directory
 
 

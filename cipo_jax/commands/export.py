@@ -8,6 +8,7 @@ tensors and config.json are `policy/huggingface/export`'s.
 
 import dataclasses
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,8 +20,10 @@ from cipo_jax.config.keys import Config
 from cipo_jax.data.tokenizer import CharTokenizer, Tokenizer
 from cipo_jax.policy.huggingface.export import export_hf, require_unused
 from cipo_jax.policy.huggingface.hub import model_directory
-from cipo_jax.run.parameters import find_parameters, load_parameters
-from cipo_jax.run.parts import open_mesh, open_policy, open_tokenizer
+from cipo_jax.policy.sharding import make_mesh
+from cipo_jax.run.parameters import find_parameters, restored_parameters
+from cipo_jax.run.parts import make_model_config, open_tokenizer
+from cipo_jax.run.records.files import explained
 from cipo_jax.types import CipoError
 
 _TOKENIZER_FILES = (
@@ -65,16 +68,19 @@ def export(config: Config, workdir: Path, output: Path | None, step: str = "late
             "config.model.source are a Hugging Face directory already"
         )
     tokenizer = open_tokenizer(config)
-    policy = open_policy(config, tokenizer, open_mesh(config.mesh), config.data.max_prompt_tokens)
+    model_config = make_model_config(config.model, config.data.tokenizer, tokenizer)
     output = output or workdir / f"hf-{place.name}"
     require_unused(output)
-    params, model_config = load_parameters(config, policy, place), policy.model
+    # Not the config's mesh: the run may have had other devices.
+    shards = math.gcd(model_config.d_model, jax.device_count())
+    mesh = make_mesh(data=-1, fsdp=shards)
+    params = restored_parameters(place, model_config, mesh)
     source = model_directory(config.model.source) if config.model.source else None
     if source is None:
         # Rows of training are the longest context that this model has seen.
         model_config = dataclasses.replace(model_config, max_positions=config.batch.row_tokens)
     add_files, about = _tokenizer_files(config, tokenizer, source)
-    with jax.set_mesh(policy.mesh):
+    with jax.set_mesh(mesh), explained(output):
         export_hf(params, model_config, output, source, add_files=add_files)
     print(f"{output}: parameters of {place}\ntokenizer: {about}", flush=True)
     return output

@@ -10,6 +10,7 @@ works on runs, and from the command line, which takes precedence. What modes the
 import contextlib
 import dataclasses
 import difflib
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ _FLAGS: dict[str, tuple[Callable[..., Any], Any, str]] = {
     "device_memory": (flags.DEFINE_float, None, "GiB that a device has."),
 }
 _COMMON = ("mode", "config", "workdir", "traceback")
+_PATHS = ("input", "output")  # those that name a file or a directory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +117,7 @@ def parse(argv: Sequence[str], modes: Sequence[Mode]) -> Invocation:
     """
     argv = [_in_full(argument) for argument in argv]
     _check_overrides(argv)
+    argv = _last_tuples(argv)
     first = _define(modes)
     flags.DEFINE_string("config", None, "Config file, such as configs/demo.py.", first)
     try:
@@ -122,9 +125,16 @@ def parse(argv: Sequence[str], modes: Sequence[Mode]) -> Invocation:
     except flags.Error as error:
         raise CipoError(f"command line: {error}") from error
     mode = next(m for m in modes if m.name == first["mode"].value)
-    config_file, workdir = first["config"].value or "", first["workdir"].value
+    config_file, workdir = first["config"].value or "", _in_home(first["workdir"].value)
     check_file(config_file)
-    raw, overridden, rest = _read_config(argv, modes, config_file, _config_of_run(mode, first))
+    if "://" in (workdir or ""):
+        raise CipoError(
+            f"--workdir={workdir}: got a bucket, wanted a directory; checkpoints go to a bucket by "
+            "--config.checkpoint.directory=gs://..."
+        )
+    raw, overridden, rest = _read_config(
+        argv, modes, config_file, None if config_file else _config_of_run(mode, workdir)
+    )
     for name in _FLAGS:
         if first[name].present and name not in mode.flags:
             users = ", ".join(f"--mode={m.name}" for m in modes if name in m.flags)
@@ -154,8 +164,11 @@ def parse(argv: Sequence[str], modes: Sequence[Mode]) -> Invocation:
         config_file=config_file.partition(":")[0],
         workdir=Path(workdir) if workdir else _default_workdir(config_file),
         workdir_given=bool(workdir),
-        flags={name: first[name].value for name in mode.flags},
-        paths=tuple(rest),
+        flags={
+            name: _in_home(first[name].value) if name in _PATHS else first[name].value
+            for name in mode.flags
+        },
+        paths=tuple(_in_home(path) or "" for path in rest),
         config_arguments=tuple(_config_arguments(argv, config_file)),
         provenance=where_from,
         load=lambda arguments: parse([argv[0], *arguments], modes).config,
@@ -219,11 +232,11 @@ def _read_config(
     return raw, set(overridden), rest
 
 
-def _config_of_run(mode: Mode, values: Any) -> ConfigDict | None:
-    """The config of the run in --workdir, for modes that work on a run without --config."""
-    if values["config"].value or not mode.takes_run or not values["workdir"].value:
+def _config_of_run(mode: Mode, workdir: str | None) -> ConfigDict | None:
+    """The config of the run in --workdir, for modes that work on a run."""
+    if not mode.takes_run or not workdir:
         return None
-    file = Path(values["workdir"].value) / "config.json"
+    file = Path(workdir) / "config.json"
     return ConfigDict(dataclasses.asdict(resolve(read_resolved(file)))) if file.is_file() else None
 
 
@@ -235,8 +248,11 @@ def _check_overrides(argv: Sequence[str]) -> None:
             continue
         name = argument.lstrip("-").split("=")[0]
         if not name.startswith("config."):
-            if name not in (*_COMMON, *_FLAGS) and name in known:
-                raise CipoError(f"--{name}: is a key of the config; set it by --config.{name}=...")
+            written = name.replace("-", "_")
+            keys = [k for k in known if written in (k, k.rpartition(".")[2])]
+            if name not in (*_COMMON, *_FLAGS) and keys:
+                choice = " or ".join(f"--config.{k}=..." for k in keys)
+                raise CipoError(f"--{name}: is a key of the config; set it by {choice}")
             continue
         key = name.removeprefix("config.")
         inside = next((k for k in known if k.startswith(f"{key}.")), None)
@@ -253,6 +269,31 @@ def _in_full(argument: str) -> str:
     name, equals, value = argument.partition("=")
     is_short = name.startswith("-") and name.lstrip("-") == "config.verifier"
     return f"{name}.kind{equals}{value}" if is_short else argument
+
+
+def _last_tuples(argv: Sequence[str]) -> list[str]:
+    """Without all but the last of several values for one key that is a tuple: the flags would
+    append them."""
+    known = flatten(Config())
+    kept: list[str] = []
+    seen: set[str] = set()
+    following = [*argv[1:], "-"]
+    for argument, after in reversed(list(zip(argv, following, strict=True))):
+        name, equals, _ = argument.partition("=")
+        key = name.lstrip("-").removeprefix("config.")
+        if name.startswith("-") and name.lstrip("-") != key and isinstance(known.get(key), tuple):
+            if key in seen:
+                if not equals and not after.startswith("-"):
+                    kept.pop()  # its value, an argument of its own
+                continue
+            seen.add(key)
+        kept.append(argument)
+    return kept[::-1]
+
+
+def _in_home(path: str | None) -> str | None:
+    """`~` as the home directory: a shell leaves it as it is after an equals sign."""
+    return os.path.expanduser(path) if path else path
 
 
 def _config_arguments(argv: Sequence[str], config_file: str) -> list[str]:

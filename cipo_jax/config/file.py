@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from cipo_jax.config.keys import Config, flatten
 from cipo_jax.types import CipoError
 
+_CONFIGS = Path("configs")  # of a checkout, which commands are started in
 _WANTED = "wanted a Python file with a function get_config(), such as configs/demo.py"
 
 
@@ -51,9 +52,11 @@ def check_file(config: str) -> None:
         return
     path = Path(name)
     if not path.exists():
-        there = [file.name for file in path.parent.glob("*.py")]
-        close = difflib.get_close_matches(path.name, there, n=1)
-        hint = f"did you mean {path.with_name(close[0])}?" if close else "configs/ has some"
+        # In its own directory rather than in the usual one, but a better match there comes first.
+        there = {f.name: f for folder in (_CONFIGS, path.parent) for f in folder.glob("*.py")}
+        whole = path.name if path.suffix else f"{path.name}.py"
+        close = difflib.get_close_matches(whole, there, n=1)
+        hint = f"did you mean {there[close[0]]}?" if close else f"{_CONFIGS}/ has some"
         raise CipoError(f"--config={name}: there is no such file; {hint}")
     if path.suffix != ".py" or not path.is_file():
         raise CipoError(f"--config={name}: {_WANTED}")

@@ -1,4 +1,4 @@
-"""How methods are shown beside each other: markdown tables, and curves as png and svg."""
+"""How methods are shown beside each other: curves as png and svg."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -7,17 +7,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from cipo_jax.run.comparison import LearningCurve, mean_curve, points
-
-
-def markdown_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
-    """The lines of a table."""
-    texts = [f"| {' | '.join(map(str, cells))} |" for cells in (head, *rows)]
-    return [texts[0], "|" + "---|" * len(head), *texts[1:]]
-
-
-def signed_interval(low: float, high: float) -> str:
-    """The bounds of a difference's interval, to three decimals."""
-    return f"{low:+.3f} to {high:+.3f}"
+from cipo_jax.run.records.files import replacing
 
 
 def line_styles(methods: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -68,5 +58,6 @@ def save_figure(figure: Figure, path: Path) -> Path:
     """Writes `path`.png and `path`.svg; returns the former."""
     files = [path.with_name(path.name + ending) for ending in (".png", ".svg")]
     for file in files:
-        figure.savefig(file, dpi=120)
+        with replacing(file) as temporary:
+            figure.savefig(temporary, dpi=120, format=file.suffix[1:])
     return files[0]

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import jax
 from etils import epath
+from jax.sharding import Mesh
 
 from cipo_jax.config import keys
 from cipo_jax.config.keys import Config
@@ -21,7 +22,7 @@ from cipo_jax.config.resolve import read_values
 from cipo_jax.policy import model
 from cipo_jax.policy.huggingface import load as huggingface
 from cipo_jax.policy.huggingface.hub import model_directory
-from cipo_jax.policy.model import Params
+from cipo_jax.policy.model import ModelConfig, Params
 from cipo_jax.run.records.checkpoint import Checkpoints, checkpoint_root
 from cipo_jax.run.records.directory import model_differences
 from cipo_jax.run.records.metrics_file import read_metrics
@@ -110,7 +111,7 @@ def load_parameters(config: Config, policy: Policy, place: Place | None) -> Para
     training."""
     if place is None:
         return fresh_parameters(config.model, config.seed, policy)
-    return _restored(policy, place)
+    return restored_parameters(place, policy.model, policy.mesh)
 
 
 def fresh_parameters(section: keys.Model, seed: int, policy: Policy) -> Params:
@@ -131,7 +132,7 @@ def newest_parameters(run: Path, policy: Policy) -> Params:
     if found is None:
         raise CipoError(f"config.init_from: {run} holds no finished checkpoint")
     print(f"starting from the parameters of {found[0]}")
-    return _restored(policy, Place(found[0], found[1][-1]))
+    return restored_parameters(Place(found[0], found[1][-1]), policy.model, policy.mesh)
 
 
 def _newest_phase(run: Path, directory: str) -> tuple[epath.Path, list[int]] | None:
@@ -166,11 +167,25 @@ def _choose_step(workdir: Path, steps: Sequence[int], wanted: str) -> int:
     return int(wanted)
 
 
-def _restored(policy: Policy, place: Place) -> Params:
+def restored_parameters(place: Place, config: ModelConfig, mesh: Mesh) -> Params:
+    """The parameters at `place`, on the devices of `mesh`.
+
+    Raises:
+      CipoError: they are not those of a model of this config.
+    """
     abstract = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-        model.abstract_params(policy.model),
-        model.param_shardings(policy.model, policy.mesh),
+        model.abstract_params(config),
+        model.param_shardings(config, mesh),
     )
     with Checkpoints(place.directory, keep=1, read_only=True) as saved:
-        return saved.restore_params(abstract, place.step)
+        try:
+            return saved.restore_params(abstract, place.step)
+        except (ValueError, KeyError, TypeError) as error:
+            if isinstance(error, CipoError):
+                raise
+            raise CipoError(
+                f"{place}: the parameters cannot be read as those of this config's model "
+                f"({str(error).splitlines()[0][:300]}); restore the config of that run, or choose "
+                "another --step"
+            ) from error

@@ -107,9 +107,15 @@ def test_a_key_that_a_run_does_not_have_is_at_its_default(tmp_path: Path) -> Non
 def test_benchmarks_of_both_are_compared(tmp_path: Path) -> None:
     a = make_run(tmp_path / "a", 100, {4: 0.5})
     b = make_run(tmp_path / "b", 100, {4: 0.5}, num_steps=61)
-    for path, solved in ((a, 10), (b, 20)):
-        archive = AttemptArchive(path / "evaluations" / "step-000004")
-        archive.write("math500", 4, [attempt(i, i < solved) for i in range(PROBLEMS)])
+    # Of several evaluations, those of the last step count, and of these the last one.
+    for path, name, step, solved in (
+        (a, "step-000004-10", 4, 10),
+        (a, "step-000004-2", 4, 1),
+        (b, "step-000004", 4, 20),
+        (b, "zero", 0, 1),
+    ):
+        archive = AttemptArchive(path / "evaluations" / name)
+        archive.write("math500", step, [attempt(i, i < solved) for i in range(PROBLEMS)])
     (found,) = [c for c in compare([a, b], tmp_path / "out") if c.at == "evaluations"]
     assert (found.measure, found.values) == ("math500 pass@1", (0.5, 0.25))
 

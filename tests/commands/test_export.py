@@ -17,7 +17,10 @@ from cipo_jax.config.resolve import provenance
 from cipo_jax.data.tokenizer import load_tokenizer
 from cipo_jax.policy import model, sharding
 from cipo_jax.policy.huggingface.export import export_hf
+from cipo_jax.policy.sharding import make_mesh
 from cipo_jax.rl.train_step import TrainState
+from cipo_jax.run.parameters import find_parameters, restored_parameters
+from cipo_jax.run.parts import make_model_config
 from cipo_jax.run.records.checkpoint import Checkpoints
 from cipo_jax.types import CipoError
 
@@ -64,6 +67,33 @@ def test_transformers_computes_the_same_logits(changes: dict, tmp_path: Path) ->
         tiny_models.assert_transformers_agrees(directory, shape, saved[3 if step == "3" else 5])
         assert json.loads((directory / "config.json").read_text())["max_position_embeddings"] == 128
     assert {"hf-step-000003", "hf-step-000005"} <= {p.name for p in (tmp_path / "run").iterdir()}
+
+
+def test_keys_that_are_no_part_of_the_model_do_not_matter(tmp_path: Path) -> None:
+    """Such as the mesh of other devices, and prompts longer than any the model could take."""
+    save_run(tmp_path / "run", CONFIG, load_tokenizer("char").vocab_size)
+    other = dataclasses.replace(
+        CONFIG,
+        seed=9,
+        mesh=dataclasses.replace(CONFIG.mesh, data=5, fsdp=3),
+        data=dataclasses.replace(CONFIG.data, max_prompt_tokens=10**9),
+        sampling=dataclasses.replace(CONFIG.sampling, tensor=7),
+    )
+    a = export(CONFIG, tmp_path / "run", tmp_path / "a")
+    b = export(other, tmp_path / "run", tmp_path / "b")
+    files = [directory / "model.safetensors" for directory in (a, b)]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_parameters_of_another_shape_are_a_message(tmp_path: Path) -> None:
+    save_run(tmp_path / "run", CONFIG, load_tokenizer("char").vocab_size)
+    place = find_parameters(CONFIG, tmp_path / "run")
+    assert place is not None
+    wider = dataclasses.replace(SMALL, mlp_dim=2 * SMALL.mlp_dim)
+    tokenizer = load_tokenizer("char")
+    model = make_model_config(wider, CONFIG.data.tokenizer, tokenizer)
+    with pytest.raises(CipoError, match="step 5: the parameters cannot be read"):
+        restored_parameters(place, model, make_mesh())
 
 
 def test_generation_stops_where_the_run_does(tmp_path: Path) -> None:

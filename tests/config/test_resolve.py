@@ -79,6 +79,12 @@ def test_config_files_are_valid(file: Path) -> None:
     assert resolve(module["get_config"]()) != Config()
 
 
+@pytest.mark.parametrize("file", CONFIG_FILES, ids=lambda f: f.stem)
+def test_every_config_has_the_variants(file: Path) -> None:
+    get_config = runpy.run_path(str(file))["get_config"]
+    assert resolve(get_config("grpo")).correction.weight == 0 != resolve(get_config())
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_variants_are_valid_changes_of_the_demo(name: str) -> None:
     get_config = runpy.run_path(str(PACKAGE.parent / "configs" / "demo.py"))["get_config"]

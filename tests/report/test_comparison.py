@@ -2,12 +2,7 @@
 
 from pathlib import Path
 
-from cipo_jax.report.comparison import draw_curves, line_styles, markdown_table, save_figure
-
-
-def test_a_table_has_a_line_for_each_row() -> None:
-    table = markdown_table(("method", "p"), [("a", 1), ("b", "")])
-    assert table == ["| method | p |", "|---|---|", "| a | 1 |", "| b |  |"]
+from cipo_jax.report.comparison import draw_curves, line_styles, save_figure
 
 
 def test_thirty_methods_can_be_told_apart() -> None:

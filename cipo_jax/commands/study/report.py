@@ -32,7 +32,7 @@ from cipo_jax.commands.study.measures import (
     tasks_of,
 )
 from cipo_jax.commands.study.plan import PlannedRun
-from cipo_jax.report.comparison import markdown_table, signed_interval
+from cipo_jax.report.markdown import markdown_table, signed_interval
 from cipo_jax.run.records.files import write_text
 from cipo_jax.run.statistics import (
     Estimate,

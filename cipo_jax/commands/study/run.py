@@ -25,6 +25,7 @@ import fcntl
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import threading
@@ -192,6 +193,9 @@ def _run_one(
     began = time.monotonic()
     try:
         for command in (arguments, evaluation):
+            if command is evaluation and (run.directory / RESULTS).exists():
+                # Of another config or another study: an evaluation does not replace one.
+                shutil.rmtree(run.directory / FINAL)
             code = _call([sys.executable, "-m", "cipo_jax.main", *command], run, workdir, notice)
             if notice.given or code == EXIT_CODE:
                 raise Preempted

@@ -1,12 +1,14 @@
 """What a run writes: files in its directory, and lines on screen.
 
     directory.py         config.json and data.json: which config and data a directory belongs to
+    lock.py              one run at a time in a directory
     checkpoint.py        parameters, optimiser state and host state, and how they are restored
     metrics_file.py      metrics.jsonl and TensorBoard's event files
     archive.py           every attempt, attempts/*.jsonl.gz
     record.py            all that is written in a step, by the first host alone
     terminal.py          header, a line a step, samples, summary
-    files.py             writing a file whole
+    library_errors.py    what libraries print of errors that are raised as well
+    files.py             writing a file whole, and what a full disk means
 
 Decided here: formats, and which runs may continue a directory. What the numbers mean is decided in
 `run/measures.py`; the page of a run is drawn in `report/`. To add a file: write it through

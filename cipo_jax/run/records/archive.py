@@ -26,21 +26,26 @@ Fields of a record:
 """
 
 import gzip
+import io
 import json
 import math
+import os
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cipo_jax.run.records.files import replacing
+from cipo_jax.run.records.files import explained, replacing
 from cipo_jax.types import Attempt, CipoError, Problem
 
 ATTEMPTS_DIR = "attempts"
 _SUFFIX = ".jsonl.gz"
 _OF_PROBLEM = ("tests", "meta")
+CHECKED_BYTES = 64_000_000  # of files, compressed, that `check_archive` reads: some seconds
+_MEND = "remove the file, or restore it"
 
 
 class AttemptArchive:
@@ -48,7 +53,8 @@ class AttemptArchive:
 
     def __init__(self, workdir: Path):
         self._directory = workdir / ATTEMPTS_DIR
-        self._directory.mkdir(parents=True, exist_ok=True)
+        with explained(self._directory):
+            self._directory.mkdir(parents=True, exist_ok=True)
 
     def write(self, phase: str, step: int, attempts: Sequence[Attempt]) -> Path:
         """Writes one file whole; it replaces an earlier one of the same phase and step.
@@ -89,24 +95,18 @@ def read_attempts(
     Raises:
       CipoError: a file is damaged; the message names it.
     """
-    files = []
-    for path in (workdir / ATTEMPTS_DIR).glob(f"*{_SUFFIX}"):
-        name, _, number = path.name.removesuffix(_SUFFIX).rpartition("-")
-        if not number.isdecimal():
-            raise CipoError(f"{path}: not a name of the archive; wanted PHASE-STEP{_SUFFIX}")
-        if phase in (None, name) and (steps is None or int(number) in steps):
-            files.append((name, int(number), path))
-    for _, _, path in sorted(files):
+    for name, step, path in _files(workdir):
+        if phase not in (None, name) or not (steps is None or step in steps):
+            continue
         try:
-            with gzip.open(path, "rt", encoding="ascii") as lines:
+            with io.TextIOWrapper(_opened(path), encoding="ascii") as lines:
                 known: dict[str, dict[str, Any]] = {}
                 for record in map(json.loads, lines):
                     own = {name: record.get(name) for name in _OF_PROBLEM}
                     yield record | known.setdefault(record["problem_id"], own)
         except (OSError, EOFError, ValueError, KeyError, TypeError, zlib.error) as error:
             raise CipoError(
-                f"{path}: the archived attempts cannot be read ({error}); remove the file, or "
-                "restore it"
+                f"{path}: the archived attempts cannot be read ({error}); {_MEND}"
             ) from error
 
 
@@ -119,6 +119,55 @@ def archived_problem(record: Mapping[str, Any]) -> Problem:
         tests=record["tests"],
         meta=record["meta"] or {},  # older archives have none
     )
+
+
+def check_archive(workdir: Path, most_bytes: int = CHECKED_BYTES) -> None:
+    """Reads the archive's files, the newest first, up to a number of bytes.
+
+    Raises:
+      CipoError: one is cut or has other bytes than were written; the message names it.
+    """
+    chosen, left = [], most_bytes
+    for _, _, path in sorted(_files(workdir), key=lambda file: file[1], reverse=True):
+        left -= path.stat().st_size
+        if left < 0:
+            break
+        chosen.append(path)
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:
+        for damage in threads.map(_damage, chosen):
+            if damage:
+                raise CipoError(damage)
+
+
+def _damage(path: Path) -> str:
+    """What is wrong with a file; "" if its checksum is right."""
+    try:
+        with _opened(path) as content:
+            while content.read(1 << 20):
+                pass
+    except (OSError, EOFError, zlib.error) as error:
+        return f"{path}: the archived attempts cannot be read ({error}); {_MEND}"
+    return ""
+
+
+def _opened(path: Path) -> gzip.GzipFile:
+    if path.stat().st_size == 0:  # gzip takes that for a file that holds nothing
+        raise EOFError("it is empty")
+    return gzip.open(path)
+
+
+def _files(workdir: Path) -> list[tuple[str, int, Path]]:
+    """(phase, step, file) of the archive, in order. Raises CipoError for a file of another name."""
+    files = []
+    for path in (workdir / ATTEMPTS_DIR).glob(f"*{_SUFFIX}"):
+        name, _, number = path.name.removesuffix(_SUFFIX).rpartition("-")
+        if not number.isdecimal():
+            raise CipoError(
+                f"{path}: not a name of the archive; wanted PHASE-STEP{_SUFFIX}, or the file moved "
+                "away"
+            )
+        files.append((name, int(number), path))
+    return sorted(files)
 
 
 def _record(attempt: Attempt, index_of: dict[int, int]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from cipo_jax.config.keys import Config, flatten
 from cipo_jax.config.resolve import read_values
-from cipo_jax.run.records.files import write_json
+from cipo_jax.run.records.files import explained, write_json
 from cipo_jax.types import CipoError
 
 # Keys that may differ when a run is continued: they change neither the parameters' shapes nor what
@@ -56,16 +56,11 @@ def claim_workdir(
         _check_data(workdir / "data.json", data)
     if not writes:
         return
-    try:
+    with explained(f"--workdir={workdir}"):
         workdir.mkdir(parents=True, exist_ok=True)
-        write_json(file, values)
-        if data is not None:
-            write_json(workdir / "data.json", data)
-    except OSError as e:
-        raise CipoError(
-            f"--workdir={workdir}: cannot be written ({e}); wanted a directory, new or of a run, "
-            "on a disk with room for it"
-        ) from e
+    write_json(file, values)
+    if data is not None:
+        write_json(workdir / "data.json", data)
 
 
 def _check_data(file: Path, data: Mapping[str, Mapping[str, Any]]) -> None:
@@ -120,10 +115,14 @@ def config_differences(
 
 def model_differences(file: Path, config: Config) -> dict[str, tuple[object, object]]:
     """Those of `config_differences` that keep parameters from fitting: of the model and the
-    tokenizer, but not of dtypes and of how the update is computed."""
-    return {
+    tokenizer, but not of dtypes and of how the update is computed. With `model.source` on both
+    sides, that checkpoint decides the sizes, and it may have been moved."""
+    found = {
         key: values
         for prefix in ("model.", "data.tokenizer")
         for key, values in config_differences(file, config, only=prefix).items()
         if key not in _NOT_SHAPES
     }
+    if config.model.source and all(found.get("model.source", (True,))):
+        return {key: values for key, values in found.items() if not key.startswith("model.")}
+    return found

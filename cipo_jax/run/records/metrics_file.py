@@ -8,49 +8,61 @@ is not finite is written as null, and the line's "non_finite" object says which 
 ({"loss/total": "nan"}), so that every line is valid json and nothing is lost.
 """
 
+import contextlib
 import importlib.util
 import json
 import math
 import os
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from cipo_jax.run.records.files import write_text
+from cipo_jax.run.records.files import explained, replacing
 from cipo_jax.types import CipoError
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_DIR = "tensorboard"
+_AWAY = "or move the file away: the metrics then begin at the step that the run continues from"
 
 
 class MetricWriter:
     """Appends scalars to `workdir`/metrics.jsonl and, if asked, to TensorBoard event files.
 
-    Opening repairs a last line that was cut by a kill. Each line is flushed as it is written.
+    Opening repairs a last line that was cut by a kill. Each line is on the disk when it has been
+    written, so before a checkpoint of its step.
 
     Raises:
-      CipoError: TensorBoard is wanted and its packages are not installed.
+      CipoError: TensorBoard is wanted and its packages are not installed, or the file cannot be
+        written.
     """
 
     def __init__(self, workdir: Path, tensorboard: bool):
-        workdir.mkdir(parents=True, exist_ok=True)
         self._path = workdir / METRICS_FILE
-        _drop_cut_line(self._path)
-        self._file = self._path.open("a", encoding="utf-8")
+        with explained(self._path):
+            workdir.mkdir(parents=True, exist_ok=True)
+            _drop_cut_line(self._path)
+            self._file = self._path.open("a", encoding="utf-8")
         self._tensorboard = EventFiles(workdir / TENSORBOARD_DIR) if tensorboard else None
 
     def write(self, step: int, scalars: Mapping[str, float], phase: str) -> None:
         """Appends one line. Scalars may be Python, NumPy or single-element device numbers; all are
-        stored as floats."""
+        stored as floats.
+
+        Raises:
+          CipoError: there is no room on the disk. What is left of the line is dropped when the file
+            is opened again.
+        """
         values = {name: float(value) for name, value in scalars.items()}
         line: dict[str, Any] = {"phase": phase, "step": int(step)}
         line |= {k: v if math.isfinite(v) else None for k, v in values.items()}
         if non_finite := {k: str(v) for k, v in values.items() if not math.isfinite(v)}:
             line["non_finite"] = non_finite
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
-        self._file.flush()
+        with explained(self._path):
+            self._file.write(json.dumps(line, allow_nan=False) + "\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
         if self._tensorboard is not None:
             tagged = {tensorboard_tag(name, phase): value for name, value in values.items()}
             self._tensorboard.write(step, tagged)
@@ -58,21 +70,33 @@ class MetricWriter:
     def rewind(self, phase: str, step: int) -> None:
         """Drops the lines of `phase` beyond `step`, which a resumed run will write again, so that
         metrics.jsonl ends up as if it had never stopped. TensorBoard's event files only grow:
-        replayed steps are there twice."""
-        lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = []
+        replayed steps are there twice.
+
+        Raises:
+          CipoError: the training steps that are kept end before `step`: some are missing.
+        """
+        lines = self._path.read_bytes().splitlines(keepends=True)
+        kept, last = [], step
         for number, line in enumerate(lines, 1):
             record = _parse(line, self._path, number)
             if record["phase"] != phase or record["step"] <= step:
                 kept.append(line)
+                last = record["step"] if record["phase"] == phase else last
+        if phase == "train" and last < step:
+            raise CipoError(
+                f"{self._path}: ends with {phase} step {last}, but the run continues after step "
+                f"{step}; the lines between are missing. Put them back from a copy, {_AWAY}"
+            )
         if len(kept) == len(lines):
             return
         self._file.close()
-        write_text(self._path, "".join(kept))
+        with replacing(self._path) as temporary:
+            temporary.write_bytes(b"".join(kept))
         self._file = self._path.open("a", encoding="utf-8")
 
     def close(self) -> None:
-        self._file.close()
+        with explained(self._path):
+            self._file.close()
         if self._tensorboard is not None:
             self._tensorboard.close()
 
@@ -83,7 +107,7 @@ class EventFiles:
     programs are traced, the two would take turns. Its errors are raised by the next call.
 
     Raises:
-      CipoError: the packages are not installed.
+      CipoError: the packages are not installed; later, the files cannot be written.
     """
 
     def __init__(self, logdir: Path):
@@ -111,7 +135,8 @@ class EventFiles:
             for pending in self._pending:
                 pending.result()
             if self._writer is not None:
-                self._writer.close()
+                with self._explained():
+                    self._writer.close()
 
     def _write(self, step: int, scalars: Mapping[str, float]) -> None:
         if self._writer is None:
@@ -120,9 +145,25 @@ class EventFiles:
             os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
             from clu.metric_writers import SummaryWriter
 
-            self._writer = SummaryWriter(str(self._logdir))
-        self._writer.write_scalars(step, scalars)
-        self._writer.flush()
+            with self._explained():
+                self._writer = SummaryWriter(str(self._logdir))
+        with self._explained():
+            self._writer.write_scalars(step, scalars)
+            self._writer.flush()
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Says what TensorFlow's error of a file means."""
+        from tensorflow import errors
+
+        try:
+            yield
+        except errors.OpError as error:
+            raise CipoError(
+                f"{self._logdir}: TensorBoard's event files cannot be written "
+                f"({str(error.message).splitlines()[0][-200:]}); make room or restore access and "
+                "start the same command again, or add --config.log.tensorboard=False"
+            ) from error
 
 
 def tensorboard_tag(name: str, phase: str) -> str:
@@ -141,24 +182,55 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
     path = workdir / METRICS_FILE
     if not path.exists():
         return []
-    *complete, _unfinished = path.read_text(encoding="utf-8").split("\n")
-    records = [_parse(line, path, number) for number, line in enumerate(complete, 1)]
-    for record in records:
-        record |= {k: float(v) for k, v in record.pop("non_finite", {}).items()}
-    return records
+    with explained(path):
+        *complete, _unfinished = path.read_bytes().split(b"\n")
+    return [_parse(line, path, number) for number, line in enumerate(complete, 1)]
 
 
-def _parse(line: str, path: Path, number: int) -> dict[str, Any]:
+def check_metrics(workdir: Path) -> None:
+    """Whether a run can go on writing `workdir`/metrics.jsonl; read as by `read_metrics`.
+
+    Raises:
+      CipoError: as `read_metrics`; or a step is there twice, or a training step is missing between
+        two others. The file may begin at any step: that of the checkpoint it was continued from.
+    """
+    path = workdir / METRICS_FILE
+    before: dict[str, tuple[int, int]] = {}  # phase -> (step, number of its line)
+    for number, record in enumerate(read_metrics(workdir), 1):
+        phase, step = record["phase"], record["step"]
+        last, line = before.get(phase, (step - 1, 0))
+        # Several health rules can speak of one step, each in a line of its own.
+        if step < last or (step == last and phase != "health"):
+            raise CipoError(
+                f"{path}:{number}: {phase} step {step} comes after step {last} in line {line}, "
+                f"wanted a later one; remove the lines that are not this run's, {_AWAY}"
+            )
+        if phase == "train" and step > last + 1:
+            raise CipoError(
+                f"{path}:{number}: {phase} step {step} comes after step {last} in line {line}; the "
+                f"lines between are missing. Put them back from a copy, {_AWAY}"
+            )
+        before[phase] = step, number
+
+
+def _parse(line: bytes, path: Path, number: int) -> dict[str, Any]:
+    where = f"{path}:{number}"
+    mend = "remove the line or restore it from a copy, or start a new --workdir"
     try:
         record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise CipoError(
-            f"{path}:{number}: not json ({error.msg}); remove the line, or start a new --workdir"
-        ) from error
+    except (ValueError, RecursionError) as error:
+        raise CipoError(f"{where}: not json ({error}); {mend}") from error
+    shown = line.decode(errors="replace").strip()[:80]
     if not isinstance(record, dict) or not {"phase", "step"} <= record.keys():
-        raise CipoError(
-            f'{path}:{number}: got {line.strip()[:80]!r}, wanted an object with "phase" and "step"'
-        )
+        raise CipoError(f'{where}: got {shown!r}, wanted an object with "phase" and "step"; {mend}')
+    try:
+        good = type(record["phase"]) is str and type(record["step"]) is int
+        record |= {k: float(v) for k, v in record.pop("non_finite", {}).items()}
+        good &= all(type(v) in (int, float) for k, v in record.items() if k != "phase")
+    except (AttributeError, TypeError, ValueError):
+        good = False
+    if not good:
+        raise CipoError(f"{where}: got {shown!r}, wanted a text as phase and numbers; {mend}")
     return record
 
 

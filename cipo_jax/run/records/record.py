@@ -8,10 +8,21 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from cipo_jax.config.keys import Log
-from cipo_jax.run.records.archive import AttemptArchive
+from cipo_jax.run.records.archive import AttemptArchive, check_archive
 from cipo_jax.run.records.files import write_text
-from cipo_jax.run.records.metrics_file import MetricWriter, read_metrics
-from cipo_jax.types import Attempt
+from cipo_jax.run.records.metrics_file import MetricWriter, check_metrics, read_metrics
+from cipo_jax.types import Attempt, CipoError
+
+
+def check_records(workdir: Path) -> None:
+    """Reads what a run has left, before it is continued: a damaged file would otherwise be found
+    by the report, after hours.
+
+    Raises:
+      CipoError: metrics or attempts are damaged; with the file, the line, and what to do.
+    """
+    check_metrics(workdir)
+    check_archive(workdir)
 
 
 class Record:
@@ -71,6 +82,11 @@ class Record:
     def __enter__(self) -> "Record":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._metrics is not None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._metrics is None:
+            return
+        try:
             self._metrics.close()
+        except (CipoError, OSError):
+            if kind is None:  # what ended the run is the better message
+                raise

@@ -9,7 +9,12 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from cipo_jax.run.records.archive import AttemptArchive, archived_problem, read_attempts
+from cipo_jax.run.records.archive import (
+    AttemptArchive,
+    archived_problem,
+    check_archive,
+    read_attempts,
+)
 from cipo_jax.types import Attempt, CipoError, Completion, Outcome, Problem, Prompt, Verdict
 
 PROBLEM = Problem("p-1", "What is 1+1?", "2")
@@ -142,7 +147,7 @@ def test_run_without_archive_gives_nothing(tmp_path):
     assert list(read_attempts(tmp_path)) == []
 
 
-@pytest.mark.parametrize("damage", ["cut", "garbage", "flipped"])
+@pytest.mark.parametrize("damage", ["cut", "garbage", "flipped", "empty", "half of the last byte"])
 def test_damaged_file_is_named(tmp_path, damage):
     path = AttemptArchive(tmp_path).write("train", 4, [attempt(str(i)) for i in range(200)])
     content = bytearray(path.read_bytes())
@@ -150,11 +155,38 @@ def test_damaged_file_is_named(tmp_path, damage):
         content = content[: len(content) // 2]
     elif damage == "garbage":
         content = bytearray(b"not gzip at all")
+    elif damage == "empty":
+        content = bytearray()
+    elif damage == "half of the last byte":
+        content[-1] &= 0x0F
+        content[-5] ^= 0xFF
     else:
         content[len(content) // 2] ^= 0xFF
     path.write_bytes(content)
-    with pytest.raises(CipoError, match=r"train-000004\.jsonl\.gz: .* cannot be read"):
+    message = r"train-000004\.jsonl\.gz: .* cannot be read .*remove the file, or restore it"
+    with pytest.raises(CipoError, match=message):
+        check_archive(tmp_path)
+    with pytest.raises(CipoError, match=message):
         list(read_attempts(tmp_path))
+
+
+def test_the_newest_files_are_checked_first(tmp_path):
+    archive = AttemptArchive(tmp_path)
+    old, new = (archive.write("train", step, [attempt()]) for step in (99, 100))
+    check_archive(tmp_path)
+    old.write_bytes(b"damaged")
+    check_archive(tmp_path, most_bytes=new.stat().st_size + 6)
+    with pytest.raises(CipoError, match="train-000099"):
+        check_archive(tmp_path, most_bytes=new.stat().st_size + 7)
+
+
+def test_a_file_without_room_leaves_the_earlier_one(tmp_path, full_disk):
+    archive = AttemptArchive(tmp_path)
+    path = archive.write("train", 3, [attempt()])
+    before = path.read_bytes()
+    with full_disk(100), pytest.raises(CipoError, match=r"000003\.jsonl\.gz: cannot be written"):
+        archive.write("train", 3, [attempt(f"text {i}") for i in range(200)])
+    assert [p.read_bytes() for p in path.parent.iterdir()] == [before]
 
 
 def test_stranger_in_the_directory_is_named(tmp_path):

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from cipo_jax.config.keys import Config, Data
-from cipo_jax.config.resolve import provenance
-from cipo_jax.run.records.directory import claim_workdir, config_differences
+from cipo_jax.config.resolve import provenance, resolve
+from cipo_jax.run.records.directory import claim_workdir, config_differences, model_differences
 from cipo_jax.types import CipoError
 
 VALUES = provenance(Config(), Config(), set())
@@ -87,3 +87,21 @@ def test_a_run_that_is_older_than_a_key_continues_at_its_default(tmp_path: Path)
     assert not config_differences(file, Config())
     more = dataclasses.replace(Config(), data=dataclasses.replace(Data(), train_problems=9))
     assert config_differences(file, more) == {"data.train_problems": (0, 9)}
+
+
+def test_only_the_model_keeps_parameters_from_fitting(tmp_path: Path) -> None:
+    def differences(there: dict, here: dict) -> list[str]:
+        old, new = resolve(there), resolve(here)
+        claim_workdir(tmp_path, old, provenance(old, old, set()))
+        found = list(model_differences(tmp_path / "config.json", new))
+        (tmp_path / "config.json").unlink()
+        return found
+
+    others = {"seed": 3, "data": {"max_prompt_tokens": 9}, "mesh": {"data": 3}, "num_steps": 8}
+    assert differences({}, others | {"model": {"remat": "none"}}) == []
+    assert differences({}, {"model": {"num_layers": 5}}) == ["model.num_layers"]
+    assert differences({}, {"data": {"tokenizer": "char_code"}}) == ["data.tokenizer"]
+    # A checkpoint that was moved; the config's sizes say nothing then.
+    assert differences({"model": {"source": "a"}}, {"model": {"source": "b", "d_model": 8}}) == []
+    assert differences({}, {"model": {"source": "b"}}) == ["model.source"]
+    assert differences({"model": {"source": "b"}}, {}) == ["model.source"]

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 import threading
@@ -9,7 +10,12 @@ import threading
 import numpy as np
 import pytest
 
-from cipo_jax.run.records.metrics_file import MetricWriter, read_metrics, tensorboard_tag
+from cipo_jax.run.records.metrics_file import (
+    MetricWriter,
+    check_metrics,
+    read_metrics,
+    tensorboard_tag,
+)
 from cipo_jax.types import CipoError
 
 
@@ -88,6 +94,81 @@ def test_damaged_line_is_named(tmp_path):
         read_metrics(tmp_path)
 
 
+def lines_of(*places):
+    return [json.dumps({"phase": phase, "step": step, "x": 1.0}) for phase, step in places]
+
+
+GOOD = (("train", 3), ("eval", 3), ("train", 4), ("health", 4), ("health", 4), ("train", 5))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (lines_of(*GOOD), None),
+        (["", *lines_of(*GOOD)], r":1: not json"),
+        (
+            [*lines_of(*GOOD), *lines_of(("train", 5))],
+            r":7: train step 5 comes after step 5 in .* 6",
+        ),
+        (
+            [*lines_of(*GOOD), *lines_of(("eval", 3))],
+            r":7: eval step 3 comes after step 3 in line 2",
+        ),
+        (
+            [*lines_of(*GOOD), *lines_of(("train", 8))],
+            r":7: train step 8 .* are missing\. Put them",
+        ),
+        ([*lines_of(*GOOD), "\x00\xff\x80"], r":7: not json"),
+        (['{"phase": "train", "step": "1"}'], r":1: got .* numbers; remove the line"),
+        (['{"phase": "train", "step": 1, "x": "much"}'], r":1: got .* numbers"),
+        (['{"phase": "train", "step": 1, "non_finite": 3}'], r":1: got .* numbers"),
+        (["[" * 100_000], r":1: not json"),
+    ],
+)
+def test_damage_is_found_with_its_line(tmp_path, content, message):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes("".join(f"{line}\n" for line in content).encode("latin-1"))
+    with path.open("a") as file:
+        file.write('{"phase": "tr')  # not finished, which is no damage
+    if message is None:
+        check_metrics(tmp_path)
+    else:
+        with pytest.raises(CipoError, match=r"metrics\.jsonl" + message):
+            check_metrics(tmp_path)
+
+
+def test_a_run_is_not_continued_beyond_the_end_of_its_metrics(tmp_path):
+    writer = MetricWriter(tmp_path, tensorboard=False)
+    writer.rewind("train", 7)  # a new directory beside the checkpoints of another
+    write_run(writer, range(8, 11))
+    writer.rewind("train", 10)
+    with pytest.raises(CipoError, match=r"ends with train step 10, but .* after step 12"):
+        writer.rewind("train", 12)
+    assert len(read_metrics(tmp_path)) == 4
+    writer.rewind("train", 7)
+
+
+def test_a_line_without_room_is_said_and_dropped_at_the_next_start(tmp_path, full_disk):
+    writer = MetricWriter(tmp_path, tensorboard=False)
+    writer.write(1, {"x": 1.0}, "train")
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    with full_disk(len(before) + 10):
+        with pytest.raises(CipoError, match=r"metrics\.jsonl: cannot be written .*Make room"):
+            writer.write(2, {"x": 1.0}, "train")
+        with pytest.raises(CipoError, match=r"metrics\.jsonl: cannot be written"):
+            writer.close()
+    assert (tmp_path / "metrics.jsonl").read_bytes() != before
+    MetricWriter(tmp_path, tensorboard=False).close()
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_line_is_on_the_disk_before_the_next_thing_is_saved(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.fstat(file).st_size))
+    MetricWriter(tmp_path, tensorboard=False).write(1, {"x": 1.0}, "train")
+    assert synced == [(tmp_path / "metrics.jsonl").stat().st_size]
+
+
 def test_tags_carry_their_phase_once():
     assert tensorboard_tag("loss/total", "train") == "loss/total"
     assert tensorboard_tag("eval/pass@1", "eval") == "eval/pass@1"
@@ -141,3 +222,12 @@ def test_tensorboard_events_hold_the_scalars(tmp_path):
         for value in event.summary.value
     }
     assert found == {("base/reward/mean", 3): 0.25, ("eval/pass@1", 3): 0.5}
+
+
+@pytest.mark.slow
+def test_event_files_without_room_are_named(tmp_path, full_disk):
+    writer = MetricWriter(tmp_path, tensorboard=True)
+    with full_disk(300):
+        writer.write(1, {f"base/metric{i}": 0.25 for i in range(9)}, "train")
+        with pytest.raises(CipoError, match=r"tensorboard: .* make room .*log.tensorboard=False"):
+            writer.close()
