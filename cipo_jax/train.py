@@ -42,9 +42,10 @@ from cipo_jax.run.measures import device_measures, stream_measures
 from cipo_jax.run.parameters import check_fits
 from cipo_jax.run.parts import open_parts
 from cipo_jax.run.problems import given_attempts, open_evaluation, open_training
-from cipo_jax.run.records.checkpoint import Checkpoints, checkpoint_root, origin
+from cipo_jax.run.records.checkpoint import Checkpoints, checkpoint_root
 from cipo_jax.run.records.difficulty_file import write_difficulty
 from cipo_jax.run.records.directory import claim_workdir
+from cipo_jax.run.records.origin import origin
 from cipo_jax.run.records.record import Record
 from cipo_jax.run.records.terminal import print_header, print_summary
 from cipo_jax.run.start import frozen_reference, restore_or_begin

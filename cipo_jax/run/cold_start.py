@@ -23,7 +23,8 @@ from cipo_jax.run.hosts.preemption import Preempted
 from cipo_jax.run.parameters import fresh_parameters
 from cipo_jax.run.parts import Parts
 from cipo_jax.run.problems import open_training
-from cipo_jax.run.records.checkpoint import Checkpoints, origin
+from cipo_jax.run.records.checkpoint import Checkpoints
+from cipo_jax.run.records.origin import origin
 from cipo_jax.run.records.record import Record
 from cipo_jax.run.update import BatchPlan, Update
 from cipo_jax.types import BASE, CipoError, Prompt
