@@ -36,7 +36,7 @@ from cipo_jax.types import CipoError
 _NOT_WRITTEN = (OSError, ValueError, KeyError, TypeError)
 # Words of errors that say nothing of a checkpoint's files, in lower case.
 _NOT_DAMAGE = ("out of memory", "resource_exhausted", "permission", "unavailable", "deadline")
-_UNREADABLE = "unreadable-step_"
+UNREADABLE = "unreadable-step_"  # then the step: a damaged checkpoint that was set aside
 
 
 class Checkpoints:
@@ -81,10 +81,15 @@ class Checkpoints:
             self.directory, None if read_only else self._preservation, self._seal
         )
 
-    def beside(self, name: str, keep: int) -> "Checkpoints":
+    def beside(self, name: str, keep: int, read_only: bool = False) -> "Checkpoints":
         """Those of another phase of the same run."""
-        directory = self.directory.parent / name
-        return Checkpoints(directory, keep, origin=self._origin, config_agrees=self._config_agrees)
+        return Checkpoints(
+            self.directory.parent / name,
+            keep,
+            read_only,
+            origin=self._origin,
+            config_agrees=self._config_agrees,
+        )
 
     def all_steps(self) -> list[int]:
         """The steps of all finished checkpoints, oldest first."""
@@ -280,7 +285,7 @@ class Checkpoints:
         if step in self.all_steps():
             assert step is not None
             return step
-        aside = sorted(p.name for p in self.directory.glob(f"{_UNREADABLE}*"))
+        aside = sorted(p.name for p in self.directory.glob(f"{UNREADABLE}*"))
         also = f"; set aside as damaged: {', '.join(aside)}" if aside else ""
         if step is None:
             raise CipoError(f"{self.directory}: holds no finished checkpoint{also}")
@@ -334,8 +339,8 @@ class Checkpoints:
             self._skipped.add(step)
             print(f"{message}the one before it is used", flush=True)
             return
-        taken = {p.name for p in self.directory.glob(f"{_UNREADABLE}*")}
-        names = [f"{_UNREADABLE}{step}", *(f"{_UNREADABLE}{step}.{i}" for i in range(1, 100))]
+        taken = {p.name for p in self.directory.glob(f"{UNREADABLE}*")}
+        names = [f"{UNREADABLE}{step}", *(f"{UNREADABLE}{step}.{i}" for i in range(1, 100))]
         aside = self.directory / next(name for name in names if name not in taken)
         self._hosts.gather(b"")  # all have seen which names are taken
         if self._hosts.first:

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -64,9 +65,10 @@ def require_fit(place: epath.Path, parts: Mapping[str, Any]) -> None:
     than those of abstract trees, {item: tree}."""
     for item, like in parts.items():
         saved = ocp.PyTreeCheckpointHandler().metadata(place / item)
-        theirs, ours = _shapes(saved.tree), _shapes(like)
+        # orbax saves the tuples of an optimiser under other names.
+        theirs, ours = (_shapes(tree, named=item == "params") for tree in (saved.tree, like))
         if theirs != ours:
-            differing = sorted(theirs ^ ours)
+            differing = sorted((theirs - ours) + (ours - theirs))
             raise CipoError(
                 f"{place}: holds {item} of another model than this config's; they differ in "
                 f"{', '.join(differing[:4])}. Restore the config of that run, or name another "
@@ -74,14 +76,12 @@ def require_fit(place: epath.Path, parts: Mapping[str, Any]) -> None:
             )
 
 
-def _shapes(tree: Any) -> set[str]:
-    """ "name [shape]" for each array; without the names of an optimiser's tuples, which orbax saves
-    under others."""
-    return {
-        "/".join(str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey))
-        + f" {list(leaf.shape)}"
+def _shapes(tree: Any, named: bool) -> Counter[str]:
+    """ "name [shape]" of each array, or "[shape]" alone."""
+    return Counter(
+        f"{jax.tree_util.keystr(path) if named else ''}{list(leaf.shape)}"
         for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
-    }
+    )
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,10 +32,18 @@ from cipo_jax.types import CipoError
 VALUES = np.random.default_rng(0).normal(size=(16, 8)).astype(np.float32)
 
 
+class Moments(NamedTuple):
+    """As optax keeps an optimiser's state."""
+
+    mu: jax.Array
+
+
 def state(sizes: tuple[int, int, int] = (1, 8, 1), offset: float = 0.0) -> TrainState:
     sharding = NamedSharding(make_mesh(*sizes), P("fsdp", "tensor"))
     array = jax.device_put(VALUES + offset, sharding)
-    return TrainState(step=jnp.zeros((), jnp.int32), params={"w": array}, opt_state=(array * 2,))
+    return TrainState(
+        step=jnp.zeros((), jnp.int32), params={"w": array}, opt_state=Moments(array * 2)
+    )
 
 
 def abstract(like: TrainState) -> TrainState:
