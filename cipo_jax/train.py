@@ -146,7 +146,7 @@ def take_step(run: Training) -> None:
     heartbeat.end()
     run.profile.after(taken)
     run.step = taken
-    run.require_finite(on_device["loss/total"])
+    run.require_finite(on_device)
 
     # 6. controller
     rho = run.host.replay.rho
