@@ -112,14 +112,19 @@ class Training:
 
     def evaluate_if_due(self) -> None:
         """Before the first step of this process: a run that was asked to end during an evaluation
-        has saved the state, and repeats the evaluation. The checkpoint gets its score."""
-        if not self._evaluation_is_due():
+        has saved the state, and repeats the evaluation. The checkpoint gets its score; and if a
+        health rule had stopped the run, for which that was the last evaluation, it ends now."""
+        c, lines = self.config, {p: self.record.find(p, self.step) for p in ("eval", "health")}
+        lines = self.parts.hosts.first_says(lines)
+        stopped = c.health.action == "stop" and lines["health"] is not None
+        if not (stopped or self._evaluation_is_due()):
             return
-        metric = self.config.checkpoint.best_metric
-        found = self.parts.hosts.first_says(self.record.find("eval", self.step))
-        measures = self.evaluate() if found is None else found
+        measures = lines["eval"]
+        if measures is None:
+            measures = self.evaluate()
+            self.is_over |= stopped
         if self.checkpoints.latest_step() == self.step:
-            self.save(measures.get(metric))
+            self.save(measures.get(c.checkpoint.best_metric))
 
     def require_finite(self, measures: Mapping[str, Any]) -> None:
         """Raises CipoError if a step's update is not finite, before its state is saved.

@@ -13,7 +13,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cipo_jax.config.keys import Checkpoint, Config, Eval, Log
+from cipo_jax.config.keys import Checkpoint, Config, Eval, Health, Log
 from cipo_jax.policy.sharding import make_mesh
 from cipo_jax.rl.replay import ReplayState
 from cipo_jax.rl.train_step import TrainState
@@ -49,7 +49,7 @@ class Scored(Training):
         return named
 
 
-SCORES = {2: 0.5, 4: 0.25, 6: 0.75, 8: 0.5, 9: 0.25}
+SCORES = {2: 0.5, 3: 0.75, 4: 0.25, 6: 0.75, 8: 0.5, 9: 0.25}
 
 
 @pytest.fixture
@@ -119,6 +119,22 @@ def test_an_interrupted_evaluation_gives_its_score_after_the_restart(tmp_path: P
         training.interrupted = True
         training.evaluate_if_due()
     assert score(tmp_path, 2) == 0.5
+
+
+def test_a_run_that_a_health_rule_stops_ends_after_its_interrupted_evaluation(
+    tmp_path: Path,
+) -> None:
+    config = dataclasses.replace(CONFIG, health=Health(action="stop"))
+    for over in (True, False):  # started once more, it goes on
+        with opened(tmp_path, 3, config) as training:
+            training.record.write(3, {"health/entropy_floor": 0.0}, "health")
+            training.evaluate_if_due()
+            assert training.is_over == over
+        # No rule had stopped it after step 1.
+        with opened(tmp_path, 1, config) as training:
+            training.interrupted = True
+            training.evaluate_if_due()
+            assert not training.is_over
 
 
 def score(workdir: Path, of_step: int) -> float | None:
