@@ -42,11 +42,12 @@ from cipo_jax.run.measures import device_measures, stream_measures
 from cipo_jax.run.parameters import check_fits
 from cipo_jax.run.parts import open_parts
 from cipo_jax.run.problems import given_attempts, open_evaluation, open_training
-from cipo_jax.run.records.checkpoint import Checkpoints, checkpoint_root, origin
+from cipo_jax.run.records.checkpoint import Checkpoints, checkpoint_root
 from cipo_jax.run.records.difficulty_file import write_difficulty
-from cipo_jax.run.records.directory import claim_workdir
 from cipo_jax.run.records.files import explained
+from cipo_jax.run.records.identity import claim_run
 from cipo_jax.run.records.lock import DirectoryLock
+from cipo_jax.run.records.origin import origin
 from cipo_jax.run.records.record import Record, check_records
 from cipo_jax.run.records.terminal import print_header, print_summary
 from cipo_jax.run.start import frozen_reference, restore_or_begin
@@ -147,7 +148,7 @@ def take_step(run: Training) -> None:
     heartbeat.end()
     run.profile.after(taken)
     run.step = taken
-    run.require_finite(on_device["loss/total"])
+    run.require_finite(on_device)
 
     # 6. controller
     rho = run.host.replay.rho
@@ -212,11 +213,15 @@ def open_run(
         # Nothing is written before here: a run that cannot start leaves no directory behind.
         identity = {"data.train": train_set.fingerprints, "data.eval": eval_set.fingerprints}
         lock.take()
-        claim_workdir(workdir, c, provenance, identity, writes=hosts.first)
-        root = checkpoint_root(workdir, c.checkpoint.directory)
-        keep, keep_best = c.checkpoint.keep, c.checkpoint.keep_best
+        begun = hosts.first_says(claim_run(workdir, c, provenance, identity, writes=hosts.first))
         checkpoints = stack.enter_context(
-            Checkpoints(root / "checkpoints", keep, keep_best=keep_best, origin=origin(c))
+            Checkpoints(
+                checkpoint_root(workdir, c.checkpoint.directory) / "checkpoints",
+                keep=c.checkpoint.keep,
+                keep_best=c.checkpoint.keep_best,
+                origin=origin(c),
+                config_agrees=begun,
+            )
         )
         record = stack.enter_context(Record(workdir, c.log, write_report, writes=hosts.first))
         stack.enter_context(open_compilation_cache(c.log.compilation_cache, workdir))
@@ -229,10 +234,10 @@ def open_run(
         print(f"saving   {checkpoints.describe(update.abstract)}", flush=True)
 
         parts.heartbeat.begin("start", "checkpoint, cold start or weights")
-        state, host = restore_or_begin(c, parts, material, root, update, checkpoints, record)
+        state, host = restore_or_begin(c, parts, material, update, checkpoints, record)
         step, reference = int(state.step), None
         if c.algorithm.kl_coef:
-            reference = frozen_reference(root, update, state.params, step)
+            reference = frozen_reference(checkpoints, update, state.params, step)
         for phase in ("train", "health"):
             record.rewind(phase, step)
         record.rewind("eval", step if step else -1)

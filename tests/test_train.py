@@ -149,8 +149,10 @@ def test_an_interrupted_cold_start_continues(finished: Path, tmp_path: Path) -> 
     partial = tmp_path / "run"
     shutil.copytree(finished, partial)
     # As if killed after the check at step 20: its checkpoint was the newest.
-    shutil.rmtree(partial / "checkpoints")
-    shutil.rmtree(partial / "cold_start")
+    for directory in ("checkpoints", "cold_start", "attempts"):
+        shutil.rmtree(partial / directory)
+    for file in ("metrics.jsonl", "difficulty.jsonl"):
+        (partial / file).unlink()
     with pytest.raises(_Stopped):
         _stop_after_first_cold_start_check(partial, tmp_path)
     smoke(partial)

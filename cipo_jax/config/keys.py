@@ -250,7 +250,9 @@ class Checkpoint:
 
     every: Positive[int] = 20  # steps between checkpoints; the last step is always saved
     keep: Positive[int] = 2  # newest checkpoints kept
-    keep_best: NotNegative[int] = 1  # checkpoints also kept because they are best by `best_metric`
+    # Checkpoints also kept because they are best by `best_metric`. A step whose evaluation is among
+    # the best is saved.
+    keep_best: NotNegative[int] = 1
     # A metric of the step or of an evaluation at it; higher is better. Checkpoints of steps that do
     # not have it are not compared.
     best_metric: str = "eval/pass@1"

@@ -116,9 +116,10 @@ def make_train_step(
       epochs: E.
 
     Metrics, all float32 scalars: "loss/total" and "grad_norm" (before clipping), means over the
-    updates; and for each stream s "s/tokens" (scored in an epoch), "loss/s" (unweighted, the mean
-    over the updates that have any of s), and the statistics of `token_loss` over the scored tokens
-    of all updates. A stream without scored tokens has NaN in their place.
+    updates; "param_norm", of the resulting parameters; and for each stream s "s/tokens" (scored in
+    an epoch), "loss/s" (unweighted, the mean over the updates that have any of s), and the
+    statistics of `token_loss` over the scored tokens of all updates. A stream without scored tokens
+    has NaN in their place.
     """
 
     def step(state: TrainState, batch: TrainBatch) -> tuple[TrainState, Metrics]:
@@ -141,7 +142,12 @@ def make_train_step(
         carry = (state.params, state.opt_state)
         (params, opt_state), (totals, grad_norm) = jax.lax.scan(epoch, carry, length=epochs)
 
-        metrics = {"loss/total": jnp.mean(totals.total), "grad_norm": jnp.mean(grad_norm)}
+        in_float32 = jax.tree.map(lambda p: p.astype(jnp.float32), params)
+        metrics = {
+            "loss/total": jnp.mean(totals.total),
+            "grad_norm": jnp.mean(grad_norm),
+            "param_norm": optax.tree.norm(in_float32),
+        }
         tokens = _by_stream(jnp.sum, batch.loss_mask.sum(axis=-1), batch.stream)  # [U, M, 2]
         scored = tokens.sum(axis=1).sum(axis=0)
         sums = dict(zip(totals.names, jnp.moveaxis(totals.sums, 2, 0), strict=True))

@@ -10,7 +10,6 @@ import time
 
 import jax
 import numpy as np
-from etils import epath
 from tqdm import tqdm
 
 from cipo_jax.config.keys import Config
@@ -19,11 +18,12 @@ from cipo_jax.policy.model import Params
 from cipo_jax.rl.losses import demonstration_loss
 from cipo_jax.rl.optimizer import make_optimizer, warmup_schedule
 from cipo_jax.rl.packing import TrainSequence
+from cipo_jax.rl.train_step import Metrics
 from cipo_jax.run.hosts.preemption import Preempted
 from cipo_jax.run.parameters import fresh_parameters
 from cipo_jax.run.parts import Parts
 from cipo_jax.run.problems import open_training
-from cipo_jax.run.records.checkpoint import Checkpoints, origin
+from cipo_jax.run.records.checkpoint import Checkpoints
 from cipo_jax.run.records.record import Record
 from cipo_jax.run.update import BatchPlan, Update
 from cipo_jax.types import BASE, CipoError, Prompt
@@ -62,7 +62,7 @@ def open_material(config: Config, parts: Parts) -> Material:
 
 
 def cold_start(
-    config: Config, parts: Parts, material: Material, root: epath.Path, record: Record
+    config: Config, parts: Parts, material: Material, run: Checkpoints, record: Record
 ) -> Params:
     """Runs the phase, or what is left of it, and returns its parameters.
 
@@ -70,9 +70,10 @@ def cold_start(
     2. Every `check_every` steps: sample held-out problems, stop if the pass rate is reached.
 
     Args:
-      root: of the run's checkpoints.
+      run: the run's checkpoints; those of this phase are beside them.
 
     Raises:
+      CipoError: the loss, the gradient or the parameters are not finite; they are not saved.
       Preempted: the run was asked to end. The last finished step is saved; during a check, the last
         checked one.
     """
@@ -89,8 +90,9 @@ def cold_start(
     )
     key = jax.random.fold_in(jax.random.key(config.seed), 1)
 
-    with Checkpoints(root / "cold_start", keep=1, origin=origin(config)) as checkpoints:
-        if checkpoints.latest_step() is None:
+    with run.beside("cold_start", keep=1) as checkpoints:
+        # A damaged one is set aside, and the phase is done again.
+        if checkpoints.newest_intact() is None:
             params = fresh_parameters(config.model, config.seed, parts.policy)
             state, done = update.init(params), False
         else:
@@ -102,10 +104,12 @@ def cold_start(
             return state.params
 
         began, pass_rate = time.monotonic(), 0.0
+        device_metrics: Metrics = {}  # of the last step of this process
         with tqdm(total=cs.max_steps, initial=start, desc="cold start", disable=None) as bar:
             for step in range(start, cs.max_steps):
                 if parts.hosts.any_says(parts.hosts.notice.given):
                     if step:
+                        _require_finite(step, device_metrics, cs.learning_rate)
                         checkpoints.save(step, state, {"done": False, "pass_rate": pass_rate})
                     raise Preempted
                 batch = material.demonstrations.batch(step, cs.batch_size)
@@ -119,13 +123,9 @@ def cold_start(
                 check = taken % cs.check_every == 0 or last
                 if not (check or taken % LOG_EVERY == 0):
                     continue
+                _require_finite(taken, device_metrics, cs.learning_rate)
                 loss = float(device_metrics["loss/base"])
                 scalars = {"loss/demonstration": loss, "learning_rate": float(schedule(step))}
-                if not np.isfinite(loss):
-                    raise CipoError(
-                        f"cold start, step {taken}: the loss is not finite; lower "
-                        f"config.cold_start.learning_rate = {cs.learning_rate}"
-                    )
                 if check:
                     attempts = parts.attempt(state.params, material.held_out, 1, key, "check")
                     parts.end_sampling()
@@ -144,3 +144,13 @@ def cold_start(
                 if done:
                     break
         return state.params
+
+
+def _require_finite(step: int, measures: Metrics, learning_rate: float) -> None:
+    """Raises `CipoError` if an update's metrics, where there are any, are not finite."""
+    for name in ("loss/total", "grad_norm", "param_norm"):
+        if name in measures and not np.isfinite(measures[name]):
+            raise CipoError(
+                f"cold start, step {step}: {name} is not finite; what was saved before is. Lower "
+                f"config.cold_start.learning_rate = {learning_rate}, in another --workdir"
+            )

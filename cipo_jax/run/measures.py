@@ -95,6 +95,7 @@ loss/{stream} | loss | Of the stream alone, without its weight.
 {stream}/tis_mean | ratio | Mean weight of truncated importance sampling, with `algorithm.tis_cap`.
 {stream}/tis_capped_frac | share | Of tokens whose weight is capped.
 grad_norm | norm | Global norm of the gradient before clipping, the mean over the step's updates.
+param_norm | norm | Global norm of the parameters after the step.
 grad/{stream}_norm | norm | Of the stream's own gradient, without lambda
     (`log.gradient_stats_every`).
 grad/cosine | cosine | Between the gradients of the two streams.

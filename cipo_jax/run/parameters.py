@@ -59,10 +59,12 @@ def find_parameters(config: Config, workdir: Path, step: str = "latest") -> Plac
     `workdir` holds no run.
 
     Args:
-      step: "latest", "best" (by pass@1 of the run's own evaluations) or a number of steps.
+      step: "latest", "best" (by pass@1 of the run's own evaluations) or a number of steps. In
+        place of a damaged one, "latest" is the one before it and "best" the next best.
 
     Raises:
-      CipoError: neither a run nor a model, a run of another model, or no such checkpoint.
+      CipoError: neither a run nor a model, a run of another model, no such checkpoint, or a
+        damaged one where it was named by its number.
     """
     if step not in ("latest", "best") and not step.isdecimal():
         raise CipoError(f"--step: got {step!r}, wanted 'latest', 'best' or a number of steps")
@@ -78,7 +80,7 @@ def find_parameters(config: Config, workdir: Path, step: str = "latest") -> Plac
     if found is None:
         raise CipoError(f"--workdir={workdir}: holds no finished checkpoint")
     directory, steps = found
-    return Place(directory, _choose_step(workdir, steps, step))
+    return _first_intact(directory, _by_preference(workdir, steps, step))
 
 
 def check_fits(workdir: Path, config: Config, key: str = "--workdir") -> None:
@@ -126,13 +128,14 @@ def newest_parameters(run: Path, policy: Policy) -> Params:
     """The newest parameters of another run: after RL, else after its cold start.
 
     Raises:
-      CipoError: it holds none.
+      CipoError: it holds none, or none that is intact.
     """
     found = _newest_phase(run, "")
     if found is None:
         raise CipoError(f"config.init_from: {run} holds no finished checkpoint")
-    print(f"starting from the parameters of {found[0]}")
-    return restored_parameters(Place(found[0], found[1][-1]), policy.model, policy.mesh)
+    place = _first_intact(found[0], _by_preference(run, found[1], "latest"))
+    print(f"starting from the parameters of {place}")
+    return restored_parameters(place, policy.model, policy.mesh)
 
 
 def _newest_phase(run: Path, directory: str) -> tuple[epath.Path, list[int]] | None:
@@ -151,20 +154,40 @@ def _newest_phase(run: Path, directory: str) -> tuple[epath.Path, list[int]] | N
     return None
 
 
-def _choose_step(workdir: Path, steps: Sequence[int], wanted: str) -> int:
+def _by_preference(workdir: Path, steps: Sequence[int], wanted: str) -> list[int]:
+    """Those of `steps` that may be taken for `wanted`, the first choice first."""
     if wanted == "latest":
-        return steps[-1]
+        return sorted(steps, reverse=True)
     if wanted == "best":
         scores = {r["step"]: r["eval/pass@1"] for r in read_metrics(workdir) if "eval/pass@1" in r}
         known = [step for step in steps if step in scores]
         if not known:
             raise CipoError(f"--step=best: no checkpoint of {workdir} was evaluated; kept: {steps}")
-        return max(known, key=lambda step: scores[step])
+        return sorted(known, key=lambda step: scores[step], reverse=True)
     if int(wanted) not in steps:
         raise CipoError(
             f"--step: got {wanted!r}, wanted 'latest', 'best' or one of the steps kept: {steps}"
         )
-    return int(wanted)
+    return [int(wanted)]
+
+
+def _first_intact(directory: epath.Path, steps: Sequence[int]) -> Place:
+    """The first of `steps` whose parameters are those that were saved; says which are not.
+
+    Raises:
+      CipoError: none is.
+    """
+    with Checkpoints(directory, keep=1, read_only=True) as saved:
+        for step in steps:
+            damage = saved.find_damage(step, ("params",))
+            if damage is None:
+                return Place(directory, step)
+            print(f"{directory}: the checkpoint of step {step} is damaged ({damage})", flush=True)
+        others = sorted(set(saved.all_steps()) - set(steps))
+    raise CipoError(
+        f"{directory}: the checkpoint of step {', '.join(map(str, steps))} is damaged; restore its "
+        f"files, or choose another by --step: {others or 'there is none'}"
+    )
 
 
 def restored_parameters(place: Place, config: ModelConfig, mesh: Mesh) -> Params:

@@ -6,8 +6,6 @@ Decides the order in which they are looked for. Where parameters are found is de
 
 from pathlib import Path
 
-from etils import epath
-
 from cipo_jax.config.keys import Config
 from cipo_jax.policy.model import Params
 from cipo_jax.rl.replay import ReplayState
@@ -20,13 +18,13 @@ from cipo_jax.run.parts import Parts
 from cipo_jax.run.records.checkpoint import Checkpoints
 from cipo_jax.run.records.record import Record
 from cipo_jax.run.update import Update
+from cipo_jax.types import CipoError
 
 
 def restore_or_begin(
     config: Config,
     parts: Parts,
     material: Material | None,
-    root: epath.Path,
     update: Update,
     checkpoints: Checkpoints,
     record: Record,
@@ -38,8 +36,8 @@ def restore_or_begin(
     3. the cold start, or what is left of it;
     4. the parameters of `model.source`, or random ones.
 
-    Args:
-      root: of the run's checkpoints.
+    Raises:
+      CipoError: the run's checkpoints are damaged, all of them, or those of another run.
     """
     if parts.hosts.first_says(checkpoints.latest_step()) is not None:
         state, host = checkpoints.restore(update.abstract)
@@ -55,15 +53,33 @@ def restore_or_begin(
     if config.init_from:
         params = newest_parameters(Path(config.init_from), parts.policy)
     elif material is not None:
-        params = cold_start(config, parts, material, root, record)
+        params = cold_start(config, parts, material, checkpoints, record)
     else:
         params = fresh_parameters(config.model, config.seed, parts.policy)
     return update.init(params), HostState(replay=ReplayState(rho=config.replay.initial))
 
 
-def frozen_reference(root: epath.Path, update: Update, params: Params, step: int) -> Params:
-    """The frozen parameters of the KL term: those before the first update, kept in the run."""
-    with Checkpoints(root / "reference", keep=1) as saved:
-        if step == 0:
+def frozen_reference(checkpoints: Checkpoints, update: Update, params: Params, step: int) -> Params:
+    """The frozen parameters of the KL term: those before the first update, kept beside the run's
+    checkpoints.
+
+    Args:
+      params: the run's, after `step` steps. Before the first step they are the reference, whatever
+        an earlier start has left: `init_from` may have gone on since.
+
+    Raises:
+      CipoError: after a step, if they are not there or damaged.
+    """
+    if step == 0:
+        with checkpoints.beside("reference", keep=1) as saved:
             saved.save_params(params)
-        return saved.restore_params(update.abstract.params)
+    with checkpoints.beside("reference", keep=1, read_only=True) as saved:
+        try:
+            return saved.restore_params(update.abstract.params, 0)
+        except CipoError as error:
+            raise CipoError(
+                f"the reference of the KL term (config.algorithm.kl_coef) cannot be read: {error}. "
+                "It was saved before the first step and cannot be made again; restore the "
+                "directory, or start from the run's parameters in another --workdir by "
+                "--config.init_from"
+            ) from error

@@ -5,6 +5,8 @@ Decides when a run is evaluated, saved, watched and ended. The steps themselves 
 
 import dataclasses
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -28,6 +30,12 @@ from cipo_jax.run.watch.profiling import Profile
 from cipo_jax.run.watch.speed import PEAK_FLOPS
 from cipo_jax.types import Attempt, CipoError, Prompt
 
+# Without which an update is of no use, in the order in which they fail.
+FINITE = {
+    "loss/total": "the loss is",
+    "grad_norm": "the gradient is",
+    "param_norm": "the parameters are",
+}
 TRAIN_KEY = 3  # folded into the run's key, like the cold start's and the evaluation's
 
 
@@ -104,20 +112,41 @@ class Training:
 
     def evaluate_if_due(self) -> None:
         """Before the first step of this process: a run that was asked to end during an evaluation
-        has saved the state, and repeats the evaluation."""
-        first_says = self.parts.hosts.first_says
-        if self._evaluation_is_due() and not first_says(self.record.has("eval", self.step)):
-            self.evaluate()
+        has saved the state, and repeats the evaluation. The checkpoint gets its score; and if a
+        health rule had stopped the run, for which that was the last evaluation, it ends now."""
+        c, lines = self.config, {p: self.record.find(p, self.step) for p in ("eval", "health")}
+        lines = self.parts.hosts.first_says(lines)
+        stopped = c.health.action == "stop" and lines["health"] is not None
+        if not (stopped or self._evaluation_is_due()):
+            return
+        measures = lines["eval"]
+        if measures is None:
+            measures = self.evaluate()
+            self.is_over |= stopped
+        if self.checkpoints.latest_step() == self.step:
+            self.save(measures.get(c.checkpoint.best_metric))
 
-    def require_finite(self, loss: float) -> None:
-        """Raises CipoError if the step's loss is not finite."""
-        if not math.isfinite(loss):
-            raise CipoError(
-                f"step {self.step}: the loss is not finite; the last checkpoint is that of step "
-                f"{self.checkpoints.latest_step()}. Lower optimizer.learning_rate = "
-                f"{self.config.optimizer.learning_rate} and continue from it in a new --workdir by "
-                f"--config.init_from={self.record.workdir}"
+    def require_finite(self, measures: Mapping[str, Any]) -> None:
+        """Raises CipoError if a step's update is not finite, before its state is saved.
+
+        Args:
+          measures: the update's metrics.
+        """
+        what = next((w for name, w in FINITE.items() if not math.isfinite(measures[name])), None)
+        if what is None:
+            return
+        saved, o = self.checkpoints.latest_step(), self.config.optimizer
+        again = "start again in another --workdir"
+        if saved is not None:
+            again = (
+                f"continue from the last checkpoint, of step {saved}, whose parameters are finite, "
+                f"in another --workdir by --config.init_from={self.record.workdir}"
             )
+        raise CipoError(
+            f"step {self.step}: {what} not finite, so it is not saved. Lower "
+            f"config.optimizer.learning_rate = {o.learning_rate} or config.optimizer.grad_clip = "
+            f"{o.grad_clip}, and {again}"
+        )
 
     def print_step(self, measures: dict[str, float], attempts: list[Attempt]) -> None:
         """The step's line, and now and then an attempt beside its correction."""
@@ -142,11 +171,13 @@ class Training:
         unhealthy = bool(firings) and c.health.action != "warn"
         self.is_over = self._budget.is_over(self.step, self.host.sampled_tokens)
         self.is_over |= unhealthy and c.health.action == "stop"
+        is_best = False
         if self.is_over or self._evaluation_is_due():
             measures = measures | self.evaluate()
+            is_best = self.checkpoints.improves(measures.get(c.checkpoint.best_metric))
             self.record.report()
         self.checkpoints.check()
-        if self.is_over or unhealthy or self.step % c.checkpoint.every == 0:
+        if self.is_over or unhealthy or is_best or self.step % c.checkpoint.every == 0:
             self.save(measures.get(c.checkpoint.best_metric))
 
     def _evaluation_is_due(self) -> bool:

@@ -127,7 +127,8 @@ def test_loss_metrics_and_gradient_equal_the_double_loop(shift: float) -> None:
     scores = scored(transformer, params, members)
     wanted, slopes = by_double_loop(members, scores)
     metrics = dict(result.metrics)
-    grad_norm = metrics.pop("grad_norm")
+    grad_norm, param_norm = metrics.pop("grad_norm"), metrics.pop("param_norm")
+    assert param_norm == pytest.approx(float(optax.tree.norm(result.params)), rel=1e-5)
     assert metrics == pytest.approx(wanted, rel=1e-4, abs=1e-5)
     assert (wanted["base/clip_frac"] > 0.1) == (shift > 0)
 

@@ -3,9 +3,13 @@
 import json
 from pathlib import Path
 
+import jax.numpy as jnp
 import pytest
+from etils import epath
 
-from cipo_jax.run.parameters import _choose_step
+from cipo_jax.rl.train_step import TrainState
+from cipo_jax.run.parameters import Place, _by_preference, _first_intact
+from cipo_jax.run.records.checkpoint import Checkpoints
 from cipo_jax.types import CipoError
 
 
@@ -14,10 +18,31 @@ def test_checkpoints_are_chosen_by_name_and_score(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text(
         "".join(json.dumps({"phase": "eval", "step": s, "eval/pass@1": v}) + "\n" for s, v in lines)
     )
-    assert _choose_step(tmp_path, [2, 4, 8], "latest") == 8
-    assert _choose_step(tmp_path, [2, 4, 8], "best") == 4  # that of step 6 was not kept
-    assert _choose_step(tmp_path, [2, 4, 8], "2") == 2
+    assert _by_preference(tmp_path, [2, 4, 8], "latest") == [8, 4, 2]
+    # That of step 6 was not kept.
+    assert _by_preference(tmp_path, [2, 4, 8], "best") == [4, 8, 2]
+    assert _by_preference(tmp_path, [2, 4, 8], "2") == [2]
     with pytest.raises(CipoError, match=r"--step: got '6', .*\[2, 4, 8\]"):
-        _choose_step(tmp_path, [2, 4, 8], "6")
+        _by_preference(tmp_path, [2, 4, 8], "6")
     with pytest.raises(CipoError, match="no checkpoint of .* was evaluated"):
-        _choose_step(tmp_path, [3], "best")
+        _by_preference(tmp_path, [3], "best")
+
+
+def test_a_damaged_checkpoint_is_passed_over_or_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    params = {"w": jnp.ones((4, 4))}
+    with Checkpoints(tmp_path, keep=3) as saved:
+        for step in (1, 2, 3):
+            saved.save(step, TrainState(jnp.zeros((), int), params, (params,)), {})
+    for step in (2, 3):
+        for file in (tmp_path / f"step_{step}" / "params").rglob("manifest.ocdbt"):
+            file.write_bytes(b"")
+    # What is not read may be damaged.
+    (tmp_path / "step_1" / "host" / "metadata").write_text("")
+    directory = epath.Path(tmp_path)
+    assert _first_intact(directory, [3, 2, 1]) == Place(directory, 1)
+    assert "the checkpoint of step 2 is damaged (params/" in capsys.readouterr().out
+    with pytest.raises(CipoError, match=r"of step 3 is damaged; .* by --step: \[1, 2\]"):
+        _first_intact(directory, [3])
+    assert len(list(tmp_path.iterdir())) == 3

@@ -2,7 +2,12 @@
 
     directory.py         config.json and data.json: which config and data a directory belongs to
     lock.py              one run at a time in a directory
+    identity.py          run.json: whose checkpoints are in a directory, and are any missing
     checkpoint.py        parameters, optimiser state and host state, and how they are restored
+    manager.py           orbax's checkpoint manager, as it is used here
+    manifest.py          manifest.json in a checkpoint: is it what was written?
+    origin.py            the config and the versions that a checkpoint comes from
+    scores.py            which checkpoints are kept
     metrics_file.py      metrics.jsonl and TensorBoard's event files
     archive.py           every attempt, attempts/*.jsonl.gz
     record.py            all that is written in a step, by the first host alone

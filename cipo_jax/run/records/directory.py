@@ -44,13 +44,9 @@ def claim_workdir(
     """
     file = workdir / "config.json"
     if file.exists() and (differences := config_differences(file, config)):
-        lines = [
-            f"  config.{k}: {old!r} there, {new!r} now" for k, (old, new) in differences.items()
-        ]
         raise CipoError(
-            f"--workdir={workdir} holds a run with another config:\n"
-            + "\n".join(lines)
-            + "\nChoose another --workdir, or restore those values to continue that run."
+            f"--workdir={workdir} holds a run with another config:{told(differences)}\n"
+            "Choose another --workdir, or restore those values to continue that run."
         )
     if data is not None:
         _check_data(workdir / "data.json", data)
@@ -95,22 +91,36 @@ def _described(source: Mapping[str, Any] | None) -> str:
     return f"{count} problems (fingerprint {source['fingerprint']})"
 
 
+def fixed_values(config: Config) -> dict[str, Any]:
+    """{key: value} of the keys that must agree to share parameters and history, as in json."""
+    return {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in flatten(config).items()
+        if not key.startswith(MAY_CHANGE_ON_RESUME)
+    }
+
+
+def value_differences(
+    saved: Mapping[str, Any], current: Mapping[str, Any]
+) -> dict[str, tuple[object, object]]:
+    """{key: (saved value, current value)} where the `fixed_values` of a run and of now differ. A
+    key that `saved` does not have is newer, and counts as its default, which leaves things as they
+    were; one that `current` does not have is gone, and counts for nothing."""
+    saved = fixed_values(Config()) | dict(saved)
+    return {key: (saved[key], value) for key, value in current.items() if saved[key] != value}
+
+
 def config_differences(
     file: Path, config: Config, only: str = ""
 ) -> dict[str, tuple[object, object]]:
-    """{key: (value in `file`, value in `config`)} of keys that must agree to share parameters and
-    history, and begin with `only`. A key that `file` does not have is newer, and counts as its
-    default, which leaves things as they were."""
-    default, current = (
-        {k: list(v) if isinstance(v, tuple) else v for k, v in flatten(c).items()}
-        for c in (Config(), config)
-    )
-    saved = default | read_values(file)
-    return {
-        key: (saved[key], value)
-        for key, value in current.items()
-        if key.startswith(only) and not key.startswith(MAY_CHANGE_ON_RESUME) and saved[key] != value
-    }
+    """`value_differences` of a run's config.json and `config`, of keys that begin with `only`."""
+    current = {k: v for k, v in fixed_values(config).items() if k.startswith(only)}
+    return value_differences(read_values(file), current)
+
+
+def told(differences: Mapping[str, tuple[object, object]]) -> str:
+    """A line for each difference, to follow a message."""
+    return "".join(f"\n  config.{k}: {o!r} there, {n!r} now" for k, (o, n) in differences.items())
 
 
 def model_differences(file: Path, config: Config) -> dict[str, tuple[object, object]]:

@@ -6,6 +6,7 @@ its metrics line: where there is a line, there are attempts.
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from cipo_jax.config.keys import Log
 from cipo_jax.run.records.archive import AttemptArchive, check_archive
@@ -68,10 +69,11 @@ class Record:
         if self._metrics is not None:
             self._metrics.rewind(phase, step)
 
-    def has(self, phase: str, step: int) -> bool:
-        """Whether there is a line of metrics; False where this host does not write."""
+    def find(self, phase: str, step: int) -> dict[str, Any] | None:
+        """A line of metrics; None if there is none, and where this host does not write."""
         lines = read_metrics(self.workdir) if self._metrics is not None else []
-        return any(line["phase"] == phase and line["step"] == step for line in lines)
+        found = (line for line in lines if line["phase"] == phase and line["step"] == step)
+        return next(found, None)
 
     def report(self) -> Path:
         """Writes the report; returns where it is."""

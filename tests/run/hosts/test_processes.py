@@ -1,6 +1,7 @@
 """Several processes, as on several hosts: real ones, on the CPU, with two devices each."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -142,6 +143,17 @@ def test_a_checkpoint_of_two_hosts_is_continued_on_one(two: Path, tmp_path: Path
     assert one.wait(timeout=150) == 0, one.stderr and one.stderr.read()
     # It was told to stop after step 1, so it has an evaluation more.
     assert [t for t in texts(workdir) if t[:2] != ("eval", 1)] == texts(two)
+
+
+def test_two_hosts_set_a_damaged_checkpoint_aside_together(two: Path, tmp_path: Path) -> None:
+    workdir = tmp_path / "run"
+    shutil.copytree(two, workdir)
+    [*_, file] = sorted((workdir / "checkpoints/step_3/params/ocdbt.process_1/d").iterdir())
+    file.write_bytes(bytes(file.stat().st_size))
+    for status, error in run_hosts(workdir, [MAIN, MAIN]):
+        assert status == 0, error
+    assert (workdir / "checkpoints" / "unreadable-step_3").is_dir()
+    assert differences(two, workdir) == []  # step 3 was done again
 
 
 @pytest.mark.parametrize("host", [1, pytest.param(0, marks=pytest.mark.long)])
