@@ -217,7 +217,8 @@ def _compute_dtype(setting: Setting) -> Setting:
 
 
 def _positions(setting: Setting) -> Setting:
-    widths = (setting.config.data.max_prompt_tokens,)
+    c = setting.config
+    widths = (max(c.data.max_prompt_tokens, c.sampling.page_size),)
     return dataclasses.replace(_sampling(setting, prefill_widths=widths), unpacked=True)
 
 
