@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-import numpy as np
 
 from cipo_jax.config.command_line import Invocation
 from cipo_jax.config.keys import Config
 from cipo_jax.data.tokenizer import Tokenizer
+from cipo_jax.policy.random_keys import key_data, random_key
 from cipo_jax.run.parameters import find_parameters, load_parameters
 from cipo_jax.run.parts import open_engine, open_mesh, open_policy, open_prompts, open_tokenizer
 from cipo_jax.run.rollout import before_stop
@@ -63,7 +63,7 @@ def generate(
         params = load_parameters(c, policy, place)
         print(f"parameters: {place or c.model.source}", flush=True)
         engine.open(params)
-        key = np.asarray(jax.random.key_data(jax.random.key(c.seed)))
+        key = key_data(random_key(c.seed))
         for i, tokens in enumerate(asked):
             engine.submit(i * samples, tokens, key, samples)
         shown = ""  # of a single completion

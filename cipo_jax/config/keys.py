@@ -24,6 +24,7 @@ from cipo_jax.config.ranges import (
     Positive,
     PositiveShare,
     Reward,
+    Seed,
     Share,
     StepRange,
     YourFunction,
@@ -300,7 +301,7 @@ class Health:
 class Config:
     """All sections. `num_...` properties are counts of one step."""
 
-    seed: NotNegative[int] = 0  # of weights, order of problems, sampling and draws of anchors
+    seed: Seed = 0  # of weights, order of problems, sampling and draws of anchors
     num_steps: NotNegative[int] = 60  # RL steps; 0: the cold start and its evaluation alone
     # RL also ends after the step in which it has sampled this many tokens (see run/budget.py);
     # 0: by num_steps alone.

@@ -31,6 +31,7 @@ from jax.sharding import PartitionSpec as P
 
 from cipo_jax.policy.cache.pages import Pages
 from cipo_jax.policy.model import ModelConfig, Params, cast_weights, param_shardings
+from cipo_jax.policy.random_keys import key_data
 from cipo_jax.policy.sharding import ROWS, logical_rules, replicated, row_count
 from cipo_jax.sampling.decode import (
     ChunkResult,
@@ -209,7 +210,7 @@ class Engine:
 
         Args:
           prompts: [P] int32 tokens each, as in `submit`.
-          key: a PRNG key, of all the call's requests.
+          key: of `policy.random_keys`, of all the call's requests.
           share: the indices of the prompts to sample; None: all.
           before_chunk: called before each turn of the loop; what it raises ends the call.
 
@@ -218,10 +219,10 @@ class Engine:
           RuntimeError: requests of an earlier call are left.
         """
         self.open(params)
-        key_data = np.asarray(jax.random.key_data(key))
+        data = key_data(key)
         try:
             for i in range(len(prompts)) if share is None else share:
-                self.submit(i * samples, prompts[i], key_data, samples)
+                self.submit(i * samples, prompts[i], data, samples)
             while self.busy:
                 if before_chunk is not None:
                     before_chunk()

@@ -165,6 +165,12 @@ def test_neighbours_and_the_number_of_prompts_do_not_matter() -> None:
     assert_same({r: changed[r] for r in first}, {r: completions()[r] for r in first})
 
 
+def test_the_default_kind_of_keys_does_not_matter() -> None:
+    """JAX_DEFAULT_PRNG_IMPL=rbg is usual on TPU."""
+    with jax.default_prng_impl("rbg"):
+        assert_same(sampler()(), completions())
+
+
 @functools.cache
 def alone(request: int, prompt: int, limit: int) -> Completions:
     return sampler().serve([Ask(request, PROMPTS[prompt], limit)])
