@@ -173,7 +173,8 @@ class Sampling:
     top_k: NotNegative[int] = 0  # only the k most likely tokens; 0: all
     top_p: PositiveShare = 1.0  # only the most likely tokens that together have this probability
     min_p: Share = 0.0  # only tokens with at least this share of the likeliest one's probability
-    min_new_tokens: NotNegative[int] = 0  # no stop token before this many
+    # No stop token before this many, and no stop string that is complete with so few.
+    min_new_tokens: NotNegative[int] = 0
     # Texts that end a completion, besides the stop tokens.
     stop_strings: Annotated[tuple[str, ...], Allowed("texts, none empty", all)] = ()
     # Tensor shards while sampling; the other devices then share the sequences. 0: as in `mesh`.

@@ -80,8 +80,8 @@ def open_parts(config: Config, hosts: Hosts | None = None) -> Iterator[Parts]:
         pool.wait_until_ready()
         stack.enter_context(jax.set_mesh(mesh))
         heartbeat = stack.enter_context(Heartbeat(c.log.heartbeat_seconds, prints=hosts.first))
-        stops = c.sampling.stop_strings
-        attempt = Attempter(sampler.sample, pool, tokenizer, stops, hosts, heartbeat)
+        stops = (c.sampling.stop_strings, c.sampling.min_new_tokens)
+        attempt = Attempter(sampler.sample, pool, tokenizer, *stops, hosts, heartbeat)
         about = pool.about
         yield Parts(policy, tokenizer, prompts, sampler, attempt, hosts, heartbeat, about)
 

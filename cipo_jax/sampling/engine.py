@@ -42,9 +42,10 @@ from cipo_jax.sampling.decode import (
     prefill,
 )
 from cipo_jax.sampling.plan import chunk_plan, plan_shardings, prefill_arrays
-from cipo_jax.sampling.requests import Row, stop_text_end
+from cipo_jax.sampling.requests import Row
 from cipo_jax.sampling.schedule import PrefillCall, Schedule
 from cipo_jax.sampling.settings import EngineSettings, EngineStats, row_bucket, table_width
+from cipo_jax.sampling.stop_strings import stop_text_end
 from cipo_jax.types import CipoError, Completion
 
 # (params, prompts, samples, key) -> (request id, completion) as they finish
@@ -300,7 +301,8 @@ class Engine:
             finished = bool(new) and request.tokens[-1] in self.settings.choice.stop_ids
             stops, decode_text = self.settings.stop_strings, self._decode_text
             if stops and decode_text is not None:
-                end = stop_text_end(request.tokens, before, stops, decode_text)
+                known = max(before, self.settings.choice.min_new_tokens)
+                end = stop_text_end(request.tokens, known, stops, decode_text)
                 if end is not None:
                     del request.tokens[end:], request.logprobs[end:]
                     finished = True
