@@ -1,11 +1,11 @@
-"""How text that looks like control tokens is encoded as ordinary characters.
+"""How text that looks like control tokens is encoded: as ordinary characters, or as these tokens.
 
 This file decides how such a text is cut. Which tokens are control tokens is decided in
-`tokenizer.py`.
+`tokenizer.py`, which texts are trusted in `prompts.py`.
 """
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 from cipo_jax.types import CipoError
 
@@ -34,6 +34,23 @@ def encode_without_control(
             raise CipoError(f"config.data.tokenizer: writes {text!r} only as a control token")
         pieces = [text[: len(text) // 2], text[len(text) // 2 :]]
     return [i for piece in pieces for i in encode_without_control(encode, piece, control)]
+
+
+def encode_with_control(
+    encode: Callable[[str], list[int]], text: str, control: Mapping[str, int]
+) -> list[int]:
+    """`text` with the names of control tokens as these, and `encode` of what stands between."""
+    ids, end = [], 0
+    for name in find_control(text, control):
+        ids += [*encode(text[end : name.start()]), control[name[0]]]
+        end = name.end()
+    return [*ids, *encode(text[end:])] if end < len(text) else ids
+
+
+def find_control(text: str, control: Collection[str]) -> list[re.Match[str]]:
+    """Where names of control tokens stand in `text`; the longest where several begin."""
+    names = "|".join(map(re.escape, sorted(control, key=len, reverse=True)))
+    return list(re.finditer(names, text)) if names else []
 
 
 def _cut_inside(text: str, names: Collection[str]) -> list[str]:
