@@ -207,7 +207,7 @@ class HFTokenizer:
     """The tokenizer of a Hugging Face model directory; nothing is downloaded.
 
     Completions stop at the tokenizer's end-of-sequence token and at those that
-    `generation_config.json` names.
+    `generation_config.json`, or without it `config.json`, names.
 
     Raises:
       CipoError: missing or unreadable files, or no end-of-sequence token.
@@ -382,7 +382,9 @@ class SentencePieceTokenizer:
 
 
 def _stop_ids(path: Path, eos_id: int, vocab_size: int) -> tuple[int, ...]:
-    """`eos_id` and the end-of-sequence ids of a `generation_config.json`, if there is one."""
+    """`eos_id` and the end-of-sequence ids of a `generation_config.json`, or, as transformers does
+    without one, of the `config.json` beside it."""
+    path = path if path.is_file() else path.with_name("config.json")
     if not path.is_file():
         return (eos_id,)
     try:

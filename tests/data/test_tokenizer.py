@@ -257,6 +257,10 @@ def test_hf_stop_ids_come_from_tokenizer_and_generation_config(tmp_path, hf):
     assert HFTokenizer(tmp_path).stop_ids == (hf.eos_id, hf.pad_id)
     path.write_text(json.dumps({"temperature": 0.6}))
     assert HFTokenizer(tmp_path).stop_ids == (hf.eos_id,)
+    (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": [3, hf.pad_id]}))
+    assert HFTokenizer(tmp_path).stop_ids == (hf.eos_id,)
+    path.unlink()
+    assert HFTokenizer(tmp_path).stop_ids == (hf.eos_id, 3, hf.pad_id)
     for bad in ('{"eos_token_id": "x"}', '{"eos_token_id": [999999]}', "{", "[]"):
         path.write_text(bad)
         with pytest.raises(CipoError, match="generation_config.json"):
