@@ -17,7 +17,8 @@ import jax
 
 from cipo_jax.config.command_line import Invocation
 from cipo_jax.config.keys import Config
-from cipo_jax.data.tokenizer import CharTokenizer, Tokenizer
+from cipo_jax.data.plain_tokenizers import CharTokenizer
+from cipo_jax.data.tokenizer import Tokenizer
 from cipo_jax.policy.huggingface.export import export_hf, require_unused
 from cipo_jax.policy.huggingface.hub import model_directory
 from cipo_jax.run.parameters import find_parameters, load_parameters

@@ -9,11 +9,12 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 from cipo_jax.config.keys import Config, Data
+from cipo_jax.data.plain_tokenizers import CharTokenizer
 from cipo_jax.data.prompts import CUT_MARK, PromptWriter
 from cipo_jax.data.stop_tokens import with_stop_tokens
 from cipo_jax.data.tasks import arithmetic
 from cipo_jax.data.tasks.generated import GeneratedDemonstrations, GeneratedProblems
-from cipo_jax.data.tokenizer import CharTokenizer, HFTokenizer
+from cipo_jax.data.tokenizer import HFTokenizer
 from cipo_jax.types import (
     Attempt,
     CipoError,

@@ -3,8 +3,9 @@
 import pytest
 from tiny_hf import make_tokenizer
 
+from cipo_jax.data.plain_tokenizers import CharTokenizer
 from cipo_jax.data.stop_tokens import with_stop_tokens
-from cipo_jax.data.tokenizer import CharTokenizer, HFTokenizer
+from cipo_jax.data.tokenizer import HFTokenizer
 from cipo_jax.types import CipoError
 
 
