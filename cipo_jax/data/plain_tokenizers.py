@@ -6,6 +6,7 @@ Their interface is `tokenizer.Tokenizer`.
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from cipo_jax.data.control_tokens import utf8
 from cipo_jax.types import CipoError
 
 
@@ -82,7 +83,7 @@ class ByteTokenizer(_WithoutTemplate):
     vocab_size = 258
 
     def encode(self, text: str) -> list[int]:
-        return [byte + 2 for byte in text.encode("utf-8")]
+        return [byte + 2 for byte in utf8(text)]
 
     encode_trusted = encode
 

@@ -144,20 +144,26 @@ class PromptWriter:
     def warnings(self) -> list[str]:
         """What is allowed and seldom meant, for people to read."""
         try:
-            self._turn_end()
-        except CipoError as error:
-            return [str(error)]
-        return []
+            end = self._tokenizer.turn_end(self._data.chat_template)
+        except CipoError:  # a template for prompts alone
+            return []
+        return list(filter(None, [self._never_stops(end)]))
 
     def _turn_end(self) -> list[int]:
         end = self._tokenizer.turn_end(self._data.chat_template)
-        if end[-1] not in self._tokenizer.stop_ids:
-            name = self._tokenizer.show(end[-1:])
-            raise CipoError(
-                f"data.chat_template: the chat template ends the policy's turn with {name!r}, at "
-                f"which sampling does not stop; set sampling.stop_tokens = ({name!r},)"
-            )
+        if problem := self._never_stops(end):
+            raise CipoError(problem)
         return end
+
+    def _never_stops(self, turn_end: list[int]) -> str:
+        """What is wrong with a turn's end at which sampling goes on; "" if it stops."""
+        if turn_end[-1] in self._tokenizer.stop_ids:
+            return ""
+        name = self._tokenizer.show(turn_end[-1:])
+        return (
+            f"data.chat_template: the chat template ends the policy's turn with {name!r}, at "
+            f"which sampling does not stop; set sampling.stop_tokens = ({name!r},)"
+        )
 
     def _thought(self, tokens: list[int]) -> str:
         return opened_by(self._tokenizer.show(tokens[-_LAST_TOKENS:]))
