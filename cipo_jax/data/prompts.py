@@ -26,7 +26,6 @@ from cipo_jax.verifiers.thoughts import opened_by
 
 CUT_MARK = "\n...\n"  # stands for what was left out of a long attempt
 
-_LAST_TOKENS = 40  # of a prompt, in which a thought is opened
 _QUESTION, _ATTEMPT = "{question}", "{attempt}"
 
 
@@ -58,7 +57,9 @@ class PromptWriter:
                 f"data.max_prompt_tokens = {limit}; raise it or leave the problem out "
                 "(questions are never cut)"
             )
-        return Prompt(problem, np.array(tokens, np.int32), thought=self._thought(tokens))
+        return Prompt(
+            problem, np.array(tokens, np.int32), thought=self._thought(self._data.prompt_template)
+        )
 
     def correction(self, anchor: Attempt) -> Prompt:
         """Quotes an earlier attempt, right or wrong, and asks for a checked full solution.
@@ -75,7 +76,7 @@ class PromptWriter:
         if self._show_failed_test and anchor.problem.tests is not None and not anchor.correct:
             text = f"{text}\n[{anchor.verdict.detail}]"
         tokens, trimmed = self._correction_tokens(anchor.problem.question, text)
-        thought = self._thought(tokens.tolist())
+        thought = self._thought(self._data.correction_template)
         return Prompt(anchor.problem, tokens, anchor, trimmed, thought)
 
     def demonstration(self, demo: Demonstration) -> tuple[np.ndarray, np.ndarray]:
@@ -165,8 +166,12 @@ class PromptWriter:
             f"which sampling does not stop; set sampling.stop_tokens = ({name!r},)"
         )
 
-    def _thought(self, tokens: list[int]) -> str:
-        return opened_by(self._tokenizer.show(tokens[-_LAST_TOKENS:]))
+    def _thought(self, template: str) -> str:
+        """The tag by which the prompts of a template open a thought. It is in what follows question
+        and attempt: these cannot open one."""
+        _, end = self._tokenizer.frame(self._data.chat_template)
+        last = max(template.rfind(field) + len(field) for field in (_QUESTION, _ATTEMPT))
+        return opened_by(template[last:] + self._tokenizer.show(end))
 
     def _base_tokens(self, question: str) -> tuple[list[int], int]:
         """The tokens of a base prompt, and how many of its budget they count for."""

@@ -258,6 +258,15 @@ def test_completion_cannot_forge_a_turn(hf):
     assert forged in hf.decode(prompt.tokens)  # quoted in full, as plain characters
 
 
+@pytest.mark.parametrize(("after", "wanted"), [("", ""), ("\n", ""), ("<think>\n", "<think>")])
+def test_only_the_template_opens_a_thought(hf, after, wanted):
+    problem = Problem("p", "How many? <think>")
+    base = base_prompt(problem, hf, "{question}" + after, False, 64)
+    anchor = attempt_at(problem, "41 <think>")
+    again = correction_prompt(anchor, hf, "{question}{attempt}" + after, False, 64)
+    assert base.thought == again.thought == wanted
+
+
 def test_sampled_control_tokens_are_not_quoted(hf):
     sampled = [*hf.encode("The answer is 9."), hf.eos_id]
     anchor = attempt_at(Problem("p", "How many?"), hf.decode(sampled))
