@@ -40,6 +40,7 @@ import numpy as np
 from cipo_jax.policy import model, sharding
 from cipo_jax.policy.cache.pages import empty_pages
 from cipo_jax.policy.config import ModelConfig
+from cipo_jax.policy.random_keys import key_data, random_key
 from cipo_jax.sampling.choose import Choice
 from cipo_jax.sampling.decode import decode_chunk, empty_slots, prefill
 from cipo_jax.sampling.engine import Engine
@@ -103,7 +104,7 @@ def engine_contender(
     mesh = sharding.make_mesh(devices, 1, 1, devices=jax.devices()[:devices])
     settings = EngineSettings(PROMPT, load.cap, NEVER_STOP, slots=SLOTS, page_size=PAGE)
     engine = Engine(config, mesh, settings)
-    key = np.asarray(jax.random.key_data(jax.random.key(1)))
+    key = key_data(random_key(1))
 
     def run(load: Load) -> int:
         engine.close()
@@ -129,7 +130,7 @@ def longest_contender(config: ModelConfig, params: model.Params, load: Load) -> 
     decode = jax.jit(
         functools.partial(decode_chunk, config, (), NEVER_STOP, load.cap), donate_argnums=(1, 2)
     )
-    key = np.asarray(jax.random.key_data(jax.random.key(1)))
+    key = key_data(random_key(1))
 
     def run(load: Load) -> int:
         rows = []
@@ -248,7 +249,7 @@ def slope(rows: int = 32, cap: int = 1024, repeats: int = 5) -> list[dict[str, f
         prefill_tokens=rows * cap,  # so that all rows begin together
     )
     engine = Engine(config, mesh, settings)
-    key = np.asarray(jax.random.key_data(jax.random.key(1)))
+    key = key_data(random_key(1))
     rng = np.random.default_rng(0)
     table = []
     for length in (16, 64, 128, 256, 512, 1024):

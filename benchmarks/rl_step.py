@@ -23,7 +23,7 @@ import argparse
 import dataclasses
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -55,6 +55,7 @@ from cipo_jax.config.keys import (
 )
 from cipo_jax.policy import sharding
 from cipo_jax.policy.model import ModelConfig
+from cipo_jax.policy.random_keys import random_key
 from cipo_jax.rl.rewards import reward_array
 from cipo_jax.run.hosts.processes import Hosts
 from cipo_jax.run.parameters import fresh_parameters
@@ -119,12 +120,15 @@ class Numbers:
 
     pad_id = eos_id = 0
     stop_ids: tuple[int, ...] = ()
+    control: Mapping[str, int] = {}
 
     def __init__(self, vocab_size: int) -> None:
         self.vocab_size = vocab_size
 
     def encode(self, text: str) -> list[int]:
         return [int(word) for word in text.split()]
+
+    encode_trusted = encode
 
     def decode(self, ids: Iterable[int]) -> str:
         ids = list(ids)
@@ -135,6 +139,14 @@ class Numbers:
     def frame(self, chat: bool) -> tuple[list[int], list[int]]:
         del chat
         return [], []
+
+    def trims(self, chat: bool) -> tuple[bool, bool]:
+        del chat
+        return False, False
+
+    def turn_end(self, chat: bool) -> list[int]:
+        del chat
+        return [self.eos_id]
 
 
 def make_config(work: Work) -> Config:
@@ -173,7 +185,7 @@ def contend(work: Work) -> None:
     policy = open_policy(c, tokenizer, mesh, c.data.max_prompt_tokens)
     update = make_policy_update(c, policy, optax.constant_schedule(1e-4))
     sampler = open_sampler(c, policy, tokenizer, hosts)
-    rng, keys = np.random.default_rng(0), jax.random.key(c.seed)
+    rng, keys = np.random.default_rng(0), random_key(c.seed)
 
     def prompt(i: int) -> Prompt:
         tokens = rng.integers(0, work.shape.vocab_size, work.prompt).astype(np.int32)

@@ -11,6 +11,7 @@ import numpy as np
 import tiny_models
 
 from cipo_jax.policy import model, sharding
+from cipo_jax.policy.random_keys import key_data, random_key
 from cipo_jax.sampling.choose import Choice
 from cipo_jax.sampling.engine import Engine
 from cipo_jax.sampling.settings import EngineSettings
@@ -73,8 +74,7 @@ class Sampler:
         self, prompts: Sequence[np.ndarray] = PROMPTS, samples: int = SAMPLES, key: int = 0
     ) -> list[tuple[int, Completion]]:
         with jax.set_mesh(self.mesh):
-            key_array = jax.random.key(key)
-            return list(self.engine.sample(self.params, prompts, samples, key_array))
+            return list(self.engine.sample(self.params, prompts, samples, random_key(key)))
 
     def __call__(
         self, prompts: Sequence[np.ndarray] = PROMPTS, samples: int = SAMPLES, key: int = 0
@@ -88,7 +88,7 @@ class Sampler:
     def serve(self, asked: Sequence[Ask], waves: int = 1) -> Completions:
         """Requests as they come: a share of them is submitted, then the engine takes a turn."""
         engine, done = self.engine, {}
-        key = np.asarray(jax.random.key_data(jax.random.key(0)))
+        key = key_data(random_key(0))
         with jax.set_mesh(self.mesh):
             engine.open(self.params)
             for wave in np.array_split(np.arange(len(asked)), waves):

@@ -12,6 +12,7 @@ from peers.turns import Measured, spread
 
 from cipo_jax.policy import model
 from cipo_jax.policy.config import ModelConfig
+from cipo_jax.policy.random_keys import key_data, random_key
 from cipo_jax.sampling.choose import Choice
 from cipo_jax.sampling.engine import Engine
 from cipo_jax.sampling.settings import EngineSettings, cache_dtype
@@ -83,7 +84,7 @@ def _generate(engine: Engine, params: model.Params, rows: int) -> Measured:
     s, stats = engine.settings, engine.stats
     rng = np.random.default_rng(0)
     prompts = rng.integers(0, engine.config.vocab_size, (rows, s.max_prompt_tokens))
-    key = np.asarray(jax.random.key_data(jax.random.key(1)))
+    key = key_data(random_key(1))
     engine.close()  # what the cache holds of these prompts
     engine.open(params)
     jax.block_until_ready(params)

@@ -30,6 +30,7 @@ from cipo_jax.config.keys import Config
 from cipo_jax.data.benchmarks.rows import Item
 from cipo_jax.data.benchmarks.suites import CORRECT, CRITIQUE, LoadedSuite, Suite, load_suite
 from cipo_jax.policy.model import Params
+from cipo_jax.policy.random_keys import random_key
 from cipo_jax.report.markdown import markdown_table
 from cipo_jax.run.evaluate import (
     EVAL_KEY,
@@ -210,7 +211,7 @@ def evaluate_suite(
       config: as `_suite_config` gives it; `parts` are opened with it.
     """
     suite, items, samples = loaded.suite, loaded.items, config.eval.samples
-    key = jax.random.fold_in(jax.random.key(config.seed), EVAL_KEY)
+    key = jax.random.fold_in(random_key(config.seed), EVAL_KEY)
     if suite.name != OWN:
         key = jax.random.fold_in(key, zlib.crc32(suite.name.encode()))
     asked = [parts.prompts.base(item.problem) for item in items]

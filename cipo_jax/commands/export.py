@@ -12,12 +12,14 @@ import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from cipo_jax.config.command_line import Invocation
 from cipo_jax.config.keys import Config
-from cipo_jax.data.tokenizer import CharTokenizer, Tokenizer
+from cipo_jax.data.plain_tokenizers import CharTokenizer
+from cipo_jax.data.tokenizer import Tokenizer
 from cipo_jax.policy.huggingface.export import export_hf, require_unused
 from cipo_jax.policy.huggingface.hub import model_directory
 from cipo_jax.policy.sharding import make_mesh
@@ -100,12 +102,16 @@ def _tokenizer_files(
             for file in _TOKENIZER_FILES:
                 if (directory / file).is_file():
                     shutil.copyfile(directory / file, target / file)
-        generation = "generation_config.json"
-        if source is not None and not name and (source / generation).is_file():
-            shutil.copyfile(source / generation, target / generation)
-        else:
-            values = {"eos_token_id": list(tokenizer.stop_ids), "pad_token_id": tokenizer.pad_id}
-            (target / generation).write_text(json.dumps(values, indent=2) + "\n")
+        file = "generation_config.json"
+        values: dict[str, Any] = {"pad_token_id": tokenizer.pad_id}
+        if source is not None and not name and (source / file).is_file():
+            shutil.copyfile(source / file, target / file)
+            values = json.loads((source / file).read_text(encoding="utf-8"))
+        ids = values.get("eos_token_id")
+        known = {tokenizer.eos_id, *(ids if isinstance(ids, list) else [ids])}
+        if ids is None or not known.issuperset(tokenizer.stop_ids):
+            values["eos_token_id"] = list(tokenizer.stop_ids)
+            (target / file).write_text(json.dumps(values, indent=2) + "\n")
 
     if isinstance(tokenizer, CharTokenizer):
         return add_files, f"{name!r}, as a tokenizer of transformers"

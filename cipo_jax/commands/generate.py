@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-import numpy as np
 
 from cipo_jax.config.command_line import Invocation
 from cipo_jax.config.keys import Config
 from cipo_jax.data.tokenizer import Tokenizer
+from cipo_jax.policy.random_keys import key_data, random_key
 from cipo_jax.run.parameters import find_parameters, load_parameters
 from cipo_jax.run.parts import open_engine, open_mesh, open_policy, open_prompts, open_tokenizer
-from cipo_jax.run.rollout import before_stop
+from cipo_jax.sampling.stop_strings import text_before_stop
 from cipo_jax.types import CipoError, Completion, Problem
 
 
@@ -58,12 +58,17 @@ def generate(
     policy = open_policy(c, tokenizer, mesh, max(map(len, asked)))
     engine = open_engine(sampling, policy, tokenizer)
 
+    stops = (c.sampling.stop_strings, c.sampling.min_new_tokens)
+
+    def text_of(tokens: list[int]) -> str:
+        return text_before_stop(tokens, *stops, tokenizer.decode)
+
     texts = [""] * (len(asked) * samples)
     with jax.set_mesh(mesh):
         params = load_parameters(c, policy, place)
         print(f"parameters: {place or c.model.source}", flush=True)
         engine.open(params)
-        key = np.asarray(jax.random.key_data(jax.random.key(c.seed)))
+        key = key_data(random_key(c.seed))
         for i, tokens in enumerate(asked):
             engine.submit(i * samples, tokens, key, samples)
         shown = ""  # of a single completion
@@ -71,13 +76,12 @@ def generate(
             finished = engine.step()
             if len(texts) == 1:
                 for tokens_so_far in engine.progress().values():
-                    settled = settled_text(tokenizer.decode(tokens_so_far), c.sampling.stop_strings)
+                    settled = settled_text(text_of(tokens_so_far), c.sampling.stop_strings)
                     if settled.startswith(shown):
                         print(settled[len(shown) :], end="", flush=True)
                         shown = settled
             for request, completion in finished:
-                text = tokenizer.decode(completion.tokens.tolist())
-                text = texts[request] = before_stop(text, c.sampling.stop_strings)
+                text = texts[request] = text_of(completion.tokens.tolist())
                 if len(texts) == 1 and text.startswith(shown):
                     print(text[len(shown) :])
                 else:

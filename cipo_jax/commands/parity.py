@@ -27,6 +27,7 @@ from cipo_jax.config.keys import Config
 from cipo_jax.data.tokenizer import Tokenizer
 from cipo_jax.policy import attention_kernels, sharding
 from cipo_jax.policy.model import Params
+from cipo_jax.policy.random_keys import random_key
 from cipo_jax.rl.packing import TrainSequence, make_train_batch, pack_rows
 from cipo_jax.run.parameters import find_parameters, load_parameters
 from cipo_jax.run.parts import open_engine, open_mesh, open_policy, open_prompts, open_tokenizer
@@ -148,7 +149,7 @@ def measure(
     with attention_kernels.without_kernels() if setting.reference else contextlib.nullcontext():
         policy = open_policy(config, tokenizer, mesh, d.max_prompt_tokens)
         engine = open_engine(config.sampling, policy, tokenizer)
-        done = dict(engine.sample(params, asked, SAMPLES, jax.random.key(config.seed)))
+        done = dict(engine.sample(params, asked, SAMPLES, random_key(config.seed)))
         engine.close()
         sequences = [
             TrainSequence(asked[r // SAMPLES], c.tokens, c.logprobs, float(r), BASE)
@@ -217,7 +218,8 @@ def _compute_dtype(setting: Setting) -> Setting:
 
 
 def _positions(setting: Setting) -> Setting:
-    widths = (setting.config.data.max_prompt_tokens,)
+    c = setting.config
+    widths = (max(c.data.max_prompt_tokens, c.sampling.page_size),)
     return dataclasses.replace(_sampling(setting, prefill_widths=widths), unpacked=True)
 
 

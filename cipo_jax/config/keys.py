@@ -24,6 +24,7 @@ from cipo_jax.config.ranges import (
     Positive,
     PositiveShare,
     Reward,
+    Seed,
     Share,
     StepRange,
     YourFunction,
@@ -60,10 +61,14 @@ class Data:
     # "char" (embedded; "char_code" for "programs", "char_lists" for "lists"), "bytes", "" (that of
     # model.source), a directory of a Hugging Face tokenizer, or a sentencepiece *.model file.
     tokenizer: str = "char"
-    chat_template: bool = False  # wrap prompts by the tokenizer's chat template
+    # Wrap prompts by the tokenizer's chat template. One that writes the date gets 26 Jul 2024, so
+    # that prompts do not change from day to day.
+    chat_template: bool = False
     # The chat template's own switch enable_thinking (Qwen3); "" leaves its default.
     thinking: Literal["", "on", "off"] = ""
-    prompt_template: Annotated[str, once("{question}")] = "{question}\n"  # of base prompts
+    # Of base prompts. In both templates, special and added tokens are written by name (`<think>`);
+    # in questions and attempts such a name is ordinary text.
+    prompt_template: Annotated[str, once("{question}")] = "{question}\n"
     # Of correction prompts. It must not say whether the attempt was right.
     correction_template: Annotated[str, once("{question}"), once("{attempt}")] = (
         "{question}\n{attempt}\nCheck and correct it.\n"
@@ -172,8 +177,14 @@ class Sampling:
     top_k: NotNegative[int] = 0  # only the k most likely tokens; 0: all
     top_p: PositiveShare = 1.0  # only the most likely tokens that together have this probability
     min_p: Share = 0.0  # only tokens with at least this share of the likeliest one's probability
-    min_new_tokens: NotNegative[int] = 0  # no stop token before this many
-    # Texts that end a completion, besides the stop tokens.
+    # No stop token before this many, and no stop string that is complete with so few.
+    min_new_tokens: NotNegative[int] = 0
+    # Tokens that end a completion, besides those of tokenizer and generation_config.json: special
+    # and added tokens by name, such as "<|im_end|>" for a base model with a chat template, others
+    # by id, as "151645".
+    stop_tokens: Annotated[tuple[str, ...], Allowed("names or ids, none empty", all)] = ()
+    # Texts that end a completion. A special token by itself stands for the token too; it cannot be
+    # a part of a longer text.
     stop_strings: Annotated[tuple[str, ...], Allowed("texts, none empty", all)] = ()
     # Tensor shards while sampling; the other devices then share the sequences. 0: as in `mesh`.
     # Decoding reads all weights at each step: sharded by fsdp, they are gathered each time.
@@ -302,7 +313,7 @@ class Health:
 class Config:
     """All sections. `num_...` properties are counts of one step."""
 
-    seed: NotNegative[int] = 0  # of weights, order of problems, sampling and draws of anchors
+    seed: Seed = 0  # of weights, order of problems, sampling and draws of anchors
     num_steps: NotNegative[int] = 60  # RL steps; 0: the cold start and its evaluation alone
     # RL also ends after the step in which it has sampled this many tokens (see run/budget.py);
     # 0: by num_steps alone.

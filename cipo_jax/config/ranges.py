@@ -52,6 +52,7 @@ Reward = Annotated[float, Allowed("a reward in [-1, 1]", lambda v: -1 <= v <= 1)
 Limit = Annotated[_T, Allowed("a limit >= 0, or -1 for none", lambda v: v == -1 or v >= 0)]
 Bound = Annotated[float, Allowed("a value > 1, or 0 for none", lambda v: v == 0 or v > 1)]
 MeshSize = Annotated[int, Allowed("a size > 0, or -1 for the rest", lambda v: v == -1 or v > 0)]
+Seed = Annotated[int, Allowed("a seed from 0 to 2**64 - 1", lambda v: 0 <= v < 2**64)]
 _LONE = "a value >= 2: a group of one has no group-relative advantage, so nothing would be learned"
 GroupSize = Annotated[int, Allowed(_LONE, lambda v: v >= 2)]
 _STEPS = "(first, last) with 1 <= first <= last, or ()"

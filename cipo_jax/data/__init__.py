@@ -11,7 +11,9 @@ and no accelerator runtime.
     datasets.py       rows -> problems and demonstrations; their order is a function of (seed, step)
     mixture.py        several sources as one, with weights
     decontaminate.py  questions that occur twice, or in evaluation data too
-    tokenizer.py, control_tokens.py, train_tokenizer.py   text -> tokens and back
+    tokenizer.py, plain_tokenizers.py, train_tokenizer.py   text -> tokens and back
+    control_tokens.py   the names of control tokens in texts
+    chat_template.py, stop_tokens.py   the turns of a chat; what ends a completion
     prompts.py        problems and attempts -> prompts
     tasks/            the embedded tasks, generated without limit
     benchmarks/       the benchmark suites of --mode=evaluate

@@ -5,25 +5,27 @@
 
 The frame is the chat template's turn around the user's text, or nothing. Question and attempt are
 filled in by position, so braces in them mean nothing, and `Tokenizer.encode` writes whatever looks
-like a control token in them as ordinary characters. Only the quoted attempt is ever cut, in the
-middle. A problem that is too long is refused.
+like a control token in them as ordinary characters. The templates of the config and the solutions
+of demonstrations are trusted: in them `<think>` is the token of that name. Only the quoted attempt
+is ever cut, in the middle. A problem that is too long is refused.
 
 A correction prompt is made of question, attempt and template, and on request the verdict's line on
 a failed test. The reference answer is never read here.
 """
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
 
 from cipo_jax.config.keys import Data
+from cipo_jax.data.control_tokens import find_control
 from cipo_jax.data.tokenizer import Tokenizer
 from cipo_jax.types import Attempt, CipoError, Demonstration, Problem, Prompt
 from cipo_jax.verifiers.thoughts import opened_by
 
 CUT_MARK = "\n...\n"  # stands for what was left out of a long attempt
 
-_LAST_TOKENS = 40  # of a prompt, in which a thought is opened
 _QUESTION, _ATTEMPT = "{question}", "{attempt}"
 
 
@@ -55,7 +57,9 @@ class PromptWriter:
                 f"data.max_prompt_tokens = {limit}; raise it or leave the problem out "
                 "(questions are never cut)"
             )
-        return Prompt(problem, np.array(tokens, np.int32), thought=self._thought(tokens))
+        return Prompt(
+            problem, np.array(tokens, np.int32), thought=self._thought(self._data.prompt_template)
+        )
 
     def correction(self, anchor: Attempt) -> Prompt:
         """Quotes an earlier attempt, right or wrong, and asks for a checked full solution.
@@ -72,21 +76,29 @@ class PromptWriter:
         if self._show_failed_test and anchor.problem.tests is not None and not anchor.correct:
             text = f"{text}\n[{anchor.verdict.detail}]"
         tokens, trimmed = self._correction_tokens(anchor.problem.question, text)
-        thought = self._thought(tokens.tolist())
+        thought = self._thought(self._data.correction_template)
         return Prompt(anchor.problem, tokens, anchor, trimmed, thought)
 
     def demonstration(self, demo: Demonstration) -> tuple[np.ndarray, np.ndarray]:
-        """([P] int32 prompt, [C] int32 completion with its end token) of a demonstration. With a
-        previous attempt, the prompt is that of a correction of this attempt.
+        """([P] int32 prompt, [C] int32 completion with the end of its turn) of a demonstration.
+        With a previous attempt, the prompt is that of a correction of this attempt.
 
         Raises:
           CipoError: prompt or completion exceed their budgets (neither question nor solution is
-            ever cut), or as in `base` and `correction`.
+            ever cut), the solution holds a token that ends completions, the turn's end is none, or
+            as in `base` and `correction`.
         """
         prompt = self.base(demo.problem).tokens
         if demo.previous_attempt is not None:
             prompt, _ = self._correction_tokens(demo.problem.question, demo.previous_attempt)
-        completion = [*self._tokenizer.encode(demo.solution), self._tokenizer.eos_id]
+        solution, end = self._tokenizer.encode_trusted(demo.solution), self._turn_end()
+        if early := [i for i in solution if i in self._tokenizer.stop_ids]:
+            raise CipoError(
+                f"demonstration of problem {demo.problem.id!r}: its solution holds "
+                f"{self._tokenizer.show(early[:1])!r}, which ends completions; leave it out, the "
+                "end of the turn is added"
+            )
+        completion = [*solution, *end]
         limit = self._data.max_completion_tokens
         if len(completion) > limit:
             raise CipoError(
@@ -103,13 +115,20 @@ class PromptWriter:
         Raises:
           CipoError: as `correction`, whatever the problem.
         """
-        d, encode = self._data, self._tokenizer.encode
-        _check_attempt_budget(d.max_attempt_tokens, len(encode(CUT_MARK)))
+        d, tokenizer = self._data, self._tokenizer
+        _check_attempt_budget(d.max_attempt_tokens, len(tokenizer.encode(CUT_MARK)))
         _check_fields(d.correction_template, _QUESTION, _ATTEMPT)
         # Refuses chat without a chat template. Its length is in the base prompt.
-        self._tokenizer.frame(d.chat_template)
-        parts = d.correction_template.split(_ATTEMPT)
-        written = sum(len(encode(text)) for part in parts for text in part.split(_QUESTION))
+        tokenizer.frame(d.chat_template)
+        template, _ = self._trimmed(d.correction_template, {})
+        written = 0
+        for part in template.split(_ATTEMPT):
+            if _QUESTION in part:
+                head, before, after, tail = _cut_at_control(tokenizer, *part.split(_QUESTION))
+                written += len(head) + len(tail)
+                written += len(tokenizer.encode(before)) + len(tokenizer.encode(after))
+            else:
+                written += len(tokenizer.encode_trusted(part))
         return d.max_prompt_tokens + written + d.max_attempt_tokens
 
     def lengths(self, problem: Problem) -> tuple[int, int]:
@@ -123,34 +142,88 @@ class PromptWriter:
         empty, _ = self._correction_tokens(problem.question, "")
         return base, len(empty) + self._data.max_attempt_tokens
 
-    def _thought(self, tokens: list[int]) -> str:
-        return opened_by(self._tokenizer.show(tokens[-_LAST_TOKENS:]))
+    def warnings(self) -> list[str]:
+        """What is allowed and seldom meant, for people to read."""
+        try:
+            end = self._tokenizer.turn_end(self._data.chat_template)
+        except CipoError:  # a template for prompts alone
+            return []
+        return list(filter(None, [self._never_stops(end)]))
+
+    def _turn_end(self) -> list[int]:
+        end = self._tokenizer.turn_end(self._data.chat_template)
+        if problem := self._never_stops(end):
+            raise CipoError(problem)
+        return end
+
+    def _never_stops(self, turn_end: list[int]) -> str:
+        """What is wrong with a turn's end at which sampling goes on; "" if it stops."""
+        if turn_end[-1] in self._tokenizer.stop_ids:
+            return ""
+        name = self._tokenizer.show(turn_end[-1:])
+        return (
+            f"data.chat_template: the chat template ends the policy's turn with {name!r}, at "
+            f"which sampling does not stop; set sampling.stop_tokens = ({name!r},)"
+        )
+
+    def _thought(self, template: str) -> str:
+        """The tag by which the prompts of a template open a thought. It is in what follows question
+        and attempt: these cannot open one."""
+        _, end = self._tokenizer.frame(self._data.chat_template)
+        last = max(template.rfind(field) + len(field) for field in (_QUESTION, _ATTEMPT))
+        return opened_by(template[last:] + self._tokenizer.show(end))
 
     def _base_tokens(self, question: str) -> tuple[list[int], int]:
         """The tokens of a base prompt, and how many of its budget they count for."""
         template = self._data.prompt_template
         _check_fields(template, _QUESTION)
+        template, texts = self._trimmed(template, {_QUESTION: question})
         start, end = self._tokenizer.frame(self._data.chat_template)
-        tokens = [*start, *_encode_around(self._tokenizer, template, question), *end]
+        tokens = self._framed(_encode_around(self._tokenizer, template, texts[_QUESTION]))
         # The question alone must keep the budget too: `longest_correction` relies on it.
-        alone = len(start) + len(self._tokenizer.encode(question)) + len(end)
-        return tokens, max(len(tokens), alone)
+        longest = max(len(self._tokenizer.encode(text)) for text in (question, texts[_QUESTION]))
+        return tokens, max(len(tokens), len(start) + longest + len(end))
 
     def _correction_tokens(self, question: str, attempt: str) -> tuple[np.ndarray, bool]:
         """The tokens of a correction prompt, and whether the attempt was cut."""
         tokenizer, template = self._tokenizer, self._data.correction_template
         _check_fields(template, _QUESTION, _ATTEMPT)
+        template, texts = self._trimmed(template, {_QUESTION: question, _ATTEMPT: attempt})
         before, after = (
-            _encode_around(tokenizer, part, question)
+            _encode_around(tokenizer, part, texts[_QUESTION])
             if _QUESTION in part
-            else tokenizer.encode(part)
+            else tokenizer.encode_trusted(part)
             for part in template.split(_ATTEMPT)
         )
         quoted, trimmed = _trim_middle(
-            tokenizer.encode(attempt), tokenizer.encode(CUT_MARK), self._data.max_attempt_tokens
+            tokenizer.encode(texts[_ATTEMPT]),
+            tokenizer.encode(CUT_MARK),
+            self._data.max_attempt_tokens,
         )
-        start, end = tokenizer.frame(self._data.chat_template)
-        return np.array([*start, *before, *quoted, *after, *end], np.int32), trimmed
+        return np.array(self._framed([*before, *quoted, *after]), np.int32), trimmed
+
+    def _framed(self, body: list[int]) -> list[int]:
+        """The user's text in its frame. A template that writes the sequence's first token itself
+        gets no second one."""
+        start, end = self._tokenizer.frame(self._data.chat_template)
+        twice = not self._data.chat_template and start and body[: len(start)] == start
+        return [*body, *end] if twice else [*start, *body, *end]
+
+    def _trimmed(self, template: str, texts: dict[str, str]) -> tuple[str, dict[str, str]]:
+        """Template and texts without the whitespace that the chat template leaves out at the
+        beginning and at the end of all."""
+        left, right = self._trims
+        template = template.lstrip() if left else template
+        template = template.rstrip() if right else template
+        for field, text in texts.items():
+            text = text.lstrip() if left and template.startswith(field) else text
+            text = text.rstrip() if right and template.endswith(field) else text
+            texts = texts | {field: text}
+        return template, texts
+
+    @functools.cached_property
+    def _trims(self) -> tuple[bool, bool]:
+        return self._tokenizer.trims(self._data.chat_template)
 
 
 def _trim_middle(
@@ -179,10 +252,22 @@ def _encode_around(tokenizer: Tokenizer, template: str, question: str) -> list[i
 
     Encoding them together is nearly always shorter; the comparison makes this a bound.
     """
-    before, after = template.split(_QUESTION)
+    head, before, after, tail = _cut_at_control(tokenizer, *template.split(_QUESTION))
     together = tokenizer.encode(before + question + after)
     apart = [i for text in (before, question, after) for i in tokenizer.encode(text)]
-    return together if len(together) <= len(apart) else apart
+    return [*head, *min(together, apart, key=len), *tail]
+
+
+def _cut_at_control(
+    tokenizer: Tokenizer, before: str, after: str
+) -> tuple[list[int], str, str, list[int]]:
+    """Trusted texts before and after an untrusted one: the tokens up to the last control token
+    before it, the ordinary texts next to it, and the tokens from the first control token on."""
+    ends = [name.end() for name in find_control(before, tokenizer.control)]
+    starts = [name.start() for name in find_control(after, tokenizer.control)]
+    end, start = max(ends, default=0), min(starts, default=len(after))
+    head, tail = tokenizer.encode_trusted(before[:end]), tokenizer.encode_trusted(after[start:])
+    return head, before[end:], after[:start], tail
 
 
 def _check_fields(template: str, *fields: str) -> None:

@@ -1,21 +1,26 @@
-"""Tokenizers behind one small interface: the embedded one, Hugging Face's, sentencepiece.
+"""Tokenizers behind one small interface: Hugging Face's, sentencepiece, and the plain ones of
+`plain_tokenizers.py`.
 
 `encode` never produces a control token: text that looks like `<|im_end|>` or `</think>` becomes
-ordinary characters (`control_tokens.py`), so no text of a model or a data file can end a turn or
-close a tag. Control tokens enter a prompt only through `frame`, from the chat template.
+ordinary characters (`control_tokens.py`), so no text of a model or a question can end a turn or
+close a tag. Control tokens enter a prompt only from the chat template (`frame`) and from the
+templates of the config (`encode_trusted`).
 
 This file decides what counts as a control token and what stops a completion. It does not decide
 what a prompt says or where it is cut (`prompts.py`).
 """
 
+import functools
 import itertools
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from cipo_jax.data.control_tokens import encode_without_control
+from cipo_jax.data.chat_template import ChatTemplate
+from cipo_jax.data.control_tokens import encode_with_control, encode_without_control
+from cipo_jax.data.plain_tokenizers import ByteTokenizer, CharTokenizer
 from cipo_jax.data.tasks.embedded import GENERATED
 from cipo_jax.types import CipoError
 from cipo_jax.verifiers.thoughts import is_tag
@@ -42,6 +47,17 @@ class Tokenizer(Protocol):
     def stop_ids(self) -> tuple[int, ...]:
         """Each of these ends a sampled completion."""
 
+    @property
+    def control(self) -> Mapping[str, int]:
+        """{name: id} of the control tokens."""
+
+    def encode_trusted(self, text: str) -> list[int]:
+        """Tokens of `text`, with the names of control tokens in it read as these.
+
+        Raises:
+          CipoError: the text cannot be written with this vocabulary.
+        """
+
     def encode(self, text: str) -> list[int]:
         """Ordinary tokens of `text`, never a control token.
 
@@ -65,6 +81,14 @@ class Tokenizer(Protocol):
         Raises:
           CipoError: `chat` is asked of a tokenizer without a usable chat template.
         """
+
+    def trims(self, chat: bool) -> tuple[bool, bool]:
+        """Whether the chat template leaves out whitespace at the beginning and at the end of the
+        user's text. Raises as `frame`."""
+
+    def turn_end(self, chat: bool) -> list[int]:
+        """The tokens after the policy's text, up to the one that ends it: as the chat template
+        writes them, else `eos_id`. Raises as `frame`."""
 
 
 def load_tokenizer(name: str, thinking: str = "") -> Tokenizer:
@@ -99,89 +123,15 @@ def load_tokenizer(name: str, thinking: str = "") -> Tokenizer:
     )
 
 
-class _WithoutTemplate:
-    """What "char" and "bytes" have in common. Ids 0 and 1 are pad and end."""
-
-    pad_id, eos_id = 0, 1
-    stop_ids: tuple[int, ...] = (1,)
-    _name: str
-
-    def frame(self, chat: bool) -> tuple[list[int], list[int]]:
-        if chat:
-            raise CipoError(
-                f"config.data.chat_template: {self._name!r} has no template; set it to False"
-            )
-        return [], []
-
-
-class CharTokenizer(_WithoutTemplate):
-    """The embedded tokenizer of the arithmetic task, and, with more pieces, of the other tasks.
-
-    One piece per digit, sign and lower-case letter, so that the model sees numbers digit by digit;
-    the phrases of the default templates and `\\boxed{` are single pieces, which shortens prompts.
-    The longest piece that matches is taken.
-    """
-
-    _name = "char"
-    _CHARACTERS = "0123456789()+-*=.abcdefghijklmnopqrstuvwxyzC \n}"
-    _PHRASES = ("\\boxed{", "Compute ", "Check and correct it.")
-
-    def __init__(self, characters: str = "", phrases: Sequence[str] = ()) -> None:
-        """`characters` and `phrases` are added to the pieces."""
-        self._texts = ["", "", *self._CHARACTERS, *self._PHRASES, *characters, *phrases]
-        self._ids = {text: i for i, text in enumerate(self._texts) if text}
-        longest_first = sorted(self._ids, key=len, reverse=True)
-        self._piece = re.compile("|".join(map(re.escape, longest_first)))
-        self.vocab_size = len(self._texts)
-
-    def encode(self, text: str) -> list[int]:
-        ids, position = [], 0
-        while position < len(text):
-            match = self._piece.match(text, position)
-            if match is None:
-                raise CipoError(
-                    f"tokenizer 'char' cannot write the character {text[position]!r} of "
-                    f"{text[max(position - 20, 0) : position + 20]!r}; it is made for the embedded "
-                    "tasks: set data.tokenizer to 'bytes' or a tokenizer directory for other text"
-                )
-            ids.append(self._ids[match.group()])
-            position = match.end()
-        return ids
-
-    def decode(self, ids: Iterable[int]) -> str:
-        return "".join(self._texts[i] for i in ids if 0 <= i < self.vocab_size)
-
-    show = decode
-
-
-class ByteTokenizer(_WithoutTemplate):
-    """One token per byte of UTF-8: writes any text, at about one token per character."""
-
-    _name = "bytes"
-    vocab_size = 258
-
-    def encode(self, text: str) -> list[int]:
-        return [byte + 2 for byte in text.encode("utf-8")]
-
-    def decode(self, ids: Iterable[int]) -> str:
-        # A sampled completion need not be UTF-8; what is not becomes the replacement character.
-        return bytes(i - 2 for i in ids if 2 <= i < self.vocab_size).decode("utf-8", "replace")
-
-    show = decode
-
-
 class HFTokenizer:
     """The tokenizer of a Hugging Face model directory; nothing is downloaded.
 
     Completions stop at the tokenizer's end-of-sequence token and at those that
-    `generation_config.json` names.
+    `generation_config.json`, or without it `config.json`, names.
 
     Raises:
       CipoError: missing or unreadable files, or no end-of-sequence token.
     """
-
-    # Stands for the user's text while the chat template is cut in two around it.
-    _USER_TEXT = "CIPO-USER-TEXT"
 
     def __init__(self, directory: str | Path, thinking: str = "") -> None:
         """`thinking`: as in `load_tokenizer`."""
@@ -216,11 +166,14 @@ class HFTokenizer:
             for i, token in self._tokenizer.added_tokens_decoder.items()
             if (token.special or i in self._tokenizer.all_special_ids) and not is_tag(token.content)
         }
-        self._control = self._control_tokens()
+        self.control = self._control_tokens()
         self._frames: dict[bool, tuple[list[int], list[int]]] = {}
 
     def encode(self, text: str) -> list[int]:
-        return encode_without_control(self._encode, text, self._control)
+        return encode_without_control(self._encode, text, self.control)
+
+    def encode_trusted(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=False)
 
     def decode(self, ids: Iterable[int]) -> str:
         return self.show(i for i in ids if i not in self._silent and i not in self._special)
@@ -245,46 +198,32 @@ class HFTokenizer:
         }
 
     def frame(self, chat: bool) -> tuple[list[int], list[int]]:
-        if chat not in self._frames:  # kept: a template may write the date, a run needs one
-            self._frames[chat] = self._chat_frame() if chat else (self._start(), [])
+        if chat not in self._frames:
+            before, after = self._template.around_user() if chat else ("", "")
+            frame = self.encode_trusted(before), self.encode_trusted(after)
+            self._frames[chat] = frame if chat else (self._start(), [])
         return self._frames[chat]
+
+    def trims(self, chat: bool) -> tuple[bool, bool]:
+        return self._template.trims() if chat else (False, False)
+
+    def turn_end(self, chat: bool) -> list[int]:
+        after = self.encode_trusted(self._template.after_policy()) if chat else []
+        control = set(self.control.values())
+        ends = [n for n, i in enumerate(after, 1) if i in control]
+        return after[: ends[0]] if ends else [self.eos_id]
+
+    @functools.cached_property
+    def _template(self) -> ChatTemplate:
+        return ChatTemplate(self._tokenizer, self._directory, self._thinking)
 
     def _start(self) -> list[int]:
         start = self._tokenizer.bos_token_id
         added = self._tokenizer("").input_ids  # what the tokenizer itself puts around any text
         return [start] if start is not None and added[:1] == [start] else []
 
-    def _chat_frame(self) -> tuple[list[int], list[int]]:
-        """The chat template's tokens before and after the user's text."""
-        if not self._tokenizer.chat_template:
-            raise CipoError(
-                f"data.chat_template: the tokenizer in {self._directory} has no chat template; "
-                "set it to False, or add chat_template.jinja to the directory"
-            )
-        switch = {"enable_thinking": self._thinking == "on"} if self._thinking else {}
-        if switch and "enable_thinking" not in str(self._tokenizer.chat_template):
-            raise CipoError(
-                f"data.thinking: got {self._thinking!r}, wanted '': the chat template in "
-                f"{self._directory} has no switch enable_thinking"
-            )
-        turn = [{"role": "user", "content": self._USER_TEXT}]
-        rendered = self._tokenizer.apply_chat_template(
-            turn, add_generation_prompt=True, tokenize=False, **switch
-        )
-        if rendered.count(self._USER_TEXT) != 1:
-            raise CipoError(
-                f"data.chat_template: the chat template in {self._directory} writes the user's "
-                f"text {rendered.count(self._USER_TEXT)} times, wanted once"
-            )
-        before, after = rendered.split(self._USER_TEXT)
-        return self._encode_control(before), self._encode_control(after)
-
     def _encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
-
-    def _encode_control(self, text: str) -> list[int]:
-        """Tokens of trusted text, control tokens read as such."""
-        return self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=False)
 
 
 class SentencePieceTokenizer:
@@ -318,18 +257,22 @@ class SentencePieceTokenizer:
         self.eos_id = int(model.eos_id())
         self.pad_id = self.eos_id if model.pad_id() < 0 else int(model.pad_id())
         self.stop_ids = _stop_ids(self._file.with_name(_GENERATION), self.eos_id, self.vocab_size)
-        self._control, self._silent = {}, set(self.stop_ids)
+        self.control: dict[str, int] = {}
+        self._silent = set(self.stop_ids)
         for i in range(self.vocab_size):
             piece = model.id_to_piece(i)
             if model.is_control(i):
                 if not is_tag(piece):
                     self._silent.add(i)
-                self._control[piece] = i
+                self.control[piece] = i
             elif _TAG.fullmatch(piece) and not model.is_unknown(i) and not model.is_byte(i):
-                self._control[piece] = i
+                self.control[piece] = i
 
     def encode(self, text: str) -> list[int]:
-        return encode_without_control(self._model.encode, text, self._control)
+        return encode_without_control(self._model.encode, text, self.control)
+
+    def encode_trusted(self, text: str) -> list[int]:
+        return encode_with_control(self.encode, text, self.control)
 
     def decode(self, ids: Iterable[int]) -> str:
         return self.show(i for i in ids if 0 <= i < self.vocab_size and i not in self._silent)
@@ -350,9 +293,19 @@ class SentencePieceTokenizer:
         start = self._model.bos_id()
         return ([int(start)] if start >= 0 else []), []
 
+    def trims(self, chat: bool) -> tuple[bool, bool]:
+        self.frame(chat)
+        return False, False
+
+    def turn_end(self, chat: bool) -> list[int]:
+        self.frame(chat)
+        return [self.eos_id]
+
 
 def _stop_ids(path: Path, eos_id: int, vocab_size: int) -> tuple[int, ...]:
-    """`eos_id` and the end-of-sequence ids of a `generation_config.json`, if there is one."""
+    """`eos_id` and the end-of-sequence ids of a `generation_config.json`, or, as transformers does
+    without one, of the `config.json` beside it."""
+    path = path if path.is_file() else path.with_name("config.json")
     if not path.is_file():
         return (eos_id,)
     try:

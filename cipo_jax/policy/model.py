@@ -25,6 +25,7 @@ from cipo_jax.policy.cache.attention import PagedCache, attend_paged
 from cipo_jax.policy.config import ModelConfig
 from cipo_jax.policy.layers import ACTIVATIONS, RMSNorm, kernel_init, parameter, project
 from cipo_jax.policy.logprobs import Head, score_tokens
+from cipo_jax.policy.random_keys import random_key
 from cipo_jax.policy.sharding import Rules, constrain, logical_rules, spec
 
 Params = dict[str, Any]
@@ -164,7 +165,7 @@ def _init_boxed(config: ModelConfig, key: jax.Array) -> Params:
 @functools.lru_cache(maxsize=16)
 def _abstract_boxed(config: ModelConfig) -> Params:
     """What `_init_boxed` would give. Cached: every rollout asks for it, and tracing is slow."""
-    return jax.eval_shape(functools.partial(_init_boxed, config), jax.random.key(0))
+    return jax.eval_shape(functools.partial(_init_boxed, config), random_key(0))
 
 
 def _window_of_layer(config: ModelConfig, layer: jax.Array) -> int | None | jax.Array:

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from cipo_jax.config.keys import Config
 from cipo_jax.data.datasets import DemonstrationSource, open_demonstrations
 from cipo_jax.policy.model import Params
+from cipo_jax.policy.random_keys import random_key
 from cipo_jax.rl.losses import demonstration_loss
 from cipo_jax.rl.optimizer import make_optimizer, warmup_schedule
 from cipo_jax.rl.packing import TrainSequence
@@ -88,7 +89,7 @@ def cold_start(
         # Corrections are demonstrations like others here; any of them may be the longest kind.
         plan=BatchPlan((0, cs.batch_size), config.batch.microbatch_rows, config.batch.row_tokens),
     )
-    key = jax.random.fold_in(jax.random.key(config.seed), 1)
+    key = jax.random.fold_in(random_key(config.seed), 1)
 
     with run.beside("cold_start", keep=1) as checkpoints:
         # A damaged one is set aside, and the phase is done again.

@@ -23,6 +23,7 @@ from cipo_jax.policy import model
 from cipo_jax.policy.huggingface import load as huggingface
 from cipo_jax.policy.huggingface.hub import model_directory
 from cipo_jax.policy.model import ModelConfig, Params
+from cipo_jax.policy.random_keys import random_key
 from cipo_jax.run.records.checkpoint import Checkpoints, checkpoint_root
 from cipo_jax.run.records.directory import model_differences
 from cipo_jax.run.records.metrics_file import read_metrics
@@ -121,7 +122,7 @@ def fresh_parameters(section: keys.Model, seed: int, policy: Policy) -> Params:
     if section.source:
         directory = model_directory(section.source)
         return huggingface.load_params(directory, policy.model, policy.mesh)
-    return model.init_params(policy.model, jax.random.key(seed), policy.mesh)
+    return model.init_params(policy.model, random_key(seed), policy.mesh)
 
 
 def newest_parameters(run: Path, policy: Policy) -> Params:

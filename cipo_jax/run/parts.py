@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from cipo_jax.config import keys
 from cipo_jax.config.keys import Config
 from cipo_jax.data.prompts import PromptWriter
+from cipo_jax.data.stop_tokens import with_stop_tokens
 from cipo_jax.data.tokenizer import Tokenizer, load_tokenizer
 from cipo_jax.policy import sharding
 from cipo_jax.policy.host_copy import host_meshes
@@ -75,13 +76,15 @@ def open_parts(config: Config, hosts: Hosts | None = None) -> Iterator[Parts]:
         mesh = open_mesh(c.mesh)
         tokenizer = open_tokenizer(c)
         prompts = open_prompts(c, tokenizer)
+        for warning in prompts.warnings() if hosts.first else ():
+            print(f"warning  {warning}", flush=True)
         policy = open_policy(c, tokenizer, mesh, longest_prompt(c, prompts))
         sampler = open_sampler(c, policy, tokenizer, hosts)
         pool.wait_until_ready()
         stack.enter_context(jax.set_mesh(mesh))
         heartbeat = stack.enter_context(Heartbeat(c.log.heartbeat_seconds, prints=hosts.first))
-        stops = c.sampling.stop_strings
-        attempt = Attempter(sampler.sample, pool, tokenizer, stops, hosts, heartbeat)
+        stops = (c.sampling.stop_strings, c.sampling.min_new_tokens)
+        attempt = Attempter(sampler.sample, pool, tokenizer, *stops, hosts, heartbeat)
         about = pool.about
         yield Parts(policy, tokenizer, prompts, sampler, attempt, hosts, heartbeat, about)
 
@@ -92,9 +95,12 @@ def open_mesh(mesh: keys.Mesh, devices: list | None = None) -> Mesh:
 
 
 def open_tokenizer(config: Config) -> Tokenizer:
-    """The tokenizer: `data.tokenizer`, or that of `model.source`."""
-    name, source, thinking = config.data.tokenizer, config.model.source, config.data.thinking
-    return load_tokenizer(name if name or not source else str(model_directory(source)), thinking)
+    """The tokenizer: `data.tokenizer`, or that of `model.source`, with the stop tokens of the
+    `sampling` section."""
+    name, source, s = config.data.tokenizer, config.model.source, config.sampling
+    name = name if name or not source else str(model_directory(source))
+    tokenizer = load_tokenizer(name, config.data.thinking)
+    return with_stop_tokens(tokenizer, s.stop_tokens, s.stop_strings)
 
 
 def open_prompts(config: Config, tokenizer: Tokenizer) -> PromptWriter:

@@ -20,6 +20,7 @@ from cipo_jax.run.hosts.preemption import Preempted
 from cipo_jax.run.hosts.processes import Hosts
 from cipo_jax.run.watch.heartbeat import Heartbeat
 from cipo_jax.sampling.engine import Sample
+from cipo_jax.sampling.stop_strings import text_before_stop
 from cipo_jax.types import Attempt, Completion, Prompt, Verdict
 from cipo_jax.verifiers.judge import verifier_works
 from cipo_jax.verifiers.pool import VerifierPool
@@ -33,7 +34,7 @@ class Attempter:
 
     Args:
       sample: yields this host's share of the completions as they finish.
-      stop_strings: texts end before the first of these.
+      stop_strings, min_new_tokens: where texts end, see `sampling/stop_strings`.
       hosts: from which the attempts of the others are gathered; None: this host alone.
       heartbeat: shows how many completions and verdicts are still missing.
     """
@@ -44,11 +45,12 @@ class Attempter:
         pool: VerifierPool,
         tokenizer: Tokenizer,
         stop_strings: Sequence[str] = (),
+        min_new_tokens: int = 0,
         hosts: Hosts | None = None,
         heartbeat: Heartbeat | None = None,
     ) -> None:
         self._sample, self._pool, self._tokenizer = sample, pool, tokenizer
-        self._stop_strings = stop_strings
+        self._stop_strings, self._min_new_tokens = stop_strings, min_new_tokens
         self._hosts, self._heartbeat = hosts or Hosts(), heartbeat or Heartbeat()
         self._works = False  # the verifier has reached a verdict
         # Since `take_measures`: seconds with verdicts outstanding, and those after sampling alone.
@@ -92,6 +94,10 @@ class Attempter:
         self._pending, self._waited, self._lost_workers = 0.0, 0.0, judged["restarts"]
         return measures
 
+    def _text(self, tokens: list[int]) -> str:
+        decode = self._tokenizer.decode
+        return text_before_stop(tokens, self._stop_strings, self._min_new_tokens, decode)
+
     def _judge(
         self, params: Params, prompts: Sequence[Prompt], samples: int, key: jax.Array, purpose: str
     ) -> list[Judged]:
@@ -112,8 +118,7 @@ class Attempter:
         ):
             tokens = [p.tokens for p in prompts]
             for request, completion in self._sample(params, tokens, samples, key):
-                text = self._tokenizer.decode(completion.tokens.tolist())
-                text = before_stop(text, self._stop_strings)
+                text = self._text(completion.tokens.tolist())
                 prompt = prompts[request // samples]
                 verdict = self._pool.submit(prompt.problem, prompt.thought + text)
                 first = first or time.monotonic()
@@ -130,9 +135,3 @@ class Attempter:
             self._pending += time.monotonic() - first
             self._waited += time.monotonic() - sampled
         return judged
-
-
-def before_stop(text: str, stop_strings: Sequence[str]) -> str:
-    """The text up to the first of `stop_strings` in it."""
-    ends = [text.find(stop) for stop in stop_strings if stop in text]
-    return text[: min(ends)] if ends else text

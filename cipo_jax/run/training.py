@@ -15,6 +15,7 @@ import optax
 from cipo_jax.config.keys import Config
 from cipo_jax.data.datasets import ProblemSource
 from cipo_jax.policy.model import Params
+from cipo_jax.policy.random_keys import random_key
 from cipo_jax.rl.train_step import TrainState
 from cipo_jax.run.budget import Budget
 from cipo_jax.run.evaluate import EVAL_KEY, evaluate, plain_values
@@ -70,7 +71,7 @@ class Training:
     def __post_init__(self) -> None:
         c = self.config
         self.step = self.first_step = int(self.state.step)
-        run_key = jax.random.key(c.seed)
+        run_key = random_key(c.seed)
         self.eval_key = jax.random.fold_in(run_key, EVAL_KEY)
         self.train_key = jax.random.fold_in(run_key, TRAIN_KEY)
         self.peak_flops = PEAK_FLOPS.get(self.parts.policy.mesh.devices.flat[0].device_kind)

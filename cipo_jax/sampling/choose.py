@@ -34,7 +34,8 @@ class Choice:
       top_k: only the k most likely tokens; 0: all.
       top_p: only the most likely tokens that together have at least this probability.
       min_p: only tokens with at least this share of the most likely one's probability.
-      min_new_tokens: no stop token before this many tokens.
+      min_new_tokens: no stop token before this many tokens, and no stop string is complete with
+        so few.
     """
 
     stop_ids: tuple[int, ...]

@@ -22,6 +22,7 @@ from jax.sharding import Mesh
 from cipo_jax.policy.cache.attention import PagedCache, WorkList
 from cipo_jax.policy.cache.pages import Pages, copy_pages, empty_pages
 from cipo_jax.policy.model import ModelConfig, Params, hidden_states, unembed
+from cipo_jax.policy.random_keys import wrap_key_data
 from cipo_jax.policy.sharding import Rules, constrain, row_count
 from cipo_jax.sampling.choose import Choice, choose_tokens
 from cipo_jax.sampling.settings import EngineSettings, cache_dtype, pages_per_shard
@@ -147,7 +148,7 @@ def decode_chunk(
         return constrain(rows, rules, ("batch", *(None,) * (x.ndim - 1)))
 
     rows: Slots = jax.tree.map(gather, slots)
-    keys = jax.vmap(jax.random.fold_in)(jax.random.wrap_key_data(rows.key), rows.request)
+    keys = jax.vmap(jax.random.fold_in)(wrap_key_data(rows.key), rows.request)
     stop_ids = jnp.asarray(choice.stop_ids, jnp.int32)
     out = (jnp.zeros((chunk, B), jnp.int32), jnp.zeros((chunk, B), jnp.float32))
 

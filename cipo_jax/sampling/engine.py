@@ -31,6 +31,7 @@ from jax.sharding import PartitionSpec as P
 
 from cipo_jax.policy.cache.pages import Pages
 from cipo_jax.policy.model import ModelConfig, Params, cast_weights, param_shardings
+from cipo_jax.policy.random_keys import key_data
 from cipo_jax.policy.sharding import ROWS, logical_rules, replicated, row_count
 from cipo_jax.sampling.decode import (
     ChunkResult,
@@ -41,9 +42,10 @@ from cipo_jax.sampling.decode import (
     prefill,
 )
 from cipo_jax.sampling.plan import chunk_plan, plan_shardings, prefill_arrays
-from cipo_jax.sampling.requests import Row, stop_text_end
+from cipo_jax.sampling.requests import Row
 from cipo_jax.sampling.schedule import PrefillCall, Schedule
 from cipo_jax.sampling.settings import EngineSettings, EngineStats, row_bucket, table_width
+from cipo_jax.sampling.stop_strings import stop_text_end
 from cipo_jax.types import CipoError, Completion
 
 # (params, prompts, samples, key) -> (request id, completion) as they finish
@@ -209,7 +211,7 @@ class Engine:
 
         Args:
           prompts: [P] int32 tokens each, as in `submit`.
-          key: a PRNG key, of all the call's requests.
+          key: of `policy.random_keys`, of all the call's requests.
           share: the indices of the prompts to sample; None: all.
           before_chunk: called before each turn of the loop; what it raises ends the call.
 
@@ -218,10 +220,10 @@ class Engine:
           RuntimeError: requests of an earlier call are left.
         """
         self.open(params)
-        key_data = np.asarray(jax.random.key_data(key))
+        data = key_data(key)
         try:
             for i in range(len(prompts)) if share is None else share:
-                self.submit(i * samples, prompts[i], key_data, samples)
+                self.submit(i * samples, prompts[i], data, samples)
             while self.busy:
                 if before_chunk is not None:
                     before_chunk()
@@ -299,7 +301,8 @@ class Engine:
             finished = bool(new) and request.tokens[-1] in self.settings.choice.stop_ids
             stops, decode_text = self.settings.stop_strings, self._decode_text
             if stops and decode_text is not None:
-                end = stop_text_end(request.tokens, before, stops, decode_text)
+                known = max(before, self.settings.choice.min_new_tokens)
+                end = stop_text_end(request.tokens, known, stops, decode_text)
                 if end is not None:
                     del request.tokens[end:], request.logprobs[end:]
                     finished = True

@@ -1,7 +1,6 @@
 """What the engine keeps of a request on the host. `schedule` decides what happens to it."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -93,24 +92,3 @@ class Row:
         r = self.request  # its first decode step feeds the prompt's last position
         sampled = min(len(r.tokens) + (self.in_flight + 1) * chunk, r.limit)
         return len(r.prompt_tokens) - 1 + sampled
-
-
-def stop_text_end(
-    tokens: Sequence[int],
-    known: int,
-    stop_strings: Sequence[str],
-    decode: Callable[[list[int]], str],
-) -> int | None:
-    """With how many tokens of a completion the first of `stop_strings` is complete; None: with none
-    yet. The first `known` tokens hold no stop string."""
-    # A stop string that ends in a new token begins at most this many tokens before it.
-    tail = max(len(s.encode()) for s in stop_strings)
-    begin = max(0, known - tail)
-
-    def found(end: int) -> bool:
-        text = decode(list(tokens[begin:end]))
-        return any(s in text for s in stop_strings)
-
-    if not found(len(tokens)):
-        return None
-    return next(end for end in range(known + 1, len(tokens) + 1) if found(end))

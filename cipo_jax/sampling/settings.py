@@ -28,7 +28,7 @@ class EngineSettings:
       cache_tokens: tokens that the cache holds, over all row shards; 0: every slot at full length.
       cache_dtype: of keys and values in the cache; "": see `cache_dtype`.
       prefill_widths: prompts are prefilled in stretches, padded to one of these; the largest is
-        the longest stretch. (): powers of two from 16 to 512.
+        the longest stretch. (): see `prefill_widths`.
       prefill_tokens: padded tokens of one prefill call; bounds what delays the next decode chunk.
       dispatch_ahead: read a chunk's results only after the next one has been dispatched, so that
         the device never waits for the host. A finished request then keeps its slot a chunk longer.
@@ -106,21 +106,26 @@ def pages_per_shard(settings: EngineSettings, shards: int) -> int:
 
 def prefill_widths(settings: EngineSettings) -> tuple[int, ...]:
     """Ascending widths of prefill: the declared ones, or powers of two from 16 to the first that
-    holds the longest prompt; none beyond 512, or the page size if that is more.
+    holds the longest prompt, or 512 if that is less. The largest holds a page, since a stretch
+    begins a page, or all that is ever prefilled.
 
     Raises:
-      CipoError: the largest declared width holds neither the longest prompt nor a page.
+      CipoError: the largest declared width does not.
     """
-    needed = min(settings.max_prompt_tokens, settings.page_size)
-    if settings.prefill_widths:
-        if max(settings.prefill_widths) < needed:
+    s = settings
+    # With fewer pages than all slots may need, a request is evicted and prefilled with its tokens.
+    longest = s.max_prompt_tokens + (s.max_new_tokens if s.cache_tokens else 0)
+    needed = min(longest, s.page_size)
+    if s.prefill_widths:
+        if max(s.prefill_widths) < needed:
             raise CipoError(
-                f"config.sampling.prefill_widths: got {settings.prefill_widths}, wanted a largest "
-                f"width of at least {needed}: a page, or the longest prompt"
+                f"config.sampling.prefill_widths: got {s.prefill_widths}, wanted a largest width "
+                f"of at least {needed}: a page (sampling.page_size = {s.page_size}), or the "
+                f"longest prompt, with sampling.cache_tokens and its completion ({longest})"
             )
-        return tuple(sorted(settings.prefill_widths))
+        return tuple(sorted(s.prefill_widths))
     widths = [16]
-    while widths[-1] < min(settings.max_prompt_tokens, max(512, settings.page_size)):
+    while widths[-1] < max(needed, min(s.max_prompt_tokens, 512)):
         widths.append(2 * widths[-1])
     return tuple(widths)
 

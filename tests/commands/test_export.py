@@ -172,6 +172,17 @@ def test_a_run_from_a_checkpoint_keeps_its_files(tmp_path: Path, capsys) -> None
     jax.tree.map(np.testing.assert_array_equal, loaded, trained)
 
 
+def test_further_stop_tokens_are_exported(tmp_path: Path) -> None:
+    config, _ = hf_run(tmp_path)
+    file = tmp_path / "source" / "generation_config.json"
+    file.write_text('{"eos_token_id": 258, "top_p": 0.9}')
+    sampling = dataclasses.replace(config.sampling, stop_tokens=("7",))
+    config = dataclasses.replace(config, sampling=sampling)
+    directory = export(config, tmp_path / "run", None)
+    values = json.loads((directory / "generation_config.json").read_text())
+    assert values["top_p"] == 0.9 and set(values["eos_token_id"]) > {258, 7}
+
+
 def test_the_tokenizer_trained_with_is_the_one_exported(tmp_path: Path) -> None:
     other = tmp_path / "other"
     tiny_hf.make_tokenizer(other)

@@ -157,6 +157,8 @@ def test_no_number_may_be_nan(key: str) -> None:
         ({"sampling__temperature": -1.0}, "sampling.temperature", ">= 0"),
         ({"eval__samples": 0}, "eval.samples", "> 0"),
         ({"checkpoint__every": 0}, "checkpoint.every", "> 0"),
+        ({"seed": -1}, "seed", "0 to 2**64 - 1"),
+        ({"seed": 2**64}, "seed", "0 to 2**64 - 1"),
         # Shares.
         ({"replay__maximum": 1.5}, "replay.maximum", "[0, 1]"),
         ({"cold_start__right_share": 1.01}, "cold_start.right_share", "[0, 1]"),

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cipo_jax.data.control_tokens import encode_without_control
+from cipo_jax.data.plain_tokenizers import ByteTokenizer
 from cipo_jax.types import CipoError
 
 CONTROL = {"<end>": 1000, "</a>": 1001}
@@ -33,3 +34,10 @@ def test_ordinary_text_is_encoded_as_it_is():
 def test_a_character_that_is_only_a_control_token_is_refused():
     with pytest.raises(CipoError, match="writes 'x' only as a control token"):
         encode_without_control(lambda text: [1000] * len(text), "x", CONTROL)
+
+
+def test_half_a_character_is_refused():
+    with pytest.raises(CipoError, match=r"text 'How .ud83d many': '.ud83d' is half of a character"):
+        encode_without_control(encode, "How \ud83d many", CONTROL)
+    with pytest.raises(CipoError, match="half of a character"):
+        ByteTokenizer().encode("\ud83d")

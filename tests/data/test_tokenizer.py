@@ -10,12 +10,8 @@ from tiny_hf import SPECIAL_TOKENS, TAG_TOKENS, make_tokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
-from cipo_jax.config.keys import Config
-from cipo_jax.data.tasks import arithmetic
-from cipo_jax.data.tasks.generated import GeneratedProblems
+from cipo_jax.data.plain_tokenizers import CharTokenizer
 from cipo_jax.data.tokenizer import (
-    ByteTokenizer,
-    CharTokenizer,
     HFTokenizer,
     SentencePieceTokenizer,
     load_tokenizer,
@@ -61,69 +57,6 @@ def spm_file(tmp_path_factory):
 @pytest.fixture(scope="module")
 def spm(spm_file):
     return SentencePieceTokenizer(spm_file)
-
-
-# --- char ---
-
-
-def test_char_writes_the_embedded_task_and_the_default_templates():
-    tokenizer = CharTokenizer()
-    templates = Config().data.prompt_template + Config().data.correction_template
-    for field in ("{question}", "{attempt}"):
-        templates = templates.replace(field, "")
-    texts = [templates]
-    for problem in GeneratedProblems(arithmetic.TASK, 0, "train").batch(0, 50):
-        texts += [problem.question, arithmetic.solution(problem)]
-    for text in texts:
-        ids = tokenizer.encode(text)
-        assert tokenizer.decode(ids) == text
-        assert not {tokenizer.pad_id, tokenizer.eos_id} & set(ids)
-        assert all(0 <= i < tokenizer.vocab_size for i in ids)
-    assert tokenizer.vocab_size <= 64
-
-
-def test_char_spells_numbers_digit_by_digit():
-    tokenizer = CharTokenizer()
-    assert len(tokenizer.encode("97")) == 2
-    assert len(tokenizer.encode("\\boxed{")) == 1
-
-
-@reproducible
-@given(st.lists(st.integers(0, CharTokenizer().vocab_size - 1)))
-def test_char_can_quote_whatever_the_model_emits(ids):
-    tokenizer = CharTokenizer()
-    text = tokenizer.decode(np.array(ids, np.int32))
-    again = tokenizer.encode(text)
-    assert tokenizer.decode(again) == text
-    assert len(again) <= len(ids)
-
-
-def test_char_names_the_character_it_cannot_write():
-    with pytest.raises(CipoError, match="'é' of 'Compute é.*data.tokenizer"):
-        CharTokenizer().encode("Compute é")
-    with pytest.raises(CipoError, match=r"'\\\\'"):
-        CharTokenizer().encode("\\frac")
-
-
-# --- bytes ---
-
-
-@reproducible
-@given(st.text())
-def test_bytes_write_any_text(text):
-    tokenizer = load_tokenizer("bytes")
-    assert isinstance(tokenizer, ByteTokenizer)
-    ids = tokenizer.encode(text)
-    assert tokenizer.decode([tokenizer.pad_id, *ids, tokenizer.eos_id, 999]) == text
-    assert all(2 <= i < tokenizer.vocab_size for i in ids)
-
-
-def test_bytes_that_are_no_text_and_chats():
-    tokenizer = ByteTokenizer()
-    assert tokenizer.decode(np.array([0xC3 + 2, 65 + 2])) == "\ufffdA"
-    assert tokenizer.frame(chat=False) == ([], [])
-    with pytest.raises(CipoError, match="chat_template"):
-        tokenizer.frame(chat=True)
 
 
 # --- Hugging Face ---
@@ -278,6 +211,10 @@ def test_hf_stop_ids_come_from_tokenizer_and_generation_config(tmp_path, hf):
     assert HFTokenizer(tmp_path).stop_ids == (hf.eos_id, hf.pad_id)
     path.write_text(json.dumps({"temperature": 0.6}))
     assert HFTokenizer(tmp_path).stop_ids == (hf.eos_id,)
+    (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": [3, hf.pad_id]}))
+    assert HFTokenizer(tmp_path).stop_ids == (hf.eos_id,)
+    path.unlink()
+    assert HFTokenizer(tmp_path).stop_ids == (hf.eos_id, 3, hf.pad_id)
     for bad in ('{"eos_token_id": "x"}', '{"eos_token_id": [999999]}', "{", "[]"):
         path.write_text(bad)
         with pytest.raises(CipoError, match="generation_config.json"):

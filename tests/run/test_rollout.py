@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from cipo_jax.run.rollout import Attempter, before_stop
+from cipo_jax.run.rollout import Attempter
 from cipo_jax.types import Attempt, Completion, Outcome, Problem, Prompt, Verdict
 
 SAMPLES = 3
@@ -122,26 +122,14 @@ def test_no_prompts_no_attempts() -> None:
 def test_texts_end_before_the_first_stop_string() -> None:
     """Judged and kept so; the tokens still hold it."""
     setup = Setup()
-    attempts = setup.attempt(("-", "7"))
+    attempts = setup.attempt(("-", "7"), 0)
     assert [a.text for a in attempts] == [str(r) if r != 7 else "" for r in range(9)]
     assert [text for _, text in setup.pool.submitted] == [
         a.text for a in map(attempts.__getitem__, ARRIVAL)
     ]
     assert [a.completion.tokens[1] for a in attempts] == [10 * r for r in range(9)]
-
-
-@pytest.mark.parametrize(
-    ("text", "stops", "wanted"),
-    [
-        ("a b c", (), "a b c"),
-        ("a b c", ("x",), "a b c"),
-        ("a b c b", ("b",), "a "),
-        ("a b c", ("c", "b"), "a "),  # the first in the text, not in the list
-        ("a", ("a",), ""),
-    ],
-)
-def test_before_stop(text: str, stops: tuple[str, ...], wanted: str) -> None:
-    assert before_stop(text, stops) == wanted
+    # A stop string that is complete with min_new_tokens tokens does not end a text.
+    assert Setup().attempt(("7",), 1)[7].text.startswith("7")
 
 
 def test_time_hidden_behind_sampling(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -165,6 +165,12 @@ def test_neighbours_and_the_number_of_prompts_do_not_matter() -> None:
     assert_same({r: changed[r] for r in first}, {r: completions()[r] for r in first})
 
 
+def test_the_default_kind_of_keys_does_not_matter() -> None:
+    """JAX_DEFAULT_PRNG_IMPL=rbg is usual on TPU."""
+    with jax.default_prng_impl("rbg"):
+        assert_same(sampler()(), completions())
+
+
 @functools.cache
 def alone(request: int, prompt: int, limit: int) -> Completions:
     return sampler().serve([Ask(request, PROMPTS[prompt], limit)])
@@ -261,11 +267,16 @@ def test_no_prompts_give_no_completions() -> None:
 
 
 def test_min_new_tokens() -> None:
+    """Neither stop tokens nor stop strings end a completion before."""
     choice = Choice(stop_ids=STOP, min_new_tokens=6)
-    got = sampler(choice=choice)()
+    stops = tuple("acegi")
+    got = sampler(choice=choice, stop_strings=stops, decode_text=letters)()
     for completion in got.values():
         assert not np.isin(completion.tokens[:6], STOP).any()
-    assert {len(c.tokens) for c in got.values()} >= {7} and VOCAB > 8
+        assert len(completion.tokens) > 6 and completion.finished == (
+            completion.tokens[-1] in STOP or letters(completion.tokens.tolist())[-1] in stops
+        )
+    assert {len(c.tokens) for c in got.values()} >= {7, 8} and VOCAB > 8
 
 
 # Stop strings.

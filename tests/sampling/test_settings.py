@@ -41,6 +41,17 @@ def test_prefill_widths_are_powers_of_two_up_to_the_longest_prompt() -> None:
     assert prefill_widths(dataclasses.replace(longer, page_size=1024))[-1] == 1024
 
 
+def test_prefill_widths_hold_a_page_if_an_evicted_request_may_be_longer() -> None:
+    short = dataclasses.replace(SETTINGS, max_prompt_tokens=10, max_new_tokens=60, page_size=64)
+    assert prefill_widths(short) == (16,)  # nothing is evicted
+    evicting = dataclasses.replace(short, cache_tokens=400)
+    assert prefill_widths(evicting)[-1] == 64
+    with pytest.raises(
+        CipoError, match=r"prefill_widths: got \(32,\), wanted .* at least 64: .*70"
+    ):
+        prefill_widths(dataclasses.replace(evicting, prefill_widths=(32,)))
+
+
 def test_declared_prefill_widths_must_hold_a_page_or_the_longest_prompt() -> None:
     declared = dataclasses.replace(SETTINGS, prefill_widths=(40, 16))
     assert prefill_widths(declared) == (16, 40)

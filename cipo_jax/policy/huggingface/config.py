@@ -11,6 +11,7 @@ from typing import Any
 
 from cipo_jax.policy.config import ModelConfig
 from cipo_jax.policy.huggingface.json_files import read_json, read_number
+from cipo_jax.policy.huggingface.load import has_own_head
 from cipo_jax.policy.huggingface.rope import FULL, SLIDING, read_rope, scaling_values
 from cipo_jax.policy.layers import ACTIVATIONS
 from cipo_jax.types import CipoError
@@ -73,18 +74,25 @@ def config_from_hf(
     remat: str = "none",
     unroll: int = 1,
 ) -> ModelConfig:
-    """The architecture described by `directory`/config.json, as transformers 4 or 5 wrote it.
+    """The architecture described by `directory`/config.json, as transformers 4 or 5 wrote it. Where
+    it says that head and embedding are tied, and the files hold different ones, they are not.
 
     Args:
       param_dtype, compute_dtype, remat, unroll: as in `ModelConfig`; the file does not decide them.
 
     Raises:
-      CipoError: no readable config.json, or one that asks for what the model does not have.
+      CipoError: no readable config.json, or one that asks for what the model does not have; a file
+        of tensors that cannot be read.
     """
     file = directory / "config.json"
     config = _parse(file, read_json(file))
     return dataclasses.replace(
-        config, param_dtype=param_dtype, compute_dtype=compute_dtype, remat=remat, unroll=unroll
+        config,
+        tie_embeddings=config.tie_embeddings and not has_own_head(directory),
+        param_dtype=param_dtype,
+        compute_dtype=compute_dtype,
+        remat=remat,
+        unroll=unroll,
     )
 
 

@@ -44,8 +44,8 @@ def export_hf(
 
     Args:
       directory: must not exist yet, or be empty.
-      source: the checkpoint this model came from, whose config.json is kept except for the dtype;
-        None: config.json is written from `config`.
+      source: the checkpoint this model came from, whose config.json is kept except for the dtype,
+        and for tied embeddings that are not; None: config.json is written from `config`.
       max_shard_bytes: a safetensors file holds at most this much, but at least one tensor; the
         host needs this much memory.
       add_files: puts other files (of the tokenizer) into the directory it is given, before the
@@ -96,6 +96,8 @@ def _source_config(source: Path, config: ModelConfig) -> dict[str, Any]:
         if ours != theirs:
             raise CipoError(f"export: the model has {field.name}={ours!r}, {file} says {theirs!r}")
     values = read_json(file)
+    if not config.tie_embeddings and values.get("tie_word_embeddings") is not False:
+        values["tie_word_embeddings"] = False  # the files hold two
     values["torch_dtype" if "torch_dtype" in values else "dtype"] = config.param_dtype
     return values
 

@@ -20,6 +20,8 @@ from safetensors import SafetensorError, safe_open
 
 from cipo_jax.policy.huggingface.json_files import read_json
 from cipo_jax.policy.huggingface.weights import (
+    EMBEDDING,
+    HEAD,
     INDEX_FILE,
     SINGLE_FILE,
     stacked,
@@ -34,6 +36,7 @@ from cipo_jax.types import CipoError
 Tensor = tuple[Path, Any]  # the file, and a lazy slice of a tensor in it
 
 _DTYPES = ("F32", "F16", "BF16")
+_COMPARED = 2**22  # numbers of a head and an embedding that are compared at a time
 
 
 def load_params(directory: Path, config: ModelConfig, mesh: Mesh) -> Params:
@@ -50,12 +53,38 @@ def load_params(directory: Path, config: ModelConfig, mesh: Mesh) -> Params:
     shardings = flax.traverse_util.flatten_dict(param_shardings(config, mesh), sep="/")
     with contextlib.ExitStack() as stack:
         tensors = _open(directory, stack)
+        if config.tie_embeddings and EMBEDDING not in tensors and HEAD in tensors:
+            tensors[EMBEDDING] = tensors[HEAD]  # stored under the head's name alone
         _check(directory, config, shapes, tensors)
         params = {
             path: _load(path, config, leaf, shardings[path], tensors)
             for path, leaf in shapes.items()
         }
     return flax.traverse_util.unflatten_dict(params, sep="/")
+
+
+def has_own_head(directory: Path) -> bool:
+    """Whether a checkpoint stores a head that is not its embedding. transformers then uses it, even
+    if config.json says that they are tied. False where there are no files of tensors.
+
+    Raises:
+      CipoError: a file that cannot be read.
+    """
+    if not any((directory / name).exists() for name in (SINGLE_FILE, INDEX_FILE)):
+        return False
+    with contextlib.ExitStack() as stack:
+        tensors = _open(directory, stack)
+        if not {EMBEDDING, HEAD} <= tensors.keys():
+            return False
+        shape = tensors[HEAD][1].get_shape()
+        if shape != tensors[EMBEDDING][1].get_shape() or len(shape) != 2:
+            return True
+        rows, some = shape[0], max(1, _COMPARED // shape[1])
+        parts = (((i, min(i + some, rows)), (0, shape[1])) for i in range(0, rows, some))
+        return any(
+            not np.array_equal(_read(tensors[HEAD], part), _read(tensors[EMBEDDING], part))
+            for part in parts
+        )
 
 
 def _load(
@@ -172,7 +201,7 @@ def _check(
         for path, leaf in shapes.items()
         for name in stored_names(path, config)
     }
-    ignored = {"lm_head.weight"} if config.tie_embeddings else set()
+    ignored = {HEAD} if config.tie_embeddings else set()
     problems = [f"missing: {name} {list(wanted[name])}" for name in wanted if name not in tensors]
     for name, (file, stored) in tensors.items():
         if name in wanted:

@@ -9,12 +9,13 @@ import numpy as np
 
 from cipo_jax.policy.model import ModelConfig
 
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 # Without norms after attention and MLP, this is the name of the norm before the MLP.
 _AFTER_ATTENTION = "model.layers.{}.post_attention_layernorm.weight"
 # Parameter path -> name of the stored tensor, and for each of its dimensions the dimensions of our
 # (single-layer) parameter that are merged into it. torch keeps linear weights as [outputs, inputs].
 _TENSORS: dict[str, tuple[str, tuple[tuple[int, ...], ...]]] = {
-    "embedding": ("model.embed_tokens.weight", ((0,), (1,))),
+    "embedding": (EMBEDDING, ((0,), (1,))),
     "layers/attention_norm/scale": ("model.layers.{}.input_layernorm.weight", ((0,),)),
     "layers/q": ("model.layers.{}.self_attn.q_proj.weight", ((1, 2), (0,))),
     "layers/k": ("model.layers.{}.self_attn.k_proj.weight", ((1, 2), (0,))),
@@ -33,7 +34,7 @@ _TENSORS: dict[str, tuple[str, tuple[tuple[int, ...], ...]]] = {
     "layers/down": ("model.layers.{}.mlp.down_proj.weight", ((1,), (0,))),
     "layers/post_mlp_norm/scale": ("model.layers.{}.post_feedforward_layernorm.weight", ((0,),)),
     "final_norm/scale": ("model.norm.weight", ((0,),)),
-    "head": ("lm_head.weight", ((1,), (0,))),
+    "head": (HEAD, ((1,), (0,))),
 }
 
 SINGLE_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"

@@ -20,7 +20,13 @@ from cipo_jax.policy.huggingface import load as hf_load
 from cipo_jax.policy.huggingface.config import config_from_hf, config_to_hf
 from cipo_jax.policy.huggingface.export import export_hf
 from cipo_jax.policy.huggingface.load import load_params
-from cipo_jax.policy.huggingface.weights import in_stored_order, stored_shape
+from cipo_jax.policy.huggingface.weights import (
+    EMBEDDING,
+    HEAD,
+    INDEX_FILE,
+    in_stored_order,
+    stored_shape,
+)
 from cipo_jax.types import CipoError
 
 
@@ -126,7 +132,7 @@ def damage(directory: Path, change) -> None:
     file = directory / "model.safetensors"
     tensors = load_file(file)
     change(tensors)
-    save_file(tensors, file)
+    save_file(tensors, file, {"format": "pt"})
 
 
 UP = "model.layers.1.mlp.up_proj.weight"
@@ -166,6 +172,58 @@ def test_harmless_tensors_are_ignored(tmp_path: Path) -> None:
     )
     _, after = load(directory)
     jax.tree.map(np.testing.assert_array_equal, before, after)
+
+
+def save_tied(directory: Path, architecture: str, sharded: bool, change) -> None:
+    """A checkpoint that config.json calls tied, with other tensors; one file or several."""
+    network = tiny_models.save_tiny_model(directory, architecture, tie_word_embeddings=True)
+    assert set(load_file(directory / "model.safetensors")) == set(network.state_dict()) - {HEAD}
+    damage(directory, change)
+    if sharded:
+        file = directory / "model.safetensors"
+        weight_map = {}
+        for i, (name, tensor) in enumerate(load_file(file).items()):
+            weight_map[name] = f"model-{i % 3}.safetensors"
+            part = directory / weight_map[name]
+            known = load_file(part) if part.exists() else {}
+            save_file(known | {name: tensor}, part, {"format": "pt"})
+        (directory / INDEX_FILE).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+        file.unlink()
+
+
+def add_head(tensors: dict) -> None:
+    tensors[HEAD] = np.roll(tensors[EMBEDDING], 1, axis=0)
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+@pytest.mark.parametrize("architecture", ["qwen3", "gemma3"])
+def test_a_head_of_its_own_is_used_whatever_the_config_says(
+    architecture: str, sharded: bool, tmp_path: Path
+) -> None:
+    """As transformers 5 does; and it is exported with a config that says so."""
+    source, exported = tmp_path / "source", tmp_path / "exported"
+    save_tied(source, architecture, sharded, add_head)
+    config, params = load(source)
+    assert not config.tie_embeddings
+    tiny_models.assert_transformers_agrees(source, config, params)
+    export_hf(params, config, exported, source)
+    tiny_models.assert_same_files(exported, source)
+    assert json.loads((exported / "config.json").read_text())["tie_word_embeddings"] is False
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: t.update({HEAD: t[EMBEDDING]}),
+        lambda t: t.update({HEAD: t.pop(EMBEDDING)}),  # one tensor under the head's name
+    ],
+    ids=["copy", "only head"],
+)
+def test_a_head_that_is_the_embedding_is_tied(change, tmp_path: Path) -> None:
+    save_tied(tmp_path, "qwen3", False, change)
+    config, params = load(tmp_path)
+    assert config.tie_embeddings and "head" not in params
+    tiny_models.assert_transformers_agrees(tmp_path, config, params)
 
 
 def test_untied_model_needs_its_head(saved: Path) -> None:
