@@ -68,6 +68,8 @@ class Data:
     correction_template: Annotated[str, once("{question}"), once("{attempt}")] = (
         "{question}\n{attempt}\nCheck and correct it.\n"
     )
+    # Quote an attempt with its thoughts (<think>...</think>); else by what follows them.
+    quote_thoughts: bool = False
     max_prompt_tokens: Positive[int] = 24  # of a base prompt; longer problems are refused
     max_attempt_tokens: Positive[int] = 44  # of the quoted attempt; longer ones lose their middle
     max_completion_tokens: Positive[int] = 44  # of a completion, stop token included
@@ -100,7 +102,10 @@ class Verifier:
     reward_wrong: Reward = 0.0  # an answer was read, and is not right
     reward_no_answer: Reward = 0.0  # no answer could be read
     reward_timeout: Reward = 0.0  # the verifier was killed at its deadline
-    reward_error: Reward = 0.0  # the verifier failed
+    reward_error: Reward = 0.0  # the verifier failed, and `left_out` does not name "error"
+    # Outcomes that say nothing about the policy: completions with these teach nothing, and count in
+    # no pass rate and no retention. ("error", "timeout") leaves out timeouts too.
+    left_out: tuple[Literal["error", "timeout"], ...] = ("error",)
     # Run all tests of a program even after a failure, and move the reward from that of the outcome
     # towards reward_correct by the share of tests passed. The score of your own function counts in
     # the same way.

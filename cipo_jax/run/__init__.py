@@ -1,6 +1,7 @@
 """What a training run is made of, between the rooms below and the loop in `train.py`.
 
     problems.py       the run's problems: read, checked, cleaned, identified
+    draw.py           which problems a step has, and how many have been drawn
     parts.py          from the config to mesh, tokenizer, prompts, policy, sampler, verifier pool
     sampler.py        sampling on this host
     rollout.py        prompts -> verified attempts: the one path, for everything
