@@ -47,10 +47,11 @@ from cipo_jax.run.records.checkpoint import Checkpoints, checkpoint_root, origin
 from cipo_jax.run.records.difficulty_file import write_difficulty
 from cipo_jax.run.records.directory import claim_workdir
 from cipo_jax.run.records.record import Record
-from cipo_jax.run.records.terminal import print_header, print_summary
+from cipo_jax.run.records.terminal import print_findings, print_header, print_summary
 from cipo_jax.run.start import frozen_reference, restore_or_begin
 from cipo_jax.run.training import Training
 from cipo_jax.run.update import make_policy_update
+from cipo_jax.run.verdict import verdict
 from cipo_jax.run.watch.compiles import LEDGER_FILE, Ledger, open_compilation_cache
 from cipo_jax.run.watch.profiling import Profile
 from cipo_jax.run.watch.speed import speeds, step_times, update_flops
@@ -83,7 +84,8 @@ def train(config: Config, workdir: Path, provenance: dict[str, dict[str, Any]]) 
             take_step(run)
         if run.host.difficulty and run.parts.hosts.first:
             write_difficulty(workdir / "difficulty.jsonl", run.host.difficulty)
-        print_summary(workdir, run.record.report(), time.monotonic() - began)
+        report = run.record.report()
+        print_summary(workdir, report, verdict(workdir), time.monotonic() - began)
 
 
 def take_step(run: Training) -> None:
@@ -150,6 +152,8 @@ def take_step(run: Training) -> None:
     streamed = stream_measures(
         attempts, sampled, corrections, (G, G_c), anchors, verifier, c.algorithm.overlong
     )
+    if step == 0:
+        print_findings(streamed)
     batch = run.update.pack(sequences, np.random.default_rng([c.seed, step, MINIBATCH_STREAM]))
     if run.reference is not None:
         heartbeat.begin("score", "the device")

@@ -36,7 +36,7 @@ RUN = (
     {"rollout", "sampler"},
     {"streams", "evaluate", "measures", "parts"},
     {"host_state", "records", "memory_plan"},
-    {"parameters", "comparison"},
+    {"parameters", "comparison", "verdict"},
     {"cold_start"},
     {"start", "training"},
 )

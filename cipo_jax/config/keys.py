@@ -296,7 +296,10 @@ class Health:
     entropy_floor: Limit[float] = 0.003  # nats per token, base stream
     truncation_ceiling: Limit[float] = 0.3  # share of base completions that hit the token limit
     mismatch_ceiling: Limit[float] = 0.1  # mean |log-prob of sampler - trainer|
-    patience: Positive[int] = 5  # consecutive steps of a breach before it is reported
+    no_answer_ceiling: Limit[float] = 0.5  # share of base completions without a readable answer
+    gradient_floor: Limit[float] = 1e-9  # global norm; 0 where nothing can be learned
+    # Consecutive steps of a breach before it is reported, the run's first step included.
+    patience: Positive[int] = 5
     # "checkpoint" saves at once and continues, "stop" saves at once and ends the run.
     action: Literal["warn", "checkpoint", "stop"] = "warn"
 

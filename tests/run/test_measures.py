@@ -9,6 +9,7 @@ from cipo_jax.rl.anchors import Selection
 from cipo_jax.run.measures import (
     METRICS,
     Metric,
+    device_measures,
     find_metric,
     pass_rate_histogram,
     reduce_attempts,
@@ -197,6 +198,14 @@ def test_rates_without_a_denominator_are_absent():
     assert transitions([]) == {}
     with pytest.raises(ValueError, match="no anchor"):
         transitions([right])
+
+
+def test_a_step_without_a_gradient_keeps_its_metrics():
+    of_base = {"base/tokens": 40, "base/trained_tokens": 0, "base/entropy": 0.5, "loss/base": 0.0}
+    nothing = {"correction/tokens": 0, "correction/trained_tokens": 0, "correction/entropy": np.nan}
+    measures = device_measures(of_base | nothing | {"grad_norm": 0.0})
+    assert measures["base/entropy"] == 0.5 and measures["tokens/trained"] == 0
+    assert not [name for name in measures if name.startswith("correction/")]
 
 
 # The table.
