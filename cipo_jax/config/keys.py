@@ -137,7 +137,9 @@ class Model:
     rope_theta: Positive[float] = 10_000.0  # base of the rotary wavelengths
     qk_norm: bool = True  # RMSNorm on queries and keys, as in Qwen3
     tie_embeddings: bool = True  # the head is the embedding, transposed
-    param_dtype: Literal["float32", "bfloat16"] = "float32"  # of weights and optimiser state
+    # Of weights and first moments. The second moment is float32; bfloat16 weights are rounded at
+    # random, so that small updates add up (rl/rounding.py).
+    param_dtype: Literal["float32", "bfloat16"] = "float32"
     # Of activations; bfloat16 is for accelerators.
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     # What the backward pass computes again instead of keeping it, from little memory to much:

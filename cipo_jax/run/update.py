@@ -242,7 +242,17 @@ def make_policy_update(config: Config, policy: Policy, schedule: optax.Schedule)
     return Update(
         policy,
         policy_loss(config.algorithm, policy.longest_completion),
-        make_optimizer(schedule, o.b1, o.b2, o.weight_decay, o.grad_clip, o.name, mu_dtype),
+        make_optimizer(
+            schedule,
+            o.b1,
+            o.b2,
+            o.weight_decay,
+            o.grad_clip,
+            o.name,
+            mu_dtype,
+            policy.model.param_dtype,
+            config.seed,
+        ),
         stream_weights=(1.0, correction.weight),
         plan=plan,
     )
