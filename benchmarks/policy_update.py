@@ -92,7 +92,9 @@ def contend(work: Work) -> None:
             nonlocal state
             state, metrics = update.step(state, update.pack(members))
             return {
-                "trained_tokens": float(jax.block_until_ready((state, metrics))[1]["base/tokens"])
+                "trained_tokens": float(
+                    jax.block_until_ready((state, metrics))[1]["base/trained_tokens"]
+                )
             }
 
         turns.serve(step)

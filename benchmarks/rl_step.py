@@ -199,15 +199,18 @@ def contend(work: Work) -> None:
             nonlocal state
             prompts = [prompt(i) for i in range(work.problems)]
             key = jax.random.fold_in(keys, int(state.step))
-            base = sample_base(attempt, state.params, prompts, [], work.group, key, c.verifier)
+            base = sample_base(attempt, state.params, prompts, work.group, key, c.verifier)
             sampler.close()
             rewards = reward_array(base.attempts, work.group, c.verifier)
-            batch = update.pack(base_sequences(base.attempts, rewards, c.algorithm, work.response))
+            sequences = base_sequences(
+                base.attempts, rewards, c.algorithm, c.verifier, work.response
+            )
+            batch = update.pack(sequences)
             state, metrics = update.step(state, batch)
             metrics = jax.device_get(jax.block_until_ready((state, metrics))[1])
             return {
                 "sampled_tokens": sum(len(a.completion.tokens) for a in base.attempts),
-                "trained_tokens": float(metrics["base/tokens"]),
+                "trained_tokens": float(metrics["base/trained_tokens"]),
                 "reward": float(rewards.mean()),
                 "parameters": sum(x.size for x in jax.tree.leaves(state.params)),
             }

@@ -36,6 +36,7 @@ from cipo_jax.rl.packing import pad_share
 from cipo_jax.rl.rewards import correct_array, retention, reward_array, verified_array
 from cipo_jax.run import streams
 from cipo_jax.run.cold_start import open_material
+from cipo_jax.run.draw import Draw, check_enough
 from cipo_jax.run.hosts.preemption import Preempted
 from cipo_jax.run.hosts.processes import connect, open_hosts
 from cipo_jax.run.measures import device_measures, stream_measures
@@ -49,13 +50,15 @@ from cipo_jax.run.records.identity import claim_run
 from cipo_jax.run.records.lock import DirectoryLock
 from cipo_jax.run.records.origin import origin
 from cipo_jax.run.records.record import Record, check_records
-from cipo_jax.run.records.terminal import print_header, print_summary
+from cipo_jax.run.records.terminal import print_findings, print_header, print_summary
 from cipo_jax.run.start import frozen_reference, restore_or_begin
 from cipo_jax.run.training import Training
 from cipo_jax.run.update import make_policy_update
+from cipo_jax.run.verdict import verdict
 from cipo_jax.run.watch.compiles import LEDGER_FILE, Ledger, open_compilation_cache
 from cipo_jax.run.watch.profiling import Profile
 from cipo_jax.run.watch.speed import speeds, step_times, update_flops
+from cipo_jax.types import Prompt
 
 # The last part of the seeds of host-side draws.
 ANCHOR_STREAM, CURRICULUM_STREAM, MINIBATCH_STREAM = 0, 1, 2
@@ -84,7 +87,8 @@ def train(config: Config, workdir: Path, provenance: dict[str, dict[str, Any]]) 
             take_step(run)
         if run.host.difficulty and run.parts.hosts.first:
             write_difficulty(workdir / "difficulty.jsonl", run.host.difficulty)
-        print_summary(workdir, run.record.report(), time.monotonic() - began)
+        report = run.record.report()
+        print_summary(workdir, report, verdict(workdir), time.monotonic() - began)
 
 
 def take_step(run: Training) -> None:
@@ -98,17 +102,30 @@ def take_step(run: Training) -> None:
     # 1. rollout
     heartbeat.begin("rollout")
     seed = [c.seed, step, CURRICULUM_STREAM]
-    prompts, spares = streams.choose_prompts(
-        c.rollout, parts.prompts, run.problems, run.host.difficulty, seed, step
+    draw = Draw(run.problems, c.rollout, run.host.difficulty, seed, step, run.host.drawn)
+
+    def written(count: int) -> list[Prompt]:
+        return list(map(parts.prompts.base, draw.take(count)))
+
+    base = streams.sample_base(
+        parts.attempt,
+        run.state.params,
+        written(c.rollout.problems_per_step),
+        G,
+        key,
+        verifier,
+        c.algorithm.overlong,
+        spares=written,
     )
-    base = streams.sample_base(parts.attempt, run.state.params, prompts, spares, G, key, verifier)
     attempts = base.attempts
 
     # 2. anchors
     heartbeat.begin("correct")
+    known = verified_array(attempts, G, verifier)
     anchors = select_anchors(
         correct_array(attempts, G),
-        verified_array(attempts, G),
+        known,
+        streams.eligible_array(known, attempts, c.correction.cut_anchors),
         c.num_anchors,
         run.host.replay.rho,
         (c.correction.band_low, c.correction.band_high),
@@ -128,12 +145,18 @@ def take_step(run: Training) -> None:
     limit, risk = c.data.max_completion_tokens, c.correction.lambda_risk
     rewards = reward_array(attempts, G, verifier)
     correction_rewards = reward_array(corrections, G_c, verifier)
-    sequences = streams.base_sequences(attempts, rewards, c.algorithm, limit)
+    sequences = streams.base_sequences(attempts, rewards, c.algorithm, verifier, limit)
     sequences += streams.correction_sequences(
-        corrections, correction_rewards, anchors.right, risk, c.algorithm, limit
+        corrections, correction_rewards, anchors.right, risk, c.algorithm, verifier, limit
     )
 
     # 5. update
+    sampled = base.sampled if c.rollout.max_refills else None
+    streamed = stream_measures(
+        attempts, sampled, corrections, (G, G_c), anchors, verifier, c.algorithm.overlong
+    )
+    if step == 0:
+        print_findings(streamed)
     batch = run.update.pack(sequences, np.random.default_rng([c.seed, step, MINIBATCH_STREAM]))
     if run.reference is not None:
         heartbeat.begin("score", "the device")
@@ -152,26 +175,29 @@ def take_step(run: Training) -> None:
 
     # 6. controller
     rho = run.host.replay.rho
-    known = verified_array(corrections, G_c)
+    known = verified_array(corrections, G_c, verifier)
     kept = retention(correct_array(corrections, G_c), anchors.right, known)
-    sampled = sum(len(a.completion.tokens) for a in (*base.sampled, *corrections))
-    run.host = run.host.after_step(c.rollout, c.replay, base, kept, sampled)
+    tokens = sum(len(a.completion.tokens) for a in (*base.sampled, *corrections))
+    run.host = run.host.after_step(c.rollout, c.replay, verifier, base, kept, tokens, draw.drawn)
 
     # 7. report
     measures = {
-        **stream_measures(attempts, rewards, corrections, correction_rewards, anchors),
+        **streamed,
         **sampling,
         **device_measures(on_device),
         **{name: float(value) for name, value in gradient_stats.items()},
         "replay/rho": rho,
         "rollout/replaced_groups": float(len(base.replaced) // G),
         "learning_rate": float(run.schedule(step * c.num_updates)),
-        "tokens/sampled": float(sampled),
+        "tokens/sampled": float(tokens),
         "tokens/pad_share": pad_share(batch),
         **step_times(heartbeat.take_times()),
         **run.ledger.measures(),
     }
-    flops = update_flops(parts.policy.model, run.update.sizes.parameters, batch, c.batch.epochs)
+    learning = run.update.learning_microbatches(batch)
+    flops = update_flops(
+        parts.policy.model, run.update.sizes.parameters, batch, learning, c.batch.epochs
+    )
     measures |= speeds(measures, parts.policy.mesh.size, flops, run.peak_flops)
     run.record.keep("train", taken, [*attempts, *corrections])
     run.record.write(taken, measures, "train")
@@ -197,6 +223,7 @@ def open_run(
             check_records(workdir)
         parts = stack.enter_context(open_parts(c, hosts))
         train_set, eval_set = open_training(c, parts.prompts), open_evaluation(c)
+        check_enough(train_set.source, c.rollout.problems_per_step)
         eval_prompts = list(map(parts.prompts.base, eval_set.source.first(c.data.eval_problems)))
         o = c.optimizer
         schedule = make_schedule(

@@ -169,19 +169,20 @@ class TrainBatch(NamedTuple):
     Attributes:
       tokens, segments: [U, M, R, T] int32.
       positions: [U, M, R, T] int32, from 0 within each sequence.
-      loss_mask: [U, M, R, T] float32, 1 on completion tokens.
+      completion_mask: [U, M, R, T] float32, 1 on completion tokens; metrics are of these.
+      loss_mask: [U, M, R, T] float32, 1 on those of completions that enter the loss.
       advantages: [U, M, R, T] float32, constant over a completion.
       old_logprobs: [U, M, R, T] float32, the sampler's log-probs; 0 off the completions.
       stream: [U, M, R] int32, `BASE` or `CORRECTION`.
       token_counts: [U, 2] float32, what each stream's loss is divided by: with a mean over tokens
-        its completion tokens, including those of sequences left out for having no gradient. None
-        in the parts of a batch that are smaller than a minibatch.
+        its tokens in `loss_mask`. None in the parts of a batch that are smaller than a minibatch.
       ref_logprobs: [U, M, R, T] float32, of the frozen reference; None without a KL term.
     """
 
     tokens: Any
     positions: Any
     segments: Any
+    completion_mask: Any
     loss_mask: Any
     advantages: Any
     old_logprobs: Any

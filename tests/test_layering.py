@@ -32,11 +32,11 @@ ARROWS: dict[str, set[str]] = {
 }
 # Within `run`, a module imports only what stands in a line above its own, or its own sub-room.
 RUN = (
-    {"hosts", "watch", "problems", "update", "budget", "statistics"},
+    {"hosts", "watch", "problems", "update", "budget", "statistics", "draw"},
     {"rollout", "sampler"},
     {"streams", "evaluate", "measures", "parts"},
     {"host_state", "records", "memory_plan"},
-    {"parameters", "comparison"},
+    {"parameters", "comparison", "verdict"},
     {"cold_start"},
     {"start", "training"},
 )

@@ -30,6 +30,7 @@ def get_config():
     c.rollout.problems_per_step = 4
     c.rollout.group_size = 2
     c.correction.group_size = 2
+    c.correction.cut_anchors = True  # a fresh network seldom stops by itself
     c.sampling.slots = 16
     c.sampling.chunk = 4
     c.batch.microbatch_rows = 4

@@ -40,7 +40,8 @@ def _update_at(work: Work, microbatch_rows: int) -> dict[str, Any]:
             seconds.append(time.perf_counter() - began)
     device = mesh.devices.flat[0]
     took, peak = spread(seconds[1:]), PEAK_FLOPS.get(device.device_kind)
-    flops = update_flops(shape, count_parameters(shape), batch, epochs=1)
+    learning = update.learning_microbatches(batch)
+    flops = update_flops(shape, count_parameters(shape), batch, learning, epochs=1)
     tokens = int((np.asarray(batch.segments) > 0).sum())
     return {
         "seconds": took,

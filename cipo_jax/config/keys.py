@@ -73,6 +73,8 @@ class Data:
     correction_template: Annotated[str, once("{question}"), once("{attempt}")] = (
         "{question}\n{attempt}\nCheck and correct it.\n"
     )
+    # Quote an attempt with its thoughts (<think>...</think>); else by what follows them.
+    quote_thoughts: bool = False
     max_prompt_tokens: Positive[int] = 24  # of a base prompt; longer problems are refused
     max_attempt_tokens: Positive[int] = 44  # of the quoted attempt; longer ones lose their middle
     max_completion_tokens: Positive[int] = 44  # of a completion, stop token included
@@ -105,7 +107,10 @@ class Verifier:
     reward_wrong: Reward = 0.0  # an answer was read, and is not right
     reward_no_answer: Reward = 0.0  # no answer could be read
     reward_timeout: Reward = 0.0  # the verifier was killed at its deadline
-    reward_error: Reward = 0.0  # the verifier failed
+    reward_error: Reward = 0.0  # the verifier failed, and `left_out` does not name "error"
+    # Outcomes that say nothing about the policy: completions with these teach nothing, and count in
+    # no pass rate and no retention. ("error", "timeout") leaves out timeouts too.
+    left_out: tuple[Literal["error", "timeout"], ...] = ("error",)
     # Run all tests of a program even after a failure, and move the reward from that of the outcome
     # towards reward_correct by the share of tests passed. The score of your own function counts in
     # the same way.
@@ -137,7 +142,9 @@ class Model:
     rope_theta: Positive[float] = 10_000.0  # base of the rotary wavelengths
     qk_norm: bool = True  # RMSNorm on queries and keys, as in Qwen3
     tie_embeddings: bool = True  # the head is the embedding, transposed
-    param_dtype: Literal["float32", "bfloat16"] = "float32"  # of weights and optimiser state
+    # Of weights and first moments. The second moment is float32; bfloat16 weights are rounded at
+    # random, so that small updates add up (rl/rounding.py).
+    param_dtype: Literal["float32", "bfloat16"] = "float32"
     # Of activations; bfloat16 is for accelerators.
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     # What the backward pass computes again instead of keeping it, from little memory to much:
@@ -304,7 +311,10 @@ class Health:
     entropy_floor: Limit[float] = 0.003  # nats per token, base stream
     truncation_ceiling: Limit[float] = 0.3  # share of base completions that hit the token limit
     mismatch_ceiling: Limit[float] = 0.1  # mean |log-prob of sampler - trainer|
-    patience: Positive[int] = 5  # consecutive steps of a breach before it is reported
+    no_answer_ceiling: Limit[float] = 0.5  # share of base completions without a readable answer
+    gradient_floor: Limit[float] = 1e-9  # global norm; 0 where nothing can be learned
+    # Consecutive steps of a breach before it is reported, the run's first step included.
+    patience: Positive[int] = 5
     # "checkpoint" saves at once and continues, "stop" saves at once and ends the run.
     action: Literal["warn", "checkpoint", "stop"] = "warn"
 

@@ -24,13 +24,14 @@ class Rollout:
 
     problems_per_step: Positive[int] = 32  # groups of the base stream (ours)
     group_size: GroupSize = 8  # completions per problem (paper: 8)
-    # Dynamic sampling (DAPO): how many times groups that are all right or all wrong are replaced by
-    # groups of further problems. Their tokens count as sampled. 0: never.
+    # Dynamic sampling (DAPO): groups that are all right or all wrong are replaced by groups of
+    # further problems, at most this many times problems_per_step. Their tokens count as sampled.
+    # 0: never.
     max_refills: NotNegative[int] = 0
     # "uniform" takes problems in order; "learnability" draws them from `curriculum_candidates`
     # times as many, in proportion to p (1 - p) of their running pass rate (ours).
     curriculum: Literal["uniform", "learnability"] = "uniform"
-    # With "learnability": problems to draw from, as a multiple of problems_per_step.
+    # With "learnability": problems to draw from, as a multiple of those that are wanted.
     curriculum_candidates: Positive[int] = 4
     pass_rate_decay: Share = 0.7  # weight of the past in a problem's running pass rate
 
@@ -50,6 +51,8 @@ class Correction:
     # If right or wrong attempts run short: "other" takes from the other class, "empty" leaves the
     # slot unused (ours).
     shortage: Literal["other", "empty"] = "other"
+    # Put back attempts that were cut at the token limit too. They have no end to correct.
+    cut_anchors: bool = False
     # Tell which kind of test a wrong program failed first (never the expected output). The prompt
     # then gives away that the attempt was wrong, which the paper's does not.
     show_failed_test: bool = False

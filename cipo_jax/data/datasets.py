@@ -10,8 +10,9 @@ decide how rows are read (`rows.py`, `tfds_rows.py`), nor how a problem becomes 
 
 import dataclasses
 import hashlib
+import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -43,11 +44,23 @@ class Columns:
 
 
 class ProblemSource(Protocol):
-    """Where problems come from."""
+    """Where problems come from.
+
+    Attributes:
+      different: how many different ones there are; None: as many as are wanted.
+    """
+
+    @property
+    def different(self) -> int | None: ...
 
     def batch(self, step: int, size: int) -> list[Problem]:
-        """`size` problems for training step `step`: a pure function of (seed, step, size). It is
-        the batch of all hosts together, whatever their number; each takes its share of it."""
+        """`size` problems: a pure function of (seed, step, size)."""
+
+    def offer(self, step: int, drawn: int) -> Iterator[Problem]:
+        """The problems on offer at a training step, without end: a pure function of the arguments
+        and the seed. A list goes on after the `drawn` that it has given so far, a generator makes
+        new ones for the step. With `size` problems a step, the first are those of `batch`. All
+        hosts together are given these, whatever their number; each takes its share."""
 
     def first(self, n: int) -> list[Problem]:
         """A fixed list of `n` problems for evaluation, the same for every seed."""
@@ -102,15 +115,27 @@ class _EpochShuffled(Generic[Item]):
     def batch(self, step: int, size: int) -> list[Item]:
         count = len(self._items)
         positions = range(step * size, (step + 1) * size)
-        orders = {
-            epoch: np.random.default_rng([self._seed, epoch]).permutation(count)
-            for epoch in {position // count for position in positions}
-        }
+        orders = {epoch: self._order(epoch) for epoch in {p // count for p in positions}}
         return [self._items[orders[p // count][p % count]] for p in positions]
+
+    def _order(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng([self._seed, epoch]).permutation(len(self._items))
 
 
 class ListedProblems(_EpochShuffled[Problem]):
     """Problems of a list; `batch(step, size)` shuffles per epoch, `first(n)` keeps the order."""
+
+    @property
+    def different(self) -> int | None:
+        return len(self._items)
+
+    def offer(self, step: int, drawn: int) -> Iterator[Problem]:
+        del step
+        count = len(self._items)
+        for epoch in itertools.count(drawn // count):
+            for place in self._order(epoch)[drawn % count :]:
+                yield self._items[place]
+            drawn = 0
 
     def first(self, n: int) -> list[Problem]:
         """The first `n` problems; 0 means all.

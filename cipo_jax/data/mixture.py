@@ -7,7 +7,8 @@ batch is a pure function of (seed, step). How a list is shuffled is decided in `
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -116,6 +117,17 @@ class Mixture:
         """`size` problems: a pure function of (seed, step, size)."""
         length = sum(self._counts)
         return [self._block(p // length)[p % length] for p in range(step * size, (step + 1) * size)]
+
+    @property
+    def different(self) -> int | None:
+        counts = [source.different for source in self._sources]
+        return None if None in counts else sum(count for count in counts if count is not None)
+
+    def offer(self, step: int, drawn: int) -> Iterator[Problem]:
+        del step
+        length = sum(self._counts)
+        for position in itertools.count(drawn):
+            yield self._block(position // length)[position % length]
 
     def first(self, n: int) -> list[Problem]:
         """The first problems of each source in proportion, `n` in all; 0 means all problems.

@@ -22,7 +22,7 @@ from cipo_jax.config.keys import Data
 from cipo_jax.data.control_tokens import find_control
 from cipo_jax.data.tokenizer import Tokenizer
 from cipo_jax.types import Attempt, CipoError, Demonstration, Problem, Prompt
-from cipo_jax.verifiers.thoughts import opened_by
+from cipo_jax.verifiers.thoughts import opened_by, without_thinking
 
 CUT_MARK = "\n...\n"  # stands for what was left out of a long attempt
 
@@ -66,13 +66,16 @@ class PromptWriter:
 
         An attempt of more than `data.max_attempt_tokens`, cut mark and failed test included, keeps
         its head and its tail around `CUT_MARK`. The attempt's text is quoted, not its tokens, so
-        that control tokens it sampled are left out.
+        that control tokens it sampled are left out; of a text with thoughts what is beside them,
+        unless `data.quote_thoughts`. One that is nothing but a thought is quoted whole.
 
         Raises:
           CipoError: no room for head, mark and tail, the template lacks a field, or the tokenizer
             cannot write the text.
         """
         text = anchor.text
+        if not self._data.quote_thoughts:
+            text = said(anchor)
         if self._show_failed_test and anchor.problem.tests is not None and not anchor.correct:
             text = f"{text}\n[{anchor.verdict.detail}]"
         tokens, trimmed = self._correction_tokens(anchor.problem.question, text)
@@ -224,6 +227,13 @@ class PromptWriter:
     @functools.cached_property
     def _trims(self) -> tuple[bool, bool]:
         return self._tokenizer.trims(self._data.chat_template)
+
+
+def said(attempt: Attempt) -> str:
+    """What an attempt says beside its thoughts; its text, if that is nothing or it has none."""
+    whole = attempt.prompt.thought + attempt.text
+    rest = without_thinking(whole)
+    return attempt.text if rest == whole else rest.strip() or attempt.text
 
 
 def _trim_middle(

@@ -1,9 +1,9 @@
 """Writes the report of a run, one self-contained HTML page, from the run directory alone.
 
-Decides what is read and the order of the page: the run in a few numbers, before and after, health,
-curves, every metric, pairs of attempt and correction, the config with the source of each value. It
-computes no metric and writes no HTML: templates/report.html does. A part without data (a run that
-just started, GRPO without corrections, no evaluation) says so.
+Decides what is read and the order of the page: the verdict, the run in a few numbers, before and
+after, health, curves, every metric, pairs of attempt and correction, the config with the source of
+each value. It computes no metric and writes no HTML: templates/report.html does. A part without
+data (a run that just started, GRPO without corrections, no evaluation) says so.
 
 The texts on the page were written by a model and are not trusted. The pairs travel as base64 and
 reach the document as text nodes only; the templates escape every other value; a content security
@@ -23,6 +23,7 @@ from markupsafe import Markup
 from cipo_jax.report import figures, pairs, plots, tables
 from cipo_jax.run.records.files import write_text
 from cipo_jax.run.records.metrics_file import read_metrics
+from cipo_jax.run.verdict import verdict
 from cipo_jax.types import CipoError
 
 REPORT_FILE = "report.html"
@@ -79,6 +80,7 @@ def write_report(workdir: Path, max_pairs: int) -> Path:
     )
     page = _render(
         name=workdir.resolve().name,
+        verdict=verdict(workdir),
         facts=tables.facts(records, config, archive.num_bytes),
         not_finite=tables.not_finite(records),
         sections=sections,

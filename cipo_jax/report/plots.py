@@ -184,7 +184,11 @@ def plots(pass_at: Sequence[str], histogram: Sequence[str] = ()) -> dict[str, tu
         pass_at = [pass_at[round(i * (len(pass_at) - 1) / 3)] for i in range(4)]
     accuracy = "eval/correction/accuracy_"
     learning = (
-        Plot("Pass rate", _streams("pass_rate"), share=True),
+        Plot(
+            "Pass rate",
+            _streams("pass_rate") | {"sampled/pass_rate": "base, with what was replaced"},
+            share=True,
+        ),
         Plot("Reward, before shaping", _streams("reward/mean")),
         Plot(
             f"Problems by how many of {histogram[0].rpartition('_of_')[2] if histogram else 'G'} "

@@ -209,11 +209,10 @@ def _quantity(
 
 
 def _rules(config: Mapping[str, Any]) -> tuple[Rule, ...]:
-    """The run's rules, if its config is there."""
+    """The run's rules: those its config has, as a rule may be younger than the run."""
     names = [field.name for field in dataclasses.fields(Health)]
-    if any(f"health.{name}" not in config for name in names):
-        return ()
-    return health_rules(Health(**{name: config[f"health.{name}"]["value"] for name in names}))
+    known = {n: config[f"health.{n}"]["value"] for n in names if f"health.{n}" in config}
+    return tuple(rule for rule in health_rules(Health(**known)) if rule.name in known)
 
 
 def _firings(records: Records) -> dict[str, dict[int, float]]:

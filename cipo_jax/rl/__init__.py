@@ -9,7 +9,7 @@
     L_base + lambda L_correction                  train_step.make_train_step
     (ours) learnability of problems               difficulty
     sequences in rows, groups in minibatches      packing
-    optimisers and schedules                      optimizer
+    optimisers and schedules                      optimizer; bfloat16 parameters: rounding
 
 On the host, in NumPy: advantages, anchors, rewards, replay, difficulty, packing. On the device, in
 JAX: losses, train_step, optimizer, and aggregate's token weights. Functions change none of their

@@ -10,13 +10,22 @@ With the rewards r_j of a group of G completions of one prompt:
                         (Kool et al. 2019; Ahmadian et al. 2024, arXiv 2402.14740).
     stream              (r_j - mean) / (std of that over the whole stream + eps). REINFORCE++ with
                         the group's mean as baseline (Hu et al. 2025, arXiv 2501.03262).
-    group_unshaped_std  (r_j - mean) / (std of the rewards before risk shaping + eps). Ours.
+    group_unshaped_std  (r_j - mean) / (max(std of the bare outcomes, floor) + eps). Ours.
 
 For a correction stream the reward is shaped, R' = R - lambda * 1[anchor right and R = 0]. All
 corrections of one anchor share the anchor's correctness, so within a group R' takes two values
 whatever lambda is, and (R' - mean) / std takes the same two values for every lambda: under "group"
 the penalty cancels. Every other norm keeps it: a group with a right anchor gets advantages
 (1 + lambda) times as large, under "stream" relative to the other groups.
+
+The bare outcome is what a verdict's outcome earns, without risk shaping, partial credit or a
+penalty for length: these can be as small as one likes, or make up for each other, so that the std
+of what is left would be no scale. The floor is the std of a group with one right completion,
+sqrt(n - 1) / n of the span between right and wrong. So under "group_unshaped_std"
+
+    |A| <= sqrt(n - 1) * (highest - lowest reward of the group) / span
+
+for n completions; with right and wrong alone it is sqrt(n - 1), as under "group".
 
 The reward of a completion that was cut at the token limit says little about it. DAPO (Yu et al.
 2025, arXiv 2503.14476, section 3.4) offers two remedies: leaving it out of the loss (`included`),
@@ -35,20 +44,22 @@ NORMS = ("group", "group_mean", "rloo", "stream", "group_unshaped_std")
 def group_advantages(
     rewards: np.ndarray,
     norm: str,
-    unshaped_rewards: np.ndarray | None = None,
+    bare_outcomes: np.ndarray | None = None,
     included: np.ndarray | None = None,
+    span: float = 1.0,
 ) -> np.ndarray:
     """Advantages of every completion in its group.
 
     Args:
       rewards: [N, G] float, shaped rewards of N groups.
       norm: one of `NORMS`; see the module docstring.
-      unshaped_rewards: [N, G] float, required by "group_unshaped_std": the reward without the risk
-        penalty.
+      bare_outcomes: [N, G] float, required by "group_unshaped_std": what the outcomes alone earn.
       included: [N, G] bool, the completions that take part; None: all. The others get 0 and do not
         enter their group's statistics (ours: a reward of 0 for being cut would lower the baseline
-        and make every finished completion look good). The caller leaves them out of the batch, so
-        that they don't count in its normalisers either.
+        and make every finished completion look good). The caller leaves them out of the batch's
+        normalisers too.
+      span: what a right completion earns more than a wrong one, for the floor of
+        "group_unshaped_std".
 
     Returns:
       [N, G] float32. Exactly 0 in a group whose rewards are all equal: a tiny std would magnify
@@ -70,18 +81,14 @@ def group_advantages(
         std = np.sqrt(np.sum(centred**2) / max(1, included.sum()))  # a stream may be empty
         advantages = centred / (std + EPS)
     else:
-        spread = centred
+        spread, floor = centred, np.zeros(())
         if norm == "group_unshaped_std":
-            if unshaped_rewards is None:
-                raise ValueError("norm 'group_unshaped_std' needs unshaped_rewards")
-            spread = _centred(np.asarray(unshaped_rewards, np.float64), included, counts)
-            if (centred.any(axis=1) & ~spread.any(axis=1)).any():
-                raise ValueError(
-                    "rewards differ in a group whose unshaped_rewards are equal: its std is no "
-                    "scale for them"
-                )
+            if bare_outcomes is None:
+                raise ValueError("norm 'group_unshaped_std' needs bare_outcomes")
+            spread = _centred(np.asarray(bare_outcomes, np.float64), included, counts)
+            floor = span * np.sqrt(counts - 1) / counts
         std = np.sqrt(np.sum(spread**2, axis=1, keepdims=True) / counts)
-        advantages = centred / (std + EPS)
+        advantages = centred / (np.maximum(std, floor) + EPS)
     return advantages.astype(np.float32)
 
 

@@ -33,6 +33,7 @@ class Selection:
 
 def select_anchors(
     correct: np.ndarray,
+    verified: np.ndarray,
     eligible: np.ndarray,
     count: int,
     success_share: float,
@@ -45,8 +46,8 @@ def select_anchors(
 
     Args:
       correct: [N, G] bool, verdicts of the base stream.
-      eligible: [N, G] bool, which attempts may be anchors at all: those with a verdict. Pass rates
-        are of these.
+      verified: [N, G] bool, which attempts have a verdict; pass rates are of these.
+      eligible: [N, G] bool, which of them may be anchors at all.
       count: K, slots for anchors.
       success_share: rho, the share of right attempts among them.
       band: lowest and highest pass rate that count as medium difficulty, both included.
@@ -55,7 +56,7 @@ def select_anchors(
         "empty" leaves them unused.
       rng: breaks ties; the same state gives the same anchors.
     """
-    pass_rate = (correct & eligible).sum(axis=1) / np.maximum(eligible.sum(axis=1), 1)
+    pass_rate = (correct & verified).sum(axis=1) / np.maximum(verified.sum(axis=1), 1)
     distance = np.maximum(0.0, np.maximum(band[0] - pass_rate, pass_rate - band[1]))
     used = np.zeros(len(correct), int)
     chosen: list[tuple[int, int]] = []

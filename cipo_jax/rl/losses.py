@@ -74,15 +74,15 @@ def cispo(
 
 
 def sequence_log_ratio(
-    log_ratio: jax.Array, loss_mask: jax.Array, segments: jax.Array
+    log_ratio: jax.Array, completion_mask: jax.Array, segments: jax.Array
 ) -> jax.Array:
     """GSPO's log ratio: the mean of the tokens' over the completion, for each of its tokens.
 
     In token form (GSPO-token, eq. 14): the value is the sequence's, the gradient flows through the
     token's own log-prob. Averaged over the tokens of a sequence, whose advantages are equal, this
-    is the gradient of the sequence's objective. log_ratio, loss_mask: [R, T] float32.
+    is the gradient of the sequence's objective. log_ratio, completion_mask: [R, T] float32.
     """
-    mean = segment_means(jax.lax.stop_gradient(log_ratio), loss_mask, segments)
+    mean = segment_means(jax.lax.stop_gradient(log_ratio), completion_mask, segments)
     return mean + (log_ratio - jax.lax.stop_gradient(log_ratio))
 
 
@@ -116,7 +116,7 @@ class TokenLoss(Protocol):
     Attributes:
       aggregation: how the loss is summed.
       needs_trainer_logprobs: see above.
-      needs_zero_advantages: sequences of advantage 0 have a gradient too, so they must be packed.
+      needs_zero_advantages: sequences of advantage 0 have a gradient too.
     """
 
     @property
@@ -203,7 +203,7 @@ class PolicyLoss:
         Without trainer log-probs, the two of the sampler use the policy as it is being updated:
         from a step's second update on they include its movement.
         """
-        scored = batch.loss_mask > 0
+        scored = batch.completion_mask > 0
         if self.needs_trainer_logprobs:
             if trainer_logprobs is None:
                 raise ValueError("old_logprobs='trainer' needs trainer_logprobs")
@@ -214,7 +214,7 @@ class PolicyLoss:
         # There are no old log-probs off the completions, and nothing may become infinite there.
         log_ratio = jnp.where(scored, logprobs - old, 0.0)
         if self.ratio == "sequence":
-            log_ratio = sequence_log_ratio(log_ratio, batch.loss_mask, batch.segments)
+            log_ratio = sequence_log_ratio(log_ratio, batch.completion_mask, batch.segments)
         given = (log_ratio, batch.advantages, self.clip_low, self.clip_high)
         if self.surrogate == "cispo":
             loss, ratio, clipped = cispo(logprobs, *given)

@@ -23,6 +23,7 @@ import optax
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 from cipo_jax.config.checks import check_schedule
+from cipo_jax.rl.rounding import rounded_at_random
 from cipo_jax.types import CipoError
 
 Params = Any
@@ -88,6 +89,8 @@ def make_optimizer(
     grad_clip: float,
     name: str = "adamw",
     mu_dtype: str | None = None,
+    param_dtype: str = "float32",
+    seed: int = 0,
 ) -> optax.GradientTransformation:
     """The optimiser `name`, after clipping by global norm.
 
@@ -97,10 +100,15 @@ def make_optimizer(
       b2: decay of the second moment; "adafactor" has its own schedule for it, 1 - t^-0.8.
       grad_clip: largest global norm of a gradient.
       mu_dtype: of first moments; None: the parameters' dtype.
+      param_dtype: of the parameters; bfloat16 ones are rounded at random, see `rounding.py`.
+      seed: of that rounding.
 
     Raises:
       CipoError: an unknown name.
     """
+    low_precision = param_dtype != "float32"
+    if low_precision:
+        mu_dtype = mu_dtype or param_dtype
     if name == "adamw":
         scale = optax.scale_by_adam(b1=b1, b2=b2, mu_dtype=mu_dtype)
     elif name == "adafactor":
@@ -113,12 +121,13 @@ def make_optimizer(
         scale = _scale_by_muon(optax.scale_by_adam(b1=b1, b2=b2, mu_dtype=mu_dtype), mu_dtype)
     else:
         raise CipoError(f"optimizer name: got {name!r}, wanted one of {OPTIMIZERS}")
-    return optax.chain(
+    chain = optax.chain(
         optax.clip_by_global_norm(grad_clip),
         scale,
         optax.add_decayed_weights(weight_decay, mask=_by_path(_is_decayed)),
         optax.scale_by_learning_rate(schedule),
     )
+    return rounded_at_random(chain, seed) if low_precision else chain
 
 
 def _scale_by_muon(

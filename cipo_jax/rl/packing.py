@@ -1,8 +1,12 @@
 """Sequences into the fixed-shape rows of an update: the only place that packs and pads.
 
 Runs on the host: NumPy arrays in, NumPy arrays out. Sequences are packed first-fit-decreasing.
-A row holds one stream, base rows come first: so a row has one loss weight, and the base stream's
-rows do not depend on corrections.
+A row holds one stream, and the base stream's come first: so a row has one loss weight, and the base
+stream's gradient does not depend on corrections.
+
+Metrics are of all completions, the gradient is of some. Sequences without one are packed after the
+others, where those leave room and in rows of their own, which come last: a microbatch of these is
+scored only (`train_step`).
 
 For several updates per rollout batch, each stream's groups are dealt to minibatches at random.
 Groups stay whole: their advantages were centred together, so no update pushes all of a group's
@@ -32,6 +36,7 @@ class TrainSequence:
       advantage: of the whole completion.
       stream: `BASE` or `CORRECTION`.
       group: a number of the prompt, unique within its stream; read only with several minibatches.
+      trained: False: it is in no loss and no normaliser, it is only measured.
     """
 
     prompt: np.ndarray
@@ -40,6 +45,7 @@ class TrainSequence:
     advantage: float
     stream: int
     group: int = 0
+    trained: bool = True
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.completion)
@@ -67,11 +73,18 @@ def microbatch_count(rows: int, microbatch_rows: int) -> int:
     return -(-rows // microbatch_rows)
 
 
-def pack_rows(lengths: Sequence[int], row_tokens: int) -> list[list[int]]:
-    """First-fit-decreasing: indices of the sequences of each row. Deterministic."""
+def pack_rows(
+    lengths: Sequence[int], row_tokens: int, last: Sequence[bool] | None = None
+) -> list[list[int]]:
+    """First-fit-decreasing: indices of the sequences of each row. Deterministic.
+
+    Args:
+      last: which sequences are packed after all others; None: none.
+    """
     rows: list[list[int]] = []
     free: list[int] = []
-    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+    later = last or [False] * len(lengths)
+    for i in sorted(range(len(lengths)), key=lambda i: (later[i], -lengths[i], i)):
         row = next((r for r, space in enumerate(free) if space >= lengths[i]), None)
         if row is None:
             rows.append([])
@@ -125,34 +138,38 @@ def make_train_batch(
     microbatches: int,
     microbatch_rows: int,
     row_tokens: int,
-    skip_zero_advantages: bool = False,
+    zero_advantages_learn: bool = True,
     normaliser: Callable[[Sequence[int]], float] = sum,
 ) -> TrainBatch:
     """Packs sequences of both streams into one minibatch of NumPy arrays [M, R, ...].
 
-    With `skip_zero_advantages`, sequences of advantage 0 are counted but not packed: without KL and
-    entropy terms their gradient is exactly zero.
-
     Args:
-      normaliser: lengths of a stream's completions -> its entry of `token_counts`.
+      zero_advantages_learn: sequences of advantage 0 have a gradient; without KL and entropy terms
+        it is exactly zero.
+      normaliser: lengths of a stream's trained completions -> its entry of `token_counts`.
 
     Raises:
       ValueError: the rows do not fit; the caller's capacity is wrong.
     """
     M, R, T = microbatches, microbatch_rows, row_tokens
-    rows: list[list[TrainSequence]] = []
+    learning: list[list[TrainSequence]] = []
+    measured: list[list[TrainSequence]] = []
     token_counts = np.zeros(len(STREAMS), np.float32)
     for stream in range(len(STREAMS)):
         members = [s for s in sequences if s.stream == stream]
-        token_counts[stream] = normaliser([len(s.completion) for s in members])
-        if skip_zero_advantages:
-            members = [s for s in members if s.advantage != 0]
-        rows += [[members[i] for i in row] for row in pack_rows([len(s) for s in members], T)]
+        token_counts[stream] = normaliser([len(s.completion) for s in members if s.trained])
+        idle = [not s.trained or not (zero_advantages_learn or s.advantage) for s in members]
+        for places in pack_rows([len(s) for s in members], T, last=idle):
+            # The first to be packed into a row learns, or none does.
+            (measured if idle[places[0]] else learning).append([members[i] for i in places])
+    rows = learning + measured
     if len(rows) > M * R:
         raise ValueError(f"{len(rows)} rows do not fit into {M} microbatches of {R} rows")
 
     tokens, positions, segments = (np.zeros((M * R, T), np.int32) for _ in range(3))
-    loss_mask, advantages, old_logprobs = (np.zeros((M * R, T), np.float32) for _ in range(3))
+    completion_mask, loss_mask, advantages, old_logprobs = (
+        np.zeros((M * R, T), np.float32) for _ in range(4)
+    )
     stream_of_row = np.zeros((M * R,), np.int32)
     for r, row in enumerate(rows):
         stream_of_row[r] = row[0].stream
@@ -163,11 +180,15 @@ def make_train_batch(
             positions[r, begin:end] = np.arange(len(sequence))
             segments[r, begin:end] = segment
             completion = slice(begin + len(sequence.prompt), end)
-            loss_mask[r, completion] = 1.0
+            completion_mask[r, completion] = 1.0
+            loss_mask[r, completion] = sequence.trained
             advantages[r, completion] = sequence.advantage
             old_logprobs[r, completion] = sequence.old_logprobs
             begin = end
-    arrays = (tokens, positions, segments, loss_mask, advantages, old_logprobs)
+    arrays = (
+        *(tokens, positions, segments),
+        *(completion_mask, loss_mask, advantages, old_logprobs),
+    )
     by_token = (x.reshape(M, R, T) for x in arrays)
     fields: Any = (*by_token, stream_of_row.reshape(M, R), token_counts)
     return TrainBatch(*fields)

@@ -3,6 +3,9 @@
 Only the policy gradient uses rewards. Whether an attempt is right is its verdict's outcome, which
 pass rates, anchors, transitions and retention use. How rewards become advantages is decided in
 `advantages`.
+
+A verdict that says nothing about the completion (the verifier failed, or another outcome of
+`verifier.left_out`) teaches nothing: it counts in no group, no pass rate and no retention.
 """
 
 from collections.abc import Sequence
@@ -16,16 +19,36 @@ from cipo_jax.types import Attempt, Outcome, Verdict
 def reward_of(verdict: Verdict, verifier: Verifier) -> float:
     """The reward of the verdict's outcome; with partial credit, its score is the share of the way
     from there to the reward of CORRECT."""
-    earned = {
+    earned = outcome_reward(verdict, verifier)
+    if verifier.partial_credit and verdict.score is not None:
+        return earned + verdict.score * (verifier.reward_correct - earned)
+    return earned
+
+
+def outcome_reward(verdict: Verdict, verifier: Verifier) -> float:
+    """What the bare outcome earns, without partial credit."""
+    return {
         Outcome.CORRECT: verifier.reward_correct,
         Outcome.WRONG: verifier.reward_wrong,
         Outcome.NO_ANSWER: verifier.reward_no_answer,
         Outcome.TIMEOUT: verifier.reward_timeout,
         Outcome.ERROR: verifier.reward_error,
     }[verdict.outcome]
-    if verifier.partial_credit and verdict.score is not None:
-        return earned + verdict.score * (verifier.reward_correct - earned)
-    return earned
+
+
+def is_known(verdict: Verdict, verifier: Verifier) -> bool:
+    """Whether the verdict says anything about the completion."""
+    return verdict.outcome is not Outcome.ERROR and verdict.outcome.value not in verifier.left_out
+
+
+def is_counted(attempt: Attempt, verifier: Verifier, overlong: str) -> bool:
+    """Whether an attempt takes part in its group's advantages, and so in the gradient.
+
+    Args:
+      overlong: `algorithm.overlong`.
+    """
+    masked = overlong == "mask" and not attempt.completion.finished
+    return attempt.verdict.outcome.value not in verifier.left_out and not masked
 
 
 def reward_array(attempts: Sequence[Attempt], group_size: int, verifier: Verifier) -> np.ndarray:
@@ -39,9 +62,13 @@ def correct_array(attempts: Sequence[Attempt], group_size: int) -> np.ndarray:
     return np.array([a.correct for a in attempts], bool).reshape(-1, group_size)
 
 
-def verified_array(attempts: Sequence[Attempt], group_size: int) -> np.ndarray:
-    """[N, G] bool, whether the verifier reached a verdict; where it failed, nothing is known."""
-    return np.array([a.judged for a in attempts], bool).reshape(-1, group_size)
+def verified_array(
+    attempts: Sequence[Attempt], group_size: int, verifier: Verifier | None = None
+) -> np.ndarray:
+    """[N, G] bool, whether the verdict says anything about the attempt: those that the verifier
+    failed on do not, and, of a training `verifier`, those that it leaves out."""
+    known = [a.judged if verifier is None else is_known(a.verdict, verifier) for a in attempts]
+    return np.array(known, bool).reshape(-1, group_size)
 
 
 def shaped_rewards(

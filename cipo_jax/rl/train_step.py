@@ -5,7 +5,8 @@
 Each stream's loss has its own normaliser (`aggregate`), so that neither dilutes the other.
 Normalisers are those of the whole minibatch, known before its first gradient, so the result does
 not depend on how rows are split into microbatches or devices. The device skips empty microbatches
-at the end: the shape is fixed, the cost follows the rows in use.
+at the end, and scores those without a gradient for the metrics alone: the shape is fixed, the cost
+follows the rows in use. So metrics are of all completions, whichever of them are learned from.
 
 One program trains E times on a rollout batch's U minibatches, in the same order: U x E optimiser
 updates. Batch arrays are [U, M, R, T]; U = E = 1 is one on-policy update.
@@ -87,6 +88,7 @@ def abstract_batch(
         tokens=ints,
         positions=ints,
         segments=ints,
+        completion_mask=floats,
         loss_mask=floats,
         advantages=floats,
         old_logprobs=floats,
@@ -117,9 +119,9 @@ def make_train_step(
 
     Metrics, all float32 scalars: "loss/total" and "grad_norm" (before clipping), means over the
     updates; "param_norm", of the resulting parameters; and for each stream s "s/tokens" (scored in
-    an epoch), "loss/s" (unweighted, the mean over the updates that have any of s), and the
-    statistics of `token_loss` over the scored tokens of all updates. A stream without scored tokens
-    has NaN in their place.
+    an epoch), "s/trained_tokens" (those with a gradient), "loss/s" (unweighted, the mean over the
+    updates that have any of s), and the statistics of `token_loss` over the scored tokens of all
+    updates. A stream without scored tokens has NaN in their place.
     """
 
     def step(state: TrainState, batch: TrainBatch) -> tuple[TrainState, Metrics]:
@@ -132,7 +134,6 @@ def make_train_step(
             params, opt_state = carry
             grads, totals = _gradient(score, token_loss, stream_weights, params, *minibatch)
             grad_norm = optax.tree.norm(grads)
-            grads = jax.tree.map(lambda g, p: g.astype(p.dtype), grads, params)
             updates, opt_state = optimizer.update(grads, opt_state, params)
             return (optax.apply_updates(params, updates), opt_state), (totals, grad_norm)
 
@@ -148,8 +149,8 @@ def make_train_step(
             "grad_norm": jnp.mean(grad_norm),
             "param_norm": optax.tree.norm(in_float32),
         }
-        tokens = _by_stream(jnp.sum, batch.loss_mask.sum(axis=-1), batch.stream)  # [U, M, 2]
-        scored = tokens.sum(axis=1).sum(axis=0)
+        scored = _tokens_of(batch.completion_mask, batch.stream)
+        trained = _tokens_of(learns(batch, token_loss), batch.stream)
         sums = dict(zip(totals.names, jnp.moveaxis(totals.sums, 2, 0), strict=True))
         loss = sums.pop("loss")  # like the others [E, U, 2]
         counted = jnp.broadcast_to(batch.token_counts > 0, loss.shape)
@@ -159,6 +160,7 @@ def make_train_step(
         maxima = {name: jnp.where(scored > 0, x, jnp.nan) for name, x in largest.items()}
         for i, stream in enumerate(STREAMS):
             metrics[f"{stream}/tokens"] = scored[i]
+            metrics[f"{stream}/trained_tokens"] = trained[i]
             metrics[f"loss/{stream}"] = losses[i]
             for name, value in {**means, **maxima}.items():
                 metrics[f"{stream}/{name}"] = value[i]
@@ -200,7 +202,7 @@ def make_stream_gradient_stats(
         def of_stream(stream: int) -> Params:
             # Microbatches without rows of the stream are then empty, and skipped.
             mask = jnp.where((whole.stream == stream)[..., None], whole.loss_mask, 0.0)
-            only = whole._replace(loss_mask=mask)
+            only = whole._replace(loss_mask=mask, completion_mask=mask)
             return _gradient(score, token_loss, (1.0, 1.0), params, only, None)[0]
 
         base, correction = of_stream(BASE), of_stream(CORRECTION)
@@ -239,7 +241,7 @@ def _gradient(
         weighted = token_loss.aggregation.token_weights(micro.loss_mask, micro.segments) * loss
         total = jnp.sum(weights[micro.stream][:, None] * weighted)
 
-        scored = micro.loss_mask > 0
+        scored = micro.completion_mask > 0
         named = {"loss": weighted, **means}
         of_rows = jnp.where(scored, jnp.stack(list(named.values())), 0.0).sum(axis=-1)  # [n, R]
         largest = {name: jnp.where(scored, x, 0.0).max(axis=-1) for name, x in maxima.items()}
@@ -254,16 +256,24 @@ def _gradient(
         scores = score(params, micro.tokens, micro.positions, micro.segments)
         return loss_of_scores(*scores, micro, before)
 
+    def add(sums: Totals, more: Totals) -> Totals:
+        maxima = jax.tree.map(jnp.maximum, sums.maxima, more.maxima)
+        return jax.tree.map(jnp.add, sums, more).replace(maxima=maxima)
+
     def accumulate(carry: tuple[Params, Totals], xs: tuple[TrainBatch, Any]) -> tuple[Any, None]:
-        def add(carry: tuple[Params, Totals]) -> tuple[Params, Totals]:
+        def learn(carry: tuple[Params, Totals]) -> tuple[Params, Totals]:
             grads, sums = carry
             more_grads, more = jax.grad(microbatch_loss, has_aux=True)(params, *xs)
             grads = jax.tree.map(lambda a, b: a + b.astype(a.dtype), grads, more_grads)
-            added = jax.tree.map(jnp.add, sums, more)
-            maxima = jax.tree.map(jnp.maximum, sums.maxima, more.maxima)
-            return grads, added.replace(maxima=maxima)
+            return grads, add(sums, more)
 
-        return jax.lax.cond(jnp.any(xs[0].loss_mask > 0), add, lambda c: c, carry), None
+        def measure(carry: tuple[Params, Totals]) -> tuple[Params, Totals]:
+            grads, sums = carry
+            return grads, add(sums, microbatch_loss(params, *xs)[1])
+
+        in_use = jnp.any(xs[0].completion_mask > 0)
+        case = jnp.where(jnp.any(learns(xs[0], token_loss)), 2, in_use.astype(jnp.int32))
+        return jax.lax.switch(case, [lambda c: c, measure, learn], carry), None
 
     microbatches = (minibatch._replace(token_counts=None), before)
     first, first_before = jax.tree.map(lambda x: x[0], microbatches)
@@ -281,7 +291,7 @@ def _logprobs(score: Score, params: Params, batch: TrainBatch) -> jax.Array:
 
     def of_microbatch(micro: TrainBatch) -> jax.Array:
         return jax.lax.cond(
-            jnp.any(micro.loss_mask > 0),
+            jnp.any(micro.completion_mask > 0),
             lambda m: score(params, m.tokens, m.positions, m.segments)[0],
             lambda m: jnp.zeros_like(m.old_logprobs),
             micro,
@@ -289,6 +299,17 @@ def _logprobs(score: Score, params: Params, batch: TrainBatch) -> jax.Array:
 
     of_minibatch = functools.partial(jax.lax.map, of_microbatch)
     return jax.lax.map(of_minibatch, batch._replace(token_counts=None))
+
+
+def learns(batch: TrainBatch, token_loss: TokenLoss) -> Any:
+    """Which of a batch's tokens have a gradient: bool of the shape of its `loss_mask`."""
+    return (batch.loss_mask > 0) & (token_loss.needs_zero_advantages | (batch.advantages != 0))
+
+
+def _tokens_of(mask: jax.Array, stream: jax.Array) -> jax.Array:
+    """[2] how many tokens of each stream are in `mask` [U, M, R, T]."""
+    of_rows = mask.astype(jnp.float32).sum(axis=-1)
+    return _by_stream(jnp.sum, of_rows, stream).sum(axis=(0, 1))
 
 
 def _by_stream(reduce: Callable[..., jax.Array], values: jax.Array, stream: jax.Array) -> jax.Array:

@@ -1,6 +1,7 @@
 """What a training run is made of, between the rooms below and the loop in `train.py`.
 
     problems.py       the run's problems: read, checked, cleaned, identified
+    draw.py           which problems a step has, and how many have been drawn
     parts.py          from the config to mesh, tokenizer, prompts, policy, sampler, verifier pool
     sampler.py        sampling on this host
     rollout.py        prompts -> verified attempts: the one path, for everything
@@ -13,10 +14,11 @@
     start.py          where a run begins or continues
     host_state.py     what is remembered between steps besides the TrainState
     training.py       a run in progress: when it is evaluated, saved, watched, ended
+    verdict.py        whether it has learned anything
     budget.py         how far it goes, by steps and by sampled tokens
     memory_plan.py    what its programs need on a device, from shapes alone
     hosts/            several processes as one run, and being asked to end
-    watch/            heartbeat, health, compilations, speed, profiles
+    watch/            heartbeat, health, learning, compilations, speed, profiles
     records/          what it writes on disk and on screen
 
 Not decided here: the order of a step (`train.py`), the method's formulas (`rl/`), what a mode

@@ -84,7 +84,15 @@ def cold_start(
     update = Update(
         parts.policy,
         demonstration_loss,
-        make_optimizer(schedule, o.b1, o.b2, o.weight_decay, o.grad_clip),
+        make_optimizer(
+            schedule,
+            o.b1,
+            o.b2,
+            o.weight_decay,
+            o.grad_clip,
+            param_dtype=config.model.param_dtype,
+            seed=config.seed,
+        ),
         stream_weights=(1.0, 0.0),
         # Corrections are demonstrations like others here; any of them may be the longest kind.
         plan=BatchPlan((0, cs.batch_size), config.batch.microbatch_rows, config.batch.row_tokens),

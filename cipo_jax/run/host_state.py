@@ -21,6 +21,7 @@ class HostState:
       difficulty: running pass rate per problem id.
       streaks: for how many steps each health rule has been broken.
       sampled_tokens, step_tokens: in all steps so far, and in the last one.
+      drawn: problems drawn in all steps so far, see `draw.py`.
     """
 
     replay: ReplayState
@@ -28,20 +29,24 @@ class HostState:
     streaks: dict[str, int] = dataclasses.field(default_factory=dict)
     sampled_tokens: int = 0
     step_tokens: int = 0
+    drawn: int = 0
 
     def after_step(
         self,
         rollout: keys.Rollout,
         replay: keys.Replay,
+        verifier: keys.Verifier,
         base: BaseStream,
         retention: float | None,
         sampled_tokens: int,
+        drawn: int,
     ) -> "HostState":
         """The state after a step's two streams.
 
         Args:
           retention: accuracy of the corrections of right anchors; None if there were none.
           sampled_tokens: in this step.
+          drawn: problems drawn, in all steps.
         """
         G, seen, controller = rollout.group_size, base.sampled, self.replay
         if replay.adaptive:
@@ -55,7 +60,7 @@ class HostState:
                 drop_weight=replay.drop_weight,
                 streak_weight=replay.streak_weight,
             )
-        rates = pass_rates(correct_array(seen, G), verified_array(seen, G))
+        rates = pass_rates(correct_array(seen, G), verified_array(seen, G, verifier))
         known = np.isfinite(rates)  # of the others the verifier said nothing
         ids = [a.problem.id for a, is_known in zip(seen[::G], known, strict=True) if is_known]
         return dataclasses.replace(
@@ -64,17 +69,23 @@ class HostState:
             difficulty=remember(self.difficulty, ids, rates[known], rollout.pass_rate_decay),
             sampled_tokens=self.sampled_tokens + sampled_tokens,
             step_tokens=sampled_tokens,
+            drawn=drawn,
         )
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_json(cls, raw: dict[str, Any]) -> "HostState":
+    def from_json(cls, raw: dict[str, Any], rollout: keys.Rollout, step: int) -> "HostState":
+        """What `to_json` gave, at a checkpoint of `step`. One from before `drawn` was counted has
+        drawn all spares and candidates at each step."""
+        widened = rollout.curriculum_candidates if rollout.curriculum == "learnability" else 1
+        each = rollout.problems_per_step * (1 + rollout.max_refills) * widened
         return cls(
             replay=ReplayState(**raw["replay"]),
             difficulty={k: Difficulty(**v) for k, v in raw["difficulty"].items()},
             streaks=dict(raw["streaks"]),
             sampled_tokens=raw.get("sampled_tokens", 0),
             step_tokens=raw.get("step_tokens", 0),
+            drawn=raw.get("drawn", step * each),
         )

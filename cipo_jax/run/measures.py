@@ -14,7 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from cipo_jax.config.keys import Verifier
+from cipo_jax.data.prompts import said
 from cipo_jax.rl.anchors import Selection
+from cipo_jax.rl.rewards import is_counted, is_known, reward_of, verified_array
 from cipo_jax.types import STREAMS, Attempt, Outcome, Prompt
 
 
@@ -45,7 +48,8 @@ _TABLE = """
 # Attempts
 {stream}/reward/mean | reward | Mean of what the verdicts earn (`verifier.reward_*`), before
     shaping.
-{stream}/pass_rate | share | Of attempts that are correct, of those with a verdict.
+{stream}/pass_rate | share | Of attempts that are correct, of those with a verdict. Outcomes of
+    `verifier.left_out` are none, here and below.
 {stream}/outcome/{outcome} | share | Of attempts with this outcome: correct, wrong, no_answer,
     timeout, error.
 {stream}/length/mean | tokens | Mean length of completions, stop token included.
@@ -55,8 +59,18 @@ _TABLE = """
 {stream}/group/all_wrong | share | Of groups with verdicts, but no correct attempt.
 {stream}/group/mixed | share | Of groups with both; with rewards of 1 and 0 only these have a
     gradient.
+{stream}/group/informative | share | Of groups in which the rewards of what takes part in the
+    advantages differ: the others teach nothing.
 pass_rate/{k}_of_{G} | share | Of the base stream's groups with k of their G attempts correct;
     groups with an attempt without a verdict are left out.
+sampled/pass_rate | share | With dynamic sampling (`rollout.max_refills`), base/pass_rate of all
+    that was sampled, replaced groups included; base/... is of what was kept.
+sampled/reward/mean | reward | Likewise, and so are the others.
+sampled/outcome/{outcome} | share | As base/outcome/{outcome}.
+sampled/length/{statistic} | tokens | As base/length/mean and base/length/p95.
+sampled/truncated | share | As base/truncated.
+sampled/group/{kind} | share | As base/group/{kind}.
+sampled/pass_rate/{k}_of_{G} | share | As pass_rate/{k}_of_{G}.
 rollout/replaced_groups | number | Groups that dynamic sampling has replaced
     (`rollout.max_refills`).
 
@@ -68,7 +82,8 @@ correction/fix_rate | share | w2r / (w2r + w2w): of wrong attempts that are corr
 correction/retention | share | r2r / (r2r + r2w): of right attempts that are kept right; it
     steers the controller of rho.
 correction/break_rate | share | 1 - retention: of right attempts that are spoilt.
-correction/copy_rate | share | Of corrections whose text is the quoted attempt's, outer space aside.
+correction/copy_rate | share | Of corrections whose text is the quoted attempt's, thoughts and outer
+    space aside.
 correction/answer_changed_frac | share | Of corrections whose extracted answer is another string
     than the quoted attempt's; no answer equals no answer only.
 anchor/count | number | Attempts put back.
@@ -80,14 +95,16 @@ replay/rho | share | Of anchors that are to be right, as the controller wants it
 # Update
 loss/total | loss | L_base + lambda L_corr, the mean over the step's updates.
 loss/{stream} | loss | Of the stream alone, without its weight.
-{stream}/tokens | tokens | Completion tokens that were scored.
+{stream}/tokens | tokens | Completion tokens, of which the statistics below are: all that were kept,
+    whether they have a gradient or not.
+{stream}/trained_tokens | tokens | Those with a gradient.
 {stream}/entropy | nats per token | Entropy of the policy at the sampling temperature.
 {stream}/ratio_mean | ratio | Mean importance ratio, new over old policy.
 {stream}/ratio_max | ratio | The largest.
 {stream}/clip_frac | share | Of tokens whose ratio is clipped.
 {stream}/clip_low_frac | share | Of them from below.
 {stream}/clip_high_frac | share | Of them from above, dual clipping included.
-{stream}/advantage_abs | reward | Mean absolute advantage of a token.
+{stream}/advantage_abs | reward | Mean absolute advantage of a token, 0 for those without one.
 {stream}/sampler_gap | nats per token | Mean absolute difference of the trainer's log-probs from
     the sampler's.
 {stream}/sampler_k3 | nats per token | KL(sampler, trainer) by the k3 estimate.
@@ -115,7 +132,7 @@ time/verify_p50 | seconds | Median of the most recent verifications.
 time/verify_p99 | seconds | 99th percentile of them.
 verify/lost_workers | number | Verifier workers that were killed or crashed.
 tokens/sampled | tokens | Completion tokens of both streams and of what dynamic sampling replaced.
-tokens/trained | tokens | Completion tokens that were scored, of both streams.
+tokens/trained | tokens | Completion tokens with a gradient, of both streams.
 tokens/pad_share | share | Of the batch's tokens in use that are padding.
 tokens/per_second_per_device | tokens per second | Sampled, over time/rollout + time/correct.
 tokens/trained_per_second_per_device | tokens per second | Trained, over time/update.
@@ -193,14 +210,19 @@ is absent. A value that is not finite is null, and `non_finite` says which it wa
 
 
 def reduce_attempts(
-    attempts: Sequence[Attempt], group_size: int, prefix: str, rewards: np.ndarray | None = None
+    attempts: Sequence[Attempt],
+    group_size: int,
+    prefix: str,
+    verifier: Verifier = Verifier(),  # noqa: B008
+    overlong: str = "keep",
 ) -> dict[str, float]:
     """The metrics `prefix`/... of one stream of attempts; nothing for no attempts.
 
     Args:
       attempts: [n * group_size], group-major.
       prefix: the stream's name, such as "base".
-      rewards: [n, group_size], what the attempts earned; None: 1 if correct, else 0.
+      verifier: what a verdict earns and which say nothing; the default: 1 if correct, else 0.
+      overlong: `algorithm.overlong`.
 
     Raises:
       ValueError: the number of attempts is not a multiple of `group_size`.
@@ -213,11 +235,15 @@ def reduce_attempts(
     lengths = np.array([len(a.completion.tokens) for a in attempts])
     outcomes = [a.verdict.outcome for a in attempts]
     rights = correct.reshape(-1, group_size).sum(axis=1)
-    verified = np.array([a.judged for a in attempts])
+    rewards = np.array([reward_of(a.verdict, verifier) for a in attempts])
+    counted = np.array([is_counted(a, verifier, overlong) for a in attempts])
+    verified = verified_array(attempts, group_size, verifier).ravel()
     known = verified.reshape(-1, group_size).sum(axis=1)
+    starts = range(0, len(attempts), group_size)
+    earned = [rewards[i : i + group_size][counted[i : i + group_size]] for i in starts]
     metrics = {
-        "reward/mean": float(correct.mean() if rewards is None else rewards.mean()),
-        "pass_rate": float(correct.sum() / max(int(verified.sum()), 1)),
+        "reward/mean": float(rewards.mean()),
+        "pass_rate": float((correct & verified).sum() / max(int(verified.sum()), 1)),
         **{f"outcome/{o.value}": outcomes.count(o) / len(outcomes) for o in Outcome},
         "length/mean": float(lengths.mean()),
         "length/p95": float(np.percentile(lengths, 95)),
@@ -225,31 +251,44 @@ def reduce_attempts(
         "group/all_right": float(np.mean((rights == known) & (known > 0))),
         "group/all_wrong": float(np.mean((rights == 0) & (known > 0))),
         "group/mixed": float(np.mean((rights > 0) & (rights < known))),
+        "group/informative": float(np.mean([len(set(group)) > 1 for group in earned])),
     }
     return {f"{prefix}/{name}": value for name, value in metrics.items()}
 
 
 def stream_measures(
     attempts: Sequence[Attempt],
-    rewards: np.ndarray,
+    sampled: Sequence[Attempt] | None,
     corrections: Sequence[Attempt],
-    correction_rewards: np.ndarray,
+    group_sizes: tuple[int, int],
     anchors: Selection,
+    verifier: Verifier,
+    overlong: str,
 ) -> dict[str, float]:
     """The metrics of both streams of a step that attempts and anchors decide.
 
     Args:
-      attempts: [N * G], group-major; `rewards` [N, G] are what they earned.
-      corrections: [K * G_c], group-major, of `anchors`; `correction_rewards` [K, G_c].
+      attempts: [N * G], group-major.
+      sampled: these and what dynamic sampling replaced; None without dynamic sampling.
+      corrections: [K * G_c], group-major, of `anchors`.
+      group_sizes: G and G_c.
     """
-    G, G_c = rewards.shape[1], correction_rewards.shape[1]
-    correct = np.array([a.correct for a in attempts]).reshape(-1, G)
-    verified = np.array([a.judged for a in attempts]).reshape(-1, G)
+    G, G_c = group_sizes
+
+    def histogram(attempts: Sequence[Attempt]) -> dict[str, float]:
+        correct = np.array([a.correct for a in attempts]).reshape(-1, G)
+        return pass_rate_histogram(correct[verified_array(attempts, G, verifier).all(axis=1)])
+
+    of_sampled = {}
+    if sampled is not None:
+        of_sampled = reduce_attempts(sampled, G, "sampled", verifier, overlong)
+        of_sampled |= {f"sampled/{name}": share for name, share in histogram(sampled).items()}
     return {
-        **reduce_attempts(attempts, G, "base", rewards),
-        **reduce_attempts(corrections, G_c, "correction", correction_rewards),
-        **pass_rate_histogram(correct[verified.all(axis=1)]),
-        **transitions(corrections),
+        **reduce_attempts(attempts, G, "base", verifier, overlong),
+        **reduce_attempts(corrections, G_c, "correction", verifier, overlong),
+        **histogram(attempts),
+        **of_sampled,
+        **transitions(corrections, verifier),
         **anchor_metrics(anchors, [c.prompt for c in corrections[::G_c]]),
     }
 
@@ -275,23 +314,26 @@ def transition(correction: Attempt) -> str:
     return "wr"[correction.prompt.anchor.correct] + "2" + "wr"[correction.correct]
 
 
-def transitions(corrections: Sequence[Attempt]) -> dict[str, float]:
+def transitions(
+    corrections: Sequence[Attempt],
+    verifier: Verifier = Verifier(),  # noqa: B008
+) -> dict[str, float]:
     """How corrections changed the attempts they quote; nothing for no corrections.
 
     `correction/fix_rate` is absent if no quoted attempt was wrong, `correction/retention` and
-    `correction/break_rate` if none was right. Corrections without a verdict (ERROR) are left out.
+    `correction/break_rate` if none was right. Corrections whose verdict says nothing are left out.
 
     Raises:
       ValueError: an attempt has no anchor.
     """
-    corrections = [c for c in corrections if c.judged]
+    corrections = [c for c in corrections if is_known(c.verdict, verifier)]
     if not corrections:
         return {}
     kinds = [transition(c) for c in corrections]
     n = len(kinds)
     count = {kind: kinds.count(kind) for kind in ("r2r", "r2w", "w2r", "w2w")}
     pairs = [(c.prompt.anchor, c) for c in corrections if c.prompt.anchor is not None]
-    copied = sum(a.text.strip() == c.text.strip() for a, c in pairs)
+    copied = sum(said(a).strip() == said(c).strip() for a, c in pairs)
     changed = sum(a.verdict.extracted != c.verdict.extracted for a, c in pairs)
     metrics = {f"transition/{kind}": number / n for kind, number in count.items()}
     metrics |= {f"transition/{kind}_count": float(number) for kind, number in count.items()}
@@ -325,7 +367,7 @@ def device_measures(device_metrics: Mapping[str, Any]) -> dict[str, float]:
         for name, value in device_metrics.items()
         if not any(name.startswith(f"{s}/") or name == f"loss/{s}" for s in empty)
     }
-    trained = sum(device_metrics[f"{s}/tokens"] for s in STREAMS)
+    trained = sum(device_metrics[f"{s}/trained_tokens"] for s in STREAMS)
     return measures | {"tokens/trained": float(trained)}
 
 

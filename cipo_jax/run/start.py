@@ -41,7 +41,8 @@ def restore_or_begin(
     """
     if parts.hosts.first_says(checkpoints.latest_step()) is not None:
         state, host = checkpoints.restore(update.abstract)
-        restored, step = HostState.from_json(host), int(state.step)
+        step = int(state.step)
+        restored = HostState.from_json(host, config.rollout, step)
         budget = Budget(config.num_steps, config.max_sampled_tokens, config.eval)
         if step >= config.num_steps:
             print(f"{record.workdir} has done its {step} steps; raise num_steps to continue")

@@ -1,23 +1,28 @@
 """The two streams of a step: prompts, sampling, and attempts as training sequences.
 
-Decided here: what dynamic sampling replaces, and with which keys streams are sampled. Advantages
-are computed in `rl/advantages`, anchors chosen in `rl/anchors`.
+Decided here: what dynamic sampling replaces, with which keys streams are sampled, and which
+attempts take part in what. Problems are drawn in `draw.py`, advantages computed in `rl/advantages`,
+anchors chosen in `rl/anchors`.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
 
-from cipo_jax.config.keys import Algorithm, Rollout, Verifier
-from cipo_jax.data.datasets import ProblemSource
-from cipo_jax.data.prompts import PromptWriter
+from cipo_jax.config.keys import Algorithm, Verifier
 from cipo_jax.policy.model import Params
 from cipo_jax.rl.advantages import group_advantages, overlong_penalty
-from cipo_jax.rl.difficulty import Memory, choose_learnable
 from cipo_jax.rl.packing import TrainSequence
-from cipo_jax.rl.rewards import correct_array, reward_of, shaped_rewards, verified_array
+from cipo_jax.rl.rewards import (
+    correct_array,
+    is_counted,
+    outcome_reward,
+    reward_of,
+    shaped_rewards,
+    verified_array,
+)
 from cipo_jax.run.rollout import MakeAttempts
 from cipo_jax.types import BASE, CORRECTION, Attempt, Prompt
 
@@ -43,63 +48,50 @@ class BaseStream:
         return [*self.attempts, *self.replaced]
 
 
-def choose_prompts(
-    rollout: Rollout,
-    prompts: PromptWriter,
-    problems: ProblemSource,
-    difficulty: Memory,
-    seed: Sequence[int],
-    step: int,
-) -> tuple[list[Prompt], list[Prompt]]:
-    """The step's prompts, and the spares of dynamic sampling: a function of the arguments alone.
-
-    Args:
-      difficulty: what is known of the problems, for the curriculum "learnability".
-      seed: of the curriculum's draw.
-    """
-    wanted = rollout.problems_per_step * (1 + rollout.max_refills)
-    if rollout.curriculum == "learnability":
-        candidates = problems.batch(step, wanted * rollout.curriculum_candidates)
-        ids = [p.id for p in candidates]
-        chosen = choose_learnable(difficulty, ids, wanted, np.random.default_rng(seed))
-        drawn = [candidates[i] for i in chosen]
-    else:
-        drawn = problems.batch(step, wanted)
-    written = [prompts.base(p) for p in drawn]
-    return written[: rollout.problems_per_step], written[rollout.problems_per_step :]
+def eligible_array(verified: np.ndarray, attempts: Sequence[Attempt], cut: bool) -> np.ndarray:
+    """[N, G] bool, which attempts may be put back: `verified` ones, and those that were cut at the
+    token limit only with `cut`."""
+    finished = np.array([a.completion.finished for a in attempts], bool)
+    return verified & (cut | finished.reshape(verified.shape))
 
 
 def sample_base(
     attempt: MakeAttempts,
     params: Params,
     prompts: Sequence[Prompt],
-    spares: Sequence[Prompt],
     group_size: int,
     key: jax.Array,
     verifier: Verifier,
+    overlong: str = "keep",
+    spares: Callable[[int], Sequence[Prompt]] = lambda count: (),
 ) -> BaseStream:
     """Samples a group for each prompt; with spares, replaces groups that teach nothing.
 
     Dynamic sampling (DAPO, arXiv 2503.14476, section 3.2): a group whose rewards are all equal
-    (with rewards of 1 and 0: all right or all wrong) has no advantage. As long as there are such
-    groups and spares are left, the next spares are sampled, one for each, and those of them whose
-    rewards differ take the places. What cannot be replaced stays, so that the batch keeps its size.
+    (with rewards of 1 and 0: all right or all wrong) has no advantage. Attempts that take no part
+    in the advantages do not make a group different. As long as there are such groups and spares are
+    left, the next spares are sampled, one for each, and those of them whose rewards differ take the
+    places. What cannot be replaced stays, so that the batch keeps its size.
 
     Args:
-      spares: prompts of further problems, used in order.
       key: the step's key.
       verifier: what a verdict earns.
+      overlong: `algorithm.overlong`.
+      spares: the next n prompts of further problems, or fewer where there are no more.
     """
 
     def teaches_nothing(group: Sequence[Attempt]) -> bool:
-        return len({reward_of(a.verdict, verifier) for a in group}) == 1
+        counted = [a.verdict for a in group if is_counted(a, verifier, overlong)]
+        return len({reward_of(verdict, verifier) for verdict in counted}) <= 1
 
     attempts = attempt(params, prompts, group_size, key, "rollout")
     groups = [attempts[i : i + group_size] for i in range(0, len(attempts), group_size)]
     replaced: list[Attempt] = []
     refill = 0
-    while spares and (useless := [i for i, group in enumerate(groups) if teaches_nothing(group)]):
-        batch, spares = spares[: len(useless)], spares[len(useless) :]
+    while useless := [i for i, group in enumerate(groups) if teaches_nothing(group)]:
+        batch = spares(len(useless))
+        if not batch:
+            break
         refill_key = jax.random.fold_in(key, REFILL_KEY + refill)
         fresh = attempt(params, batch, group_size, refill_key, f"refill {refill + 1}")
         for i in range(0, len(fresh), group_size):
@@ -126,7 +118,11 @@ def sample_corrections(
 
 
 def base_sequences(
-    attempts: Sequence[Attempt], rewards: np.ndarray, algorithm: Algorithm, max_tokens: int
+    attempts: Sequence[Attempt],
+    rewards: np.ndarray,
+    algorithm: Algorithm,
+    verifier: Verifier,
+    max_tokens: int,
 ) -> list[TrainSequence]:
     """The base stream's attempts ([N * G], group-major) with their advantages.
 
@@ -135,7 +131,7 @@ def base_sequences(
       max_tokens: the token limit of a completion.
     """
     norm = algorithm.advantage_norm
-    return _sequences(attempts, rewards, rewards, norm, algorithm, max_tokens, BASE)
+    return _sequences(attempts, rewards, norm, algorithm, verifier, max_tokens, BASE)
 
 
 def correction_sequences(
@@ -144,6 +140,7 @@ def correction_sequences(
     anchor_right: np.ndarray,
     lambda_risk: float,
     algorithm: Algorithm,
+    verifier: Verifier,
     max_tokens: int,
 ) -> list[TrainSequence]:
     """The corrections ([K * G_c], group-major) with their advantages, from risk-averse shaped
@@ -155,34 +152,39 @@ def correction_sequences(
       max_tokens: the token limit of a completion.
     """
     correct = correct_array(corrections, rewards.shape[1])
-    verified = verified_array(corrections, rewards.shape[1])
+    verified = verified_array(corrections, rewards.shape[1], verifier)
     shaped = shaped_rewards(rewards, correct, anchor_right, lambda_risk, verified)
     norm = algorithm.correction_advantage_norm
-    return _sequences(corrections, shaped, rewards, norm, algorithm, max_tokens, CORRECTION)
+    return _sequences(corrections, shaped, norm, algorithm, verifier, max_tokens, CORRECTION)
 
 
 def _sequences(
     attempts: Sequence[Attempt],
     rewards: np.ndarray,
-    unshaped: np.ndarray,
     norm: str,
     algorithm: Algorithm,
+    verifier: Verifier,
     max_tokens: int,
     stream: int,
 ) -> list[TrainSequence]:
-    included = np.ones(rewards.shape, bool)
-    if algorithm.overlong == "mask":
-        included = np.array([a.completion.finished for a in attempts]).reshape(rewards.shape)
-    elif algorithm.overlong == "soft":
-        lengths = np.array([len(a.completion.tokens) for a in attempts]).reshape(rewards.shape)
-        penalty = overlong_penalty(lengths, max_tokens, algorithm.overlong_buffer)
-        rewards, unshaped = rewards + penalty, unshaped + penalty
-    advantages = group_advantages(rewards, norm, unshaped, included).reshape(-1).tolist()
-    sequences = []
-    for i, (a, advantage) in enumerate(zip(attempts, advantages, strict=True)):
-        if included.flat[i]:
-            c, group = a.completion, i // rewards.shape[1]
-            sequences.append(
-                TrainSequence(a.prompt.tokens, c.tokens, c.logprobs, advantage, stream, group)
-            )
-    return sequences
+    shape = rewards.shape
+    counted = [is_counted(a, verifier, algorithm.overlong) for a in attempts]
+    bare = np.array([outcome_reward(a.verdict, verifier) for a in attempts]).reshape(shape)
+    if algorithm.overlong == "soft":
+        lengths = np.array([len(a.completion.tokens) for a in attempts]).reshape(shape)
+        rewards = rewards + overlong_penalty(lengths, max_tokens, algorithm.overlong_buffer)
+    included = np.array(counted, bool).reshape(shape)
+    span = verifier.reward_correct - verifier.reward_wrong
+    advantages = group_advantages(rewards, norm, bare, included, span).reshape(-1).tolist()
+    return [
+        TrainSequence(
+            prompt=a.prompt.tokens,
+            completion=a.completion.tokens,
+            old_logprobs=a.completion.logprobs,
+            advantage=advantage,
+            stream=stream,
+            group=i // shape[1],
+            trained=counted[i],
+        )
+        for i, (a, advantage) in enumerate(zip(attempts, advantages, strict=True))
+    ]

@@ -23,10 +23,16 @@ from cipo_jax.run.host_state import HostState
 from cipo_jax.run.parts import Parts
 from cipo_jax.run.records.checkpoint import Checkpoints
 from cipo_jax.run.records.record import Record
-from cipo_jax.run.records.terminal import format_step_line, print_evaluation, print_pair
+from cipo_jax.run.records.terminal import (
+    format_step_line,
+    print_evaluation,
+    print_findings,
+    print_pair,
+)
 from cipo_jax.run.update import Update
 from cipo_jax.run.watch.compiles import Ledger
 from cipo_jax.run.watch.health import check_health, health_rules
+from cipo_jax.run.watch.learning import FIRST_STEPS
 from cipo_jax.run.watch.profiling import Profile
 from cipo_jax.run.watch.speed import PEAK_FLOPS
 from cipo_jax.types import Attempt, CipoError, Prompt
@@ -156,6 +162,8 @@ class Training:
         seconds_left = float(np.median(self._recent_seconds)) * left
         line = format_step_line(self.step, self.config.num_steps, measures, seconds_left)
         print(line, flush=True)
+        if 1 < self.step <= FIRST_STEPS:  # those of the first were named before its update
+            print_findings(measures)
         every = self.config.log.show_samples_every
         if every and self.step % every == 0:
             print_pair(attempts)

@@ -24,6 +24,7 @@ from cipo_jax.rl.train_step import (
     Score,
     TrainState,
     abstract_batch,
+    learns,
     make_reference_scorer,
     make_stream_gradient_stats,
     make_train_step,
@@ -124,7 +125,7 @@ class Update:
         stream_weights: tuple[float, float],
         plan: BatchPlan,
     ) -> None:
-        self._mesh = policy.mesh
+        self._mesh, self._token_loss = policy.mesh, token_loss
         shape = _batch_shape(policy, plan)
         self.abstract_batch = abstract_batch(shape, policy.mesh, sharding.ROWS)
         self._pack_minibatch = functools.partial(
@@ -132,7 +133,7 @@ class Update:
             microbatches=shape[1],
             microbatch_rows=shape[2],
             row_tokens=shape[3],
-            skip_zero_advantages=not token_loss.needs_zero_advantages,
+            zero_advantages_learn=token_loss.needs_zero_advantages,
             normaliser=token_loss.aggregation.normaliser,
         )
         self._minibatches = plan.minibatches
@@ -173,6 +174,10 @@ class Update:
           rng: deals groups to minibatches, where there are several.
         """
         return packing.make_minibatches(members, self._minibatches, rng, self._pack_minibatch)
+
+    def learning_microbatches(self, batch: TrainBatch) -> np.ndarray:
+        """[U, M] bool, the microbatches with a gradient; others are scored for metrics alone."""
+        return np.any(learns(batch, self._token_loss), axis=(2, 3))
 
     def step(self, state: TrainState, batch: TrainBatch) -> tuple[TrainState, Metrics]:
         """The compiled update, on a batch of NumPy arrays; `state` is donated."""
@@ -237,7 +242,17 @@ def make_policy_update(config: Config, policy: Policy, schedule: optax.Schedule)
     return Update(
         policy,
         policy_loss(config.algorithm, policy.longest_completion),
-        make_optimizer(schedule, o.b1, o.b2, o.weight_decay, o.grad_clip, o.name, mu_dtype),
+        make_optimizer(
+            schedule,
+            o.b1,
+            o.b2,
+            o.weight_decay,
+            o.grad_clip,
+            o.name,
+            mu_dtype,
+            policy.model.param_dtype,
+            config.seed,
+        ),
         stream_weights=(1.0, correction.weight),
         plan=plan,
     )

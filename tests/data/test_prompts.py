@@ -1,3 +1,4 @@
+import dataclasses
 import re
 
 import numpy as np
@@ -9,8 +10,8 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 from cipo_jax.config.keys import Config, Data
-from cipo_jax.data.plain_tokenizers import CharTokenizer
-from cipo_jax.data.prompts import CUT_MARK, PromptWriter
+from cipo_jax.data.plain_tokenizers import ByteTokenizer, CharTokenizer
+from cipo_jax.data.prompts import CUT_MARK, PromptWriter, said
 from cipo_jax.data.stop_tokens import with_stop_tokens
 from cipo_jax.data.tasks import arithmetic
 from cipo_jax.data.tasks.generated import GeneratedDemonstrations, GeneratedProblems
@@ -159,6 +160,26 @@ def test_a_long_attempt_is_cut_in_the_middle_only():
     assert CharTokenizer().decode(prompt.tokens) == "Compute (7+2).\n01234567\n...\n3456789\n"
 
 
+@pytest.mark.parametrize(
+    ("thought", "text", "quoted"),
+    [
+        ("", "7+2=9", "7+2=9"),
+        ("", "<think>7+2 is 8? 9</think>\n\n7+2=9\n", "7+2=9"),
+        ("<think>", "7+2 is 8? 9</think>\n7+2=9", "7+2=9"),
+        ("<think>", "7+2 is 8", "7+2 is 8"),  # nothing but a thought
+        ("", "9 <think>", "9"),
+    ],
+)
+def test_an_attempt_is_quoted_by_what_follows_its_thought(thought, text, quoted):
+    anchor = attempt_at(Problem("p", "(7+2)"), text)
+    anchor = dataclasses.replace(anchor, prompt=dataclasses.replace(anchor.prompt, thought=thought))
+    template, tokenizer = "{question}|{attempt}", ByteTokenizer()
+    for quote_thoughts, wanted in ((False, quoted), (True, text)):
+        data = Data(correction_template=template, quote_thoughts=quote_thoughts)
+        prompt = PromptWriter(tokenizer, data).correction(anchor)
+        assert tokenizer.decode(prompt.tokens.tolist()) == "(7+2)|" + wanted
+
+
 @reproducible
 @given(
     question=questions,
@@ -186,7 +207,7 @@ def test_correction_prompt_keeps_template_head_and_tail_within_its_budget(
     # Locate the quoted attempt between the two halves of the template, which must be whole.
     before, after = template.split("{attempt}")
     before, after = (part.replace("{question}", question) for part in (before, after))
-    quoted = hf.encode(text)
+    quoted = hf.encode(said(anchor))
     assert prompt.trimmed == (len(quoted) > max_attempt_tokens)
     if prompt.trimmed:
         mark = hf.encode(CUT_MARK)

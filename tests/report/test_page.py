@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from invented_run import Page, make_attempt, make_run
 
+from cipo_jax.report import tables
 from cipo_jax.report.figures import Breach, figure
 from cipo_jax.report.page import write_report
 from cipo_jax.report.plots import Plot, histogram_names, plots
@@ -82,6 +83,20 @@ def test_config_shows_what_differs_first(page):
     )
     assert text.index("init_from") < text.index("values at their default")
     assert '"runs/cold <1>"' in text
+
+
+def test_the_page_begins_with_a_verdict(page):
+    text = re.sub(r"<[^>]*>", "\n", page.source[page.source.index("<h1>") :])
+    first, second = text.split()[0], [line for line in text.splitlines() if line.strip()][1]
+    assert first == "demo" and second.startswith("learned: pass@1 38.8% at step 0, 63.8%")
+
+
+def test_rules_younger_than_the_run_are_not_shown():
+    limits = {"health.entropy_floor": 0.003, "health.patience": 5}
+    config = {key: {"value": value, "source": "default"} for key, value in limits.items()}
+    [table, _] = tables.health([], config)
+    assert [row[0] for row in table.rows] == ["entropy_floor"]
+    assert not isinstance(tables.health([], {})[0], tables.Table)
 
 
 def test_health_says_which_rule_fired_and_where(page):

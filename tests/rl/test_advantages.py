@@ -1,9 +1,12 @@
 """Advantages: the formula, its edge cases, and when the risk penalty acts."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cipo_jax.rl.advantages import EPS, NORMS, group_advantages, overlong_penalty
 from cipo_jax.rl.rewards import shaped_rewards
@@ -17,7 +20,7 @@ def mixed_corrections() -> tuple[np.ndarray, np.ndarray]:
 
 
 def by_double_loop(
-    rewards: np.ndarray, norm: str, unshaped: np.ndarray, included: np.ndarray
+    rewards: np.ndarray, norm: str, bare: np.ndarray, included: np.ndarray
 ) -> np.ndarray:
     """The normalisations in plain Python."""
     groups = [[j for j in range(rewards.shape[1]) if included[i, j]] for i in range(len(rewards))]
@@ -35,7 +38,7 @@ def by_double_loop(
     ]
     advantages = np.zeros(rewards.shape)
     for i, group in enumerate(groups):
-        shaped, before = ([float(x[i, j]) for j in group] for x in (rewards, unshaped))
+        shaped, before = ([float(x[i, j]) for j in group] for x in (rewards, bare))
         for place, j in enumerate(group):
             gap = shaped[place] - mean(shaped)
             if norm == "group":
@@ -48,14 +51,15 @@ def by_double_loop(
             elif norm == "stream":
                 advantages[i, j] = gap / (math.sqrt(mean([x**2 for x in centred])) + EPS)
             elif norm == "group_unshaped_std":
-                advantages[i, j] = gap / (spread(before) + EPS)
+                floor = math.sqrt(len(group) - 1) / len(group)
+                advantages[i, j] = gap / (max(spread(before), floor) + EPS)
     return advantages
 
 
 def advantages_for(lambda_risk: float, norm: str) -> np.ndarray:
     correct, anchor_right = mixed_corrections()
     return group_advantages(
-        shaped_rewards(correct, correct, anchor_right, lambda_risk), norm, unshaped_rewards=correct
+        shaped_rewards(correct, correct, anchor_right, lambda_risk), norm, bare_outcomes=correct
     )
 
 
@@ -118,7 +122,7 @@ def test_left_out_completions_get_zero_and_say_nothing_of_the_others(norm: str) 
 def test_equal_rewards_give_exactly_zero(norm: str, value: float) -> None:
     # In floating point the mean of three times 0.1 is not 0.1; the residue is not divided by EPS.
     rewards = np.array([[value] * 3, [0.0, 1.0, 1.0]])
-    advantages = group_advantages(rewards, norm, unshaped_rewards=rewards)
+    advantages = group_advantages(rewards, norm, bare_outcomes=rewards)
     assert (advantages[0] == 0).all()
     assert (advantages[1] != 0).all()
 
@@ -126,13 +130,13 @@ def test_equal_rewards_give_exactly_zero(norm: str, value: float) -> None:
 @pytest.mark.parametrize("norm", NORMS)
 def test_a_stream_of_equal_rewards_is_all_zero(norm: str) -> None:
     rewards = np.full((4, 3), 0.1)
-    assert not group_advantages(rewards, norm, unshaped_rewards=rewards).any()
+    assert not group_advantages(rewards, norm, bare_outcomes=rewards).any()
 
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_a_step_without_groups_has_no_advantages(norm: str) -> None:
     empty = np.zeros((0, 4))
-    assert group_advantages(empty, norm, unshaped_rewards=empty).shape == (0, 4)
+    assert group_advantages(empty, norm, bare_outcomes=empty).shape == (0, 4)
 
 
 def test_group_norm_cancels_the_risk_penalty() -> None:
@@ -161,13 +165,50 @@ def test_stream_norm_weighs_groups_of_right_anchors_against_the_others() -> None
     assert np.std(advantages_for(0.5, "stream")) == pytest.approx(1, rel=1e-4)
 
 
+@st.composite
+def judged_groups(draw: Any) -> tuple[np.ndarray, np.ndarray, float, float]:
+    """Rewards [2, G] as the correction stream has them, bare outcomes, span and lambda_risk."""
+    G, span, risk = draw(st.integers(2, 16)), draw(st.floats(0.01, 2)), draw(st.floats(0, 2))
+    shape = st.lists(st.tuples(st.integers(0, 2), st.floats(0, 1), st.floats(-1, 0)), min_size=G)
+    group = st.tuples(shape, st.booleans())
+    rewards, bare = [], []
+    for completions, anchor_right in (draw(group), draw(group)):
+        outcomes, scores, penalties = np.array(completions[:G]).T
+        earned = np.array([0.0, span, -0.01])[outcomes.astype(int)]  # wrong, right, no answer
+        bare.append(earned)
+        rewards.append(
+            earned + scores * (span - earned) + penalties - risk * anchor_right * (outcomes != 1)
+        )
+    return np.array(rewards), np.array(bare), span, risk
+
+
+@given(judged_groups())
+def test_penalties_and_partial_credit_keep_advantages_of_a_sane_size(
+    groups: tuple[np.ndarray, np.ndarray, float, float],
+) -> None:
+    rewards, bare, span, risk = groups
+    G = rewards.shape[1]
+    advantages = group_advantages(rewards, "group_unshaped_std", bare, span=span)
+    bound = math.sqrt(G - 1) * np.ptp(rewards, axis=1, keepdims=True) / span
+    assert (np.abs(advantages) <= bound * (1 + 1e-6) + 1e-6).all()
+    # Right and wrong, a penalty of up to 1 and the risk: what a reward can range over.
+    assert bound.max() <= math.sqrt(G - 1) * (span + 0.01 + 1 + risk) / span * (1 + 1e-6)
+
+
+def test_without_penalties_the_floor_changes_nothing() -> None:
+    correct, anchor_right = mixed_corrections()
+    shaped = shaped_rewards(correct, correct, anchor_right, 0.5)
+    std = correct.std(axis=1, keepdims=True)
+    wanted = (shaped - shaped.mean(axis=1, keepdims=True)) / (std + EPS) * (std > 0)
+    got = group_advantages(shaped, "group_unshaped_std", correct)
+    np.testing.assert_allclose(got, wanted, rtol=1e-6)
+
+
 def test_misuse_is_refused() -> None:
-    with pytest.raises(ValueError, match="needs unshaped_rewards"):
+    with pytest.raises(ValueError, match="needs bare_outcomes"):
         group_advantages(np.ones((1, 2)), "group_unshaped_std")
     with pytest.raises(ValueError, match="'grupo'"):
         group_advantages(np.ones((1, 2)), "grupo")
-    with pytest.raises(ValueError, match="unshaped_rewards are equal"):
-        group_advantages(np.array([[1.0, 0.5]]), "group_unshaped_std", np.array([[1, 1]]))
 
 
 def test_the_overlong_penalty_grows_over_the_buffer() -> None:

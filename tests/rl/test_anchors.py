@@ -27,6 +27,7 @@ class Case:
 
     def select(self) -> Selection:
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        values.setdefault("verified", values["eligible"])
         return select_anchors(rng=np.random.default_rng(values.pop("seed")), **values)
 
     @property
@@ -214,3 +215,14 @@ def test_nothing_to_choose_from() -> None:
         assert len(selection) == 0
         assert selection.right.shape == selection.in_band.shape == (0,)
         assert selection.right.dtype == selection.in_band.dtype == bool
+
+
+def test_pass_rates_are_of_all_verdicts_whoever_may_be_an_anchor() -> None:
+    """Half of the first problem's attempts are right: it is in the band, though only right ones may
+    be anchors. All of the second one's are."""
+    correct = np.array([[1, 1, 0, 0], [1, 1, 1, 1]], bool)
+    verified = np.ones_like(correct)
+    eligible = np.array([[1, 1, 0, 0], [1, 1, 0, 0]], bool)
+    rng = np.random.default_rng(0)
+    anchors = select_anchors(correct, verified, eligible, 2, 1.0, (0.375, 0.75), 2, "other", rng)
+    assert anchors.problem.tolist() == [0, 0] and anchors.in_band.all()

@@ -68,7 +68,7 @@ def unpack(batch: TrainBatch) -> list[TrainSequence]:
         assert (np.diff(used) >= 0).all()
         for segment in range(1, count + 1):
             at = np.flatnonzero(segments == segment)
-            mask = flat["loss_mask"][r, at]
+            mask = flat["completion_mask"][r, at]
             prompt = int((mask == 0).sum())
             np.testing.assert_array_equal(mask, np.arange(len(at)) >= prompt)
             np.testing.assert_array_equal(flat["positions"][r, at], np.arange(len(at)))
@@ -82,9 +82,19 @@ def unpack(batch: TrainBatch) -> list[TrainSequence]:
                     old_logprobs=flat["old_logprobs"][r, at[prompt:]],
                     advantage=float(advantages[-1]),
                     stream=int(flat["stream"][r]),
+                    trained=bool(flat["loss_mask"][r, at].any()),
                 )
             )
-        for name in ("tokens", "positions", "loss_mask", "advantages", "old_logprobs"):
+            in_loss = mask if found[-1].trained else 0 * mask
+            np.testing.assert_array_equal(flat["loss_mask"][r, at], in_loss)
+        for name in (
+            "completion_mask",
+            "tokens",
+            "positions",
+            "loss_mask",
+            "advantages",
+            "old_logprobs",
+        ):
             assert not flat[name][r, segments == 0].any()
     return found
 
@@ -98,6 +108,7 @@ def by_first_token(sequences: list[TrainSequence]) -> list[tuple]:
             s.old_logprobs.tolist(),
             s.advantage,
             s.stream,
+            s.trained,
         )
         for s in sequences
     )
@@ -113,41 +124,54 @@ def test_unpacking_gives_every_sequence_back_once(sequences: list[TrainSequence]
     assert batch.tokens.shape == (7, 4, ROW) and batch.stream.shape == (7, 4)
 
 
+def some_idle(sequences: list[TrainSequence]) -> list[TrainSequence]:
+    """Every third has no advantage, every third is not trained on."""
+    changes: list[dict[str, Any]] = [{}, {"advantage": 0.0}, {"trained": False}]
+    return [dataclasses.replace(s, **changes[i % 3]) for i, s in enumerate(sequences)]
+
+
 @given(sequence_lists())
 def test_base_rows_come_first_and_do_not_depend_on_corrections(
     sequences: list[TrainSequence],
 ) -> None:
-    batch = make_train_batch(sequences, 7, 4, ROW)
+    sequences = some_idle(sequences)
+    pack = functools.partial(
+        make_train_batch,
+        microbatches=7,
+        microbatch_rows=4,
+        row_tokens=ROW,
+        zero_advantages_learn=False,
+    )
+    batch = pack(sequences)
     used = batch.segments.any(axis=-1).reshape(-1)
-    stream = batch.stream.reshape(-1)[used]
-    assert (np.diff(stream) >= 0).all()
-    # Rows in use are the first ones, so that empty microbatches are at the end.
+    # Rows in use are the first ones, so that empty microbatches are at the end; rows that learn are
+    # the first of those, and base rows the first of either.
     assert used[: used.sum()].all()
-    alone = make_train_batch([s for s in sequences if s.stream == BASE], 7, 4, ROW)
-    base_rows = int((stream == BASE).sum())
-    for together, apart in zip(batch[:6], alone[:6], strict=True):
+    learning = ((batch.loss_mask > 0) & (batch.advantages != 0)).any(axis=-1).reshape(-1)
+    assert learning[: learning.sum()].all()
+    stream = batch.stream.reshape(-1)
+    for rows in (stream[learning], stream[used & ~learning]):
+        assert (np.diff(rows) >= 0).all()
+    alone = pack([s for s in sequences if s.stream == BASE])
+    base_rows = int((stream[learning] == BASE).sum())
+    for together, apart in zip(batch[:7], alone[:7], strict=True):
         shape = (-1, ROW)
         np.testing.assert_array_equal(
             together.reshape(shape)[:base_rows], apart.reshape(shape)[:base_rows]
         )
-        assert not apart.reshape(shape)[base_rows:].any()
 
 
 @given(sequence_lists())
-def test_sequences_without_advantage_are_left_out_but_counted(
-    sequences: list[TrainSequence],
-) -> None:
-    some = [
-        dataclasses.replace(s, advantage=0.0 if i % 2 else s.advantage)
-        for i, s in enumerate(sequences)
-    ]
-    batch = make_train_batch(some, 7, 4, ROW, skip_zero_advantages=True)
-    assert by_first_token(unpack(batch)) == by_first_token(some[::2])
-    counts = [sum(len(s.completion) for s in some if s.stream == stream) for stream in (0, 1)]
-    assert batch.token_counts.tolist() == counts
-    # Without being told so, nothing is left out.
-    whole = make_train_batch(some, 7, 4, ROW)
-    assert len(unpack(whole)) == len(some) and whole.token_counts.tolist() == counts
+def test_all_are_packed_and_the_trained_ones_counted(sequences: list[TrainSequence]) -> None:
+    some = some_idle(sequences)
+    for zero_advantages_learn in (True, False):
+        batch = make_train_batch(some, 7, 4, ROW, zero_advantages_learn=zero_advantages_learn)
+        assert by_first_token(unpack(batch)) == by_first_token(some)
+        counts = [
+            sum(len(s.completion) for s in some if s.stream == stream and s.trained)
+            for stream in (0, 1)
+        ]
+        assert batch.token_counts.tolist() == counts
 
 
 def test_a_batch_by_hand() -> None:
@@ -287,15 +311,16 @@ def test_one_minibatch_is_the_whole_batch_in_its_order() -> None:
     assert pad_share(dealt) == pad_share(whole)
 
 
-def test_normalisers_count_what_is_left_out() -> None:
+def test_normalisers_count_what_has_no_advantage_and_not_what_is_not_trained() -> None:
     members = [
         dataclasses.replace(s, advantage=0.0 if s.group == 1 else s.advantage)
         for s in groups_of(4, 2)
     ]
-    batch = deal(members, 2, normaliser=len, skip_zero_advantages=True)
+    batch = deal(members, 2, normaliser=len, zero_advantages_learn=False)
     np.testing.assert_array_equal(batch.token_counts, [[2 * G, G]] * 2)
-    packed = [len(unpack(minibatch(batch, u))) for u in range(2)]
-    assert sum(packed) == len(members) - 2 * G
+    members[0] = dataclasses.replace(members[0], trained=False)
+    fewer = deal(members, 2, normaliser=len, zero_advantages_learn=False)
+    assert fewer.token_counts.sum() == batch.token_counts.sum() - 1
 
 
 def test_minibatches_hold_the_largest_share() -> None:

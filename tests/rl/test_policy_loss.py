@@ -241,7 +241,7 @@ def packed(values: list[np.ndarray]) -> np.ndarray:
 
 def microbatch() -> TrainBatch:
     whole = pack([case.sequence for case in cases()], 1, 12)
-    micro = TrainBatch(*(None if x is None else x[0, 0] for x in whole[:7]))
+    micro = TrainBatch(*(None if x is None else x[0, 0] for x in whole[:8]))
     return micro._replace(
         old_logprobs=packed([case.sampler for case in cases()]),
         ref_logprobs=packed([case.reference for case in cases()]),

@@ -102,7 +102,7 @@ def by_double_loop(
                 sums["ratio_max"] = max(sums["ratio_max"], ratio)
                 weight = (1.0, WEIGHT)[stream] / count
                 slope[t] = 0.0 if clipped else -weight * ratio * s.advantage
-        metrics[f"{name}/tokens"] = count
+        metrics[f"{name}/tokens"] = metrics[f"{name}/trained_tokens"] = count
         metrics[f"{name}/ratio_max"] = sums.pop("ratio_max")
         metrics[f"loss/{name}"] = sums.pop("loss") / count
         metrics |= {f"{name}/{key}": value / count for key, value in sums.items()}
@@ -237,19 +237,61 @@ def test_empty_microbatches_cost_nothing() -> None:
     assert len(scored_microbatches) == batch.loss_mask.any(axis=(2, 3)).sum() == 2
 
 
-def test_sequences_without_advantage_can_be_left_out() -> None:
+def test_microbatches_without_a_gradient_are_scored_alone() -> None:
+    forward, backward = [], []
+
+    @jax.custom_vjp
+    def watch(x: jax.Array) -> jax.Array:
+        return x
+
+    def back(_: None, cotangent: jax.Array) -> tuple[jax.Array]:
+        jax.debug.callback(lambda: backward.append(1))
+        return (cotangent,)
+
+    watch.defvjp(lambda x: (x, None), back)
+
+    def watched(*args: Any) -> Any:
+        jax.debug.callback(lambda: forward.append(1))
+        logprobs, entropy = bigram(*args)
+        return watch(logprobs), entropy
+
+    idle = [dataclasses.replace(s, advantage=0.0) for s in off_policy()]
+    batch = pack([*off_policy(), *idle], 9, 2, zero_advantages_learn=False)
+    update(ts.make_train_step(watched, LOSS, ADAMW, (1.0, WEIGHT)), bigram_params(), batch)
+    jax.effects_barrier()
+    learning = ((batch.advantages != 0) & (batch.loss_mask > 0)).any(axis=(2, 3)).sum()
+    assert len(forward) == used_rows(batch).any(axis=2).sum() > len(backward) == learning > 0
+
+
+def test_metrics_are_of_all_completions_whichever_have_a_gradient() -> None:
+    """With a KL or entropy term all have one, without only some: the curves must be the same."""
     members = [
         dataclasses.replace(s, advantage=s.advantage * (i % 3 > 0))
         for i, s in enumerate(off_policy())
     ]
-    all_of_them = update_bigram(members)
-    batch = pack(members, skip_zero_advantages=True)
-    step = step_of(bigram)
-    some = update(step, bigram_params(), batch)
+    all_of_them = update_bigram(members, 4, 4)
+    batch = pack(members, 4, 4, zero_advantages_learn=False)
+    some = update(step_of(bigram), bigram_params(), batch)
     assert_close(some.grads, all_of_them.grads)
-    for name in ("loss/total", "loss/base", "loss/correction", "grad_norm"):
-        assert some.metrics[name] == pytest.approx(all_of_them.metrics[name], rel=1e-5, abs=1e-7)
-    assert some.metrics["base/tokens"] < all_of_them.metrics["base/tokens"]
+    assert some.metrics == pytest.approx(all_of_them.metrics, rel=1e-5, abs=1e-6)
+    assert some.metrics["base/trained_tokens"] < some.metrics["base/tokens"]
+
+
+def test_what_is_not_trained_is_measured_alone() -> None:
+    members = off_policy()
+    left_out = {1, 4, 9, 12}
+    marked = [dataclasses.replace(s, trained=i not in left_out) for i, s in enumerate(members)]
+    kept = [s for i, s in enumerate(members) if i not in left_out]
+    with_entropy = dataclasses.replace(LOSS, entropy_coef=0.1)
+    for loss in (LOSS, with_entropy):
+        got, wanted = (update_bigram(m, 4, 4, token_loss=loss) for m in (marked, kept))
+        assert_close(got.grads, wanted.grads)
+        everyone = update_bigram(members, 4, 4, token_loss=loss)
+        for name in ("entropy", "sampler_gap", "clip_frac", "ratio_max", "tokens"):
+            key = f"base/{name}"
+            assert got.metrics[key] == pytest.approx(everyone.metrics[key], rel=1e-5), name
+        for name in ("loss/total", "loss/base", "base/trained_tokens"):
+            assert got.metrics[name] == pytest.approx(wanted.metrics[name], rel=1e-5), name
 
 
 def test_padding_rows_and_longer_rows_change_nothing() -> None:
@@ -312,7 +354,7 @@ def test_a_stream_without_tokens_is_nan_in_the_metrics_alone() -> None:
     assert missing == {
         k
         for k in result.metrics
-        if (k.startswith("correction/") or k == "loss/correction") and k != "correction/tokens"
+        if (k.startswith("correction/") or k == "loss/correction") and not k.endswith("tokens")
     }
     assert "correction/ratio_max" in missing and result.metrics["correction/tokens"] == 0
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(result.params))

@@ -4,13 +4,17 @@ import numpy as np
 import pytest
 from places import ROOT
 
+from cipo_jax.config.keys import Verifier
+from cipo_jax.rl.anchors import Selection
 from cipo_jax.run.measures import (
     METRICS,
     Metric,
+    device_measures,
     find_metric,
     pass_rate_histogram,
     reduce_attempts,
     reference,
+    stream_measures,
     transition,
     transitions,
 )
@@ -62,13 +66,14 @@ def test_reduce_attempts_by_hand():
             "base/group/all_right": 1 / 3,
             "base/group/all_wrong": 1 / 3,
             "base/group/mixed": 1 / 3,
+            "base/group/informative": 1 / 3,
         }
     )
 
 
 def test_the_pass_rate_goes_by_verdicts_and_the_reward_by_what_they_earned():
     attempts = [attempt(o) for o in (Outcome.CORRECT, Outcome.WRONG, Outcome.NO_ANSWER)]
-    metrics = reduce_attempts(attempts, 3, "b", np.array([[1.0, 0.25, -0.5]]))
+    metrics = reduce_attempts(attempts, 3, "b", Verifier(reward_wrong=0.25, reward_no_answer=-0.5))
     assert metrics["b/reward/mean"] == pytest.approx(0.25)
     assert metrics["b/pass_rate"] == pytest.approx(1 / 3)
     assert metrics["b/outcome/no_answer"] == pytest.approx(1 / 3)
@@ -85,6 +90,46 @@ def test_what_the_verifier_failed_on_is_left_out():
     assert transitions(corrections)["correction/retention"] == 1
     assert transitions(corrections[1:]) == {}
     assert pass_rate_histogram(np.zeros((0, 2), bool)) == {}
+
+
+def test_a_group_is_informative_if_the_rewards_of_what_counts_in_it_differ():
+    right, wrong, failed, late = (
+        attempt(o) for o in (Outcome.CORRECT, Outcome.WRONG, Outcome.ERROR, Outcome.TIMEOUT)
+    )
+    cut = attempt(Outcome.WRONG, finished=False)
+    groups = [right, failed, right, late, right, cut, right, wrong, wrong, wrong]
+
+    def informative(**left_out) -> float:
+        return reduce_attempts(groups, 2, "b", **left_out)["b/group/informative"]
+
+    assert informative() == 3 / 5
+    late_too = Verifier(left_out=("error", "timeout"))
+    assert informative(verifier=late_too) == 2 / 5
+    assert informative(verifier=late_too, overlong="mask") == 1 / 5
+    assert informative(verifier=Verifier(left_out=())) == 4 / 5
+
+
+def test_a_left_out_timeout_counts_in_no_rate():
+    right, late = attempt(Outcome.CORRECT), attempt(Outcome.TIMEOUT)
+    late_too = Verifier(left_out=("error", "timeout"))
+    assert reduce_attempts([right, late], 2, "b")["b/pass_rate"] == 1 / 2
+    assert reduce_attempts([right, late], 2, "b", late_too)["b/pass_rate"] == 1
+    corrections = [attempt(o, anchor=right) for o in (Outcome.CORRECT, Outcome.TIMEOUT)]
+    assert transitions(corrections)["correction/retention"] == 1 / 2
+    assert transitions(corrections, late_too)["correction/retention"] == 1
+
+
+def test_what_was_sampled_is_told_apart_from_what_was_kept():
+    right, wrong = attempt(Outcome.CORRECT), attempt(Outcome.WRONG)
+    none = Selection(*(np.zeros(0, int) for _ in range(4)))
+    kept, sampled = [right, wrong], [right, wrong, wrong, wrong]
+    metrics = stream_measures(kept, sampled, [], (2, 2), none, Verifier(), "keep")
+    assert metrics["base/pass_rate"] == 1 / 2 and metrics["sampled/pass_rate"] == 1 / 4
+    assert (metrics["pass_rate/0_of_2"], metrics["sampled/pass_rate/0_of_2"]) == (0, 1 / 2)
+    assert metrics["sampled/group/mixed"] == 1 / 2
+    assert not [name for name in metrics if find_metric(name) is None]
+    without = stream_measures(kept, None, [], (2, 2), none, Verifier(), "keep")
+    assert not [name for name in without if name.startswith("sampled/")]
 
 
 def test_groups_are_consecutive_attempts():
@@ -153,6 +198,14 @@ def test_rates_without_a_denominator_are_absent():
     assert transitions([]) == {}
     with pytest.raises(ValueError, match="no anchor"):
         transitions([right])
+
+
+def test_a_step_without_a_gradient_keeps_its_metrics():
+    of_base = {"base/tokens": 40, "base/trained_tokens": 0, "base/entropy": 0.5, "loss/base": 0.0}
+    nothing = {"correction/tokens": 0, "correction/trained_tokens": 0, "correction/entropy": np.nan}
+    measures = device_measures(of_base | nothing | {"grad_norm": 0.0})
+    assert measures["base/entropy"] == 0.5 and measures["tokens/trained"] == 0
+    assert not [name for name in measures if name.startswith("correction/")]
 
 
 # The table.

@@ -1,13 +1,18 @@
 """Dynamic sampling on an attempter whose groups are scripted; from verdicts to advantages."""
 
+import dataclasses
+
 import jax
 import numpy as np
+import pytest
 
 from cipo_jax.config.keys import Algorithm, Verifier
-from cipo_jax.rl.rewards import reward_array
+from cipo_jax.rl.advantages import NORMS
+from cipo_jax.rl.rewards import reward_array, verified_array
 from cipo_jax.run.streams import (
     base_sequences,
     correction_sequences,
+    eligible_array,
     sample_base,
     sample_corrections,
 )
@@ -16,20 +21,50 @@ from cipo_jax.types import Attempt, Completion, Outcome, Problem, Prompt, Verdic
 KEY = jax.random.key(0)
 
 
+def done(tokens: int) -> Completion:
+    return Completion(np.ones(tokens, np.int32), np.zeros(tokens, np.float32), True)
+
+
 def prompt(name: str) -> Prompt:
     return Prompt(Problem(id=name, question=name, answer="1"), np.ones(1, np.int32))
 
 
+VERDICTS = {
+    "r": Verdict(Outcome.CORRECT),
+    "w": Verdict(Outcome.WRONG),
+    "c": Verdict(Outcome.WRONG),  # cut at the limit
+    "e": Verdict(Outcome.ERROR),
+    "t": Verdict(Outcome.TIMEOUT),
+}
+
+
+def spares(names: str):
+    """Hands out prompts of these problems."""
+    left = [prompt(name) for name in names]
+
+    def take(count: int) -> list[Prompt]:
+        taken = left[:count]
+        del left[:count]
+        return taken
+
+    return take
+
+
 def scripted(outcomes: dict[str, str]):
-    """An attempter: `outcomes[problem]` is a string of r (right) and w (wrong), one per sample."""
+    """An attempter: `outcomes[problem]` is a string of `VERDICTS`, one letter per sample."""
     calls: list[list[str]] = []
 
     def attempt(params, prompts, samples, key, purpose):
         calls.append([p.problem.id for p in prompts])
         done = Completion(np.ones(1, np.int32), np.zeros(1, np.float32), True)
-        verdict = {"r": Verdict(Outcome.CORRECT), "w": Verdict(Outcome.WRONG)}
+        cut = dataclasses.replace(done, finished=False)
         return [
-            Attempt(p, done, "", verdict[outcomes[p.problem.id][j]])
+            Attempt(
+                p,
+                cut if outcomes[p.problem.id][j] == "c" else done,
+                "",
+                VERDICTS[outcomes[p.problem.id][j]],
+            )
             for p in prompts
             for j in range(samples)
         ]
@@ -43,7 +78,7 @@ def problems_of(attempts: list[Attempt]) -> list[str]:
 
 def test_without_spares_every_group_stays() -> None:
     attempt, calls = scripted({"a": "rr", "b": "rw"})
-    base = sample_base(attempt, None, [prompt("a"), prompt("b")], [], 2, KEY, Verifier())
+    base = sample_base(attempt, None, [prompt("a"), prompt("b")], 2, KEY, Verifier())
     assert problems_of(base.attempts) == ["a", "b"]
     assert base.replaced == []
     assert calls == [["a", "b"]]
@@ -51,8 +86,9 @@ def test_without_spares_every_group_stays() -> None:
 
 def test_groups_that_teach_nothing_are_replaced_by_mixed_ones() -> None:
     attempt, calls = scripted({"a": "rr", "b": "rw", "c": "ww", "d": "ww", "e": "wr", "f": "rw"})
-    spares = [prompt(name) for name in "def"]
-    base = sample_base(attempt, None, [prompt(n) for n in "abc"], spares, 2, KEY, Verifier())
+    base = sample_base(
+        attempt, None, [prompt(n) for n in "abc"], 2, KEY, Verifier(), spares=spares("def")
+    )
     # First refill: d (all wrong) and e (mixed, takes a's place); second: f takes c's place.
     assert calls == [["a", "b", "c"], ["d", "e"], ["f"]]
     assert problems_of(base.attempts) == ["e", "b", "f"]
@@ -61,7 +97,9 @@ def test_groups_that_teach_nothing_are_replaced_by_mixed_ones() -> None:
 
 def test_what_cannot_be_replaced_stays() -> None:
     attempt, _ = scripted({"a": "rr", "b": "ww", "c": "ww"})
-    base = sample_base(attempt, None, [prompt("a"), prompt("b")], [prompt("c")], 2, KEY, Verifier())
+    base = sample_base(
+        attempt, None, [prompt("a"), prompt("b")], 2, KEY, Verifier(), spares=spares("c")
+    )
     assert problems_of(base.attempts) == ["a", "b"]
     assert problems_of(base.replaced) == ["c"]
 
@@ -77,9 +115,71 @@ def test_a_group_teaches_something_if_its_rewards_differ() -> None:
 
     for partial_credit, replaced in ((True, []), (False, ["b"])):
         verifier = Verifier(partial_credit=partial_credit)
-        base = sample_base(attempt, None, [prompt("a")], [prompt("b")], 2, KEY, verifier)
+        base = sample_base(attempt, None, [prompt("a")], 2, KEY, verifier, spares=spares("b"))
         assert problems_of(base.attempts) == ["a"]
         assert problems_of(base.replaced) == replaced
+
+
+@pytest.mark.parametrize(
+    ("group", "verifier", "overlong", "refilled"),
+    [
+        ("re", Verifier(), "keep", True),
+        ("ee", Verifier(), "keep", True),
+        ("re", Verifier(left_out=()), "keep", False),
+        ("rt", Verifier(), "keep", False),
+        ("rt", Verifier(left_out=("error", "timeout")), "keep", True),
+        ("rc", Verifier(), "keep", False),
+        ("rc", Verifier(), "mask", True),
+    ],
+)
+def test_what_is_left_out_makes_no_group_worth_keeping(
+    group: str, verifier: Verifier, overlong: str, refilled: bool
+) -> None:
+    attempt, _ = scripted({"a": group, "b": "rw"})
+    base = sample_base(attempt, None, [prompt("a")], 2, KEY, verifier, overlong, spares=spares("b"))
+    assert problems_of(base.attempts) == ["b" if refilled else "a"]
+
+
+def test_what_is_left_out_is_measured_without_an_advantage() -> None:
+    attempts = [Attempt(prompt("a"), done(2), "", VERDICTS[letter]) for letter in "rwet"]
+    for left_out, counted in ((("error",), [0, 1, 3]), (("error", "timeout"), [0, 1])):
+        verifier = Verifier(left_out=left_out)
+        rewards = reward_array(attempts, 4, verifier)
+        right = np.array([True])
+        for sequences in (
+            base_sequences(attempts, rewards, Algorithm(), verifier, 8),
+            correction_sequences(attempts, rewards, right, 0.5, Algorithm(), verifier, 8),
+        ):
+            assert [i for i, s in enumerate(sequences) if s.trained] == counted
+            others = [s.advantage for s in sequences if not s.trained]
+            assert others == [0.0] * len(others)
+            # The others' mean does not see them.
+            assert sum(s.advantage for s in sequences) == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_overlong_penalties_never_end_a_step(norm: str) -> None:
+    """Right and overlong, wrong and short: the penalty makes up for the reward."""
+    verdicts, lengths = [VERDICTS["r"], VERDICTS["w"], VERDICTS["w"], VERDICTS["w"]], (8, 1, 1, 1)
+    attempts = [
+        Attempt(prompt("a"), done(n), "", v) for v, n in zip(verdicts, lengths, strict=True)
+    ]
+    algorithm = Algorithm(correction_advantage_norm=norm, overlong="soft", overlong_buffer=4)
+    rewards = reward_array(attempts, 4, Verifier())
+    sequences = correction_sequences(
+        attempts, rewards, np.array([True]), 0.5, algorithm, Verifier(), 8
+    )
+    assert max(abs(s.advantage) for s in sequences) < 2
+
+
+def test_cut_attempts_are_eligible_only_by_choice() -> None:
+    attempts = [Attempt(prompt("a"), done(1), "", VERDICTS["r"]) for _ in range(2)]
+    completion = dataclasses.replace(attempts[1].completion, finished=False)
+    attempts[1] = dataclasses.replace(attempts[1], completion=completion)
+    verified = verified_array(attempts, 2, Verifier())
+    assert eligible_array(verified, attempts, cut=False).tolist() == [[True, False]]
+    assert eligible_array(verified, attempts, cut=True).tolist() == [[True, True]]
+    assert not eligible_array(~verified, attempts, cut=True).any()
 
 
 def test_no_anchors_no_sampling() -> None:
@@ -107,18 +207,18 @@ def test_advantages_come_from_the_rewards_of_the_config() -> None:
     attempts = verified(*GROUP)
     rewards = reward_array(attempts, 4, VERIFIER)
     np.testing.assert_allclose(rewards, [REWARDS])
-    sequences = base_sequences(attempts, rewards, Algorithm(), 8)
+    sequences = base_sequences(attempts, rewards, Algorithm(), VERIFIER, 8)
     expected = (REWARDS - REWARDS.mean()) / (REWARDS.std() + 1e-6)
     np.testing.assert_allclose([s.advantage for s in sequences], expected, rtol=1e-5)
 
 
-def test_the_risk_penalty_adds_to_partial_credit_and_the_unshaped_rewards_give_the_scale() -> None:
+def test_the_risk_penalty_adds_to_partial_credit_and_the_bare_outcomes_give_the_scale() -> None:
     attempts = verified(*GROUP)
     rewards = reward_array(attempts, 4, VERIFIER)
     right = np.array([True])
-    sequences = correction_sequences(attempts, rewards, right, 0.5, Algorithm(), 8)
+    sequences = correction_sequences(attempts, rewards, right, 0.5, Algorithm(), VERIFIER, 8)
     shaped = REWARDS - 0.5 * np.array([0, 1, 1, 1])
-    expected = (shaped - shaped.mean()) / (REWARDS.std() + 1e-6)
+    expected = (shaped - shaped.mean()) / (np.std([1, 0, -0.5, -0.25]) + 1e-6)
     np.testing.assert_allclose([s.advantage for s in sequences], expected, rtol=1e-5)
 
 

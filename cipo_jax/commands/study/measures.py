@@ -125,8 +125,10 @@ def _curve(directory: Path, train: Sequence[Mapping[str, Any]]) -> dict[str, lis
     curve = learning_curve(directory)
     entropies: list[float | None] = []
     for before, step in itertools.pairwise([0, *curve["step"]]):
-        since = [line["base/entropy"] for line in train if before < line["step"] <= step]
-        entropies.append(float(np.mean(since)) if since else None)
+        between = [line for line in train if before < line["step"] <= step]
+        # A step may have none: older runs measured only completions with a gradient.
+        since = [line["base/entropy"] for line in between if "base/entropy" in line]
+        entropies.append(_finite(float(np.mean(since))) if since else None)
     wanted = [k for k in curve if k.startswith(_CURVE) and not k.endswith("_stderr")]
     first = {"step": curve["step"], "tokens": curve["tokens"], "entropy": entropies}
     return first | {name: curve[name] for name in wanted}

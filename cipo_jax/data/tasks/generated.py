@@ -7,7 +7,8 @@ of the seed and the step.
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -68,6 +69,17 @@ class GeneratedProblems:
     def batch(self, step: int, size: int) -> list[Problem]:
         """`size` different problems: a pure function of (seed, split, step)."""
         return self._draw([self.seed, step, self.task.stream(self.split)], size)
+
+    @property
+    def different(self) -> int | None:
+        return None
+
+    def offer(self, step: int, drawn: int) -> Iterator[Problem]:
+        """The problems of `batch(step, ...)`, one by one; it ends where no further one is found."""
+        del drawn
+        rng = np.random.default_rng([self.seed, step, self.task.stream(self.split)])
+        bounds = self.min_operations, self.max_operations
+        yield from _different(self.task, rng, self.split, bounds)
 
     def first(self, n: int) -> list[Problem]:
         """`n` different problems, the same for every seed, so that runs are comparable.
@@ -148,17 +160,25 @@ def _distinct(
 ) -> list[Problem]:
     """The first `n` different problems that `rng` draws, of a split and with operations within
     `bounds`."""
-    found: dict[str, Problem] = {}
-    for _ in range(1000 + 200 * n):
-        if len(found) == n:
-            break
-        problem = task.make_problem(rng, *bounds)
-        if split_of(problem.id) == split:
-            found.setdefault(problem.id, problem)
+    found = list(itertools.islice(_different(task, rng, split, bounds), n))
     if len(found) < n:
         raise CipoError(
             f"asked for {n} different {task.name} of split {split!r} with "
             f"{bounds[0]}..{bounds[1]} operations, found only {len(found)}; "
             "ask for fewer, or allow more operations"
         )
-    return list(found.values())
+    return found
+
+
+def _different(
+    task: Task, rng: np.random.Generator, split: str, bounds: tuple[int, int]
+) -> Iterator[Problem]:
+    """The different problems of a split that `rng` draws; it ends when they have become rare."""
+    found: set[str] = set()
+    tries = 0
+    while tries < 1000 + 200 * (len(found) + 1):
+        tries += 1
+        problem = task.make_problem(rng, *bounds)
+        if split_of(problem.id) == split and problem.id not in found:
+            found.add(problem.id)
+            yield problem

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from cipo_jax.config.keys import Config
 from cipo_jax.run.measures import transition
 from cipo_jax.run.records.metrics_file import read_metrics
+from cipo_jax.run.watch.learning import findings
 from cipo_jax.types import Attempt
 
 if TYPE_CHECKING:  # the report shares this file, and needs no JAX
@@ -54,8 +55,8 @@ _STEP_COLUMNS = (
 def format_step_line(
     step: int, num_steps: int, scalars: Mapping[str, float], seconds_left: float
 ) -> str:
-    """One terminal line for a train step: `_STEP_COLUMNS`, as far as the step has the metrics, and
-    the estimate of the time left.
+    """One terminal line for a train step: `_STEP_COLUMNS`, as far as the step has the metrics, the
+    estimate of the time left, and what keeps it from teaching anything.
 
     Args:
       step: the number of steps done.
@@ -65,6 +66,7 @@ def format_step_line(
     shown = ((label, form, scalars[k]) for label, k, form in _STEP_COLUMNS if k in scalars)
     parts += [f"{label} {form.format(value)}" for label, form, value in shown]
     parts.append(f"eta {format_duration(seconds_left)}")
+    parts += [f"! {finding.mark}" for finding in findings(scalars)]
     return "  ".join(parts)
 
 
@@ -95,10 +97,16 @@ def print_pair(attempts: Sequence[Attempt]) -> None:
         print(f"  {name:10}  {_one_line(attempt.text)}  [{outcome}]", flush=True)
 
 
-def print_summary(workdir: Path, report: Path, seconds: float) -> None:
-    """Before and after, and where to look next."""
+def print_findings(scalars: Mapping[str, float]) -> None:
+    """A line for each thing that keeps a step from teaching anything, with the key to change."""
+    for finding in findings(scalars):
+        print(f"learning  {finding.message}", flush=True)
+
+
+def print_summary(workdir: Path, report: Path, verdict: str, seconds: float) -> None:
+    """The verdict, before and after, and where to look next."""
     evaluations = [r for r in read_metrics(workdir) if r["phase"] == "eval"]
-    print(f"done in {format_duration(seconds)}")
+    print(f"done in {format_duration(seconds)}; {verdict}")
     if evaluations:
         first, last = evaluations[0], evaluations[-1]
         shared = [k for k in last if k.startswith("eval/") and k in first]

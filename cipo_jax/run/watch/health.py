@@ -44,6 +44,8 @@ def health_rules(config: Health) -> tuple[Rule, ...]:
         Rule("entropy_floor", "base/entropy", config.entropy_floor, below=True),
         Rule("truncation_ceiling", "base/truncated", config.truncation_ceiling, below=False),
         Rule("mismatch_ceiling", "base/sampler_gap", config.mismatch_ceiling, below=False),
+        Rule("no_answer_ceiling", "base/outcome/no_answer", config.no_answer_ceiling, below=False),
+        Rule("gradient_floor", "grad_norm", config.gradient_floor, below=True),
     )
     return tuple(rule for rule in rules if rule.limit >= 0)
 

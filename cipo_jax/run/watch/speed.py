@@ -44,25 +44,33 @@ def step_times(times: Mapping[str, float]) -> dict[str, float]:
     return measures
 
 
-def update_flops(config: ModelConfig, parameters: int, batch: TrainBatch, epochs: int) -> float:
+def update_flops(
+    config: ModelConfig, parameters: int, batch: TrainBatch, learning: np.ndarray, epochs: int
+) -> float:
     """The FLOPs of an update, forward and backward, over all devices: 6 for each parameter and
-    token, and 12 for each element of a head and each pair of tokens of which one sees the other.
-    Padding and what remat computes again do not count.
+    token, and 12 for each element of a head and each pair of tokens of which one sees the other; a
+    third of that where there is no backward pass. Padding and what remat computes again do not
+    count.
 
     Args:
       parameters: of the model. The input embedding, from which rows are only read, is left out.
       batch: NumPy arrays.
+      learning: [U, M] bool, which microbatches have a backward pass.
       epochs: passes over the batch.
     """
     if not config.tie_embeddings:
         parameters -= config.vocab_size * config.d_model
-    seen = (np.asarray(batch.positions) + 1)[np.asarray(batch.segments) > 0].astype(np.float64)
-    pairs = sum(
-        (seen if window is None else np.minimum(seen, window)).sum()
-        for window in config.windows or (None,) * config.num_layers
-    )
+    positions, used = np.asarray(batch.positions), np.asarray(batch.segments) > 0
     heads = config.num_heads * config.head_dim
-    return float(epochs * (6 * parameters * seen.size + 12 * heads * pairs))
+    total = 0.0
+    for microbatches, share in ((learning, 1.0), (~learning, 1 / 3)):
+        seen = (positions[microbatches] + 1)[used[microbatches]].astype(np.float64)
+        pairs = sum(
+            (seen if window is None else np.minimum(seen, window)).sum()
+            for window in config.windows or (None,) * config.num_layers
+        )
+        total += share * (6 * parameters * seen.size + 12 * heads * pairs)
+    return float(epochs * total)
 
 
 def speeds(

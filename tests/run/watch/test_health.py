@@ -47,3 +47,15 @@ def test_a_limit_of_minus_one_switches_its_rule_off() -> None:
 def test_the_message_names_metric_value_and_limit() -> None:
     _, [firing] = check_health((FLOOR,), {}, {"m": 0.25}, patience=1)
     assert str(firing) == "floor: m = 0.25 has been below 0.5 for 1 steps"
+
+
+def test_a_run_that_learns_nothing_from_its_first_step_on_is_reported_at_patience() -> None:
+    config = Health()
+    streaks: dict[str, int] = {}
+    fired: list[tuple[int, str]] = []
+    scalars = {"grad_norm": 0.0, "base/outcome/no_answer": 0.9, "base/entropy": 0.001}
+    for step in range(1, 6):
+        streaks, firings = check_health(health_rules(config), streaks, scalars, config.patience)
+        fired += [(step, firing.rule.name) for firing in firings]
+    names = ["entropy_floor", "gradient_floor", "no_answer_ceiling"]
+    assert sorted(fired) == [(config.patience, name) for name in names]

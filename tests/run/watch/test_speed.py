@@ -13,6 +13,7 @@ from cipo_jax.types import TrainBatch
 # Two sequences of 3 and 2 tokens in one row, and an empty row.
 SEGMENTS = np.array([[[[1, 1, 1, 2, 2, 0], [0] * 6]]])
 POSITIONS = np.array([[[[0, 1, 2, 0, 1, 0], [0] * 6]]])
+ALL = np.array([[True]])  # microbatches that learn
 CONFIG = dataclasses.replace(
     TINY_CONFIG, num_layers=2, num_heads=4, head_dim=8, vocab_size=10, d_model=16, windows=()
 )
@@ -20,25 +21,32 @@ CONFIG = dataclasses.replace(
 
 def batch() -> TrainBatch:
     rest: Any = None
-    return TrainBatch(rest, POSITIONS, SEGMENTS, rest, rest, rest, rest)
+    return TrainBatch(rest, POSITIONS, SEGMENTS, rest, rest, rest, rest, rest)
 
 
 def test_flops_of_an_update_by_hand() -> None:
     tied = dataclasses.replace(CONFIG, tie_embeddings=True)
     # 5 tokens; 1 + 2 + 3 and 1 + 2 pairs in each of two layers.
-    assert update_flops(tied, 1000, batch(), 1) == 6 * 1000 * 5 + 12 * 32 * 2 * 9
-    assert update_flops(tied, 1000, batch(), 3) == 3 * update_flops(tied, 1000, batch(), 1)
+    assert update_flops(tied, 1000, batch(), ALL, 1) == 6 * 1000 * 5 + 12 * 32 * 2 * 9
+    assert update_flops(tied, 1000, batch(), ALL, 3) == 3 * update_flops(
+        tied, 1000, batch(), ALL, 1
+    )
+
+
+def test_what_is_only_scored_counts_a_third() -> None:
+    whole = update_flops(CONFIG, 1000, batch(), ALL, 1)
+    assert update_flops(CONFIG, 1000, batch(), ~ALL, 1) == pytest.approx(whole / 3)
 
 
 def test_rows_are_read_from_an_input_embedding_of_its_own() -> None:
     apart = dataclasses.replace(CONFIG, tie_embeddings=False)
-    assert update_flops(apart, 1000, batch(), 1) == 6 * (1000 - 160) * 5 + 12 * 32 * 2 * 9
+    assert update_flops(apart, 1000, batch(), ALL, 1) == 6 * (1000 - 160) * 5 + 12 * 32 * 2 * 9
 
 
 def test_a_window_bounds_what_a_token_sees() -> None:
     # A layer that sees everything, and one in which the third token sees two: 9 and 8 pairs.
     windowed = dataclasses.replace(CONFIG, tie_embeddings=True, windows=(None, 2))
-    assert update_flops(windowed, 0, batch(), 1) == 12 * 32 * (9 + 8)
+    assert update_flops(windowed, 0, batch(), ALL, 1) == 12 * 32 * (9 + 8)
 
 
 def test_times_of_the_phases_and_of_the_step() -> None:

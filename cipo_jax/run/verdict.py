@@ -1,0 +1,95 @@
+"""Whether a run has learned anything, in one sentence, from its directory.
+
+The first and the last evaluation are compared on the same problems (from the archive, paired; else
+by their standard errors). Decided here: what counts as learned, as no difference, as nothing to
+learn from and as collapsed. Formulas are in `statistics.py`.
+"""
+
+import collections
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cipo_jax.run.records.archive import read_attempts
+from cipo_jax.run.records.metrics_file import read_metrics
+from cipo_jax.run.statistics import paired_difference
+from cipo_jax.run.watch.learning import findings, teaches_nothing
+
+_PASS = "eval/pass@1"
+_MOST = 0.5  # of the steps
+_Z = 1.96  # of a 95% interval, where there are only standard errors
+
+
+def verdict(workdir: Path) -> str:
+    """One line, beginning with "learned", "no difference", "nothing to learn from", "collapsed" or
+    "no verdict yet".
+
+    learned                 the 95% interval of the difference in pass@1 is above 0
+    collapsed               it is below 0
+    nothing to learn from   it holds 0, and most steps had no gradient or no group whose rewards
+                            differ
+    no difference           it holds 0
+
+    Raises:
+      CipoError: metrics or archive are damaged.
+    """
+    lines = read_metrics(workdir)
+    train = [line for line in lines if line["phase"] == "train"]
+    evaluations = {line["step"]: line for line in lines if line["phase"] == "eval"}
+    idle = [line for line in train if line.get("grad_norm") == 0 or teaches_nothing(line)]
+    nothing = bool(train) and len(idle) > _MOST * len(train)
+    steps = sorted(evaluations)
+    if len(steps) < 2:
+        told = f"; so far {_why(idle, train)}" if nothing else ""
+        return f"no verdict yet: it takes two evaluations, there are {len(steps)}{told}"
+    compared = _compare(workdir, evaluations[steps[0]], evaluations[steps[-1]])
+    if compared is None:
+        return f"no verdict: the evaluations have no {_PASS} and no archive"
+    before, after, low, high, how = compared
+    numbers = (
+        f"pass@1 {before:.1%} at step {steps[0]}, {after:.1%} at step {steps[-1]}, difference "
+        f"{100 * (after - before):+.1f} points (95% interval {100 * low:+.1f} to "
+        f"{100 * high:+.1f}, {how})"
+    )
+    if low > 0:
+        return f"learned: {numbers}"
+    if high < 0:
+        return f"collapsed: {numbers}"
+    if nothing:
+        return f"nothing to learn from: {_why(idle, train)}; {numbers}"
+    return f"no difference: {numbers}"
+
+
+def _why(idle: Sequence[Mapping[str, Any]], train: Sequence[Mapping[str, Any]]) -> str:
+    """How many steps taught nothing, and what was found in most of them."""
+    marks = collections.Counter(
+        finding.mark.rstrip("%0123456789").strip() for line in idle for finding in findings(line)
+    )
+    common = [mark for mark, count in marks.items() if count > _MOST * len(idle)]
+    causes = f" ({', '.join(common)})" if common else ""
+    return f"{len(idle)} of {len(train)} steps had nothing to learn from{causes}"
+
+
+def _compare(
+    workdir: Path, first: Mapping[str, Any], last: Mapping[str, Any]
+) -> tuple[float, float, float, float, str] | None:
+    """pass@1 before and after, the interval of the difference, and how that was computed."""
+    places = first["step"], last["step"]
+    right: dict[int, dict[str, list[bool]]] = {step: {} for step in places}
+    for attempt in read_attempts(workdir, "eval", places):
+        if attempt["anchor"] is None:
+            outcomes = right[attempt["step"]].setdefault(attempt["problem_id"], [])
+            outcomes.append(attempt["outcome"] == "correct")
+    if shared := sorted(right[places[0]].keys() & right[places[1]].keys()):
+        before, after = (np.array([[np.mean(right[s][i]) for i in shared]]) for s in places)
+        d = paired_difference(after, before)
+        how = f"paired over {len(shared)} problems"
+        return float(before.mean()), float(after.mean()), d.low, d.high, how
+    if _PASS not in first or _PASS not in last:
+        return None
+    gain = last[_PASS] - first[_PASS]
+    errors = [line.get(f"{_PASS}_stderr", 0.0) for line in (first, last)]
+    half = _Z * float(np.hypot(*errors))
+    return first[_PASS], last[_PASS], gain - half, gain + half, "from standard errors"

@@ -1,0 +1,69 @@
+"""A run in one sentence."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from invented_run import make_attempt
+
+from cipo_jax.run.records.archive import AttemptArchive
+from cipo_jax.run.records.metrics_file import MetricWriter
+from cipo_jax.run.verdict import verdict
+from cipo_jax.types import Problem
+
+
+def run(
+    workdir: Path, before: float, after: float, grad_norm: float = 1.0, archive: bool = True
+) -> str:
+    """The verdict on a run of four steps whose problems have these pass rates."""
+    writer = MetricWriter(workdir, tensorboard=False)
+    rng = np.random.default_rng(0)
+    easy = rng.uniform(-0.3, 0.3, 40)  # problems differ more than the two evaluations
+    for step, rate in ((0, before), (4, after)):
+        attempts = [
+            make_attempt(Problem(f"p{i}", "?", "1"), "", j < round(8 * (rate + easy[i])))
+            for i in range(40)
+            for j in range(8)
+        ]
+        if archive:
+            AttemptArchive(workdir).write("eval", step, attempts)
+        share = float(np.mean([a.correct for a in attempts]))
+        writer.write(step, {"eval/pass@1": share, "eval/pass@1_stderr": 0.03}, "eval")
+    for step in range(1, 5):
+        idle = {"base/group/informative": 0.0, "base/truncated": 0.9} if grad_norm == 0 else {}
+        writer.write(step, {"grad_norm": grad_norm, **idle}, "train")
+    writer.close()
+    return verdict(workdir)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "grad_norm", "wanted"),
+    [
+        (0.4, 0.6, 1.0, "learned: pass@1 "),
+        (0.6, 0.2, 1.0, "collapsed: pass@1 "),
+        (0.5, 0.5, 1.0, "no difference: pass@1 "),
+        (0.5, 0.5, 0.0, "nothing to learn from: 4 of 4 steps had nothing to learn from (no mixed"),
+        (0.4, 0.6, 0.0, "learned: pass@1 "),
+    ],
+)
+def test_the_verdict(
+    tmp_path: Path, before: float, after: float, grad_norm: float, wanted: str
+) -> None:
+    told = run(tmp_path, before, after, grad_norm)
+    assert told.startswith(wanted) and "95% interval" in told and "over 40 problems" in told
+    assert ("cut" in told) == wanted.startswith("nothing")
+
+
+def test_the_interval_pairs_problems_where_there_is_an_archive(tmp_path: Path) -> None:
+    assert run(tmp_path / "a", 0.45, 0.5).startswith("learned")
+    without = run(tmp_path / "b", 0.45, 0.5, archive=False)
+    assert without.startswith("no difference") and "from standard errors" in without
+
+
+def test_a_run_without_two_evaluations_has_no_verdict_yet(tmp_path: Path) -> None:
+    assert verdict(tmp_path) == "no verdict yet: it takes two evaluations, there are 0"
+    writer = MetricWriter(tmp_path, tensorboard=False)
+    writer.write(1, {"grad_norm": 0.0, "base/group/mixed": 0.0}, "train")
+    writer.close()
+    told = verdict(tmp_path)
+    assert told.endswith("so far 1 of 1 steps had nothing to learn from (no mixed group)")
