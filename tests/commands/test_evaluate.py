@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny_hf
 from places import TESTS
@@ -23,7 +24,15 @@ from cipo_jax.run.parts import open_parts
 from cipo_jax.run.records.archive import AttemptArchive, read_attempts
 from cipo_jax.run.records.checkpoint import Checkpoints
 from cipo_jax.run.records.directory import claim_workdir
-from cipo_jax.types import CipoError
+from cipo_jax.types import (
+    Attempt,
+    CipoError,
+    Completion,
+    Outcome,
+    Problem,
+    Prompt,
+    Verdict,
+)
 
 FIXTURES = TESTS / "fixtures" / "suites"
 
@@ -133,6 +142,21 @@ def test_results_under_a_name_are_not_written_over(tmp_path: Path) -> None:
         module._own_directory(tmp_path, "a", "step-000004"),
     ):
         pass
+
+
+def test_attempts_without_a_verdict_are_reported_with_their_reasons() -> None:
+    nothing = Completion(np.zeros(0, np.int32), np.zeros(0, np.float32), True)
+
+    def attempt(name: str, outcome: Outcome, detail: str = "") -> Attempt:
+        prompt = Prompt(Problem(name, "?"), np.array([1]))
+        return Attempt(prompt, nothing, "", Verdict(outcome, detail=detail))
+
+    judged = [attempt("a", Outcome.CORRECT), attempt("b", Outcome.WRONG)]
+    failed = [attempt(name, Outcome.ERROR, f"problem {name!r} has no answer") for name in "abb"]
+    assert module._errors_of("math500", judged) == []
+    count, reason = module._errors_of("math500", [*judged, *failed])
+    assert "math500: 3 of 5 attempts, of 2 problems, have no verdict" in count
+    assert reason == "math500: 3 times: a problem has no answer"
 
 
 def test_gold_is_checked_without_a_model(

@@ -121,7 +121,7 @@ class _Comparison:
         if not quantities_equal(our_quantity, gold_quantity, self.tolerance):
             return False
         ours, gold = (
-            re.sub("[$£€%]", "", split_unit(side, any_word=True)[0]) for side in (ours, gold)
+            re.sub("[$£€¥%]", "", split_unit(side, any_word=True)[0]) for side in (ours, gold)
         )
         self._refuse_copy(ours, gold)
         return True

@@ -13,7 +13,7 @@ MAX_ITEMS = 32
 
 _EVERY = re.compile(r",|;|\bor\b|\band\b")
 _SPACED = re.compile(r",(?![0-9])|;|\bor\b|\band\b")
-_THOUSANDS = re.compile(r"[+-]?[$£€]?[0-9]{1,3}(?:,[0-9]{3})+(?![0-9,]).*")
+_THOUSANDS = re.compile(r"[+-]?[$£€¥]?[0-9]{1,3}(?:,[0-9]{3})+(?![0-9,]).*")
 
 
 def items(normal: str, count: int | None = None) -> tuple[str, list[str]]:

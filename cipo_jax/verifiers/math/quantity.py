@@ -32,7 +32,7 @@ _NUMBER = re.compile(
 _IN_PARENTHESES = re.compile(rf"^\((-?{_DECIMAL})\)(?=/)|(?<=/)\((-?{_DECIMAL})\)$")
 # 0.1\dot{6}, 0.\dot{1}2\dot{3}
 _DOTTED = re.compile(r"(?<=[0-9.])\\dot ?\{?([0-9])\}?(?:([0-9]*)\\dot ?\{?([0-9])\}?)?$")
-_CURRENCY = {"$": "dollar", "£": "pound sterling", "€": "euro"}
+_CURRENCY = {"$": "dollar", "£": "pound sterling", "€": "euro", "¥": "yen"}
 _SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 # The name of a unit, then its other spellings. Plurals in -s need no entry.
 _UNITS = {

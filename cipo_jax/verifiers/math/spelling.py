@@ -63,6 +63,9 @@ _REWRITES = tuple(
         (r"!=", r"\\ne "),
         (r"\.\.\.+|\\(?:dots[bcimo]?|[chl]dots)(?![a-zA-Z])", r"\\ldots "),
         # LaTeX
+        (r"\\pounds(?![a-zA-Z]) ?", "£"),
+        (r"\\lg(?![a-zA-Z])", r"\\log_{10}"),
+        (r"\\(max|min|gcd|lcm)\s*\\\{([^{}]*)\\\}", r"\\\1(\2)"),
         (r"\\(?:text)?color\s*\{[a-zA-Z!0-9]*\}", ""),
         (r"\\(?:underline|vec|hat|boldsymbol|bm)\s*(?:\{([^{}]*)\}|([a-zA-Z]))", r"{\1\2}"),
         (r"(?<!\\)\$", ""),

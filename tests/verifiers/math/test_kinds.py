@@ -40,6 +40,10 @@ KINDS = [
     (r"a+b\neq3", [r"3\ne b+a"], ["a+b=3"]),
     ("x^{50}+1=0", ["-1-x^{50}=0"], ["x^{50}+x+1=0"]),
     # words and signs
+    (r"\pounds 3", ["3", "£3"], ["€3", "£4"]),
+    ("¥500", ["500"], ["\\$500"]),
+    (r"\log_{10}7", [r"\lg 7"], [r"\ln 7"]),
+    (r"\max(a,b)", [r"\max\{a,b\}"], [r"\min\{a,b\}"]),
     (r"\text{ellipse}", ["an ellipse", "The Ellipse"], ["a hyperbola"]),
     (r"\log_2 5", ["log_2(5)", r"\frac{\ln5}{\ln2}"], ["log_5(2)"]),
     ("|x|", ["abs(x)", r"\lvert x\rvert"], ["x"]),
