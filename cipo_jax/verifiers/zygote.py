@@ -27,6 +27,7 @@ import struct
 import sys
 
 from cipo_jax.verifiers import worker
+from cipo_jax.verifiers.sandbox.inside import adopt_orphans
 
 NUMBER = struct.Struct("!i")
 
@@ -38,6 +39,8 @@ def main(
     given = worker.Options(**json.loads(options))
     worker.redirect_standard_streams()
     worker.prepare(kind, given)
+    if sys.platform == "linux":
+        adopt_orphans()
     gc.collect()
     gc.freeze()  # so that a worker's collector writes to no page that it shares
     workers: set[int] = set()
@@ -51,6 +54,7 @@ def main(
             if pid := NUMBER.unpack(request)[0]:
                 workers.discard(pid)
                 channel.sendall(NUMBER.pack(_kill(pid)))
+                _reap_adopted(workers)
                 continue
             pid = _fork()
             if pid == 0:
@@ -92,6 +96,19 @@ def _fork() -> int:
         return os.fork()
     except OSError as error:
         return -(error.errno or 1)
+
+
+def _reap_adopted(workers: set[int]) -> None:
+    """Waits for the dead among the processes that killed workers left behind. The first process of
+    a container often waits for none, and they would fill its table of processes."""
+    try:
+        with open("/proc/thread-self/children") as children:
+            adopted = set(map(int, children.read().split())) - workers
+    except OSError:  # the kernel does not tell
+        return
+    for pid in adopted:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
 
 
 def _kill(pid: int) -> int:

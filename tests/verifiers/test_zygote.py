@@ -61,3 +61,27 @@ def test_a_math_worker_has_no_import_left_to_do():
         maps = Path(f"/proc/{worker}/smaps_rollup").read_text()
     sizes = {line.split()[0]: int(line.split()[1]) for line in maps.splitlines()[1:]}
     assert sizes["Rss:"] > 2 * (sizes["Private_Dirty:"] + sizes["Private_Clean:"])  # most is shared
+
+
+LEAVING = """
+import os, time
+
+def verify(problem, text):
+    if text == "leave" and os.fork() == 0:
+        os.setsid()
+        os._exit(0)
+    if text == "leave":
+        time.sleep(0.2)
+    os._exit(1)
+"""
+
+
+def test_the_dead_that_workers_leave_behind_are_waited_for(tmp_path):
+    (tmp_path / "leaving.py").write_text(LEAVING)
+    with VerifierPool(f"{tmp_path}/leaving.py:verify", workers=1, timeout_seconds=5.0) as pool:
+        for text in ("leave", "leave", "", ""):  # those of one worker at the end of the next
+            pool.submit(PROBLEM, text).result()
+        (zygote,) = children_of(os.getpid(), "cipo_jax.verifiers.zygote")
+        below = Path(f"/proc/{zygote}/task/{zygote}/children").read_text().split()
+        stats = [Path(f"/proc/{pid}/stat").read_text() for pid in below]
+    assert not [stat for stat in stats if stat.rpartition(")")[2].split()[0] == "Z"]
