@@ -53,7 +53,12 @@ def claim_run(
     if not writes:
         return before is not None
     root = checkpoint_root(workdir, config.checkpoint.directory)
-    content = {"run": _identity(workdir, root, config, before), "config": fixed_values(config)}
+    every = _longest_period(workdir, config, before or {})
+    content = {
+        "run": _identity(workdir, root, config, before, every),
+        "config": fixed_values(config),
+        "every": every,
+    }
     try:
         root.mkdir(parents=True, exist_ok=True)
         claim_workdir(workdir, config, values, data)
@@ -69,12 +74,13 @@ def claim_run(
 
 
 def _identity(
-    workdir: Path, root: epath.Path, config: Config, before: Mapping[str, Any] | None
+    workdir: Path, root: epath.Path, config: Config, before: Mapping[str, Any] | None, every: int
 ) -> str:
     """The run's identity.
 
     Args:
       before: the values of the run's config.json; None: `workdir` holds no run.
+      every: see `_longest_period`.
 
     Raises:
       CipoError: as `claim_run`.
@@ -94,10 +100,11 @@ def _identity(
             raise _another(root, f"with another config:{told(differences)}\n")
     elif moved if here is None else here["run"] != there["run"]:
         raise _another(root, f"than that in --workdir={workdir}. ")
-    if before and (missing := _missing(root, old_root, _held(workdir), _every(old))):
+    held = _held(workdir) if before else 0
+    if missing := _missing(root, old_root, held, every):
         raise CipoError(
-            f"--workdir={workdir}: {missing}, and continuing would drop them. The run has saved "
-            f"into {old_root / 'checkpoints'}, and now looks in {root / 'checkpoints'}. To "
+            f"--workdir={workdir}: {missing}; to begin again would drop what was done. The run has "
+            f"saved into {old_root / 'checkpoints'}, and now looks in {root / 'checkpoints'}. To "
             f"continue it, set config.checkpoint.directory={old.get('checkpoint.directory', '')!r} "
             "as before, and put back what was there (checkpoints, cold_start, reference). To begin "
             "again, choose another --workdir. Nothing was changed"
@@ -112,7 +119,7 @@ def _missing(root: epath.Path, old_root: epath.Path, held: int, every: int) -> s
 
     Args:
       old_root: where it has saved so far.
-      every: steps between its checkpoints.
+      every: the most steps between two of its checkpoints.
     """
     directory = root / "checkpoints"
     steps, aside = _steps(directory), _steps(directory, UNREADABLE)
@@ -120,16 +127,24 @@ def _missing(root: epath.Path, old_root: epath.Path, held: int, every: int) -> s
     elsewhere = max(_steps(old_root / "checkpoints"), default=0)
     if elsewhere > newest:
         return f"the newest checkpoint, of step {elsewhere}, is not where it is looked for"
-    lost = not steps and (aside or not directory.is_dir()) and f"{root}" == f"{old_root}"
+    if not steps and any(aside):
+        return (
+            f"the checkpoints of steps {aside} have been set aside as damaged, and no other is left"
+        )
     # A checkpoint has been finished when the next one is begun, so more than two periods are never
     # repeated. One that was set aside had been finished.
-    if held > 0 if lost else held > max([newest, *aside]) + 2 * every:
+    gone = not directory.is_dir() and f"{root}" == f"{old_root}"
+    if held > 0 if gone else held > max([newest, *aside]) + 2 * every:
         return f"{held} steps are recorded, but the newest checkpoint is that of step {newest}"
     return None
 
 
-def _every(values: Mapping[str, Any]) -> int:
-    return int(values.get("checkpoint.every", Config().checkpoint.every))
+def _longest_period(workdir: Path, config: Config, before: Mapping[str, Any]) -> int:
+    """The most steps that have been between two checkpoints of a run. What is recorded may stem
+    from any of its starts."""
+    here = _read(epath.Path(workdir)) or {"every": 0}
+    key, now = "checkpoint.every", config.checkpoint.every
+    return max(here["every"], int(before.get(key, Config().checkpoint.every if before else 0)), now)
 
 
 def _require_own(root: epath.Path, step: int, config: Config) -> None:
@@ -159,7 +174,8 @@ def _read(directory: epath.Path) -> dict[str, Any] | None:
         return None
     try:
         content = json.loads(file.read_text())
-        return {"run": str(content["run"]), "config": dict(content["config"])}
+        run, every = str(content["run"]), int(content["every"])
+        return {"run": run, "config": dict(content["config"]), "every": every}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CipoError(
             f"{file}: cannot be read ({error!r}); restore it, or remove it if the checkpoints "

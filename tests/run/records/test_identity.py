@@ -117,9 +117,11 @@ def test_checkpoints_that_are_gone_are_missed(begun: tuple[Path, Config, Path], 
         (steps / "step_10").rename(steps / "unreadable-step_10")
     else:
         (steps / "step_10").rename(steps / "step_1")
-    refused(
-        workdir, config, "12 steps are recorded, but the newest checkpoint is that of step [01]"
-    )
+    message = "12 steps are recorded, but the newest checkpoint is that of step [01]"
+    if left == "damaged":
+        message = "steps .10. have been set aside as damaged, and no other is left"
+        (workdir / "metrics.jsonl").unlink()  # as on another machine
+    refused(workdir, config, message)
 
 
 def test_only_the_archive_is_left(begun: tuple[Path, Config, Path]) -> None:
@@ -152,6 +154,17 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(
         assert claim(tmp_path / "run")
     else:
         refused(tmp_path / "run", at(), f"{steps} steps are recorded")
+
+
+def test_a_shorter_period_does_not_make_older_steps_missing(
+    begun: tuple[Path, Config, Path],
+) -> None:
+    workdir, config, root = begun
+    record(workdir, 20)  # killed before the checkpoint of step 15 was finished
+    shorter = dataclasses.replace(
+        config, checkpoint=dataclasses.replace(config.checkpoint, every=1)
+    )
+    assert claim(workdir, shorter) and claim(workdir, shorter)
 
 
 def test_another_run_s_directory_is_refused(tmp_path: Path) -> None:
