@@ -78,6 +78,15 @@ def test_step(tmp_path: Path) -> None:
     assert 0 < found["S"]["our_trained_tokens"]["median"] <= 8 * 8
 
 
+@pytest.mark.slow
+def test_bfloat16_rounded_at_random_moves_what_rounding_to_the_nearest_leaves() -> None:
+    import low_precision
+
+    moved = [low_precision.learn("bfloat16", nearest, 2, 1e-5, 0) for nearest in (False, True)]
+    assert moved[0]["before"] == moved[1]["before"] > 0
+    assert moved[0]["moved"] > 1.5 * moved[1]["moved"] > 0
+
+
 def peers(**changed: Any) -> dict[str, list[str]]:
     options = {"peer": False, "peer_python": "a", "tunix_python": None, "peer_threads": 1}
     asked = argparse.Namespace(**{**options, "peer_microbatch": 8, **changed})
