@@ -12,6 +12,7 @@ and no accelerator runtime.
     mixture.py        several sources as one, with weights
     decontaminate.py  questions that occur twice, or in evaluation data too
     tokenizer.py, control_tokens.py, train_tokenizer.py   text -> tokens and back
+    gguf_tokenizer.py the tokenizer of a GGUF file -> files of transformers
     prompts.py        problems and attempts -> prompts
     tasks/            the embedded tasks, generated without limit
     benchmarks/       the benchmark suites of --mode=evaluate
