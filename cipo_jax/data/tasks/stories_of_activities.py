@@ -179,7 +179,7 @@ TRIP = Story(
         Part(
             "two",
             (
-                "A {vehicle} goes {a} {unit} on Monday and {b} {unit} on Tuesday.",
+                "A {vehicle} goes {a} {unit} in the morning and {b} {unit} in the evening.",
                 "A {vehicle} goes {a} {unit} to the coast and then {b} {unit} along it.",
             ),
             (within(15, 120), within(15, 120)),

@@ -262,7 +262,7 @@ WORKSHOP = Story(
         ),
         Part(
             "income",
-            ("Each of the {units} is then sold for {a} dollars. How many dollars is that?",),
+            ("Each of the {units} in stock is sold for {a} dollars. How many dollars is that?",),
             (FEW,),
             (("Dollars", "v * a"),),
         ),
