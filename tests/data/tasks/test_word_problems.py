@@ -153,14 +153,14 @@ def test_corruptions_are_one_error_with_its_consequences(problems):
         else:
             kinds["number"] += 1
     shares = {kind: count / len(problems) for kind, count in kinds.items()}
-    assert shares["slip"] > 0.45 and min(shares.values()) > 0.08, shares
+    assert shares["slip"] > 0.5 and min(shares.values()) > 0.05, shares
 
 
 def test_splits_hold_other_numbers_and_nothing_twice():
-    test = GeneratedProblems(TASK, 0, "test", 1, 3).first(400)
+    test = GeneratedProblems(TASK, 0, "test", 1, 3).first(200)
     train = [
         problem
-        for step in range(8)
+        for step in range(4)
         for problem in GeneratedProblems(TASK, 5, "train", 1, 3).batch(step, 100)
     ]
     train += [d.problem for d in GeneratedDemonstrations(TASK, 5, 0.5, 0.5, 1, 3).batch(0, 100)]
@@ -169,7 +169,7 @@ def test_splits_hold_other_numbers_and_nothing_twice():
     # Names and things follow from the id, which holds story and numbers: no test problem has only
     # other names than a training problem.
     assert not {p.question for p in test} & {p.question for p in train}
-    assert len({p.question for p in test}) == 400
+    assert len({p.question for p in test}) == 200
     by_id = {p.id: p for p in train}
     assert len({p.question for p in by_id.values()}) == len(by_id)
     assert all(by_id[p.id] == p for p in train)
