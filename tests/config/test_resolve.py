@@ -85,6 +85,14 @@ def test_every_config_has_the_variants(file: Path) -> None:
     assert resolve(get_config("grpo")).correction.weight == 0 != resolve(get_config())
 
 
+def test_the_short_form_of_the_small_config_is_valid_and_shorter() -> None:
+    get_config = runpy.run_path(str(PACKAGE.parent / "configs" / "small.py"))["get_config"]
+    short, whole = resolve(get_config("short")), resolve(get_config())
+    assert short.num_steps < whole.num_steps
+    assert (short.model, short.data.train) == (whole.model, "word_problems")
+    assert resolve(get_config("grpo")).correction.weight == 0
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_variants_are_valid_changes_of_the_demo(name: str) -> None:
     get_config = runpy.run_path(str(PACKAGE.parent / "configs" / "demo.py"))["get_config"]

@@ -5,6 +5,8 @@
     arithmetic.py       chains of integer arithmetic
     digit_lists.py      digits moved and changed
     small_programs.py   small functions, judged by running them
+    word_problems.py    short stories in natural language, for pretrained models
+    story_parts.py, stories_of_things.py, stories_of_activities.py   their sentences
     arithmetic_tfds.py  the arithmetic problems as a TFDS data set, for `tfds:` sources
 
 To add one:
@@ -17,4 +19,7 @@ To add one:
 `data.train`, `data.eval` and `cold_start.demonstrations` then take the name. tests/data/tasks has a
 test file for each task; the comments of these keys and of `data.tokenizer` in `config/keys.py` name
 the tasks.
+
+To add a story to the word problems: a `Story` beside the others, entered in
+`word_problems.STORIES`; test_word_problems.py reads its sentences. This changes what a seed draws.
 """

@@ -6,6 +6,7 @@
     weights      which stored tensor holds which parameter, and in which layout
     load         safetensors -> parameters on their shards
     export       parameters -> safetensors and config.json
+    gguf         a GGUF file -> safetensors and config.json
     json_files   json objects and numbers in them, with errors that name the place
 
 transformers is not needed: nothing here imports it. Not decided here: what the model computes (the

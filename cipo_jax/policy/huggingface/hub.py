@@ -18,17 +18,23 @@ _UNWANTED = ["original/*", "consolidated*", "onnx/*"]
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 
+class HubUnreachable(CipoError):
+    """The hub could not be asked, and its cache does not have the model."""
+
+
 @functools.cache
-def model_directory(source: str) -> Path:
+def model_directory(source: str, into: Path | None = None) -> Path:
     """The directory of a model in Hugging Face format.
 
     Args:
       source: an existing directory, or a hub id such as "Qwen/Qwen3-4B", with "@<revision>" behind
         it to fix one. Files of a hub id that are not in huggingface_hub's cache are downloaded
         there, with a progress bar; of several processes on a host, the others wait for one.
+      into: where files of a hub id are written instead of the cache.
 
     Raises:
-      CipoError: neither; or the hub refuses, does not have it, or cannot be reached.
+      HubUnreachable: the hub cannot be reached.
+      CipoError: neither; or the hub refuses or does not have it.
     """
     if Path(source).is_dir():
         return Path(source)
@@ -53,10 +59,12 @@ def model_directory(source: str) -> Path:
                 revision=revision or None,
                 allow_patterns=_WANTED,
                 ignore_patterns=_UNWANTED,
+                local_dir=into,
             )
             return Path(directory)
     except (OSError, ValueError) as error:  # the hub's errors, and a full disk
         reason = str(error).strip().split("\n")[0]
+        kind: type[CipoError] = CipoError
         if isinstance(error, errors.GatedRepoError):
             why = (
                 f"it needs permission: accept its terms on https://huggingface.co/{repository} and "
@@ -70,11 +78,11 @@ def model_directory(source: str) -> Path:
                 f"or HF_TOKEN ({reason})"
             )
         elif isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
-            offline = constants.HF_HUB_OFFLINE
+            kind, offline = HubUnreachable, constants.HF_HUB_OFFLINE
             cause = "HF_HUB_OFFLINE is set" if offline else "the hub cannot be reached"
             why = f"it is not in the cache {constants.HF_HUB_CACHE}, and {cause} ({reason})"
         else:
             why = f"it could not be downloaded: {type(error).__name__}: {error}"
-        raise CipoError(
+        raise kind(
             f"config.model.source: {source!r} is no directory here, and as a hub id {why}"
         ) from error

