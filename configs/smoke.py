@@ -25,8 +25,6 @@ def get_config():
     c.rollout.problems_per_step = 8
     c.rollout.group_size = 4
     c.correction.group_size = 4
-    c.sampling.slots = 32
-    c.batch.microbatch_rows = 8
     c.eval.every = 2
     c.eval.samples = 4
     c.eval.pass_at = (1, 4)
