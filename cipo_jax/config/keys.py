@@ -281,7 +281,7 @@ class Log:
     # Steps after each start of the process in which compiling is expected.
     compile_warmup_steps: NotNegative[int] = 2
     on_recompile: Literal["warn", "stop"] = "warn"  # when more programs are compiled than that
-    heartbeat_seconds: NotNegative[float] = 30.0  # a longer phase says what it waits for; 0: never
+    heartbeat_seconds: NotNegative[float] = 25.0  # a longer silence is broken by a line; 0: never
     profile_steps: StepRange = ()  # these steps are traced into profile/; (): none
 
 

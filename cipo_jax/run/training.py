@@ -100,6 +100,7 @@ class Training:
         seconds = parts.heartbeat.take_times()["eval"]
         self.record.write(self.step, named | {"time/eval": seconds}, "eval")
         print_evaluation(self.step, results)
+        parts.heartbeat.said()
         return named
 
     def evaluate_if_due(self) -> None:
@@ -126,6 +127,7 @@ class Training:
         seconds_left = float(np.median(self._recent_seconds)) * left
         line = format_step_line(self.step, self.config.num_steps, measures, seconds_left)
         print(line, flush=True)
+        self.parts.heartbeat.said()
         every = self.config.log.show_samples_every
         if every and self.step % every == 0:
             print_pair(attempts)
