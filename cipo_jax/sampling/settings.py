@@ -134,6 +134,12 @@ def prefill_widths(settings: EngineSettings) -> tuple[int, ...]:
     return tuple(widths)
 
 
+def decode_rows(slots: int, live: int) -> int:
+    """Rows of a row shard's decode program, for its number of slots and of live requests. They are
+    two at least: with one, XLA:CPU copies the whole cache at every layer."""
+    return max(2, row_bucket(slots, live))
+
+
 def row_bucket(most: int, wanted: int, step: int = 2) -> int:
     """The smallest of `most`, its half, its quarter, ... that holds `wanted` rows; with another
     `step` than 2, other shares. Programs of 8 rows or fewer are not made smaller."""
