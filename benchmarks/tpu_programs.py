@@ -139,11 +139,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def full_size(chosen: Slice, mu_dtype: str) -> Config:
-    """configs/math.py on a slice, one row per chip."""
+    """configs/math.py on a slice, a row per chip, at the sizes at which slices are compared."""
     file = Path(__file__).parents[1] / "configs" / "math.py"
     raw = runpy.run_path(str(file))["get_config"]()
     raw.mesh.data, raw.mesh.fsdp, raw.mesh.tensor = chosen.mesh
-    raw.batch.microbatch_rows = chosen.mesh[0] * chosen.mesh[1]
+    raw.batch.row_tokens, raw.batch.microbatch_rows = 18432, chosen.mesh[0] * chosen.mesh[1]
+    raw.sampling.slots, raw.sampling.cache_tokens = 256, 400_000
     raw.sampling.tensor = chosen.tensor
     raw.optimizer.mu_dtype = mu_dtype
     return resolve(raw)

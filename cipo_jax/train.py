@@ -229,7 +229,7 @@ def open_run(
         schedule = make_schedule(
             o.schedule, o.learning_rate, o.warmup_steps, o.decay_steps, o.final_share
         )
-        update = make_policy_update(c, parts.policy, schedule)
+        update = make_policy_update(parts.config, parts.policy, schedule)
         given = given_attempts(c.data.eval, c.eval.given_attempts, eval_prompts)
         material = None
         if c.init_from:
@@ -257,11 +257,11 @@ def open_run(
         traces = workdir / "profile" if hosts.first else None
         profile = stack.enter_context(Profile(traces, c.log.profile_steps))
         record.text("parameters.txt", parameter_table(update.abstract.params))
-        print_header(c, parts, workdir, update)
+        print_header(parts.config, parts, workdir, update)
         print(f"saving   {checkpoints.describe(update.abstract)}", flush=True)
 
         parts.heartbeat.begin("start", "checkpoint, cold start or weights")
-        state, host = restore_or_begin(c, parts, material, update, checkpoints, record)
+        state, host = restore_or_begin(parts.config, parts, material, update, checkpoints, record)
         step, reference = int(state.step), None
         if c.algorithm.kl_coef:
             reference = frozen_reference(checkpoints, update, state.params, step)

@@ -1,6 +1,5 @@
 """CIPO on programming problems with Seed-Coder-8B, the paper's code model.
 
-    hf download ByteDance-Seed/Seed-Coder-8B-Instruct --local-dir checkpoints/Seed-Coder-8B-Instruct
     python -m cipo_jax.main --config=configs/code.py
 
 Data: one json object per line with "question" and "tests" (see cipo_jax/verifiers/code/tests.py).
@@ -13,7 +12,7 @@ from cipo_jax.config import load_file
 
 def get_config(variant="cipo"):
     c = load_file("math.py", beside=__file__).get_config(variant)
-    c.model.source = "checkpoints/Seed-Coder-8B-Instruct"  # paper: Seed-Coder-8B
+    c.model.source = "ByteDance-Seed/Seed-Coder-8B-Instruct"  # paper: Seed-Coder-8B
     c.data.train = "data/train_code.jsonl"
     c.data.eval = "data/eval_code.jsonl"
     c.data.prompt_template = "{question}\n\nAnswer with one Python program in a code block."

@@ -1,15 +1,13 @@
 """CIPO on math problems with Qwen3-4B, the paper's math model, on a TPU slice.
 
-    hf download Qwen/Qwen3-4B --local-dir checkpoints/Qwen3-4B
     python -m cipo_jax.main --config=configs/math.py \
-        --config.model.source=checkpoints/Qwen3-4B \
         --config.data.train=data/train.jsonl --config.data.eval=data/math500.jsonl
 
 Data: one json object per line with "question" (or "problem") and "answer".
 
-Hardware: sized for 16 TPU v5e chips or more (docs/scaling.md says what to set on others). Compiled
-for them, not run on a TPU yet. Any machine runs it with a small checkpoint and fewer problems and
-tokens.
+Hardware: 16 TPU v5e chips or as much memory (docs/scaling.md says what fits where). Compiled for
+them, not run on a TPU yet. Sizes that depend on the devices are derived from them; --mode=explain
+shows each. configs/small.py is for one machine.
 
 Values marked "paper" come from arXiv 2605.14539 or summaries of it; the others are ours.
 """
@@ -21,7 +19,7 @@ def get_config(variant="cipo"):
     c = default_config()
     c.num_steps = 300  # ours
 
-    c.model.source = "checkpoints/Qwen3-4B"  # paper: Qwen3-4B
+    c.model.source = "Qwen/Qwen3-4B"  # paper: Qwen3-4B; a hub id or a directory
     c.model.param_dtype = "float32"  # ours: master weights and Adam moments
     c.model.compute_dtype = "bfloat16"  # ours
     c.model.remat = "full"  # ours
@@ -46,11 +44,8 @@ def get_config(variant="cipo"):
 
     c.cold_start.max_steps = 0  # the checkpoint already answers
 
-    c.sampling.slots = 256  # ours
-    c.sampling.tensor = 4  # ours
     c.sampling.chunk = 64  # ours
     c.sampling.page_size = 64  # ours
-    c.sampling.cache_tokens = 400_000  # ours: 3.5 GiB on each of 16 chips, in bfloat16
     c.sampling.dispatch_ahead = True  # ours
 
     c.rollout.problems_per_step = 128  # ours
@@ -62,11 +57,7 @@ def get_config(variant="cipo"):
     c.optimizer.warmup_steps = 10  # ours
     c.optimizer.b2 = 0.999  # ours
 
-    c.batch.row_tokens = 18432  # ours: at least the longest correction prompt and its completion
-    c.batch.microbatch_rows = 16  # ours: a row per device
-
     c.verifier.kind = "math"
-    c.verifier.workers = 16
 
     c.eval.every = 25
     c.eval.samples = 8

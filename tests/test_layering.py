@@ -33,7 +33,7 @@ ARROWS: dict[str, set[str]] = {
 # Within `run`, a module imports only what stands in a line above its own, or its own sub-room.
 RUN = (
     {"hosts", "watch", "problems", "update", "budget", "statistics", "draw"},
-    {"rollout", "sampler"},
+    {"rollout", "sampler", "sizes"},
     {"streams", "evaluate", "measures", "parts"},
     {"host_state", "records", "memory_plan"},
     {"parameters", "comparison", "verdict"},

@@ -116,10 +116,12 @@ def _print_lengths(config: Config, placed: Sequence[Placed], prompts: PromptWrit
     if long := [f"{at.where}: {length} tokens" for at, length in over]:
         _print_findings("prompts over data.max_prompt_tokens", long, len(measured))
     if config.correction.weight > 0:
-        # A row of the train step holds the prompt and its completion.
-        room = config.batch.row_tokens - d.max_completion_tokens
         correction = np.array([m[2] for m in measured])
-        budget = "batch.row_tokens - data.max_completion_tokens"
+        room, budget = prompts.longest_correction(), "the longest that occurs in training"
+        if config.batch.row_tokens:
+            # A row of the train step holds the prompt and its completion.
+            room = config.batch.row_tokens - d.max_completion_tokens
+            budget = "batch.row_tokens - data.max_completion_tokens"
         _print_histogram("correction prompts, the attempt at its longest", correction, room, budget)
     return [at for at, length, _ in measured if length <= d.max_prompt_tokens]
 

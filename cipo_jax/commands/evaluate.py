@@ -119,7 +119,8 @@ def _evaluate_suites(
     with open_pool(c.verifier, "math") as equality:
         same = _same_answers(equality) if c.eval.majority else None
         for suite_config, members in grouped.items():
-            with open_parts(suite_config) as parts:
+            most = max(len(member.items) for member in members) * suite_config.eval.samples
+            with open_parts(suite_config, sequences=most) as parts:
                 params = params or load_parameters(c, parts.policy, place)
                 for member in members:
                     metrics, attempts = evaluate_suite(member, suite_config, parts, params, same)

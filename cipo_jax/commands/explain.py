@@ -16,8 +16,10 @@ from cipo_jax.config.command_line import Invocation
 from cipo_jax.config.keys import Config, flatten
 from cipo_jax.run.parts import longest_prompt, open_mesh, open_policy, open_prompts, open_tokenizer
 from cipo_jax.run.records.terminal import shortened
+from cipo_jax.run.sizes import derive_sizes, with_sizes
 from cipo_jax.run.update import make_policy_update
 from cipo_jax.types import CipoError
+from cipo_jax.verifiers.judge import default_workers
 
 # Settings known from arXiv 2605.14539 or summaries of it, and how they are known.
 _PAPER, _READ = "paper", "as a public reimplementation reads it"
@@ -130,16 +132,22 @@ def _parts(config: Config) -> Iterator[Row]:
         )
     mesh = open_mesh(c.mesh)
     policy = open_policy(c, tokenizer, mesh, longest)
+    sizes = derive_sizes(c, policy)
+    c = with_sizes(c, policy)
     total = longest + policy.longest_completion
     limit = f", the model {policy.model.max_positions:,}" if c.model.source else ""
     yield "longest sequence", f"{total:,} tokens; a row holds {c.batch.row_tokens:,}{limit}"
     axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
     yield "mesh", f"{axes} on {mesh.size} x {mesh.devices.flat[0].device_kind}"
+    for name, size in sizes.items():
+        yield name, f"{size.value:,}: {size.reason}"
+    if not c.verifier.workers:
+        yield "verifier.workers", f"{default_workers()}: half the cores of this host, from 2 to 32"
     update = make_policy_update(c, policy, lambda _: c.optimizer.learning_rate)
-    sizes, model = update.sizes, policy.model
-    count = f"{sizes.parameters:,} in {model.num_layers} layers, vocabulary {model.vocab_size:,}"
-    yield "parameters", f"{count}: {sizes.weight_bytes / 2**20:,.1f} MiB in {model.param_dtype}"
-    yield "state", f"{sizes.device_bytes / 2**20:,.1f} MiB a device: parameters and optimiser"
+    state, model = update.sizes, policy.model
+    count = f"{state.parameters:,} in {model.num_layers} layers, vocabulary {model.vocab_size:,}"
+    yield "parameters", f"{count}: {state.weight_bytes / 2**20:,.1f} MiB in {model.param_dtype}"
+    yield "state", f"{state.device_bytes / 2**20:,.1f} MiB a device: parameters and optimiser"
     _, microbatches, rows, tokens = update.abstract_batch.tokens.shape
     shape = f"{microbatches} microbatches x {rows} rows x {tokens:,} tokens"
     yield "an update", f"{shape}: room for {microbatches * rows * tokens:,}"

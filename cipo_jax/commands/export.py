@@ -79,8 +79,11 @@ def export(config: Config, workdir: Path, output: Path | None, step: str = "late
     params = restored_parameters(place, model_config, mesh)
     source = model_directory(config.model.source) if config.model.source else None
     if source is None:
-        # Rows of training are the longest context that this model has seen.
-        model_config = dataclasses.replace(model_config, max_positions=config.batch.row_tokens)
+        # The longest context that this model has seen, but for a template's own tokens.
+        d = config.data
+        longest = d.max_prompt_tokens + d.max_attempt_tokens + d.max_completion_tokens
+        longest = config.batch.row_tokens or longest
+        model_config = dataclasses.replace(model_config, max_positions=longest)
     add_files, about = _tokenizer_files(config, tokenizer, source)
     with jax.set_mesh(mesh), explained(output):
         export_hf(params, model_config, output, source, add_files=add_files)

@@ -19,6 +19,7 @@ from cipo_jax.data.tokenizer import Tokenizer
 from cipo_jax.policy.random_keys import key_data, random_key
 from cipo_jax.run.parameters import find_parameters, load_parameters
 from cipo_jax.run.parts import open_engine, open_mesh, open_policy, open_prompts, open_tokenizer
+from cipo_jax.run.sizes import with_sizes
 from cipo_jax.sampling.stop_strings import text_before_stop
 from cipo_jax.types import CipoError, Completion, Problem
 
@@ -51,11 +52,12 @@ def generate(
     prompts = open_prompts(c, tokenizer)
     problems = [Problem(f"--prompt {i}", question) for i, question in enumerate(questions)]
     asked = [prompts.base(problem).tokens for problem in problems]
-    # A cache for these requests, not for a training step's.
-    slots = min(c.sampling.slots, len(asked) * samples)
-    sampling = dataclasses.replace(c.sampling, slots=slots)
     mesh = open_mesh(c.mesh)
     policy = open_policy(c, tokenizer, mesh, max(map(len, asked)))
+    # A cache for these requests, not for a training step's.
+    sampling = with_sizes(c, policy, len(asked) * samples).sampling
+    slots = min(sampling.slots, len(asked) * samples)
+    sampling = dataclasses.replace(sampling, slots=slots)
     engine = open_engine(sampling, policy, tokenizer)
 
     stops = (c.sampling.stop_strings, c.sampling.min_new_tokens)

@@ -32,6 +32,7 @@ from cipo_jax.rl.packing import TrainSequence, make_train_batch, pack_rows
 from cipo_jax.run.parameters import find_parameters, load_parameters
 from cipo_jax.run.parts import open_engine, open_mesh, open_policy, open_prompts, open_tokenizer
 from cipo_jax.run.problems import open_evaluation
+from cipo_jax.run.sizes import with_sizes
 from cipo_jax.run.update import Policy
 from cipo_jax.types import BASE, CipoError
 
@@ -148,14 +149,15 @@ def measure(
     asked = [prompts.base(problem).tokens for problem in problems]
     with attention_kernels.without_kernels() if setting.reference else contextlib.nullcontext():
         policy = open_policy(config, tokenizer, mesh, d.max_prompt_tokens)
-        engine = open_engine(config.sampling, policy, tokenizer)
+        sized = with_sizes(config, policy, len(asked) * SAMPLES)
+        engine = open_engine(sized.sampling, policy, tokenizer)
         done = dict(engine.sample(params, asked, SAMPLES, random_key(config.seed)))
         engine.close()
         sequences = [
             TrainSequence(asked[r // SAMPLES], c.tokens, c.logprobs, float(r), BASE)
             for r, c in sorted(done.items())
         ]
-        return _compare(setting, policy, params, sequences)
+        return _compare(setting, sized.batch.row_tokens, policy, params, sequences)
 
 
 def format_lines(lines: Sequence[tuple[str, Mismatch]]) -> str:
@@ -167,10 +169,14 @@ def format_lines(lines: Sequence[tuple[str, Mismatch]]) -> str:
 
 
 def _compare(
-    setting: Setting, policy: Policy, params: Params, sequences: Sequence[TrainSequence]
+    setting: Setting,
+    row_tokens: int,
+    policy: Policy,
+    params: Params,
+    sequences: Sequence[TrainSequence],
 ) -> Mismatch:
     lengths = [len(s) for s in sequences]
-    T = max(setting.config.batch.row_tokens, *lengths)
+    T = max(row_tokens, *lengths)
     rows = [[i] for i in range(len(lengths))] if setting.unpacked else pack_rows(lengths, T)
     together = _ROWS * sharding.row_count(policy.mesh)
     score = jax.jit(policy.score)

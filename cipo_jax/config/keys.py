@@ -91,7 +91,7 @@ class Verifier:
     # "code" runs programs in a sandbox; "auto" is code where a problem has tests, else math. For
     # your own function see docs/own_task.md.
     kind: Literal["math", "code", "auto"] | YourFunction = "math"
-    workers: Positive[int] = 2  # processes on each host
+    workers: NotNegative[int] = 0  # processes on each host; 0: half its cores, from 2 to 32
     # Additional workers that may be started while as many others are stuck on slow items.
     stand_ins: NotNegative[int] = 2
     # Wall time per item; of a program, the limit for all tests unless its problem has its own.
@@ -194,14 +194,17 @@ class Sampling:
     # Texts that end a completion. A special token by itself stands for the token too; it cannot be
     # a part of a longer text.
     stop_strings: Annotated[tuple[str, ...], Allowed("texts, none empty", all)] = ()
-    # Tensor shards while sampling; the other devices then share the sequences. 0: as in `mesh`.
-    # Decoding reads all weights at each step: sharded by fsdp, they are gathered each time.
+    # Tensor shards while sampling; the other devices then share the sequences. Decoding reads all
+    # weights at each step. 0: the fewest with which they take a small share of a device's memory;
+    # on CPU as in `mesh`. See run/sizes.py.
     tensor: NotNegative[int] = 0
-    slots: Positive[int] = 256  # sequences decoded together
+    # Sequences decoded together; 0: those of a step or of what is asked, as far as the cache goes.
+    slots: NotNegative[int] = 0
     chunk: Positive[int] = 16  # decode steps between looks at which sequences have finished
     page_size: Positive[int] = 32  # tokens of a page of the key/value cache; 64 or more on TPU
     # Tokens that the key/value cache holds, over all devices that split rows. 0: every slot at full
-    # length. With fewer, the youngest sequences are put off and computed again when it is full.
+    # length, in at most a quarter of a device's memory. When it is full, the youngest sequences are
+    # put off and computed again.
     cache_tokens: NotNegative[int] = 0
     # Of the key/value cache; "": model.compute_dtype, on CPU float32.
     cache_dtype: Literal["", "float32", "bfloat16"] = ""
@@ -299,7 +302,7 @@ class Log:
     # Steps after each start of the process in which compiling is expected.
     compile_warmup_steps: NotNegative[int] = 2
     on_recompile: Literal["warn", "stop"] = "warn"  # when more programs are compiled than that
-    heartbeat_seconds: NotNegative[float] = 30.0  # a longer phase says what it waits for; 0: never
+    heartbeat_seconds: NotNegative[float] = 25.0  # a longer silence is broken by a line; 0: never
     profile_steps: StepRange = ()  # these steps are traced into profile/; (): none
 
 

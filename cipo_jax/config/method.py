@@ -128,7 +128,9 @@ class Optimizer:
 class Batch:
     """The shape of the compiled train step: sequences are packed into rows of `row_tokens`."""
 
-    row_tokens: Positive[int] = 128  # of a row, at least the longest prompt + completion
-    microbatch_rows: Positive[int] = 16  # rows per gradient accumulation step, over all devices
+    # Of a row, at least the longest prompt + completion; 0: derived from it, see run/sizes.py.
+    row_tokens: NotNegative[int] = 0
+    # Rows per gradient accumulation step, over all devices; 0: derived from row_tokens and devices.
+    microbatch_rows: NotNegative[int] = 0
     minibatches: Positive[int] = 1  # optimiser updates per pass over a step's sequences
     epochs: Positive[int] = 1  # passes over a step's sequences

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from cipo_jax.types import STREAMS, CipoError, TrainBatch
+from cipo_jax.types import STREAMS, TrainBatch
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -57,14 +57,9 @@ def row_capacity(sequences: int, longest: int, row_tokens: int) -> int:
     First-fit never opens a row while another has room for one more of the longest sequences, so
     every row but the last holds at least row_tokens // longest.
 
-    Raises:
-      CipoError: a sequence can be longer than a row.
+    Args:
+      longest: at most `row_tokens`.
     """
-    if longest > row_tokens:
-        raise CipoError(
-            f"config.batch.row_tokens: got {row_tokens}, wanted at least {longest}, the longest "
-            "prompt plus completion that can occur"
-        )
     return -(-sequences // (row_tokens // longest))
 
 

@@ -27,6 +27,7 @@ from cipo_jax.run.problems import open_training
 from cipo_jax.run.records.checkpoint import Checkpoints
 from cipo_jax.run.records.record import Record
 from cipo_jax.run.update import BatchPlan, Update
+from cipo_jax.run.watch.heartbeat import time_left
 from cipo_jax.types import BASE, CipoError, Prompt
 
 WARMUP_STEPS = 20
@@ -112,9 +113,18 @@ def cold_start(
         if done:
             return state.params
 
-        began, pass_rate = time.monotonic(), 0.0
+        began, pass_rate, taken = time.monotonic(), 0.0, start
         device_metrics: Metrics = {}  # of the last step of this process
-        with tqdm(total=cs.max_steps, initial=start, desc="cold start", disable=None) as bar:
+
+        def progress() -> str:
+            left = time_left(taken - start, cs.max_steps - start, time.monotonic() - began)
+            return f"step {taken} of {cs.max_steps}{left}"
+
+        parts.heartbeat.begin("cold start")
+        with (
+            parts.heartbeat.waiting(progress),
+            tqdm(total=cs.max_steps, initial=start, desc="cold start", disable=None) as bar,
+        ):
             for step in range(start, cs.max_steps):
                 if parts.hosts.any_says(parts.hosts.notice.given):
                     if step:
@@ -148,6 +158,7 @@ def cold_start(
                         f"pass@1 {pass_rate:.3f}  {time.monotonic() - began:.0f}s",
                         flush=True,
                     )
+                    parts.heartbeat.said()
                     done = last or pass_rate >= cs.stop_at_pass_rate
                     checkpoints.save(taken, state, {"done": done, "pass_rate": pass_rate})
                 if done:

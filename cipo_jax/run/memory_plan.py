@@ -25,6 +25,7 @@ from cipo_jax.run.parts import (
     open_prompts,
     open_tokenizer,
 )
+from cipo_jax.run.sizes import with_sizes
 from cipo_jax.run.update import Policy, Update, bytes_per_device, make_policy_update
 from cipo_jax.sampling.programs import (
     abstract_cache,
@@ -156,6 +157,7 @@ def open_shapes(config: Config, devices: list[Any]) -> Shapes:
     c, tokenizer = config, open_tokenizer(config)
     mesh = open_mesh(c.mesh, devices)
     policy = open_policy(c, tokenizer, mesh, longest_prompt(c, open_prompts(c, tokenizer)))
+    c = with_sizes(c, policy)
     sampling, sampling_policy = c.sampling, policy
     hosts = len({device.process_index for device in devices})
     if hosts > 1:
@@ -164,7 +166,7 @@ def open_shapes(config: Config, devices: list[Any]) -> Shapes:
         sampling_policy = dataclasses.replace(policy, mesh=own_mesh)
         sampling = dataclasses.replace(sampling, tensor=0)
     engine = open_engine(sampling, sampling_policy, tokenizer)
-    return Shapes(config, policy, (engine.config, engine.mesh, engine.settings))
+    return Shapes(c, policy, (engine.config, engine.mesh, engine.settings))
 
 
 def make_plan(shapes: Shapes, say: Say) -> Plan:

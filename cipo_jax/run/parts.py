@@ -26,6 +26,7 @@ from cipo_jax.policy.model import ModelConfig
 from cipo_jax.run.hosts.processes import Hosts
 from cipo_jax.run.rollout import Attempter
 from cipo_jax.run.sampler import HostSampler
+from cipo_jax.run.sizes import with_sizes
 from cipo_jax.run.update import Policy, make_score
 from cipo_jax.run.watch.heartbeat import Heartbeat
 from cipo_jax.sampling.choose import Choice
@@ -40,10 +41,12 @@ class Parts:
     """What a run is made of.
 
     Attributes:
+      config: of the run, without open sizes, see `run/sizes.py`.
       attempt: prompts -> verified attempts.
       isolation: how generated programs are isolated from the machine; "" if none are run.
     """
 
+    config: Config
     policy: Policy
     tokenizer: Tokenizer
     prompts: PromptWriter
@@ -60,11 +63,12 @@ class Parts:
 
 
 @contextlib.contextmanager
-def open_parts(config: Config, hosts: Hosts | None = None) -> Iterator[Parts]:
+def open_parts(config: Config, hosts: Hosts | None = None, sequences: int = 0) -> Iterator[Parts]:
     """Builds the parts; mesh and verifier pool live as long as the context.
 
     Args:
       hosts: of the run; None: this one alone.
+      sequences: most completions that are sampled together; 0: those of a training step.
 
     Raises:
       CipoError: a value of the config that cannot work with the files and devices here.
@@ -79,6 +83,7 @@ def open_parts(config: Config, hosts: Hosts | None = None) -> Iterator[Parts]:
         for warning in prompts.warnings() if hosts.first else ():
             print(f"warning  {warning}", flush=True)
         policy = open_policy(c, tokenizer, mesh, longest_prompt(c, prompts))
+        c = with_sizes(c, policy, sequences)
         sampler = open_sampler(c, policy, tokenizer, hosts)
         pool.wait_until_ready()
         stack.enter_context(jax.set_mesh(mesh))
@@ -86,7 +91,7 @@ def open_parts(config: Config, hosts: Hosts | None = None) -> Iterator[Parts]:
         stops = (c.sampling.stop_strings, c.sampling.min_new_tokens)
         attempt = Attempter(sampler.sample, pool, tokenizer, *stops, hosts, heartbeat)
         about = pool.about
-        yield Parts(policy, tokenizer, prompts, sampler, attempt, hosts, heartbeat, about)
+        yield Parts(c, policy, tokenizer, prompts, sampler, attempt, hosts, heartbeat, about)
 
 
 def open_mesh(mesh: keys.Mesh, devices: list | None = None) -> Mesh:
@@ -132,7 +137,7 @@ def open_policy(config: Config, tokenizer: Tokenizer, mesh: Mesh, longest: int) 
             f"config.data: the longest prompt ({longest} tokens, with max_prompt_tokens "
             f"and max_attempt_tokens) plus max_completion_tokens = {completion} "
             f"is {longest + completion} tokens, but the model has {model_config.max_positions} "
-            "positions"
+            f"positions; {_lengths_that_fit(c.data, longest, model_config.max_positions)}"
         )
     return Policy(
         mesh=mesh,
@@ -142,6 +147,28 @@ def open_policy(config: Config, tokenizer: Tokenizer, mesh: Mesh, longest: int) 
         longest_correction_prompt=longest,
         longest_completion=completion,
     )
+
+
+def _lengths_that_fit(data: keys.Data, longest: int, positions: int) -> str:
+    """Limits that keep the longest sequence within the model's positions, as flags."""
+    quoted = longest - data.max_prompt_tokens  # the attempt, and what the template adds; or nothing
+    template = max(0, quoted - data.max_attempt_tokens)
+    if quoted <= 0:
+        half = positions // 2
+        prompt = min(data.max_prompt_tokens, half)
+        lengths = {"max_prompt_tokens": prompt, "max_completion_tokens": positions - prompt}
+    else:
+        # An attempt is quoted whole where its limit is that of a completion.
+        prompt = min(data.max_prompt_tokens, positions // 4)
+        each = (positions - prompt - template) // 2
+        lengths = {
+            "max_prompt_tokens": prompt,
+            "max_attempt_tokens": each,
+            "max_completion_tokens": each,
+        }
+    if min(lengths.values()) < 1:
+        return "no lengths would fit: use a model with more"
+    return "try " + " ".join(f"--config.data.{name}={value}" for name, value in lengths.items())
 
 
 def make_model_config(model: keys.Model, tokenizer_name: str, tokenizer: Tokenizer) -> ModelConfig:

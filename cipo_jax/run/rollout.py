@@ -18,7 +18,7 @@ from cipo_jax.policy.model import Params
 from cipo_jax.run.hosts.exchange import Judged, exchange
 from cipo_jax.run.hosts.preemption import Preempted
 from cipo_jax.run.hosts.processes import Hosts
-from cipo_jax.run.watch.heartbeat import Heartbeat
+from cipo_jax.run.watch.heartbeat import Heartbeat, time_left
 from cipo_jax.sampling.engine import Sample
 from cipo_jax.sampling.stop_strings import text_before_stop
 from cipo_jax.types import Attempt, Completion, Prompt, Verdict
@@ -105,10 +105,12 @@ class Attempter:
         pending: dict[int, tuple[Completion, str, Future[Verdict]]] = {}
         mine = self._hosts.share(len(prompts))
         first, total = None, len(mine) * samples
+        began = time.monotonic()
 
         def to_come() -> str:
+            done, so_far = len(pending), time.monotonic() - began
             verdicts = sum(not future.done() for _, _, future in list(pending.values()))
-            left = f"{total - len(pending)} of {total} completions left"
+            left = f"{total - done} of {total} completions left{time_left(done, total, so_far)}"
             return f"{left}, {verdicts} verdicts outstanding"
 
         # The bar is shown on a terminal alone.

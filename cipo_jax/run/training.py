@@ -115,6 +115,7 @@ class Training:
         seconds = parts.heartbeat.take_times()["eval"]
         self.record.write(self.step, named | {"time/eval": seconds}, "eval")
         print_evaluation(self.step, results)
+        parts.heartbeat.said()
         return named
 
     def evaluate_if_due(self) -> None:
@@ -162,6 +163,7 @@ class Training:
         seconds_left = float(np.median(self._recent_seconds)) * left
         line = format_step_line(self.step, self.config.num_steps, measures, seconds_left)
         print(line, flush=True)
+        self.parts.heartbeat.said()
         if 1 < self.step <= FIRST_STEPS:  # those of the first were named before its update
             print_findings(measures)
         every = self.config.log.show_samples_every

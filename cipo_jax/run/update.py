@@ -229,16 +229,8 @@ def bytes_per_device(tree: Any) -> int:
 def make_policy_update(config: Config, policy: Policy, schedule: optax.Schedule) -> Update:
     """The RL update of a run: the joint objective of both streams (paper: L_base + lambda
     L_corr)."""
-    o, batch, correction = config.optimizer, config.batch, config.correction
+    o, correction = config.optimizer, config.correction
     mu_dtype = o.mu_dtype or None
-    plan = BatchPlan(
-        sequences=(config.num_attempts, config.num_corrections),
-        microbatch_rows=batch.microbatch_rows,
-        row_tokens=batch.row_tokens,
-        group_sizes=(config.rollout.group_size, correction.group_size),
-        minibatches=batch.minibatches,
-        epochs=batch.epochs,
-    )
     return Update(
         policy,
         policy_loss(config.algorithm, policy.longest_completion),
@@ -254,7 +246,20 @@ def make_policy_update(config: Config, policy: Policy, schedule: optax.Schedule)
             config.seed,
         ),
         stream_weights=(1.0, correction.weight),
-        plan=plan,
+        plan=policy_plan(config),
+    )
+
+
+def policy_plan(config: Config) -> BatchPlan:
+    """The batch of an RL step."""
+    batch = config.batch
+    return BatchPlan(
+        sequences=(config.num_attempts, config.num_corrections),
+        microbatch_rows=batch.microbatch_rows,
+        row_tokens=batch.row_tokens,
+        group_sizes=(config.rollout.group_size, config.correction.group_size),
+        minibatches=batch.minibatches,
+        epochs=batch.epochs,
     )
 
 
@@ -288,16 +293,36 @@ def _batch_shape(policy: Policy, plan: BatchPlan) -> tuple[int, int, int, int]:
             f"config.batch.microbatch_rows: got {R}, wanted a multiple of {shards}, the product "
             "of mesh.data and mesh.fsdp, over which rows are split"
         )
-    longest_prompts = (policy.longest_prompt, policy.longest_correction_prompt)
-    rows = sum(
-        packing.row_capacity(
-            packing.minibatch_sequences(count, group_size, plan.minibatches),
-            prompt + policy.longest_completion,
-            T,
-        )
+    return plan.minibatches, packing.microbatch_count(rows_needed(policy, plan), R), R, T
+
+
+def rows_needed(policy: Policy, plan: BatchPlan) -> int:
+    """Rows that hold a minibatch of the plan, whatever the lengths of its sequences.
+
+    Raises:
+      CipoError: the rows are too short for the longest sequence.
+    """
+    streams = [
+        (count, group_size, prompt + policy.longest_completion)
         for count, group_size, prompt in zip(
-            plan.sequences, plan.group_sizes, longest_prompts, strict=True
+            plan.sequences,
+            plan.group_sizes,
+            (policy.longest_prompt, policy.longest_correction_prompt),
+            strict=True,
         )
         if count
+    ]
+    longest = max((length for _, _, length in streams), default=0)
+    if longest > plan.row_tokens:
+        raise CipoError(
+            f"config.batch.row_tokens: got {plan.row_tokens}, wanted 0 (derived) or at least "
+            f"{longest}, the longest prompt plus completion that can occur"
+        )
+    return sum(
+        packing.row_capacity(
+            packing.minibatch_sequences(count, group_size, plan.minibatches),
+            length,
+            plan.row_tokens,
+        )
+        for count, group_size, length in streams
     )
-    return plan.minibatches, packing.microbatch_count(rows, R), R, T

@@ -44,7 +44,7 @@ from cipo_jax.sampling.decode import (
 from cipo_jax.sampling.plan import chunk_plan, plan_shardings, prefill_arrays
 from cipo_jax.sampling.requests import Row
 from cipo_jax.sampling.schedule import PrefillCall, Schedule
-from cipo_jax.sampling.settings import EngineSettings, EngineStats, row_bucket, table_width
+from cipo_jax.sampling.settings import EngineSettings, EngineStats, decode_rows, table_width
 from cipo_jax.sampling.stop_strings import stop_text_end
 from cipo_jax.types import CipoError, Completion
 
@@ -269,7 +269,7 @@ class Engine:
         """Starts a decode chunk over the live rows."""
         schedule = self._schedule
         by_shard = schedule.rows_by_shard()
-        local = row_bucket(schedule.slots_per_shard, max(map(len, by_shard)))
+        local = decode_rows(schedule.slots_per_shard, max(map(len, by_shard)))
         width, page_size = table_width(self.settings), self.settings.page_size
         sizes: Any = {"slots": schedule.slots_per_shard, "width": width, "page_size": page_size}
         plan = chunk_plan(by_shard, local, schedule.fresh, schedule.copies, **sizes)

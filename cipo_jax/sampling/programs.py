@@ -16,7 +16,7 @@ from cipo_jax.policy.cache.pages import page_specs
 from cipo_jax.policy.model import ModelConfig, cast_weights
 from cipo_jax.sampling.decode import decode_chunk, empty_cache, empty_slots, prefill
 from cipo_jax.sampling.plan import chunk_plan, plan_shardings, prefill_arrays
-from cipo_jax.sampling.settings import EngineSettings, prefill_widths, table_width
+from cipo_jax.sampling.settings import EngineSettings, decode_rows, prefill_widths, table_width
 
 
 def abstract_cache(config: ModelConfig, mesh: Mesh, settings: EngineSettings) -> Any:
@@ -42,7 +42,7 @@ def lower_decode(config: ModelConfig, mesh: Mesh, settings: EngineSettings) -> j
     per_shard = -(-s.slots // shards)
     nothing: list[list] = [[] for _ in range(shards)]
     sizes = {"slots": per_shard, "width": table_width(s), "page_size": s.page_size}
-    chunk = chunk_plan(nothing, per_shard, [], nothing, **sizes)
+    chunk = chunk_plan(nothing, decode_rows(per_shard, per_shard), [], nothing, **sizes)
     chunk = jax.tree.map(_abstract, chunk, plan_shardings(whole, by_row))
     slots = jax.tree.map(lambda x: _abstract(x, whole), empty_slots(per_shard * shards))
     weights, cache = abstract_weights(config, mesh), abstract_cache(config, mesh, s)

@@ -1,6 +1,6 @@
 """The engine's sizes, the static shapes that follow from them, and its counters.
 
-Not decided here: which sizes a run has (`run/parts.open_engine`).
+Not decided here: which sizes a run has (`run/sizes`, `run/parts.open_engine`).
 """
 
 import dataclasses
@@ -48,6 +48,10 @@ class EngineSettings:
     prefill_tokens: int = 4096
     dispatch_ahead: bool = False
 
+    def __post_init__(self) -> None:
+        if self.slots < 1:
+            raise ValueError(f"slots: got {self.slots}, wanted at least 1; run/sizes derives them")
+
 
 @dataclasses.dataclass
 class EngineStats:
@@ -74,10 +78,15 @@ class EngineStats:
 
 
 def cache_dtype(settings: EngineSettings, compute_dtype: str, mesh: Mesh) -> str:
-    """The settings' dtype of keys and values; without one, the model's compute dtype, but float32
-    on CPU, where XLA would convert a whole bfloat16 cache and back at every write."""
-    on_cpu = mesh.devices.flat[0].platform == "cpu"
-    return settings.cache_dtype or ("float32" if on_cpu else compute_dtype)
+    """The settings' dtype of keys and values, or the default."""
+    platform = mesh.devices.flat[0].platform
+    return settings.cache_dtype or default_cache_dtype(compute_dtype, platform)
+
+
+def default_cache_dtype(compute_dtype: str, platform: str) -> str:
+    """The dtype of keys and values in the cache, where the settings leave it open: float32 on CPU,
+    where XLA would convert a whole bfloat16 cache and back at every write."""
+    return "float32" if platform == "cpu" else compute_dtype
 
 
 def table_width(settings: EngineSettings) -> int:
@@ -128,6 +137,12 @@ def prefill_widths(settings: EngineSettings) -> tuple[int, ...]:
     while widths[-1] < max(needed, min(s.max_prompt_tokens, 512)):
         widths.append(2 * widths[-1])
     return tuple(widths)
+
+
+def decode_rows(slots: int, live: int) -> int:
+    """Rows of a row shard's decode program, for its number of slots and of live requests. They are
+    two at least: with one, XLA:CPU copies the whole cache at every layer."""
+    return max(2, row_bucket(slots, live))
 
 
 def row_bucket(most: int, wanted: int, step: int = 2) -> int:

@@ -6,6 +6,7 @@ and reports a verifier that fails on all of them. How one completion is judged i
 """
 
 import collections
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
@@ -26,7 +27,7 @@ def open_pool(verifier: Verifier, kind: str = "", wait: bool = True) -> Verifier
     """
     return VerifierPool(
         kind or verifier.kind,
-        verifier.workers,
+        verifier.workers or default_workers(),
         verifier.timeout_seconds,
         stand_ins=verifier.stand_ins,
         recycle_after=verifier.recycle_after,
@@ -41,6 +42,14 @@ def open_pool(verifier: Verifier, kind: str = "", wait: bool = True) -> Verifier
 def suite_kind(verifier: Verifier) -> str:
     """The kind that judges benchmarks, which mix questions with answers and with tests."""
     return "auto" if verifier.kind in ("math", "code") else verifier.kind
+
+
+def default_workers() -> int:
+    """Workers of a host where the config leaves it open: the other cores are left to the sampler
+    and to what workers start."""
+    affinity = getattr(os, "sched_getaffinity", None)  # macOS has none
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return min(32, max(2, cores // 2))
 
 
 def verdicts(

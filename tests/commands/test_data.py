@@ -46,7 +46,7 @@ def test_every_kind_of_finding_is_reported(
         r"train  \S+train.jsonl: 5 problems, 5 with an answer, 0 with tests, fingerprint \w{16}",
         r"base prompts: 5, tokens min 13, median 13, .* max 131; over .* = 40: 1 \(20.00%\)",
         r"train.jsonl:5: 131 tokens",
-        r"correction prompts, the attempt at its longest: 5, .*over batch.row_tokens",
+        r"correction prompts, the attempt at its longest: 5, .*over the longest that occurs",
         r"repeated questions: 1 of 5 .*\n.*train.jsonl:3: repeats \S+:1, answer '3' instead of '2'",
         r"questions also in data.eval \(1 equal, 0 by 13 words\): 1 of 5",
         r"train.jsonl:4: is the same as \S+test.jsonl:1",

@@ -44,9 +44,12 @@ def test_a_command_is_explained(
     # 24 of the problem, 44 of the attempt, and the template's three line ends and one token.
     assert any(line.startswith("correction prompt at most 72 tokens") for line in numbers)
     assert "mesh data 1 x fsdp 8 x tensor 1 on 8 x cpu" in numbers
-    # Each stream's sequences at most fill rows of 128 tokens; eight rows a microbatch.
+    # Each stream's sequences at most fill rows of 128 tokens; two rows a device make 2,048 in all.
+    assert "batch.row_tokens 128: the longest sequence has 116, in blocks of 16" in numbers
+    assert "batch.microbatch_rows 16: about 2,048 tokens in all on a CPU" in numbers
+    assert "sampling.slots 32: 32 are sampled together" in numbers
     assert any(
-        re.fullmatch(r"an update \d+ microbatches x 8 rows x 128 tokens: .*", n) for n in numbers
+        re.fullmatch(r"an update \d+ microbatches x 16 rows x 128 tokens: .*", n) for n in numbers
     )
     assert "rollout.group_size 4 differs: 8 (paper)" in parts["paper"]
     assert "replay.initial 0.3 same" in parts["paper"]

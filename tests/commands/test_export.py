@@ -65,7 +65,9 @@ def test_transformers_computes_the_same_logits(changes: dict, tmp_path: Path) ->
     for step in ("latest", "3"):
         directory = export(config, tmp_path / "run", None, step)
         tiny_models.assert_transformers_agrees(directory, shape, saved[3 if step == "3" else 5])
-        assert json.loads((directory / "config.json").read_text())["max_position_embeddings"] == 128
+        assert (
+            json.loads((directory / "config.json").read_text())["max_position_embeddings"] == 112
+        )  # 24 + 44 + 44
     assert {"hf-step-000003", "hf-step-000005"} <= {p.name for p in (tmp_path / "run").iterdir()}
 
 

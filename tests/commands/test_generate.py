@@ -84,7 +84,7 @@ def test_it_is_the_runs_policy_that_speaks(run: Path) -> None:
     c = tiny_config()
     with open_parts(c) as parts:
         prompt = parts.prompts.base(module.Problem("p", QUESTIONS[0])).tokens
-        engine = module.open_engine(c.sampling, parts.policy, parts.tokenizer)
+        engine = module.open_engine(parts.config.sampling, parts.policy, parts.tokenizer)
         params = fresh_parameters(c.model, c.seed, parts.policy)
         ((_, completion),) = engine.sample(params, [prompt], 1, jax.random.key(c.seed))
         wanted = parts.tokenizer.decode(completion.tokens.tolist())

@@ -1,13 +1,18 @@
 """What the parts of a run report of their own work."""
 
+import dataclasses
+import re
+from typing import Any
+
 import jax
 import pytest
 
 from cipo_jax.config import default_config
 from cipo_jax.config.resolve import resolve
+from cipo_jax.run import parts as module
 from cipo_jax.run.parameters import fresh_parameters
-from cipo_jax.run.parts import open_parts
-from cipo_jax.types import Problem
+from cipo_jax.run.parts import open_mesh, open_parts, open_policy, open_prompts, open_tokenizer
+from cipo_jax.types import CipoError, Problem
 
 
 def test_end_of_sampling_reports_and_gives_the_cache_back() -> None:
@@ -36,3 +41,30 @@ def test_end_of_sampling_reports_and_gives_the_cache_back() -> None:
             again
         )
         assert again["sampler/cache_used"] == 0
+
+
+@pytest.mark.parametrize("corrects", [True, False])
+@pytest.mark.parametrize("positions", [40, 64, 100])
+def test_lengths_that_exceed_the_model_come_with_lengths_that_fit(
+    positions: int, corrects: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = default_config()
+    raw.data.max_prompt_tokens = 60
+    config = resolve(raw)
+    tokenizer, made = open_tokenizer(config), module.make_model_config
+
+    def short(*args: Any) -> Any:
+        return dataclasses.replace(made(*args), max_positions=positions)
+
+    def open_with(config: Any) -> None:
+        longest = config.data.max_prompt_tokens
+        if corrects:
+            longest = open_prompts(config, tokenizer).longest_correction()
+        open_policy(config, tokenizer, open_mesh(config.mesh), longest)
+
+    monkeypatch.setattr(module, "make_model_config", short)
+    with pytest.raises(CipoError, match=f"the model has {positions} positions; try --config") as e:
+        open_with(config)
+    for name, value in re.findall(r"--config\.data\.(\w+)=(\d+)", str(e.value)):
+        raw.data[name] = int(value)
+    open_with(resolve(raw))  # fits

@@ -8,7 +8,7 @@ from tiny_models import TINY_CONFIG
 
 from cipo_jax.policy import sharding
 from cipo_jax.sampling.choose import Choice
-from cipo_jax.sampling.programs import abstract_cache, lower_programs
+from cipo_jax.sampling.programs import abstract_cache, lower_decode, lower_programs
 from cipo_jax.sampling.settings import EngineSettings
 
 SETTINGS = EngineSettings(
@@ -31,3 +31,18 @@ def test_the_cache_is_updated_in_place(compute_dtype: str) -> None:
         memory = lowered.compile().memory_analysis()
         assert memory is not None
         assert memory.temp_size_in_bytes < 0.5 * size, name
+
+
+@pytest.mark.parametrize("slots", [1, 2, 3, 8])
+@pytest.mark.parametrize("kv_heads", [1, 3])
+def test_no_decode_program_copies_the_cache(slots: int, kv_heads: int) -> None:
+    """Those of few slots: XLA:CPU rewrites a batch of one in a way that copies the whole cache."""
+    config = dataclasses.replace(
+        TINY_CONFIG, num_heads=2 * kv_heads, num_kv_heads=kv_heads, head_dim=64
+    )
+    mesh = sharding.make_mesh(1, 1, 1, devices=jax.devices()[:1])
+    settings = dataclasses.replace(SETTINGS, slots=slots, page_size=16, chunk=2)
+    size = sum(x.size * x.dtype.itemsize for x in abstract_cache(config, mesh, settings))
+    memory = lower_decode(config, mesh, settings).compile().memory_analysis()
+    assert memory is not None
+    assert memory.temp_size_in_bytes < 0.5 * size

@@ -38,12 +38,17 @@ def empty_pages(
 ) -> Pages:
     """Zeros, in the layout for the devices of the ambient mesh."""
     if platform() == "tpu":
-        width = -(-H // LANES) * LANES
+        width = stored_width(H, "tpu")
         shapes: tuple[tuple[int, ...], ...] = ((L, num_pages, page_size, 2 * K, width),)
     else:
         shapes = (L, num_pages, K, H, page_size), (L, num_pages, K, page_size, H)
     arrays = zip(shapes, _AXES[len(shapes)], strict=True)
     return tuple(constrain(jnp.zeros(shape, dtype), rules, axes) for shape, axes in arrays)
+
+
+def stored_width(H: int, platform: str) -> int:
+    """The width of a head in the cache, padding included."""
+    return -(-H // LANES) * LANES if platform == "tpu" else H
 
 
 def page_specs(pages: Any, rules: Rules) -> tuple[P, ...]:

@@ -17,7 +17,8 @@ from cipo_jax.types import CipoError
 # the steps already done have computed.
 MAY_CHANGE_ON_RESUME = (
     *("num_steps", "max_sampled_tokens", "mesh.", "eval.", "checkpoint.", "log."),
-    *("verifier.workers", "sampling.slots", "sampling.chunk"),
+    *("batch.row_tokens", "batch.microbatch_rows", "verifier.workers"),
+    *("sampling.slots", "sampling.cache_tokens", "sampling.tensor", "sampling.chunk"),
 )
 # Keys of the model that its parameters do not show.
 _NOT_SHAPES = ("model.remat", "model.unroll", "model.compute_dtype", "model.param_dtype")

@@ -1,7 +1,7 @@
-"""The phases of a step: how long each took, and, if one takes long, a line that says what it waits
-for, so that a slow run can be told from a stuck one.
+"""The phases of a run or a mode: how long each took, and a line where nothing was printed for long,
+which says what it waits for: a slow run can be told from a stuck one.
 
-    rollout  62 s: 37 of 384 completions left, 5 verdicts outstanding
+    rollout  62 s: 37 of 384 completions left, about 7 s, 5 verdicts outstanding
 
 Decides when such a line is printed; what it says comes from the code that waits.
 """
@@ -18,26 +18,25 @@ _LONGEST_LOOK = 1.0  # seconds
 
 @dataclasses.dataclass
 class _Phase:
-    """What is going on; the next line is due `next` seconds after `began`."""
+    """What is going on."""
 
     name: str
     for_what: str
     began: float
-    next: float
 
 
 class Heartbeat:
     """Times the phases of one thread; a context manager that owns the thread which prints.
 
     Args:
-      seconds: after which a phase is long; its next lines come after twice that, four times, and
-        so on. 0 prints nothing.
+      seconds: of silence after which a line is due; 0 prints nothing.
       prints: whether this host does.
     """
 
     def __init__(self, seconds: float = 0.0, prints: bool = True) -> None:
         self._seconds = seconds
         self._phase: _Phase | None = None
+        self._last_line = time.monotonic()
         self._waits: list[Callable[[], str]] = []
         self._times: dict[str, float] = {}
         self._closed = threading.Event()
@@ -53,7 +52,11 @@ class Heartbeat:
           for_what: what it waits for, outside `waiting`.
         """
         self.end()
-        self._phase = _Phase(phase, for_what, time.monotonic(), self._seconds)
+        self._phase = _Phase(phase, for_what, time.monotonic())
+
+    def said(self) -> None:
+        """Something was printed: the silence begins anew."""
+        self._last_line = time.monotonic()
 
     def end(self) -> None:
         """Ends the phase, if there is one."""
@@ -91,9 +94,9 @@ class Heartbeat:
     def due(self, now: float) -> str | None:
         """The line that is due at `now` (of `time.monotonic`), if one is; each is due once."""
         phase, waits = self._phase, self._waits[-1:]  # once: another thread may end them meanwhile
-        if phase is None or now - phase.began < phase.next:
+        if phase is None or now - self._last_line < self._seconds:
             return None
-        phase.next *= 2
+        self._last_line = now
         what = waits[0]() if waits else phase.for_what
         return f"{phase.name}  {now - phase.began:.0f} s: {what}".rstrip(": ")
 
@@ -101,3 +104,8 @@ class Heartbeat:
         while not self._closed.wait(min(self._seconds / _LOOKS_A_LINE, _LONGEST_LOOK)):
             if line := self.due(time.monotonic()):
                 print(line, flush=True)
+
+
+def time_left(done: int, total: int, seconds: float) -> str:
+    """ ", about 7 s" if `done` of `total` took `seconds`, as the rest of a line; "" if none are."""
+    return f", about {seconds * (total - done) / done:.0f} s" if 0 < done < total else ""

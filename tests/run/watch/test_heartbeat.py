@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from cipo_jax.run.rollout import Attempter
-from cipo_jax.run.watch.heartbeat import Heartbeat
+from cipo_jax.run.watch.heartbeat import Heartbeat, time_left
 from cipo_jax.types import Completion, Outcome, Problem, Prompt, Verdict
 
 
@@ -35,26 +35,32 @@ def test_a_long_phase_says_what_it_waits_for(clock: list[float]) -> None:
         left = 5
         assert beat.due(162.0) == "rollout  62 s: 5 left"
     assert beat.due(220.0) == "rollout  120 s: the device"
+    clock[0] = 221.0
     beat.begin("correct")
-    assert beat.due(130.0) == "correct  30 s"
+    assert beat.due(250.0) == "correct  29 s"
 
 
-def test_its_lines_grow_rare(clock: list[float]) -> None:
+def test_silence_counts_over_phases_and_ends_with_every_line(clock: list[float]) -> None:
     beat = Heartbeat(30.0, prints=False)
-    beat.begin("update")
-    seconds = [s for s in range(1000) if beat.due(100.0 + s)]
-    assert seconds == [30, 60, 120, 240, 480, 960]
-
-
-def test_nothing_is_said_of_short_phases_nor_between_them(clock: list[float]) -> None:
-    beat = Heartbeat(30.0, prints=False)
-    assert beat.due(1000.0) is None
-    for _ in range(3):
-        beat.begin("update")
-        clock[0] += 20
-        assert beat.due(clock[0]) is None
+    assert beat.due(1000.0) is None  # there is no phase
+    said = []
+    for second in range(300):
+        clock[0] = 100.0 + second
+        if second % 20 == 0:
+            beat.begin(f"phase {second // 20}")
+        if second == 200:
+            beat.said()
+        if line := beat.due(clock[0]):
+            said.append((second, line))
+    seconds = [30, 60, 90, 120, 150, 180, 230, 260, 290]
+    assert said == [(s, f"phase {s // 20}  {s % 20} s") for s in seconds]
     beat.end()
     assert beat.due(1000.0) is None
+
+
+def test_the_time_left_is_what_the_rest_takes_at_the_same_speed() -> None:
+    assert time_left(30, 40, 60.0) == ", about 20 s"
+    assert time_left(0, 40, 60.0) == time_left(40, 40, 60.0) == ""
 
 
 def test_the_thread_prints_what_is_due(capsys: pytest.CaptureFixture) -> None:
@@ -125,9 +131,9 @@ def test_what_sampling_waits_for() -> None:
     assert len(attempt({}, prompts, 2, jax.random.key(0), "test")) == 4
     assert said == [
         "4 of 4 completions left, 0 verdicts outstanding",
-        "3 of 4 completions left, 1 verdicts outstanding",
-        "2 of 4 completions left, 2 verdicts outstanding",
-        "1 of 4 completions left, 2 verdicts outstanding",
+        "3 of 4 completions left, about 0 s, 1 verdicts outstanding",
+        "2 of 4 completions left, about 0 s, 2 verdicts outstanding",
+        "1 of 4 completions left, about 0 s, 2 verdicts outstanding",
         "0 of 4 completions left, 3 verdicts outstanding",
     ]
     assert beat._waits == []

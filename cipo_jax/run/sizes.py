@@ -1,0 +1,190 @@
+"""The sizes that a config leaves open (0): derived from lengths, what is sampled, and the devices.
+
+    batch.row_tokens         the longest sequence that is trained on
+    batch.microbatch_rows    tokens that keep a device busy, in as few equal microbatches
+    sampling.tensor          the fewest shards with which the weights take a small share of memory
+    sampling.slots           what is sampled at a time, as far as the cache is large enough
+    sampling.cache_tokens    every slot at full length, as far as memory allows
+
+They change how fast a run is and how much memory it takes, not what it computes. The number of
+verifier workers is decided in `verifiers/judge.py`, which needs no model.
+"""
+
+import dataclasses
+import os
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from cipo_jax.config.keys import Config
+from cipo_jax.policy import sharding
+from cipo_jax.policy.cache.pages import stored_width
+from cipo_jax.policy.model import ModelConfig, abstract_params
+from cipo_jax.run.update import Policy, policy_plan, rows_needed
+from cipo_jax.sampling.settings import default_cache_dtype
+
+# Rows are a multiple of this many tokens; on accelerators, a block of their attention kernels.
+CPU_BLOCK, ACCELERATOR_BLOCK = 16, 128
+# Tokens of a microbatch: on each accelerator, and on a CPU in all.
+ACCELERATOR_TOKENS, CPU_TOKENS = 16_384, 2_048
+# Of a device's memory: the key/value cache, and the weights that sampling reads.
+CACHE_SHARE, WEIGHT_SHARE = 0.25, 0.15
+MOST_SLOTS = 256  # of a row shard; more gain little
+# Completions end before their limit: slots are planned for this part of the full length.
+USUAL_PART = 8
+GIB = 2**30
+
+# Memory of one device in GiB, by `jax.Device.device_kind`, where the runtime does not say it. TPUs:
+# the pages on v4, v5e, v5p and v6e under cloud.google.com/tpu/docs. GPUs: NVIDIA's data sheets.
+DEVICE_GIB = {
+    "TPU v4": 32,
+    **dict.fromkeys(("TPU v5 lite", "TPU v5e"), 16),
+    **dict.fromkeys(("TPU v5", "TPU v5p"), 95),
+    **dict.fromkeys(("TPU v6 lite", "TPU v6e"), 32),
+}
+
+
+class Size(NamedTuple):
+    """A size, and why it has that value."""
+
+    value: int
+    reason: str
+
+
+def derive_sizes(config: Config, policy: Policy, sequences: int = 0) -> dict[str, Size]:
+    """{"section.key": size} of every size that is 0 in `config`.
+
+    Args:
+      sequences: most completions that are sampled together; 0: those of a training step.
+    """
+    sizes = _of_the_update(config, policy)
+    sizes |= _of_sampling(config, policy, sequences or most_sampled(config))
+    return sizes
+
+
+def with_sizes(config: Config, policy: Policy, sequences: int = 0) -> Config:
+    """`config` without open sizes; arguments as `derive_sizes`."""
+    sections: dict[str, dict[str, int]] = {}
+    for key, size in derive_sizes(config, policy, sequences).items():
+        section, name = key.split(".")
+        sections.setdefault(section, {})[name] = size.value
+    changed = {
+        section: dataclasses.replace(getattr(config, section), **values)
+        for section, values in sections.items()
+    }
+    return dataclasses.replace(config, **changed)
+
+
+def most_sampled(config: Config) -> int:
+    """The most completions that a training step samples together."""
+    return max(config.num_attempts, config.num_corrections)
+
+
+def longest_trained(config: Config, policy: Policy) -> int:
+    """Tokens of the longest prompt and completion that an update may be given."""
+    corrects = config.num_corrections or config.cold_start.max_steps
+    longest = policy.longest_correction_prompt if corrects else policy.longest_prompt
+    return longest + policy.longest_completion
+
+
+def device_bytes(device: Any) -> int | None:
+    """The memory of a device, a CPU's divided over the devices made of it; None: not known."""
+    if device.platform == "cpu":
+        whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return whole // len(jax.local_devices(backend="cpu"))
+    if device.device_kind in DEVICE_GIB:
+        return DEVICE_GIB[device.device_kind] * GIB
+    stats = device.memory_stats()
+    return stats.get("bytes_limit") if stats else None
+
+
+def _of_the_update(config: Config, policy: Policy) -> dict[str, Size]:
+    sizes, batch = {}, config.batch
+    on_cpu = policy.mesh.devices.flat[0].platform == "cpu"
+    if not batch.row_tokens:
+        longest, block = longest_trained(config, policy), CPU_BLOCK if on_cpu else ACCELERATOR_BLOCK
+        tokens = -(-longest // block) * block
+        why = f"the longest sequence has {longest:,}, in blocks of {block}"
+        sizes["batch.row_tokens"] = Size(tokens, why)
+        batch = dataclasses.replace(batch, row_tokens=tokens)
+    if not batch.microbatch_rows:
+        shards, T = sharding.row_count(policy.mesh), batch.row_tokens
+        aim = CPU_TOKENS if on_cpu else ACCELERATOR_TOKENS * shards
+        per_shard = max(1, aim // (T * shards))
+        needed = rows_needed(policy, policy_plan(dataclasses.replace(config, batch=batch)))
+        rows = shards * min(per_shard, -(-needed // shards))
+        share = "in all on a CPU" if on_cpu else "a device"
+        why = f"about {CPU_TOKENS if on_cpu else ACCELERATOR_TOKENS:,} tokens {share}"
+        if per_shard * shards > needed:
+            why = f"all {needed} rows of an update"
+        elif per_shard == 1:
+            why = "a row a device"
+        sizes["batch.microbatch_rows"] = Size(rows, why)
+    return sizes
+
+
+def _of_sampling(config: Config, policy: Policy, sequences: int) -> dict[str, Size]:
+    s, sizes = config.sampling, {}
+    device = policy.mesh.devices.flat[0]
+    on_cpu, memory = device.platform == "cpu", device_bytes(device)
+    tensor = s.tensor
+    if not tensor:
+        sizes["sampling.tensor"] = _tensor_shards(config, policy, None if on_cpu else memory)
+        tensor = sizes["sampling.tensor"].value or config.mesh.tensor
+    shards = policy.mesh.size // tensor
+    longest = policy.longest_correction_prompt + policy.longest_completion
+    full = (-(-longest // s.page_size) + 1) * s.page_size  # a slot's pages at full length
+    room = s.cache_tokens
+    if not room and memory is not None:
+        dtype = s.cache_dtype or default_cache_dtype(policy.model.compute_dtype, device.platform)
+        each = _cache_token_bytes(policy.model, dtype, device.platform, tensor)
+        room = max(full, int(CACHE_SHARE * memory) // each) * shards
+    slots = s.slots
+    if not slots:
+        most = MOST_SLOTS if on_cpu else MOST_SLOTS * shards
+        slots, why = min(sequences, most), f"{sequences:,} are sampled together"
+        if sequences > most:
+            why += f"; more than {MOST_SLOTS} {'on a CPU' if on_cpu else 'a shard'} gain little"
+        usual = room // (full // USUAL_PART)
+        if room and slots > usual:
+            slots = usual
+            why = f"the cache holds so many at 1/{USUAL_PART} of {full:,} tokens"
+        slots = -(-slots // shards) * shards
+        sizes["sampling.slots"] = Size(slots, why)
+    if not s.cache_tokens:
+        whole = slots * full
+        if not room or whole <= room:
+            sizes["sampling.cache_tokens"] = Size(0, f"every slot at full length: {whole:,} tokens")
+        else:
+            why = f"{CACHE_SHARE:.0%} of a device's memory; all slots at full length: {whole:,}"
+            sizes["sampling.cache_tokens"] = Size(room, why)
+    return sizes
+
+
+def _tensor_shards(config: Config, policy: Policy, memory: int | None) -> Size:
+    """The fewest tensor shards with which the weights take their share of `memory`."""
+    hosts = len({device.process_index for device in policy.mesh.devices.flat})
+    own = policy.mesh.size // hosts  # each host samples on its own devices
+    if memory is None or own == 1:
+        return Size(0, "as in mesh")
+    m = policy.model
+    size = jnp.dtype(m.compute_dtype).itemsize
+    weights = size * sum(x.size for x in jax.tree.leaves(abstract_params(m)))
+    possible = [
+        t for t in range(1, own + 1) if own % t == 0 and m.num_heads % t == 0 and m.mlp_dim % t == 0
+    ]
+    fits = [t for t in possible if weights / t <= WEIGHT_SHARE * memory]
+    chosen = fits[0] if fits else possible[-1]
+    return Size(
+        chosen,
+        f"weights of {weights / chosen / GIB:.1f} GiB a device, which has {memory / GIB:.0f}",
+    )
+
+
+def _cache_token_bytes(model: ModelConfig, dtype: str, platform: str, tensor: int) -> int:
+    """Bytes of a token's keys and values on one device."""
+    heads = model.num_kv_heads
+    heads = heads // tensor if heads % tensor == 0 else heads
+    width = stored_width(model.head_dim, platform)
+    return 2 * model.num_layers * heads * width * jnp.dtype(dtype).itemsize

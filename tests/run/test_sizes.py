@@ -1,0 +1,141 @@
+"""The sizes that a config leaves open."""
+
+import dataclasses
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cipo_jax.config import default_config
+from cipo_jax.config.keys import Config
+from cipo_jax.config.resolve import resolve
+from cipo_jax.policy.model import ModelConfig
+from cipo_jax.run.sizes import GIB, derive_sizes, device_bytes, with_sizes
+from cipo_jax.run.update import Policy, policy_plan, rows_needed
+from cipo_jax.types import CipoError
+
+QWEN3_4B = ModelConfig(
+    vocab_size=151_936,
+    num_layers=36,
+    d_model=2560,
+    num_heads=32,
+    num_kv_heads=8,
+    head_dim=128,
+    mlp_dim=9728,
+    tie_embeddings=True,
+    compute_dtype="bfloat16",
+)
+TINY = ModelConfig(
+    vocab_size=50, num_layers=2, d_model=8, num_heads=4, num_kv_heads=2, head_dim=4, mlp_dim=16
+)
+
+
+def policy(
+    kind: str = "cpu", devices: int = 1, model: ModelConfig = TINY, lengths: Any = (24, 72, 44)
+) -> Policy:
+    """On `devices` of a kind that need not be here, all on the fsdp axis."""
+    one = SimpleNamespace(
+        platform="cpu" if kind == "cpu" else "tpu", device_kind=kind, process_index=0
+    )
+    mesh: Any = SimpleNamespace(
+        size=devices,
+        devices=SimpleNamespace(flat=[one] * devices),
+        shape={"data": 1, "fsdp": devices, "tensor": 1},
+    )
+    score: Any = None
+    return Policy(mesh, model, score, *lengths)
+
+
+def config(**changes: Any) -> Config:
+    raw = default_config()
+    raw.sampling.page_size = 64
+    raw.update_from_flattened_dict(changes)
+    return resolve(raw)
+
+
+def values(config: Config, policy: Policy, sequences: int = 0) -> dict[str, int]:
+    return {key: size.value for key, size in derive_sizes(config, policy, sequences).items()}
+
+
+MATH = {
+    "rollout.problems_per_step": 128,
+    "correction.replay_fraction": 0.5,
+    "data.max_prompt_tokens": 1024,
+    "data.max_attempt_tokens": 8192,
+    "data.max_completion_tokens": 8192,
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "devices", "tensor", "shards"),
+    [("TPU v5e", 16, 4, 4), ("TPU v4", 16, 2, 8), ("TPU v5p", 8, 1, 8)],
+)
+def test_a_4b_model_on_a_slice(kind: str, devices: int, tensor: int, shards: int) -> None:
+    math = policy(kind, devices, QWEN3_4B, (1024, 9300, 8192))
+    sizes = values(config(**MATH), math)
+    assert sizes["batch.row_tokens"] == 17536  # 9300 + 8192 = 17492, in blocks of 128
+    assert sizes["batch.microbatch_rows"] == devices  # a row of more than 16k tokens on each
+    assert sizes["sampling.tensor"] == tensor
+    # Keys and values of a token, on one device of a row shard, in bfloat16.
+    each = 2 * 36 * (8 // tensor) * 128 * 2
+    memory = {"TPU v5e": 16, "TPU v4": 32, "TPU v5p": 95}[kind] * GIB
+    assert sizes["sampling.cache_tokens"] == memory // 4 // each * shards
+    assert sizes["sampling.slots"] % shards == 0
+    assert 100 < sizes["sampling.slots"] <= 1024
+
+
+def test_a_small_step_needs_no_more_than_it_has() -> None:
+    few = {"rollout.problems_per_step": 3, "rollout.group_size": 4, "correction.group_size": 2}
+    sizes = values(config(**few), policy())
+    assert sizes == {
+        "batch.row_tokens": 128,  # 72 + 44, in blocks of 16
+        # 12 attempts of up to 68 tokens and 6 corrections of up to 116, a row each.
+        "batch.microbatch_rows": 16,
+        "sampling.tensor": 0,
+        "sampling.slots": 12,
+        "sampling.cache_tokens": 0,
+    }
+    assert values(config(**few, **{"correction.weight": 0.0}), policy()) == sizes | {
+        "batch.row_tokens": 80,  # 24 + 44
+        "batch.microbatch_rows": 12,
+    }
+
+
+def test_what_is_asked_decides_the_slots() -> None:
+    assert values(config(), policy(), 5)["sampling.slots"] == 5
+    assert values(config(), policy(), 5_000)["sampling.slots"] == 256
+    assert values(config(), policy("TPU v5p", 4), 5_000)["sampling.slots"] == 1024
+
+
+def test_a_size_that_is_set_is_kept_and_the_others_follow_it() -> None:
+    sizes = values(config(**{"batch.row_tokens": 500, "sampling.slots": 7}), policy())
+    assert not {"batch.row_tokens", "sampling.slots"} & set(sizes)
+    assert sizes["batch.microbatch_rows"] == 4  # of 500 tokens, 2,048 in all
+    every = config(
+        **{
+            "batch.row_tokens": 500,
+            "batch.microbatch_rows": 2,
+            "sampling.slots": 7,
+            "sampling.tensor": 1,
+            "sampling.cache_tokens": 4096,
+        }
+    )
+    assert with_sizes(every, policy()) == every
+
+
+def test_a_cache_beyond_memory_is_cut_and_its_slots_with_it() -> None:
+    wide = dataclasses.replace(TINY, num_layers=100, num_kv_heads=64, num_heads=64, head_dim=512)
+    long = policy(model=wide, lengths=(1000, 30_000, 2000))
+    memory = device_bytes(long.mesh.devices.flat[0])
+    assert memory is not None
+    each = 2 * 100 * 64 * 512 * 4
+    sizes = values(config(), long)
+    full = (-(-32_000 // 64) + 1) * 64
+    assert sizes["sampling.cache_tokens"] == max(full, memory // 4 // each)
+    assert sizes["sampling.slots"] < 256
+
+
+def test_rows_that_are_too_short_are_named_once_with_what_both_streams_need() -> None:
+    plan = policy_plan(config(**{"batch.row_tokens": 60}))
+    with pytest.raises(CipoError, match=r"batch.row_tokens: got 60, wanted 0 .* at least 116"):
+        rows_needed(policy(), plan)
