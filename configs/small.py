@@ -20,6 +20,7 @@ def get_config(variant="cipo"):
     c = default_config()
     c.num_steps = 30
     c.model.source = "HuggingFaceTB/SmolLM2-135M-Instruct"
+    c.model.remat = "none"  # rows are few and short
 
     c.data.train = c.data.eval = c.cold_start.demonstrations = "word_problems"
     c.data.min_operations, c.data.max_operations = 1, 2
@@ -36,7 +37,7 @@ def get_config(variant="cipo"):
     c.data.eval_problems = 64
 
     c.cold_start.max_steps = 60
-    c.cold_start.batch_size = 16
+    c.cold_start.batch_size = 8
     c.cold_start.learning_rate = 2e-4
     c.cold_start.right_share = 0.5
     c.cold_start.stop_at_pass_rate = 0.3
@@ -68,7 +69,6 @@ def shorten(c):
     c.num_steps = 2
     c.data.eval_problems = 16
     c.cold_start.max_steps = 24
-    c.cold_start.batch_size = 8
     c.cold_start.check_every = 12
     c.cold_start.check_problems = 16
     c.rollout.problems_per_step = 4

@@ -165,7 +165,7 @@ TRIP = Story(
                 "A {vehicle} travels for {a} hours at {b} {unit} per hour.",
                 "For {a} hours a {vehicle} goes at a speed of {b} {unit} per hour.",
             ),
-            (within(2, 6), within(12, 70)),
+            (within(2, 6), within(8, 70)),
             (("First stretch", "a * b"),),
         ),
         Part(
@@ -174,7 +174,7 @@ TRIP = Story(
                 "By noon a {vehicle} has gone {a} {unit}.",
                 "A {vehicle} goes {a} {unit} in the morning.",
             ),
-            (within(15, 200),),
+            (within(5, 200),),
         ),
         Part(
             "two",
@@ -182,7 +182,7 @@ TRIP = Story(
                 "A {vehicle} goes {a} {unit} in the morning and {b} {unit} in the evening.",
                 "A {vehicle} goes {a} {unit} to the coast and then {b} {unit} along it.",
             ),
-            (within(15, 120), within(15, 120)),
+            (within(5, 120), within(5, 120)),
             (("Both stretches", "a + b"),),
         ),
     ),
@@ -193,7 +193,7 @@ TRIP = Story(
                 "Then the {vehicle} goes for {a} hours at {b} {unit} per hour.",
                 "After a break the {vehicle} travels {a} more hours at {b} {unit} per hour.",
             ),
-            (within(2, 5), within(10, 60)),
+            (within(2, 5), within(6, 60)),
             (("Next stretch", "a * b"), ("So far", "v + u")),
         ),
         Part(

@@ -213,7 +213,7 @@ WORKSHOP = Story(
                 "A {place} has {a} {units} in stock.",
                 "In the morning a {place} has {a} {units}.",
             ),
-            (within(15, 150),),
+            (within(5, 150),),
         ),
         Part(
             "shelves",

@@ -7,8 +7,8 @@
                The answer is \\boxed{29}.
 
 They are made for pretrained models, and are the only task in natural language. Difficulty is the
-number of operations, 1 to 6; from 3 on, half of the problems hold a number that is not needed.
-Every number is a whole one from 1 to 999, and every division is exact.
+number of operations, 1 to 6. With it grow the numbers, which are whole and at most those of
+`LARGEST`; from 3 on, half of the problems hold a number that is not needed. Divisions are exact.
 
 This file decides how a problem is drawn, what its solution and a typical wrong solution look like;
 what is told is decided in `stories_of_things.py` and `stories_of_activities.py`, which problems are
@@ -29,8 +29,9 @@ from cipo_jax.data.tasks.story_parts import PEOPLE, Part, Story
 from cipo_jax.types import CipoError, Problem
 
 STORIES = {s.name: s for s in (COLLECTION, SHOPPING, TRIP, CONTEST, WORKSHOP)}
-MOST_OPERATIONS = 6
-MAX_VALUE = 999
+# The largest number in a problem and its solution, by the number of operations.
+LARGEST = {1: 30, 2: 50, 3: 100, 4: 200, 5: 400, 6: 800}
+MOST_OPERATIONS = max(LARGEST)
 _IDLE_FROM = 3  # operations from which on a problem may hold a number that is not needed
 _SIGNS = "+-*/"
 _FIELD = re.compile(r"\{(\w+)\}")
@@ -143,23 +144,24 @@ def _draw(story: Story, operations: int, rng: np.random.Generator) -> list[Told]
     fewest, most = question.events
     if left or not fewest <= len(events) <= most:
         return []
+    largest = LARGEST[operations]
     told: list[Told] = []
     amount = first = 0
     for part in (opening, *events, question):
-        choices = [numbers(amount) for numbers in part.numbers]
+        choices = [[n for n in numbers(amount) if n <= largest] for numbers in part.numbers]
         if not all(map(len, choices)):
             return []
         told.append(Told(part, tuple(int(c[int(rng.integers(len(c)))]) for c in choices)))
         lines = _lines(part, told[-1].numbers, Operand(amount), Operand(first), 0)
         results = _results(lines)
-        if not all(0 < r <= MAX_VALUE for r in results):
+        if not all(0 < r <= largest for r in results):
             return []
         amount = results[-1] if results else told[-1].numbers[0] if part is opening else amount
         first = first or amount
     if operations >= _IDLE_FROM and rng.random() < 0.5:
         idle = _one(story.idle, rng)
-        (numbers,) = idle.numbers
-        number = int(numbers(0)[int(rng.integers(len(numbers(0))))])
+        choice = [n for n in idle.numbers[0](0) if n <= largest]
+        number = choice[int(rng.integers(len(choice)))]
         told.insert(int(rng.integers(1, len(told))), Told(idle, (number,)))
     return told
 
