@@ -90,7 +90,7 @@ def make_optimizer(
     name: str = "adamw",
     mu_dtype: str | None = None,
     param_dtype: str = "float32",
-    seed: int = 0,
+    make_key: Callable[[], jax.Array] | None = None,
 ) -> optax.GradientTransformation:
     """The optimiser `name`, after clipping by global norm.
 
@@ -101,13 +101,14 @@ def make_optimizer(
       grad_clip: largest global norm of a gradient.
       mu_dtype: of first moments; None: the parameters' dtype.
       param_dtype: of the parameters; bfloat16 ones are rounded at random, see `rounding.py`.
-      seed: of that rounding.
+      make_key: makes the key of that rounding.
 
     Raises:
       CipoError: an unknown name.
     """
-    low_precision = param_dtype != "float32"
-    if low_precision:
+    if param_dtype != "float32":
+        if make_key is None:
+            raise ValueError(f"parameters of {param_dtype} are rounded at random: give a make_key")
         mu_dtype = mu_dtype or param_dtype
     if name == "adamw":
         scale = optax.scale_by_adam(b1=b1, b2=b2, mu_dtype=mu_dtype)
@@ -127,7 +128,9 @@ def make_optimizer(
         optax.add_decayed_weights(weight_decay, mask=_by_path(_is_decayed)),
         optax.scale_by_learning_rate(schedule),
     )
-    return rounded_at_random(chain, seed) if low_precision else chain
+    if param_dtype == "float32" or make_key is None:
+        return chain
+    return rounded_at_random(chain, make_key)
 
 
 def _scale_by_muon(

@@ -11,6 +11,7 @@ than float32 parameters do, which are there for whoever wants it.)
 The draws are a function of the seed and the number of updates: a resumed run repeats them.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -32,13 +33,13 @@ def round_at_random(values: jax.Array, key: jax.Array) -> jax.Array:
 
 
 def rounded_at_random(
-    chain: optax.GradientTransformation, seed: int
+    chain: optax.GradientTransformation, make_key: Callable[[], jax.Array]
 ) -> optax.GradientTransformation:
     """`chain` for bfloat16 parameters; its state is that of `chain` for float32 ones.
 
     Args:
       chain: of transformations, the last of which has the number of updates as its state's `count`.
-      seed: of the draws.
+      make_key: makes the key of the draws, where the update is traced.
     """
 
     def init(params: Params) -> Any:
@@ -48,8 +49,7 @@ def rounded_at_random(
         if params is None:
             raise ValueError("rounding needs the parameters")
         updates, after = chain.update(_float32(grads), state, _float32(params))
-        # Of this kind whatever the default: its bits do not depend on how arrays are sharded.
-        key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), state[-1].count)
+        key = jax.random.fold_in(make_key(), state[-1].count)
         leaves, tree = jax.tree.flatten(params)
         keys = jax.tree.unflatten(tree, [jax.random.fold_in(key, i) for i in range(len(leaves))])
 

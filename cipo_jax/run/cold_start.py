@@ -6,6 +6,7 @@ one serves later runs (`init_from`).
 """
 
 import dataclasses
+import functools
 import time
 
 import jax
@@ -92,7 +93,7 @@ def cold_start(
             o.weight_decay,
             o.grad_clip,
             param_dtype=config.model.param_dtype,
-            seed=config.seed,
+            make_key=functools.partial(random_key, config.seed),
         ),
         stream_weights=(1.0, 0.0),
         # Corrections are demonstrations like others here; any of them may be the longest kind.

@@ -203,13 +203,4 @@ def restored_parameters(place: Place, config: ModelConfig, mesh: Mesh) -> Params
         model.param_shardings(config, mesh),
     )
     with Checkpoints(place.directory, keep=1, read_only=True) as saved:
-        try:
-            return saved.restore_params(abstract, place.step)
-        except (ValueError, KeyError, TypeError) as error:
-            if isinstance(error, CipoError):
-                raise
-            raise CipoError(
-                f"{place}: the parameters cannot be read as those of this config's model "
-                f"({str(error).splitlines()[0][:300]}); restore the config of that run, or choose "
-                "another --step"
-            ) from error
+        return saved.restore_params(abstract, place.step)

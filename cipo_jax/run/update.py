@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from cipo_jax.config.keys import Algorithm, Config
 from cipo_jax.policy import model, sharding
 from cipo_jax.policy.model import ModelConfig, Params
+from cipo_jax.policy.random_keys import random_key
 from cipo_jax.rl import packing
 from cipo_jax.rl.aggregate import Aggregation
 from cipo_jax.rl.losses import PolicyLoss, TokenLoss
@@ -243,7 +244,7 @@ def make_policy_update(config: Config, policy: Policy, schedule: optax.Schedule)
             o.name,
             mu_dtype,
             policy.model.param_dtype,
-            config.seed,
+            functools.partial(random_key, config.seed),
         ),
         stream_weights=(1.0, correction.weight),
         plan=policy_plan(config),

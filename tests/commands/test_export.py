@@ -94,7 +94,7 @@ def test_parameters_of_another_shape_are_a_message(tmp_path: Path) -> None:
     wider = dataclasses.replace(SMALL, mlp_dim=2 * SMALL.mlp_dim)
     tokenizer = load_tokenizer("char")
     model = make_model_config(wider, CONFIG.data.tokenizer, tokenizer)
-    with pytest.raises(CipoError, match="step 5: the parameters cannot be read"):
+    with pytest.raises(CipoError, match="step_5: holds params of another model"):
         restored_parameters(place, model, make_mesh())
 
 

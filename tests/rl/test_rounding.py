@@ -11,6 +11,7 @@ import optax
 import pytest
 
 from cipo_jax.policy import sharding
+from cipo_jax.policy.random_keys import random_key
 from cipo_jax.rl.optimizer import OPTIMIZERS, make_optimizer
 from cipo_jax.rl.rounding import round_at_random
 from cipo_jax.rl.train_step import TrainState
@@ -23,7 +24,8 @@ KEY = jax.random.key(0)
 def optimizer(param_dtype: str, seed: int = 0, name: str = "adamw") -> optax.GradientTransformation:
     # Orthogonal, a gradient of equal entries is small.
     schedule = optax.constant_schedule(10 * RATE if name == "muon" else RATE)
-    return make_optimizer(schedule, 0.9, 0.999, 0.0, 1e9, name, None, param_dtype, seed)
+    key = functools.partial(random_key, seed)
+    return make_optimizer(schedule, 0.9, 0.999, 0.0, 1e9, name, None, param_dtype, key)
 
 
 def weights(dtype: Any) -> dict[str, Any]:

@@ -33,8 +33,8 @@ def test_the_cache_is_updated_in_place(compute_dtype: str) -> None:
         assert memory.temp_size_in_bytes < 0.5 * size, name
 
 
-@pytest.mark.parametrize("slots", [1, 2, 3, 8])
-@pytest.mark.parametrize("kv_heads", [1, 3])
+@pytest.mark.parametrize("slots", [1, 2, 8])
+@pytest.mark.parametrize("kv_heads", [2, 3])
 def test_no_decode_program_copies_the_cache(slots: int, kv_heads: int) -> None:
     """Those of few slots: XLA:CPU rewrites a batch of one in a way that copies the whole cache."""
     config = dataclasses.replace(

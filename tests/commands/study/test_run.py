@@ -69,8 +69,10 @@ def test_the_tasks_fit_their_budgets(file: Path) -> None:
             min_operations=operations,
             max_operations=operations,
         ).batch(0, 100):
-            prompt, completion = PromptWriter(tokenizer, c.data).demonstration(demonstration)
-            assert len(prompt) + len(completion) <= c.batch.row_tokens
+            prompts = PromptWriter(tokenizer, c.data)
+            prompt, completion = prompts.demonstration(demonstration)
+            assert len(prompt) <= prompts.longest_correction()
+            assert len(completion) <= c.data.max_completion_tokens
 
 
 def _first_task(loaded: Study) -> str:
