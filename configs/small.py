@@ -8,9 +8,10 @@ Hardware: two CPU cores and 12 GiB of memory, or one GPU (not tried). The model 
 SmolLM2-135M-Instruct (Apache-2.0) from the Hugging Face hub; `make real` fetches it where there is
 no hub. Any directory or hub id of a model with a chat template will do.
 
-The program makes the problems: short stories that ask for one or two operations. SmolLM2 solves 3%
-of those with one operation, and seldom boxes an answer, so that most groups would be without a
-right one. The cold start shows it the form on worked solutions and corrections.
+The program makes the problems: short stories that ask for one or two operations. As it comes,
+SmolLM2 at temperature 0.7 solves 3% of such stories with one operation [0, 7], in long answers that
+seldom end with a box, so that most groups would be without a right one. The cold start shows it the
+form on worked solutions and corrections; at temperature 1 its answers are then coherent.
 """
 
 from cipo_jax.config import default_config, load_file

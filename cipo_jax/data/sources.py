@@ -1,6 +1,6 @@
 """How a source of problems is written in the config, and which reader it gets.
 
-    arithmetic, lists, programs     the embedded tasks
+    arithmetic, lists, programs, word_problems   the embedded tasks
     path/to/file.jsonl              json lines; also .jsonl.gz, .json (a list), gs://bucket/f.jsonl
     hf:owner/name:split             the hub; hf:owner/name/config:split, hf:owner/name@main:split
     hf:directory:split              a local directory, of `save_to_disk` or of parquet or json files

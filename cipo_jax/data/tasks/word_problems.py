@@ -9,6 +9,7 @@
 They are made for pretrained models, and are the only task in natural language. Difficulty is the
 number of operations, 1 to 6. With it grow the numbers, which are whole and at most those of
 `LARGEST`; from 3 on, half of the problems hold a number that is not needed. Divisions are exact.
+With one operation there are about 7,000 problems, with two over 100,000.
 
 This file decides how a problem is drawn, what its solution and a typical wrong solution look like;
 what is told is decided in `stories_of_things.py` and `stories_of_activities.py`, which problems are
