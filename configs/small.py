@@ -45,13 +45,10 @@ def get_config(variant="cipo"):
     c.cold_start.check_every = 15
     c.cold_start.check_problems = 32
 
-    c.sampling.slots = 64
-
     c.rollout.problems_per_step = 8
     c.correction.replay_fraction = 0.5
     c.optimizer.learning_rate = 2e-5
-    c.batch.row_tokens = 320
-    c.batch.microbatch_rows = 2
+    c.batch.microbatch_rows = 2  # for the memory of a laptop; 0 derives more
 
     c.eval.every = 10
     c.eval.samples = 4

@@ -132,12 +132,16 @@ def cold_start(
                         _require_finite(step, device_metrics, cs.learning_rate)
                         checkpoints.save(step, state, {"done": False, "pass_rate": pass_rate})
                     raise Preempted
+                # The batch is made while the device computes the step before, but no further ahead:
+                # a request to end would wait behind all that is queued.
                 batch = material.demonstrations.batch(step, cs.batch_size)
                 sequences = [
                     TrainSequence(prompt, completion, np.zeros(len(completion)), 1.0, BASE)
                     for prompt, completion in map(parts.prompts.demonstration, batch)
                 ]
-                state, device_metrics = update.step(state, update.pack(sequences))
+                packed = update.pack(sequences)
+                jax.block_until_ready(device_metrics)
+                state, device_metrics = update.step(state, packed)
                 bar.update()
                 taken, last = step + 1, step + 1 == cs.max_steps
                 check = taken % cs.check_every == 0 or last
