@@ -116,8 +116,10 @@ def _evaluate_suites(
     grouped: dict[Config, list[LoadedSuite]] = {}  # suites with the same settings
     for member in loaded:
         grouped.setdefault(_suite_config(c, member.suite), []).append(member)
-    with open_pool(c.verifier, "math") as equality:
-        same = _same_answers(equality) if c.eval.majority else None
+    with contextlib.ExitStack() as stack:
+        same = None
+        if c.eval.majority:
+            same = _same_answers(stack.enter_context(open_pool(c.verifier, "math")))
         for suite_config, members in grouped.items():
             most = max(len(member.items) for member in members) * suite_config.eval.samples
             with open_parts(suite_config, sequences=most) as parts:
@@ -126,7 +128,7 @@ def _evaluate_suites(
                     metrics, attempts = evaluate_suite(member, suite_config, parts, params, same)
                     archive.write(member.suite.name, taken, attempts)
                     summary = _summary(member, suite_config, metrics, attempts)
-                    for line in _errors_of(member.suite.name, attempts):
+                    for line in summary["errors"]:
                         print(f"warning  {line}", flush=True)
                     of_suite = [line for line in unread if line.startswith(member.source)]
                     results[member.suite.name] = summary | {"unread_answers": of_suite}
