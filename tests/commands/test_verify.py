@@ -26,6 +26,8 @@ def test_counts_disagreements_and_slowest(tmp_path, capsys):
         for i in range(6)
     ]
     rows[5]["label"] = True  # a wrong label
+    # Fields that are null are not there; 0 is an id.
+    rows[0] |= {"id": 0, "answer": None, "final_answer": "4", "label": None, "correct": False}
     rows.append({"problem": "?", "answer": "4", "response": "no idea\x1b[31m"})
     result = verify(MATH, write(tmp_path / "rows.jsonl", rows))
     assert result.outcomes == {Outcome.CORRECT: 1, Outcome.WRONG: 5, Outcome.NO_ANSWER: 1}
@@ -38,7 +40,7 @@ def test_counts_disagreements_and_slowest(tmp_path, capsys):
     }
     assert result.failures == {}
     assert result.stats["verified"] == 7
-    assert len(result.slowest) == 7
+    assert {name for name, _ in result.slowest} == {"0", *(f"m{i}" for i in range(1, 6)), "rows:7"}
     printed = capsys.readouterr().out
     assert "m5: labelled right, wrong (answer '5')" in printed
     assert "labelled right  labelled wrong" in printed

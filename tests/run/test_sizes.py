@@ -135,6 +135,17 @@ def test_a_cache_beyond_memory_is_cut_and_its_slots_with_it() -> None:
     assert sizes["sampling.slots"] < 256
 
 
+@pytest.mark.parametrize(("page", "tokens", "lengths"), [(64, 10, (24, 72, 44)), (1, 0, (2, 2, 1))])
+def test_there_is_a_slot_in_the_smallest_cache(page: int, tokens: int, lengths: Any) -> None:
+    keys = {"sampling.page_size": page, "sampling.cache_tokens": tokens}
+    assert values(config(**keys), policy(lengths=lengths), 1)["sampling.slots"] == 1
+
+
+def test_rows_that_are_too_short_leave_other_sizes_to_modes_without_an_update() -> None:
+    sizes = values(config(**{"batch.row_tokens": 60}), policy(), 5)
+    assert sizes["sampling.slots"] == 5 and "batch.microbatch_rows" not in sizes
+
+
 def test_rows_that_are_too_short_are_named_once_with_what_both_streams_need() -> None:
     plan = policy_plan(config(**{"batch.row_tokens": 60}))
     with pytest.raises(CipoError, match=r"batch.row_tokens: got 60, wanted 0 .* at least 116"):

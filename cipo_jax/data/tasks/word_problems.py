@@ -199,18 +199,18 @@ def _tell(problem_id: str, story: Story, told: Sequence[Told]) -> tuple[list[str
     sentences: list[str] = []
     lines: list[Line] = []
     amount = first = Operand()
-    idle_before = False
+    unclear = False
     for position, t in enumerate(told):
         idle, is_event = t.part in story.idle, t.part in story.events
         words["friend"] = friends[position]
         if is_event:
             words["before"], words["now"] = words["now"], friends[position]
         words |= {letter: str(n) for letter, n in zip("ab", t.numbers, strict=False)}
-        # After an idle sentence a pronoun could mean somebody else.
-        shown = {"she": name, "her": name} if idle_before else {}
+        # After an idle sentence, or one with a friend, a pronoun could mean somebody else.
+        shown = {"she": name, "her": name} if unclear else {}
         text = t.part.texts[rng.integers(len(t.part.texts))]
         sentences.append(_fill(text, words | shown))
-        idle_before = idle
+        unclear = idle or "{friend}" in text
         if idle:
             continue
         new = _lines(t.part, t.numbers, amount, first, len(lines))

@@ -8,6 +8,7 @@ import functools
 import os
 import re
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from cipo_jax.types import CipoError
@@ -23,21 +24,38 @@ class HubUnreachable(CipoError):
 
 
 @functools.cache
-def model_directory(source: str, into: Path | None = None) -> Path:
+def model_directory(source: str) -> Path:
     """The directory of a model in Hugging Face format.
 
     Args:
       source: an existing directory, or a hub id such as "Qwen/Qwen3-4B", with "@<revision>" behind
         it to fix one. Files of a hub id that are not in huggingface_hub's cache are downloaded
         there, with a progress bar; of several processes on a host, the others wait for one.
-      into: where files of a hub id are written instead of the cache.
 
     Raises:
       HubUnreachable: the hub cannot be reached.
       CipoError: neither; or the hub refuses or does not have it.
     """
-    if Path(source).is_dir():
-        return Path(source)
+    return Path(source) if Path(source).is_dir() else _download(source, None)
+
+
+def download_model(source: str, directory: Path) -> None:
+    """Writes the files of a hub id into an existing directory. What an interrupted download has
+    written there is not downloaded again.
+
+    Raises:
+      CipoError: as `model_directory`.
+    """
+    if any(directory.iterdir()):
+        # Without the hub, huggingface_hub takes whatever is in a directory for the whole model.
+        with tempfile.TemporaryDirectory() as empty:
+            _download(source, Path(empty), ["config.json"])
+    _download(source, directory)
+
+
+def _download(source: str, into: Path | None, wanted: Sequence[str] = _WANTED) -> Path:
+    """The directory of a hub id's files: `into`, or one in the cache. Raises as
+    `model_directory`."""
     if not _HUB_ID.fullmatch(source):
         raise CipoError(
             f"config.model.source: got {source!r}, wanted an existing directory in Hugging Face "
@@ -57,7 +75,7 @@ def model_directory(source: str, into: Path | None = None) -> Path:
             directory = huggingface_hub.snapshot_download(
                 repository,
                 revision=revision or None,
-                allow_patterns=_WANTED,
+                allow_patterns=list(wanted),
                 ignore_patterns=_UNWANTED,
                 local_dir=into,
             )
