@@ -161,7 +161,7 @@ def open_shapes(config: Config, devices: list[Any]) -> Shapes:
     sampling, sampling_policy = c.sampling, policy
     hosts = len({device.process_index for device in devices})
     if hosts > 1:
-        tensor = c.sampling.tensor or c.mesh.tensor
+        tensor = c.sampling.tensor or mesh.shape["tensor"]
         own_mesh = sharding.make_mesh(hosts, -1, tensor, devices=devices)
         sampling_policy = dataclasses.replace(policy, mesh=own_mesh)
         sampling = dataclasses.replace(sampling, tensor=0)
