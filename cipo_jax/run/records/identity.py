@@ -63,8 +63,10 @@ def claim_run(
         root.mkdir(parents=True, exist_ok=True)
         claim_workdir(workdir, config, values, data)
         write_json(workdir / RUN_FILE, content)
-        if root != epath.Path(workdir):
+        if "://" in f"{root}":  # objects of a bucket are written whole
             (root / RUN_FILE).write_text(json.dumps(content, indent=1) + "\n")
+        elif root != epath.Path(workdir):
+            write_json(Path(root) / RUN_FILE, content)
     except OSError as error:
         raise CipoError(
             f"{root}: checkpoints cannot be written there ({error}); restore access, or choose "
