@@ -39,8 +39,8 @@ def findings(scalars: Mapping[str, float]) -> list[Finding]:
         found.append(
             Finding(
                 "no mixed group",
-                f"no group has both outcomes, so there is nothing to learn from: {shares}; {key} "
-                "would help",
+                f"no group has rewards that differ, so there is nothing to learn from: {shares}; "
+                f"{key} would help",
             )
         )
     if (unread := share("outcome/no_answer")) > _MOST:
