@@ -25,7 +25,7 @@ from cipo_jax.run.parts import (
     open_prompts,
     open_tokenizer,
 )
-from cipo_jax.run.sizes import with_sizes
+from cipo_jax.run.sizes import GIB, with_sizes
 from cipo_jax.run.update import Policy, Update, bytes_per_device, make_policy_update
 from cipo_jax.sampling.programs import (
     abstract_cache,
@@ -36,7 +36,6 @@ from cipo_jax.sampling.programs import (
 from cipo_jax.sampling.settings import EngineSettings
 from cipo_jax.types import CipoError
 
-GIB = 2**30
 MOST_COMPILATIONS = 3  # of other sizes, to find the largest that fits
 Say = Callable[[str], None]
 
