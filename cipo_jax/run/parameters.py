@@ -196,7 +196,7 @@ def _first_intact(directory: epath.Path, steps: Sequence[int]) -> Place:
 
 
 def restored_parameters(place: Place, config: ModelConfig, mesh: Mesh) -> Params:
-    """The parameters at `place`, on the devices of `mesh`.
+    """The parameters at `place`, which was found to be intact, on the devices of `mesh`.
 
     Raises:
       CipoError: they are not those of a model of this config.
@@ -207,4 +207,4 @@ def restored_parameters(place: Place, config: ModelConfig, mesh: Mesh) -> Params
         model.param_shardings(config, mesh),
     )
     with Checkpoints(place.directory, keep=1, read_only=True) as saved:
-        return saved.restore_params(abstract, place.step)
+        return saved.restore_params(abstract, place.step, intact=True)
