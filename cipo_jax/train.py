@@ -85,10 +85,11 @@ def train(config: Config, workdir: Path, provenance: dict[str, dict[str, Any]]) 
         run.evaluate_if_due()
         while not run.is_over:
             take_step(run)
-        if run.host.difficulty and run.parts.hosts.first:
-            write_difficulty(workdir / "difficulty.jsonl", run.host.difficulty)
-        report = run.record.report()
-        print_summary(workdir, report, verdict(workdir), time.monotonic() - began)
+        if run.parts.hosts.first:  # others may have no run directory, or an old one
+            if run.host.difficulty:
+                write_difficulty(workdir / "difficulty.jsonl", run.host.difficulty)
+            report = run.record.report()
+            print_summary(workdir, report, verdict(workdir), time.monotonic() - began)
 
 
 def take_step(run: Training) -> None:

@@ -36,8 +36,8 @@ RUN = (
     {"rollout", "sampler", "sizes"},
     {"streams", "evaluate", "measures", "parts"},
     {"host_state", "records", "memory_plan"},
-    {"parameters", "comparison", "verdict"},
-    {"cold_start"},
+    {"parameters", "comparison"},
+    {"cold_start", "verdict"},
     {"start", "training"},
 )
 # What a mode may take from other files of `commands`.

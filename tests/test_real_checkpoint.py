@@ -58,6 +58,7 @@ def math_run(checkpoint: Path, problems: Path, workdir: Path, *overrides: str) -
         "rollout.problems_per_step": 4,
         "rollout.group_size": 2,
         "correction.group_size": 2,
+        "correction.cut_anchors": True,  # a random policy never ends its turn
         "batch.row_tokens": 700,
         "batch.microbatch_rows": 4,
         "eval.samples": 2,
@@ -91,7 +92,6 @@ def test_three_steps_of_both_streams_and_resume(
     steps = [r for r in read_metrics(whole) if r["phase"] == "train"]
     assert [r["step"] for r in steps] == [1, 2, 3]
     assert all(r["anchor/count"] == 2 for r in steps)
-    # A random policy never ends its turn, so its attempts are quoted at full length.
     streams = {a["stream"] for a in read_attempts(whole, "train")}
     assert streams == {"base", "correction"}
 

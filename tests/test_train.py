@@ -1,8 +1,10 @@
 """Whole runs on the smallest scale, through the program's own entry point."""
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -10,6 +12,8 @@ import numpy as np
 import pytest
 from places import ROOT
 
+from cipo_jax import train
+from cipo_jax.config.keys import Config
 from cipo_jax.main import run
 from cipo_jax.run import training
 from cipo_jax.run.measures import find_metric
@@ -222,7 +226,13 @@ def test_a_run_that_cannot_start_leaves_nothing_behind(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["dapo", "dr_grpo", "gspo", "failures_only"])
+@pytest.mark.parametrize(
+    "variant",
+    [
+        "dapo",
+        *(pytest.param(v, marks=pytest.mark.long) for v in ("dr_grpo", "gspo", "failures_only")),
+    ],
+)
 def test_baselines_run_from_the_same_program(variant: str, finished: Path, tmp_path: Path) -> None:
     # The demo's variants on the smoke run's sizes.
     file = tmp_path / "variant.py"
@@ -296,3 +306,18 @@ def test_a_health_rule_stops_the_run_and_saves_it(finished: Path, tmp_path: Path
     assert firing["step"] == 2
     assert [r["step"] for r in of_phase(run_dir, "train")] == [1, 2]
     assert (run_dir / "checkpoints" / "step_2").is_dir()
+
+
+def test_only_the_first_host_reads_the_run_directory_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "metrics.jsonl").write_text("what an earlier run has left on this host\n")
+    done = SimpleNamespace(
+        evaluate_if_due=lambda: None,
+        is_over=True,
+        host=SimpleNamespace(difficulty={}),
+        parts=SimpleNamespace(hosts=SimpleNamespace(first=False)),
+        record=SimpleNamespace(report=lambda: tmp_path / "report.html"),
+    )
+    monkeypatch.setattr(train, "open_run", lambda *_: contextlib.nullcontext(done))
+    train.train(Config(), tmp_path, {})

@@ -150,15 +150,16 @@ def measure(
     asked = [prompts.base(problem).tokens for problem in problems]
     with attention_kernels.without_kernels() if setting.reference else contextlib.nullcontext():
         policy = open_policy(config, tokenizer, mesh, d.max_prompt_tokens)
-        sized = with_sizes(config, policy, len(asked) * SAMPLES)
-        engine = open_engine(sized.sampling, policy, tokenizer)
+        sampling = with_sizes(config, policy, len(asked) * SAMPLES).sampling
+        engine = open_engine(sampling, policy, tokenizer)
         done = dict(engine.sample(params, asked, SAMPLES, random_key(config.seed)))
         engine.close()
         sequences = [
             TrainSequence(asked[r // SAMPLES], c.tokens, c.logprobs, float(r), BASE)
             for r, c in sorted(done.items())
         ]
-        return _compare(setting, sized.batch.row_tokens, policy, params, sequences)
+        row_tokens = with_sizes(config, policy).batch.row_tokens
+        return _compare(setting, row_tokens, policy, params, sequences)
 
 
 def format_lines(lines: Sequence[tuple[str, Mismatch]]) -> str:

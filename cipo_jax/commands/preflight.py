@@ -19,7 +19,6 @@ from cipo_jax.config.checks import check_training
 from cipo_jax.config.command_line import Invocation
 from cipo_jax.config.keys import Config
 from cipo_jax.run.memory_plan import (
-    GIB,
     Fit,
     Plan,
     Shapes,
@@ -31,6 +30,7 @@ from cipo_jax.run.memory_plan import (
 )
 from cipo_jax.run.parts import open_prompts, open_tokenizer
 from cipo_jax.run.problems import open_evaluation, open_training
+from cipo_jax.run.sizes import GIB
 from cipo_jax.types import CipoError
 from cipo_jax.verifiers.judge import open_pool
 

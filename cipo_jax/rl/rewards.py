@@ -4,8 +4,9 @@ Only the policy gradient uses rewards. Whether an attempt is right is its verdic
 pass rates, anchors, transitions and retention use. How rewards become advantages is decided in
 `advantages`.
 
-A verdict that says nothing about the completion (the verifier failed, or another outcome of
-`verifier.left_out`) teaches nothing: it counts in no group, no pass rate and no retention.
+A verdict says nothing about the completion if the verifier failed, or if its outcome is one of
+`verifier.left_out`: it counts in no pass rate and no retention. An outcome of `left_out`, as
+failures are by default, takes no part in advantages either.
 """
 
 from collections.abc import Sequence
@@ -38,7 +39,7 @@ def outcome_reward(verdict: Verdict, verifier: Verifier) -> float:
 
 def is_known(verdict: Verdict, verifier: Verifier) -> bool:
     """Whether the verdict says anything about the completion."""
-    return verdict.outcome is not Outcome.ERROR and verdict.outcome.value not in verifier.left_out
+    return verdict.judged and verdict.outcome.value not in verifier.left_out
 
 
 def is_counted(attempt: Attempt, verifier: Verifier, overlong: str) -> bool:

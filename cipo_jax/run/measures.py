@@ -60,7 +60,7 @@ _TABLE = """
 {stream}/group/mixed | share | Of groups with both; with rewards of 1 and 0 only these have a
     gradient.
 {stream}/group/informative | share | Of groups in which the rewards of what takes part in the
-    advantages differ: the others teach nothing.
+    advantages differ, a penalty for length aside: the others do not teach what is right.
 pass_rate/{k}_of_{G} | share | Of the base stream's groups with k of their G attempts correct;
     groups with an attempt without a verdict are left out.
 sampled/pass_rate | share | With dynamic sampling (`rollout.max_refills`), base/pass_rate of all

@@ -25,7 +25,7 @@ from cipo_jax.run.parts import (
     open_prompts,
     open_tokenizer,
 )
-from cipo_jax.run.sizes import with_sizes
+from cipo_jax.run.sizes import GIB, with_sizes
 from cipo_jax.run.update import Policy, Update, bytes_per_device, make_policy_update
 from cipo_jax.sampling.programs import (
     abstract_cache,
@@ -36,7 +36,6 @@ from cipo_jax.sampling.programs import (
 from cipo_jax.sampling.settings import EngineSettings
 from cipo_jax.types import CipoError
 
-GIB = 2**30
 MOST_COMPILATIONS = 3  # of other sizes, to find the largest that fits
 Say = Callable[[str], None]
 
@@ -161,7 +160,7 @@ def open_shapes(config: Config, devices: list[Any]) -> Shapes:
     sampling, sampling_policy = c.sampling, policy
     hosts = len({device.process_index for device in devices})
     if hosts > 1:
-        tensor = c.sampling.tensor or c.mesh.tensor
+        tensor = c.sampling.tensor or mesh.shape["tensor"]
         own_mesh = sharding.make_mesh(hosts, -1, tensor, devices=devices)
         sampling_policy = dataclasses.replace(policy, mesh=own_mesh)
         sampling = dataclasses.replace(sampling, tensor=0)

@@ -24,6 +24,7 @@ from cipo_jax.policy.huggingface import load as huggingface
 from cipo_jax.policy.huggingface.hub import model_directory
 from cipo_jax.policy.model import ModelConfig, Params
 from cipo_jax.policy.random_keys import random_key
+from cipo_jax.run.hosts.processes import Hosts
 from cipo_jax.run.records.checkpoint import Checkpoints, checkpoint_root
 from cipo_jax.run.records.directory import model_differences
 from cipo_jax.run.records.metrics_file import read_metrics
@@ -140,18 +141,21 @@ def newest_parameters(run: Path, policy: Policy) -> Params:
 
 
 def _newest_phase(run: Path, directory: str) -> tuple[epath.Path, list[int]] | None:
-    """The checkpoints of the latest phase that has any, and their steps.
+    """The checkpoints of the latest phase that has any, and their steps, as the first host sees
+    them: a run that is still going on saves meanwhile. Called by all hosts.
 
     Args:
       directory: where checkpoints are; "": where the run's own config says.
     """
     directory = directory or read_values(run / "config.json").get("checkpoint.directory", "")
     root = checkpoint_root(run, directory)
+    found: dict[str, list[int]] = {}
     for phase in _PHASES:
-        if (root / phase).is_dir():
+        if not found and (root / phase).is_dir():
             with Checkpoints(root / phase, keep=1, read_only=True) as saved:
-                if steps := saved.all_steps():
-                    return root / phase, steps
+                found = {phase: steps} if (steps := saved.all_steps()) else {}
+    for phase, steps in Hosts().first_says(found).items():
+        return root / phase, steps
     return None
 
 
@@ -192,7 +196,7 @@ def _first_intact(directory: epath.Path, steps: Sequence[int]) -> Place:
 
 
 def restored_parameters(place: Place, config: ModelConfig, mesh: Mesh) -> Params:
-    """The parameters at `place`, on the devices of `mesh`.
+    """The parameters at `place`, which was found to be intact, on the devices of `mesh`.
 
     Raises:
       CipoError: they are not those of a model of this config.
@@ -203,4 +207,4 @@ def restored_parameters(place: Place, config: ModelConfig, mesh: Mesh) -> Params
         model.param_shardings(config, mesh),
     )
     with Checkpoints(place.directory, keep=1, read_only=True) as saved:
-        return saved.restore_params(abstract, place.step)
+        return saved.restore_params(abstract, place.step, intact=True)

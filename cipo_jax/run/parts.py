@@ -41,7 +41,7 @@ class Parts:
     """What a run is made of.
 
     Attributes:
-      config: of the run, without open sizes, see `run/sizes.py`.
+      config: of the run, with the sizes that were open, see `run/sizes.py`.
       attempt: prompts -> verified attempts.
       isolation: how generated programs are isolated from the machine; "" if none are run.
     """
@@ -68,7 +68,7 @@ def open_parts(config: Config, hosts: Hosts | None = None, sequences: int = 0) -
 
     Args:
       hosts: of the run; None: this one alone.
-      sequences: most completions that are sampled together; 0: those of a training step.
+      sequences: as in `sizes.derive_sizes`.
 
     Raises:
       CipoError: a value of the config that cannot work with the files and devices here.
@@ -83,7 +83,7 @@ def open_parts(config: Config, hosts: Hosts | None = None, sequences: int = 0) -
         for warning in prompts.warnings() if hosts.first else ():
             print(f"warning  {warning}", flush=True)
         policy = open_policy(c, tokenizer, mesh, longest_prompt(c, prompts))
-        c = with_sizes(c, policy, sequences)
+        c = with_sizes(c, policy, sequences, hosts)
         sampler = open_sampler(c, policy, tokenizer, hosts)
         pool.wait_until_ready()
         stack.enter_context(jax.set_mesh(mesh))
@@ -212,7 +212,7 @@ def open_sampler(config: Config, policy: Policy, tokenizer: Tokenizer, hosts: Ho
     if hosts.count == 1:
         return HostSampler(open_engine(config.sampling, policy, tokenizer), hosts, None)
     s, n = config.sampling, hosts.count
-    every, mesh = host_meshes(s.tensor or config.mesh.tensor)
+    every, mesh = host_meshes(s.tensor or policy.mesh.shape["tensor"])
     own = dataclasses.replace(
         s, slots=-(-s.slots // n), cache_tokens=-(-s.cache_tokens // n), tensor=0
     )
@@ -223,10 +223,10 @@ def open_sampler(config: Config, policy: Policy, tokenizer: Tokenizer, hosts: Ho
 
 
 def open_engine(sampling: keys.Sampling, policy: Policy, tokenizer: Tokenizer) -> Engine:
-    """The sampling engine, on the policy's mesh or another view of its devices (`sampling.tensor`).
+    """The sampling engine, on the policy's mesh or another view of its devices.
 
-    Raises:
-      CipoError: `sampling.tensor` does not divide the number of devices.
+    Args:
+      sampling: with the sizes that were open; its `tensor` divides the number of devices.
     """
     s, mesh = sampling, policy.mesh
     settings = EngineSettings(
@@ -245,10 +245,5 @@ def open_engine(sampling: keys.Sampling, policy: Policy, tokenizer: Tokenizer) -
         dispatch_ahead=s.dispatch_ahead,
     )
     if s.tensor:
-        if mesh.size % s.tensor:
-            raise CipoError(
-                f"config.sampling.tensor: got {s.tensor}, wanted a divisor of {mesh.size}, the "
-                "number of devices"
-            )
         mesh = sharding.make_mesh(-1, 1, s.tensor, devices=mesh.devices.flatten().tolist())
     return Engine(policy.model, mesh, settings, tokenizer.decode)

@@ -21,6 +21,7 @@ from cipo_jax.config.keys import Config
 from cipo_jax.policy import sharding
 from cipo_jax.policy.cache.pages import stored_width
 from cipo_jax.policy.model import ModelConfig, abstract_params
+from cipo_jax.run.hosts.processes import Hosts
 from cipo_jax.run.update import Policy, policy_plan, rows_needed
 from cipo_jax.sampling.settings import default_cache_dtype
 from cipo_jax.types import CipoError
@@ -58,19 +59,30 @@ def derive_sizes(config: Config, policy: Policy, sequences: int = 0) -> dict[str
     `batch.microbatch_rows` where the rows are too short: `update.rows_needed` refuses them.
 
     Args:
-      sequences: most completions that are sampled together; 0: those of a training step.
+      sequences: most completions that are sampled together, by a mode that trains nothing and needs
+        no sizes of `batch`; 0: those of a training step, and all sizes.
+
+    Raises:
+      CipoError: a size that is set does not fit the devices or the longest sequence.
     """
-    sizes = _of_the_update(config, policy)
-    sizes |= _of_sampling(config, policy, sequences or most_sampled(config))
-    return sizes
+    if sequences:
+        return _of_sampling(config, policy, sequences)
+    return _of_the_update(config, policy) | _of_sampling(config, policy, most_sampled(config))
 
 
-def with_sizes(config: Config, policy: Policy, sequences: int = 0) -> Config:
-    """`config` with the sizes of `derive_sizes`; arguments as there."""
+def with_sizes(
+    config: Config, policy: Policy, sequences: int = 0, hosts: Hosts | None = None
+) -> Config:
+    """`config` without the open sizes that `derive_sizes` gives; arguments and errors as there.
+
+    Args:
+      hosts: of the run, which all take the sizes of the first: their memories may differ.
+    """
+    sizes = {k: size.value for k, size in derive_sizes(config, policy, sequences).items()}
     sections: dict[str, dict[str, int]] = {}
-    for key, size in derive_sizes(config, policy, sequences).items():
+    for key, value in (hosts.first_says(sizes) if hosts else sizes).items():
         section, name = key.split(".")
-        sections.setdefault(section, {})[name] = size.value
+        sections.setdefault(section, {})[name] = value
     changed = {
         section: dataclasses.replace(getattr(config, section), **values)
         for section, values in sections.items()
@@ -131,12 +143,20 @@ def _of_the_update(config: Config, policy: Policy) -> dict[str, Size]:
 
 def _of_sampling(config: Config, policy: Policy, sequences: int) -> dict[str, Size]:
     s, sizes = config.sampling, {}
-    device = policy.mesh.devices.flat[0]
+    devices = list(policy.mesh.devices.flat)
+    # JAX tells the memory of this host's devices alone.
+    own = (d for d in devices if d.process_index == jax.process_index())
+    device = next(own, devices[0])
     on_cpu, memory = device.platform == "cpu", device_bytes(device)
     tensor = s.tensor
     if not tensor:
         sizes["sampling.tensor"] = _tensor_shards(config, policy, None if on_cpu else memory)
-        tensor = sizes["sampling.tensor"].value or config.mesh.tensor
+        tensor = sizes["sampling.tensor"].value or policy.mesh.shape["tensor"]
+    if policy.mesh.size % tensor:
+        raise CipoError(
+            f"config.sampling.tensor: got {tensor}, wanted a divisor of {policy.mesh.size}, the "
+            "number of devices"
+        )
     shards = policy.mesh.size // tensor
     longest = policy.longest_correction_prompt + policy.longest_completion
     full = (-(-longest // s.page_size) + 1) * s.page_size  # a slot's pages at full length

@@ -1,8 +1,9 @@
 """Whether a run has learned anything, in one sentence, from its directory.
 
 The first and the last evaluation are compared on the same problems (from the archive, paired; else
-by their standard errors). Decided here: what counts as learned, as no difference, as nothing to
-learn from and as collapsed. Formulas are in `statistics.py`.
+by their standard errors). As in the evaluations, attempts without a verdict are left out. Decided
+here: what counts as learned, as no difference, as nothing to learn from and as collapsed. Formulas
+are in `statistics.py`.
 """
 
 import collections
@@ -12,10 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from cipo_jax.run.comparison import is_judged
 from cipo_jax.run.records.archive import read_attempts
 from cipo_jax.run.records.metrics_file import read_metrics
 from cipo_jax.run.statistics import paired_difference
 from cipo_jax.run.watch.learning import findings, teaches_nothing
+from cipo_jax.types import Outcome
 
 _PASS = "eval/pass@1"
 _MOST = 0.5  # of the steps
@@ -46,7 +49,7 @@ def verdict(workdir: Path) -> str:
         return f"no verdict yet: it takes two evaluations, there are {len(steps)}{told}"
     compared = _compare(workdir, evaluations[steps[0]], evaluations[steps[-1]])
     if compared is None:
-        return f"no verdict: the evaluations have no {_PASS} and no archive"
+        return f"no verdict: the evaluations have no {_PASS}, and no judged attempt in the archive"
     before, after, low, high, how = compared
     numbers = (
         f"pass@1 {before:.1%} at step {steps[0]}, {after:.1%} at step {steps[-1]}, difference "
@@ -79,9 +82,9 @@ def _compare(
     places = first["step"], last["step"]
     right: dict[int, dict[str, list[bool]]] = {step: {} for step in places}
     for attempt in read_attempts(workdir, "eval", places):
-        if attempt["anchor"] is None:
+        if attempt["anchor"] is None and is_judged(attempt):
             outcomes = right[attempt["step"]].setdefault(attempt["problem_id"], [])
-            outcomes.append(attempt["outcome"] == "correct")
+            outcomes.append(attempt["outcome"] == Outcome.CORRECT)
     if shared := sorted(right[places[0]].keys() & right[places[1]].keys()):
         before, after = (np.array([[np.mean(right[s][i]) for i in shared]]) for s in places)
         d = paired_difference(after, before)

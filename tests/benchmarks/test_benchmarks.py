@@ -63,6 +63,7 @@ def run(tmp_path: Path, script: str, *arguments: str) -> Any:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_policy_update(tmp_path: Path) -> None:
     found = run(tmp_path, "policy_update.py", "--quick", "--models=S", "--repeats=2")
     ours = found["S"]["contenders"]["cipo_jax"]

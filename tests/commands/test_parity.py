@@ -45,14 +45,18 @@ def test_a_wrong_temperature_in_scoring_is_named(monkeypatch: pytest.MonkeyPatch
     assert parity(tiny_config(**{"sampling.temperature": 0.6})) == ["temperature"]
 
 
+def _long(*values: Any) -> Any:
+    return pytest.param(*values, marks=pytest.mark.long)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("keys", "causes"),
     [
-        ({"sampling.temperature": 0.6}, []),
-        ({"model.compute_dtype": "bfloat16"}, ["compute_dtype"]),
-        ({"sampling.cache_dtype": "bfloat16"}, ["cache_dtype"]),
-        ({"sampling.top_k": 8}, ["truncation"]),
+        _long({"sampling.temperature": 0.6}, []),
+        _long({"model.compute_dtype": "bfloat16"}, ["compute_dtype"]),
+        _long({"sampling.cache_dtype": "bfloat16"}, ["cache_dtype"]),
+        _long({"sampling.top_k": 8}, ["truncation"]),
         (
             {"sampling.top_p": 0.8, "model.compute_dtype": "bfloat16"},
             ["truncation", "compute_dtype"],

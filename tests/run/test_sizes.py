@@ -150,3 +150,35 @@ def test_rows_that_are_too_short_are_named_once_with_what_both_streams_need() ->
     plan = policy_plan(config(**{"batch.row_tokens": 60}))
     with pytest.raises(CipoError, match=r"batch.row_tokens: got 60, wanted 0 .* at least 116"):
         rows_needed(policy(), plan)
+
+
+@pytest.mark.parametrize("tensor", [3, 16])
+def test_tensor_shards_that_do_not_divide_the_devices_are_refused(tensor: int) -> None:
+    with pytest.raises(CipoError, match=rf"sampling.tensor: got {tensor}, wanted a divisor of 8"):
+        derive_sizes(config(**{"sampling.tensor": tensor}), policy("TPU v5p", 8))
+
+
+def test_tensor_shards_that_take_what_is_left_are_counted_on_the_mesh() -> None:
+    split = policy(devices=8)
+    split.mesh.shape.update(fsdp=1, tensor=8)
+    sizes = values(config(**{"mesh.fsdp": 1, "mesh.tensor": -1}), split, 5)
+    assert sizes["sampling.slots"] == 5  # one row shard
+
+
+def test_who_only_samples_needs_no_sizes_of_an_update() -> None:
+    short = config(**{"batch.row_tokens": 60})  # too short to train with this policy
+    assert all(key.startswith("sampling.") for key in values(short, policy(), 5))
+
+
+def test_hosts_ask_their_own_device_for_memory_and_take_the_sizes_of_the_first() -> None:
+    def refuses() -> Any:
+        raise RuntimeError("MemoryStats is only supported for addressable PjRt devices.")
+
+    gpu = {"platform": "gpu", "device_kind": "a GPU"}
+    other = SimpleNamespace(**gpu, process_index=1, memory_stats=refuses)
+    own = SimpleNamespace(**gpu, process_index=0, memory_stats=lambda: {"bytes_limit": 80 * GIB})
+    two = policy(devices=4)
+    two.mesh.devices.flat[:] = [other, other, own, own]
+    assert values(config(), two)["sampling.tensor"] == 1
+    first: Any = SimpleNamespace(first_says=lambda sizes: sizes | {"sampling.slots": 11})
+    assert with_sizes(config(), two, hosts=first).sampling.slots == 11

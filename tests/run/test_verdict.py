@@ -1,5 +1,6 @@
 """A run in one sentence."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from invented_run import make_attempt
 from cipo_jax.run.records.archive import AttemptArchive
 from cipo_jax.run.records.metrics_file import MetricWriter
 from cipo_jax.run.verdict import verdict
-from cipo_jax.types import Problem
+from cipo_jax.types import Outcome, Problem, Verdict
 
 
 def run(
@@ -67,3 +68,20 @@ def test_a_run_without_two_evaluations_has_no_verdict_yet(tmp_path: Path) -> Non
     writer.close()
     told = verdict(tmp_path)
     assert told.endswith("so far 1 of 1 steps had nothing to learn from (no mixed group)")
+
+
+def test_attempts_without_a_verdict_are_left_out(tmp_path: Path) -> None:
+    """An outage of the verifier in the last evaluation is no collapse."""
+    problems = [Problem(f"p{i}", "?", "1") for i in range(40)]
+    for step in (0, 4):
+        attempts = [make_attempt(p, "", right) for p in problems for right in (True, True, False)]
+        if step:
+            lost = Verdict(Outcome.ERROR)
+            attempts += [dataclasses.replace(a, verdict=lost) for a in attempts]
+        AttemptArchive(tmp_path).write("eval", step, attempts)
+    writer = MetricWriter(tmp_path, tensorboard=False)
+    for step in (0, 4):
+        writer.write(step, {"eval/error": step / 8}, "eval")
+    writer.close()
+    told = verdict(tmp_path)
+    assert told.startswith("no difference: pass@1 66.7% at step 0, 66.7% at step 4")

@@ -130,6 +130,7 @@ def test_sizes_do_not_matter(changed: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("dispatch_ahead", [False, True])
 @pytest.mark.parametrize("slots", [1, 5, 32])
 @pytest.mark.parametrize("page_size", [2, 5, 32])
@@ -142,7 +143,8 @@ def test_more_sizes_do_not_matter(page_size: int, slots: int, dispatch_ahead: bo
             chunk=chunk,
             dispatch_ahead=dispatch_ahead,
             cache_tokens=page_size * pages if spare else 0,
-            prefill_widths=(3, 8),
+            # The largest holds a page, or all of a request that was evicted.
+            prefill_widths=(3, max(8, min(page_size, LONGEST + LIMIT))),
         )
         assert_same(got(), completions())
 

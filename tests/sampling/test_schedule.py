@@ -143,6 +143,7 @@ def test_any_load_is_served() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_many_loads_are_served() -> None:
     for seed in range(1000, 1400):
         play(seed)

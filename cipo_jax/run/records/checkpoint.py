@@ -213,9 +213,11 @@ class Checkpoints:
             state = TrainState(step=counter, params=restored.params, opt_state=restored.opt_state)
             return state, dict(restored.host)
 
-    def restore_params(self, like: Params, step: int | None = None) -> Params:
-        """Only the parameters of a checkpoint: of that of `step`, or else of the newest that is
-        intact.
+    def restore_params(self, like: Params, step: int | None = None, intact: bool = False) -> Params:
+        """The parameters of the checkpoint of `step`, or else of the newest that is intact.
+
+        Args:
+          intact: `find_damage` has found nothing at `step` already; all files would be read again.
 
         Raises:
           CipoError: there is none, it is damaged, or it holds another model.
@@ -223,7 +225,7 @@ class Checkpoints:
         items, asked = ("params",), step is not None
         while True:
             step = self._require(step if asked else self.newest_intact(items))
-            if asked and (damage := self.find_damage(step, items)):
+            if asked and not intact and (damage := self.find_damage(step, items)):
                 raise self._damaged(step, damage)
             try:
                 require_fit(self._place(step), {"params": like})

@@ -23,6 +23,7 @@ from cipo_jax.run.records.archive import ATTEMPTS_DIR
 from cipo_jax.run.records.checkpoint import UNREADABLE, checkpoint_root
 from cipo_jax.run.records.directory import claim_workdir, fixed_values, told, value_differences
 from cipo_jax.run.records.files import write_json
+from cipo_jax.run.records.manager import writing_into
 from cipo_jax.run.records.metrics_file import read_metrics
 from cipo_jax.run.records.origin import origin, other_config
 from cipo_jax.types import CipoError
@@ -59,17 +60,15 @@ def claim_run(
         "config": fixed_values(config),
         "every": every,
     }
-    try:
+    with writing_into(root):
         root.mkdir(parents=True, exist_ok=True)
-        claim_workdir(workdir, config, values, data)
-        write_json(workdir / RUN_FILE, content)
-        if root != epath.Path(workdir):
+    claim_workdir(workdir, config, values, data)
+    write_json(workdir / RUN_FILE, content)
+    with writing_into(root):
+        if "://" in f"{root}":  # objects of a bucket are written whole
             (root / RUN_FILE).write_text(json.dumps(content, indent=1) + "\n")
-    except OSError as error:
-        raise CipoError(
-            f"{root}: checkpoints cannot be written there ({error}); restore access, or choose "
-            "another place by --workdir or config.checkpoint.directory"
-        ) from error
+        elif root != epath.Path(workdir):
+            write_json(Path(root) / RUN_FILE, content)
     return before is not None
 
 

@@ -47,12 +47,27 @@ def open_manager(
 
 
 def require_writable(directory: epath.Path) -> None:
-    """Makes the directory, and a file in it that is removed again."""
+    """Makes the directory, and a file in it that is removed again.
+
+    Raises:
+      CipoError: as `writing_into`.
+    """
     probe = directory / f"writable-{jax.process_index()}.tmp"
-    try:
+    with writing_into(directory):
         directory.mkdir(parents=True, exist_ok=True)
         probe.write_text("")
         probe.unlink()
+
+
+@contextlib.contextmanager
+def writing_into(directory: epath.Path) -> Iterator[None]:
+    """Within, files of a directory of checkpoints are written.
+
+    Raises:
+      CipoError: that fails; with the directory, the system's words, and what to do.
+    """
+    try:
+        yield
     except OSError as error:
         raise CipoError(
             f"{directory}: checkpoints cannot be written there ({error}); restore access, or "

@@ -39,8 +39,8 @@ def findings(scalars: Mapping[str, float]) -> list[Finding]:
         found.append(
             Finding(
                 "no mixed group",
-                f"no group has both outcomes, so there is nothing to learn from: {shares}; {key} "
-                "would help",
+                f"no group has rewards that differ, so the step does not teach what is right: "
+                f"{shares}; {key} would help",
             )
         )
     if (unread := share("outcome/no_answer")) > _MOST:
@@ -64,8 +64,8 @@ def findings(scalars: Mapping[str, float]) -> list[Finding]:
 
 
 def teaches_nothing(scalars: Mapping[str, float]) -> bool:
-    """Whether no group of either stream has rewards that differ. Lines of runs that did not measure
-    this yet have the share of mixed groups."""
+    """Whether no group of either stream has rewards that differ, a penalty for length aside. Lines
+    of runs that did not measure this yet have the share of mixed groups."""
     shares = [
         scalars.get(f"{stream}/group/informative", scalars.get(f"{stream}/group/mixed"))
         for stream in ("base", "correction")

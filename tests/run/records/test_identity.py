@@ -75,6 +75,15 @@ def test_a_run_goes_on_with_its_checkpoints(begun: tuple[Path, Config, Path]) ->
     assert claim(workdir, config) and run_of(workdir) == run_of(root) == run
 
 
+def test_the_identity_is_replaced_whole(begun: tuple[Path, Config, Path]) -> None:
+    workdir, config, root = begun
+    checkpoint = dataclasses.replace(config.checkpoint, every=2 * EVERY)
+    with (root / "run.json").open() as before:
+        assert claim(workdir, dataclasses.replace(config, checkpoint=checkpoint))
+        assert json.load(before)["every"] == EVERY
+    assert json.loads((root / "run.json").read_text())["every"] == 2 * EVERY
+
+
 def test_a_copy_of_a_run_directory_goes_on(
     begun: tuple[Path, Config, Path], tmp_path: Path
 ) -> None:

@@ -228,6 +228,7 @@ def command(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_run_from_the_cache_is_the_same_run(command: list[str], tmp_path: Path) -> None:
     """Killed and continued with the programs of its cache, as the whole one that compiled all."""
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"

@@ -25,6 +25,12 @@ HEALTHY = {
             "no mixed group",
             "90% are all wrong, 10% all right; easier problems",
         ),
+        # One was cut, and takes no part: both outcomes are there, but no reward differs.
+        (
+            {"base/group/informative": 0.0, "base/group/mixed": 1.0},
+            "no mixed group",
+            "no group has rewards that differ",
+        ),
         (
             {"base/group/informative": 0.0, "base/group/all_wrong": 0.0}
             | {"base/group/all_right": 1.0},
