@@ -1,7 +1,6 @@
 """`--mode=evaluate`: a checkpoint or a Hugging Face model on benchmarks.
 
-    1. data      find the checkpoint; load every suite, check every row, name answers that cannot be
-                 read
+    1. data      load every suite, check every row, name answers that cannot be read
     2. prompts   build them all, so that a question that is too long is found now
     3. model     restore the parameters
     4. suites    sample, verify, estimate; suites with the same settings share a sampler
@@ -84,7 +83,6 @@ def evaluate_run(
       CipoError: wrong data, a question over the budget, or no such checkpoint.
     """
     c, heartbeat = config, heartbeat or Heartbeat()
-    place = None if c.eval.check_gold else find_parameters(c, workdir, step)
     heartbeat.begin("evaluate", "reading the problems")
     loaded = load_suites(c)
     for suite in loaded:
@@ -101,6 +99,7 @@ def evaluate_run(
     if skipped:
         print(f"warning  {len(skipped)} rows have no tests and are left out; see results.json")
     _check_lengths(c, loaded)
+    place = find_parameters(c, workdir, step)
     model = c.model.source if place is None else str(place.directory.parent)
     taken = 0 if place is None else place.step
     name = "source" if place is None else place.name
