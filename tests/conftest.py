@@ -23,7 +23,15 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of whole runs come first: they take longest, and would keep one process busy alone."""
+    top = Path(__file__).parent
+    items.sort(key=lambda item: item.path.parent != top)
+
 
 # The same examples on every run; a shared machine's speed is no property of the code.
 settings.register_profile("repeatable", derandomize=True, deadline=None)

@@ -8,7 +8,8 @@ from places import ROOT
 
 from cipo_jax.commands.study.report import format_study
 
-pytestmark = pytest.mark.slow  # intervals by resampling, for all measures of all studies
+# Intervals by resampling, for all measures of all studies.
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 DOCS = ROOT / "docs"
 RECORDS = {path.stem: json.loads(path.read_text()) for path in (DOCS / "evidence").glob("*.json")}

@@ -28,6 +28,7 @@ from cipo_jax.data.tasks.generated import GeneratedProblems
 from cipo_jax.run import problems as problem_sets
 from cipo_jax.run.parts import open_prompts, open_tokenizer
 from cipo_jax.run.records.files import replacing
+from cipo_jax.run.watch.heartbeat import Heartbeat
 from cipo_jax.types import Attempt, CipoError, Completion, Outcome, Problem, Verdict
 
 _SHOWN = 5  # examples of each kind of finding
@@ -37,16 +38,21 @@ _BINS, _BAR = 10, 40  # rows and width of the histogram
 
 def command(invocation: Invocation) -> None:
     """The mode."""
-    inspect_data(invocation.config, invocation.flags["output"])
+    config = invocation.config
+    with Heartbeat(config.log.heartbeat_seconds) as heartbeat:
+        inspect_data(config, invocation.flags["output"], heartbeat)
 
 
-def inspect_data(config: Config, output: str | None = None) -> None:
+def inspect_data(
+    config: Config, output: str | None = None, heartbeat: Heartbeat | None = None
+) -> None:
     """Prints the findings; with `output`, writes the kept problems to that jsonl file.
 
     Raises:
       CipoError: data that cannot be read, with file and line.
     """
-    data, seed = config.data, config.seed
+    data, seed, heartbeat = config.data, config.seed, heartbeat or Heartbeat()
+    heartbeat.begin("data", "reading the problems")
     parts = problem_sets.load_training(data, seed)
     evaluation = problem_sets.load_evaluation(data)
     tokenizer = open_tokenizer(config)
@@ -55,10 +61,13 @@ def inspect_data(config: Config, output: str | None = None) -> None:
     _print_sources("eval", data, evaluation)
     placed = _looked_at(data, seed, parts, "train")
 
+    heartbeat.begin("data", "lengths in tokens")
     fitting = _print_lengths(config, placed, prompts)
+    heartbeat.begin("data", "repeated questions")
     _print_duplicates(placed)
     _print_overlap(config, problem_sets.all_placed(parts))
     for name, checked in (("train", placed), ("eval", _looked_at(data, seed, evaluation, "test"))):
+        heartbeat.begin("data", f"reading the answers of {name}")
         unread = unread_answers(checked, config.verifier)
         answers = sum(p.problem.answer is not None for p in checked)
         _print_findings(f"answers of {name} that the verifier cannot read", unread, answers)

@@ -48,6 +48,7 @@ from cipo_jax.run.records.files import explained, write_json, write_text
 from cipo_jax.run.records.lock import DirectoryLock
 from cipo_jax.run.records.terminal import printable
 from cipo_jax.run.statistics import Estimate
+from cipo_jax.run.watch.heartbeat import Heartbeat
 from cipo_jax.types import Attempt, CipoError, Problem, Prompt
 from cipo_jax.verifiers.judge import open_pool, suite_kind, verdicts
 from cipo_jax.verifiers.pool import VerifierPool
@@ -59,16 +60,21 @@ OWN = "eval"  # the name of the problems of `config.data.eval` among the suites
 
 def command(invocation: Invocation) -> None:
     """The mode."""
-    evaluate_run(invocation.config, invocation.workdir, invocation.flags["step"])
+    config = invocation.config
+    with Heartbeat(config.log.heartbeat_seconds) as heartbeat:
+        evaluate_run(config, invocation.workdir, invocation.flags["step"], heartbeat)
 
 
-def evaluate_run(config: Config, workdir: Path, step: str = "latest") -> Path | None:
+def evaluate_run(
+    config: Config, workdir: Path, step: str = "latest", heartbeat: Heartbeat | None = None
+) -> Path | None:
     """Evaluates, writes the results, prints the table.
 
     Args:
       config: of the run; `config.eval` says on what it is evaluated.
       workdir: a run directory, or, with `config.model.source`, any directory for the results.
       step: "latest", "best" (by pass@1 of the run's own evaluations) or a number of steps.
+      heartbeat: says what the mode is doing; None: nothing does.
 
     Returns:
       The directory of the results; None with `config.eval.check_gold`.
@@ -76,12 +82,17 @@ def evaluate_run(config: Config, workdir: Path, step: str = "latest") -> Path | 
     Raises:
       CipoError: wrong data, a question over the budget, or no such checkpoint.
     """
-    c = config
+    c, heartbeat = config, heartbeat or Heartbeat()
+    heartbeat.begin("evaluate", "reading the problems")
     loaded = load_suites(c)
+    for suite in loaded:
+        print(f"{suite.suite.name}: {len(suite.items)} problems of {suite.source}", flush=True)
+    heartbeat.said()
     skipped = [reason for suite in loaded for reason in suite.skipped]
     if c.eval.check_gold:
-        print_gold(check_gold(loaded, c.verifier), skipped)
+        print_gold(check_gold(loaded, c.verifier, heartbeat), skipped)
         return None
+    heartbeat.begin("evaluate", "reading the reference answers")
     unread = read_answers(loaded, c.verifier)
     for line in unread:
         print(f"warning  {line}")
@@ -93,7 +104,7 @@ def evaluate_run(config: Config, workdir: Path, step: str = "latest") -> Path | 
     taken = 0 if place is None else place.step
     name = "source" if place is None else place.name
     with _own_directory(workdir / EVALUATIONS_DIR, c.eval.name, name) as directory:
-        results = _evaluate_suites(c, loaded, unread, place, directory)
+        results = _evaluate_suites(c, loaded, unread, place, directory, heartbeat)
         document = {"model": model, "step": taken, "name": directory.name, "suites": results}
         write_json(directory / RESULTS_FILE, document)
         table = format_table(document)
@@ -108,6 +119,7 @@ def _evaluate_suites(
     unread: Sequence[str],
     place: Place | None,
     directory: Path,
+    heartbeat: Heartbeat,
 ) -> dict[str, Any]:
     """Evaluates all suites, archives the attempts in `directory`, and returns the summaries."""
     c, taken = config, 0 if place is None else place.step
@@ -123,9 +135,11 @@ def _evaluate_suites(
             same = _same_answers(stack.enter_context(open_pool(c.verifier, "math")))
         for suite_config, members in grouped.items():
             most = max(len(member.items) for member in members) * suite_config.eval.samples
-            with open_parts(suite_config, sequences=most) as parts:
+            heartbeat.begin("evaluate", "verifier and weights")
+            with open_parts(suite_config, sequences=most, heartbeat=heartbeat) as parts:
                 params = params or load_parameters(c, parts.policy, place)
                 for member in members:
+                    heartbeat.begin(f"evaluate {member.suite.name}", "estimates")
                     metrics, attempts = evaluate_suite(member, suite_config, parts, params, same)
                     archive.write(member.suite.name, taken, attempts)
                     summary = _summary(member, suite_config, metrics, attempts)

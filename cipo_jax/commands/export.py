@@ -26,6 +26,7 @@ from cipo_jax.policy.sharding import make_mesh
 from cipo_jax.run.parameters import find_parameters, restored_parameters
 from cipo_jax.run.parts import make_model_config, open_tokenizer
 from cipo_jax.run.records.files import explained
+from cipo_jax.run.watch.heartbeat import Heartbeat
 from cipo_jax.types import CipoError
 
 _TOKENIZER_FILES = (
@@ -44,10 +45,18 @@ _TOKENIZER_FILES = (
 def command(invocation: Invocation) -> None:
     """The mode."""
     output = Path(flag) if (flag := invocation.flags["output"]) else None
-    export(invocation.config, invocation.workdir, output, invocation.flags["step"])
+    config = invocation.config
+    with Heartbeat(config.log.heartbeat_seconds) as heartbeat:
+        export(config, invocation.workdir, output, invocation.flags["step"], heartbeat)
 
 
-def export(config: Config, workdir: Path, output: Path | None, step: str = "latest") -> Path:
+def export(
+    config: Config,
+    workdir: Path,
+    output: Path | None,
+    step: str = "latest",
+    heartbeat: Heartbeat | None = None,
+) -> Path:
     """Writes the parameters of the run in `workdir` so that transformers loads them.
 
     Only parameters are read, not the optimiser's state: that takes the memory of the model alone.
@@ -55,6 +64,7 @@ def export(config: Config, workdir: Path, output: Path | None, step: str = "late
     Args:
       output: must not exist yet, or be empty; None: `workdir`/hf-<phase>-<step>.
       step: as in `parameters.find_parameters`.
+      heartbeat: says what the mode is doing; None: nothing does.
 
     Returns:
       The directory.
@@ -69,10 +79,13 @@ def export(config: Config, workdir: Path, output: Path | None, step: str = "late
             f"--workdir={workdir}: is not a run directory (no config.json); the weights of "
             "config.model.source are a Hugging Face directory already"
         )
+    heartbeat = heartbeat or Heartbeat()
+    heartbeat.begin("export", f"reading {place}")
     tokenizer = open_tokenizer(config)
     model_config = make_model_config(config.model, config.data.tokenizer, tokenizer)
     output = output or workdir / f"hf-{place.name}"
     require_unused(output)
+    print(f"{place} -> {output}", flush=True)
     # Not the config's mesh: the run may have had other devices.
     shards = math.gcd(model_config.d_model, jax.device_count())
     mesh = make_mesh(data=-1, fsdp=shards)
@@ -85,6 +98,7 @@ def export(config: Config, workdir: Path, output: Path | None, step: str = "late
         longest = config.batch.row_tokens or longest
         model_config = dataclasses.replace(model_config, max_positions=longest)
     add_files, about = _tokenizer_files(config, tokenizer, source)
+    heartbeat.begin("export", f"writing {output}")
     with jax.set_mesh(mesh), explained(output):
         export_hf(params, model_config, output, source, add_files=add_files)
     print(f"{output}: parameters of {place}\ntokenizer: {about}", flush=True)

@@ -20,6 +20,7 @@ from cipo_jax.policy.random_keys import key_data, random_key
 from cipo_jax.run.parameters import find_parameters, load_parameters
 from cipo_jax.run.parts import open_engine, open_mesh, open_policy, open_prompts, open_tokenizer
 from cipo_jax.run.sizes import with_sizes
+from cipo_jax.run.watch.heartbeat import Heartbeat
 from cipo_jax.sampling.stop_strings import text_before_stop
 from cipo_jax.types import CipoError, Completion, Problem
 
@@ -27,17 +28,25 @@ from cipo_jax.types import CipoError, Completion, Problem
 def command(invocation: Invocation) -> None:
     """The mode."""
     flags, prompts = invocation.flags, invocation.flags["prompt"] or []
-    generate(invocation.config, invocation.workdir, prompts, flags["samples"], flags["step"])
+    config, asked = invocation.config, (flags["samples"], flags["step"])
+    with Heartbeat(config.log.heartbeat_seconds) as heartbeat:
+        generate(config, invocation.workdir, prompts, *asked, heartbeat)
 
 
 def generate(
-    config: Config, workdir: Path, questions: Sequence[str], samples: int = 1, step: str = "latest"
+    config: Config,
+    workdir: Path,
+    questions: Sequence[str],
+    samples: int = 1,
+    step: str = "latest",
+    heartbeat: Heartbeat | None = None,
 ) -> list[str]:
     """Samples completions of each question, prints them and returns their texts, question-major.
 
     Args:
       workdir: a run directory, or, with `config.model.source`, any directory.
       step: as in `parameters.find_parameters`.
+      heartbeat: says what the mode is doing; None: nothing does.
 
     Raises:
       CipoError: no question, a question over the budget, no such checkpoint.
@@ -46,8 +55,10 @@ def generate(
         raise CipoError('--prompt is missing; --mode=generate answers it, as --prompt="1+1?"')
     if samples < 1:
         raise CipoError(f"--samples: got {samples}, wanted at least 1")
-    c = config
+    c, heartbeat = config, heartbeat or Heartbeat()
     place = find_parameters(c, workdir, step)
+    heartbeat.begin("generate", "tokenizer and weights")
+    print(f"parameters: {place or c.model.source}", flush=True)
     tokenizer = open_tokenizer(c)
     prompts = open_prompts(c, tokenizer)
     problems = [Problem(f"--prompt {i}", question) for i, question in enumerate(questions)]
@@ -66,9 +77,14 @@ def generate(
         return text_before_stop(tokens, *stops, tokenizer.decode)
 
     texts = [""] * (len(asked) * samples)
-    with jax.set_mesh(mesh):
+    done = 0
+
+    def progress() -> str:
+        tokens = sum(map(len, engine.progress().values()))
+        return f"{done} of {len(texts)} completions, {tokens} tokens of unfinished ones"
+
+    with jax.set_mesh(mesh), heartbeat.waiting(progress):
         params = load_parameters(c, policy, place)
-        print(f"parameters: {place or c.model.source}", flush=True)
         engine.open(params)
         key = key_data(random_key(c.seed))
         for i, tokens in enumerate(asked):
@@ -79,10 +95,13 @@ def generate(
             if len(texts) == 1:
                 for tokens_so_far in engine.progress().values():
                     settled = settled_text(text_of(tokens_so_far), c.sampling.stop_strings)
-                    if settled.startswith(shown):
+                    if settled.startswith(shown) and settled != shown:
                         print(settled[len(shown) :], end="", flush=True)
+                        heartbeat.said()
                         shown = settled
             for request, completion in finished:
+                heartbeat.said()
+                done += 1
                 text = texts[request] = text_of(completion.tokens.tolist())
                 if len(texts) == 1 and text.startswith(shown):
                     print(text[len(shown) :])

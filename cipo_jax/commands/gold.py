@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from cipo_jax.config.keys import Verifier
 from cipo_jax.data.benchmarks.rows import Item
 from cipo_jax.data.benchmarks.suites import LoadedSuite
+from cipo_jax.run.watch.heartbeat import Heartbeat
 from cipo_jax.types import Problem, Verdict
 from cipo_jax.verifiers.judge import open_pool, verdicts
 
@@ -60,16 +61,20 @@ def unread_answers(placed: Iterable[tuple[str, Problem]], verifier: Verifier) ->
         ]
 
 
-def check_gold(suites: Sequence[LoadedSuite], verifier: Verifier) -> list[GoldResult]:
-    """Verifies what the suites say is right, or wrong."""
-    results = []
+def check_gold(
+    suites: Sequence[LoadedSuite], verifier: Verifier, heartbeat: Heartbeat | None = None
+) -> list[GoldResult]:
+    """Verifies what the suites say is right, or wrong; a `heartbeat` says how much has been."""
+    results, heartbeat = list[GoldResult](), heartbeat or Heartbeat()
     with open_pool(verifier, "auto") as pool:
         for loaded in suites:
             known = [(item, *text) for item in loaded.items for text in _known_texts(item)]
             totals: collections.Counter[str] = collections.Counter()
             failures = collections.defaultdict(list)
+            heartbeat.begin(f"gold {loaded.suite.name}")
             judged = verdicts(pool, known, lambda text: (text[0].problem, text[2]))
-            for (item, kind, _, right), verdict in judged:
+            counted = heartbeat.counting(judged, "verified", len(known))
+            for (item, kind, _, right), verdict in counted:
                 totals[kind] += 1
                 if verdict.correct != right or not verdict.judged:
                     failures[kind].append((item.where, item.problem.id, verdict, right))

@@ -34,6 +34,7 @@ from cipo_jax.run.parts import open_engine, open_mesh, open_policy, open_prompts
 from cipo_jax.run.problems import open_evaluation
 from cipo_jax.run.sizes import with_sizes
 from cipo_jax.run.update import Policy
+from cipo_jax.run.watch.heartbeat import Heartbeat
 from cipo_jax.sampling.settings import default_cache_dtype
 from cipo_jax.types import BASE, CipoError
 
@@ -76,15 +77,23 @@ def command(invocation: Invocation) -> None:
     """The mode. The default run directory is taken if there is a run, else random parameters."""
     workdir = invocation.workdir
     named = invocation.workdir_given or (workdir / "config.json").is_file()
-    parity(invocation.config, workdir if named else None, invocation.flags["step"])
+    config = invocation.config
+    with Heartbeat(config.log.heartbeat_seconds) as heartbeat:
+        parity(config, workdir if named else None, invocation.flags["step"], heartbeat)
 
 
-def parity(config: Config, workdir: Path | None = None, step: str = "latest") -> list[str]:
+def parity(
+    config: Config,
+    workdir: Path | None = None,
+    step: str = "latest",
+    heartbeat: Heartbeat | None = None,
+) -> list[str]:
     """Measures, prints a table, returns the names of the causes; none if both agree or if no switch
     helps.
 
     Args:
       workdir: a run directory; None: the parameters of `config.model.source`, or random ones.
+      heartbeat: says what the mode is doing; None: nothing does.
 
     Raises:
       CipoError: greedy sampling, or no such checkpoint.
@@ -93,16 +102,25 @@ def parity(config: Config, workdir: Path | None = None, step: str = "latest") ->
     if c.sampling.temperature == 0:
         reason = "the trainer scores under a distribution, and greedy sampling has none"
         raise CipoError(f"config.sampling.temperature: got 0.0, wanted a value > 0: {reason}")
+    heartbeat = heartbeat or Heartbeat()
     place = None if workdir is None else find_parameters(c, workdir, step)
+    about = place or c.model.source or "random parameters"
+    print(f"parameters: {about}", flush=True)
+    heartbeat.begin("parity", "tokenizer and weights")
+    measured = 0
+
+    def measured_with(setting: Setting) -> Mismatch:
+        nonlocal measured
+        measured += 1
+        heartbeat.begin("parity", f"sampling and scoring, setting {measured}")
+        return measure(setting, params, tokenizer, mesh)
+
     tokenizer = open_tokenizer(c)
     mesh = open_mesh(c.mesh)
     with jax.set_mesh(mesh):
         policy = open_policy(c, tokenizer, mesh, c.data.max_prompt_tokens)
         params = load_parameters(c, policy, place)
-        lines, causes, left = find_causes(
-            Setting(c), lambda setting: measure(setting, params, tokenizer, mesh)
-        )
-    about = place or c.model.source or "random parameters"
+        lines, causes, left = find_causes(Setting(c), measured_with)
     print(f"{about}: {lines[0][1].tokens} sampled tokens, log-probs of sampler and trainer\n")
     print(format_lines(lines))
     if causes:

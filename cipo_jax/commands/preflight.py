@@ -30,7 +30,7 @@ from cipo_jax.run.memory_plan import (
 )
 from cipo_jax.run.parts import open_prompts, open_tokenizer
 from cipo_jax.run.problems import open_evaluation, open_training
-from cipo_jax.run.sizes import GIB
+from cipo_jax.run.sizes import DEVICE_GIB, GIB
 from cipo_jax.types import CipoError
 from cipo_jax.verifiers.judge import open_pool
 
@@ -82,7 +82,10 @@ def preflight(config: Config, topology: str | None, device_gib: float | None) ->
     _say(f"disk         {disk:.3f} GiB a checkpoint, up to {kept * disk:.3f} GiB")
     device_bytes = _memory(devices, topology, device_gib)
     if device_bytes is None:
-        _say("memory       of a device is not known here; give it by --device_memory=GIB")
+        known = DEVICE_GIB.get(devices[0].device_kind)
+        about = f"{known} GiB by its data sheet" if known else "not known here"
+        flag = f"--device_memory={known or 'GIB'}"
+        _say(f"memory       of a device: {about}; {flag} looks for what fits")
     else:
         _require_fit(shapes, plan, device_bytes)
     return plan

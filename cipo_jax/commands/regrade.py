@@ -22,6 +22,7 @@ from cipo_jax.config.keys import Verifier
 from cipo_jax.run.records.archive import archived_problem, read_attempts
 from cipo_jax.run.records.files import replacing
 from cipo_jax.run.records.terminal import printable
+from cipo_jax.run.watch.heartbeat import Heartbeat
 from cipo_jax.types import CipoError, Outcome, Problem
 from cipo_jax.verifiers.judge import open_pool, suite_kind, verdicts
 
@@ -49,10 +50,12 @@ class Regrade:
 def command(invocation: Invocation) -> None:
     """The mode."""
     workdir = invocation.required("workdir")
-    regrade(Path(workdir), invocation.config.verifier)
+    config = invocation.config
+    with Heartbeat(config.log.heartbeat_seconds) as heartbeat:
+        regrade(Path(workdir), config.verifier, heartbeat)
 
 
-def regrade(workdir: Path, verifier: Verifier) -> Regrade:
+def regrade(workdir: Path, verifier: Verifier, heartbeat: Heartbeat | None = None) -> Regrade:
     """Verifies every archived attempt of the run in `workdir` again.
 
     Writes `workdir`/regrade.jsonl, an object for each attempt: phase, step, index, problem_id, old
@@ -62,6 +65,8 @@ def regrade(workdir: Path, verifier: Verifier) -> Regrade:
     Raises:
       CipoError: no archive there, a damaged file, or a verifier that cannot start.
     """
+    heartbeat = heartbeat or Heartbeat()
+    heartbeat.begin("regrade")
     records = read_attempts(workdir)
     first = next(records, None)
     if first is None:
@@ -77,7 +82,8 @@ def regrade(workdir: Path, verifier: Verifier) -> Regrade:
         open_pool(verifier, "" if is_run else suite_kind(verifier)) as pool,
     ):
         judged = verdicts(pool, itertools.chain([first], records), _completion)
-        for record, verdict in tqdm(judged, unit="attempt", disable=None, leave=False):
+        counted = heartbeat.counting(judged, "attempts verified")
+        for record, verdict in tqdm(counted, unit="attempt", disable=None, leave=False):
             line = {name: record[name] for name in ("phase", "step", "index", "problem_id")} | {
                 "old": record["outcome"],
                 "new": verdict.outcome.value,

@@ -44,6 +44,7 @@ from cipo_jax.data.references import reference_answer, solution_answer
 from cipo_jax.data.rows import ALIASES
 from cipo_jax.data.tokenizer import load_tokenizer
 from cipo_jax.run.records.terminal import printable
+from cipo_jax.run.watch.heartbeat import Heartbeat
 from cipo_jax.types import CipoError, Outcome, Problem, Verdict
 from cipo_jax.verifiers.judge import open_pool, verdicts
 from cipo_jax.verifiers.thoughts import OPENING, breaks_off, has_tags, opened_by
@@ -91,8 +92,13 @@ class Grading:
 
 def command(invocation: Invocation) -> None:
     """The mode."""
-    input_file = invocation.required("input", "grades the jsonl file it names")
-    verify(invocation.config.verifier, input_file, prompt_thought(invocation.config))
+    input_file, config = (
+        invocation.required("input", "grades the jsonl file it names"),
+        invocation.config,
+    )
+    with Heartbeat(config.log.heartbeat_seconds) as heartbeat:
+        heartbeat.begin("verify", "reading the tokenizer")
+        verify(config.verifier, input_file, prompt_thought(config), heartbeat)
 
 
 def prompt_thought(config: Config) -> str | None:
@@ -108,18 +114,23 @@ def prompt_thought(config: Config) -> str | None:
 
 
 def verify(
-    verifier: Verifier, input_file: str | Path, template_thought: str | None = None
+    verifier: Verifier,
+    input_file: str | Path,
+    template_thought: str | None = None,
+    heartbeat: Heartbeat | None = None,
 ) -> Grading:
     """Judges every line of `input_file` and prints a report.
 
     Args:
       verifier: started once every line of the file has been checked.
       template_thought: as `prompt_thought` gives it.
+      heartbeat: says how much has been judged; None: nothing does.
 
     Raises:
       CipoError: the file cannot be read, with line and field, or the verifier cannot be started.
     """
-    path = Path(input_file)
+    path, heartbeat = Path(input_file), heartbeat or Heartbeat()
+    heartbeat.begin("verify", "reading the file")
     may_guess = verifier.kind in ("math", "auto")
     total = guessed = 0
     for item in _items(path):  # every line is checked before anything starts
@@ -137,8 +148,9 @@ def verify(
         if pool.about:
             print(pool.about)
         judged = verdicts(pool, _items(path), completion)
+        counted = heartbeat.counting(judged, "items judged", total)
         for item, verdict in tqdm(
-            judged, total=total, unit="item", disable=None, leave=False, file=sys.stderr
+            counted, total=total, unit="item", disable=None, leave=False, file=sys.stderr
         ):
             problem, label = item.problem, item.label
             outcomes[verdict.outcome] += 1

@@ -63,12 +63,18 @@ class Parts:
 
 
 @contextlib.contextmanager
-def open_parts(config: Config, hosts: Hosts | None = None, sequences: int = 0) -> Iterator[Parts]:
+def open_parts(
+    config: Config,
+    hosts: Hosts | None = None,
+    sequences: int = 0,
+    heartbeat: Heartbeat | None = None,
+) -> Iterator[Parts]:
     """Builds the parts; mesh and verifier pool live as long as the context.
 
     Args:
       hosts: of the run; None: this one alone.
       sequences: as in `sizes.derive_sizes`.
+      heartbeat: of the mode; None: one of the parts' own.
 
     Raises:
       CipoError: a value of the config that cannot work with the files and devices here.
@@ -87,7 +93,9 @@ def open_parts(config: Config, hosts: Hosts | None = None, sequences: int = 0) -
         sampler = open_sampler(c, policy, tokenizer, hosts)
         pool.wait_until_ready()
         stack.enter_context(jax.set_mesh(mesh))
-        heartbeat = stack.enter_context(Heartbeat(c.log.heartbeat_seconds, prints=hosts.first))
+        if heartbeat is None:
+            own = Heartbeat(c.log.heartbeat_seconds, prints=hosts.first)
+            heartbeat = stack.enter_context(own)
         stops = (c.sampling.stop_strings, c.sampling.min_new_tokens)
         attempt = Attempter(sampler.sample, pool, tokenizer, *stops, hosts, heartbeat)
         about = pool.about

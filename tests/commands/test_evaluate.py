@@ -24,6 +24,7 @@ from cipo_jax.run.parts import open_parts
 from cipo_jax.run.records.archive import AttemptArchive, read_attempts
 from cipo_jax.run.records.checkpoint import Checkpoints
 from cipo_jax.run.records.directory import claim_workdir
+from cipo_jax.run.watch.heartbeat import Heartbeat
 from cipo_jax.types import (
     Attempt,
     CipoError,
@@ -155,11 +156,10 @@ def test_only_majorities_start_workers_that_compare_answers(
         raise RuntimeError("started")
 
     monkeypatch.setattr(module, "open_pool", start)
-    assert (
-        module._evaluate_suites(tiny_config(tmp_path, majority=False), [], [], None, tmp_path) == {}
-    )
+    rest: Any = ([], [], None, tmp_path, Heartbeat())
+    assert module._evaluate_suites(tiny_config(tmp_path, majority=False), *rest) == {}
     with pytest.raises(RuntimeError, match="started"):
-        module._evaluate_suites(tiny_config(tmp_path), [], [], None, tmp_path)
+        module._evaluate_suites(tiny_config(tmp_path), *rest)
 
 
 def test_attempts_without_a_verdict_are_reported_with_their_reasons() -> None:

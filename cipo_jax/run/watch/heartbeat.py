@@ -10,7 +10,10 @@ import contextlib
 import dataclasses
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+Item = TypeVar("Item")
 
 _LOOKS_A_LINE = 4  # looks of the thread before the first line is due
 _LONGEST_LOOK = 1.0  # seconds
@@ -79,6 +82,23 @@ class Heartbeat:
             yield
         finally:
             self._waits.remove(for_what)
+
+    def counting(
+        self, items: Iterable[Item], what: str, total: int | None = None
+    ) -> Iterator[Item]:
+        """`items`; while they are taken, a line says how many were, and about how long the rest
+        takes if their `total` is known."""
+        began, done = time.monotonic(), 0
+
+        def so_far() -> str:
+            if total is None:
+                return f"{done} {what}"
+            return f"{done} of {total} {what}{time_left(done, total, time.monotonic() - began)}"
+
+        with self.waiting(so_far):
+            for item in items:
+                yield item
+                done += 1
 
     def close(self) -> None:
         self._closed.set()

@@ -58,6 +58,26 @@ def test_silence_counts_over_phases_and_ends_with_every_line(clock: list[float])
     assert beat.due(1000.0) is None
 
 
+def test_counting_says_how_many_items_were_taken(clock: list[float]) -> None:
+    beat = Heartbeat(10.0, prints=False)
+    beat.begin("verify")
+    said = []
+    for _ in beat.counting(range(4), "items judged", 4):
+        clock[0] += 10
+        said.append(beat.due(clock[0]))
+    assert said == [
+        "verify  10 s: 0 of 4 items judged",
+        "verify  20 s: 1 of 4 items judged, about 60 s",
+        "verify  30 s: 2 of 4 items judged, about 30 s",
+        "verify  40 s: 3 of 4 items judged, about 13 s",
+    ]
+    for _ in beat.counting("ab", "attempts"):
+        clock[0] += 10
+        said.append(beat.due(clock[0]))
+    assert said[4:] == ["verify  50 s: 0 attempts", "verify  60 s: 1 attempts"]
+    assert beat.due(clock[0] + 10) == "verify  70 s"
+
+
 def test_the_time_left_is_what_the_rest_takes_at_the_same_speed() -> None:
     assert time_left(30, 40, 60.0) == ", about 20 s"
     assert time_left(0, 40, 60.0) == time_left(40, 40, 60.0) == ""
