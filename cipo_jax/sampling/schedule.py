@@ -65,8 +65,7 @@ class Schedule:
         self.pools: list[PagePool] = []
         self.queues: list[deque[Request]] = [deque() for _ in range(shards)]
         self.placed: dict[int, Row] = {}
-        slots = np.arange(self.slots_per_shard * shards).reshape(shards, -1)
-        self.free: list[list[int]] = slots[:, ::-1].tolist()
+        self.free: list[list[int]] = []
         self.fresh: list[Row] = []
         self.copies: list[list[tuple[int, int]]] = [[] for _ in range(shards)]
         self._arrivals = 0
@@ -87,8 +86,12 @@ class Schedule:
         return bool(self.placed or any(self.queues))
 
     def empty_cache(self) -> None:
-        """Forgets all pages. Only without requests."""
+        """Forgets all pages, and what earlier requests have left: the next ones get the slots that
+        they would get in a new engine. A row's last bits may depend on its place in the batch, and
+        a run that is continued samples with a new engine. Only without requests."""
         page_size = self.settings.page_size
+        slots = np.arange(self.slots_per_shard * self.shards).reshape(self.shards, -1)
+        self.free, self._arrivals = slots[:, ::-1].tolist(), 0
         self.pools = [PagePool(self._num_pages, page_size) for _ in range(self.shards)]
 
     def submit(

@@ -151,6 +151,20 @@ def test_close_gives_the_memory_back() -> None:
     assert sum(x.shape in shapes for x in jax.live_arrays()) == before - 2
 
 
+def test_a_used_engine_begins_as_a_new_one() -> None:
+    """The place of a row in the batch may show in its last bits, and a continued run's engine is
+    new."""
+    got = fresh(slots=3, chunk=3)
+    schedule = got.engine._schedule
+    new = [[2, 1, 0]]
+    got()
+    assert schedule.free != new  # in the order in which they were given back
+    got.engine.close()
+    with jax.set_mesh(got.mesh):
+        got.engine.open(got.params)
+    assert schedule.free == new and schedule._arrivals == 0
+
+
 # Work and compilations.
 
 
