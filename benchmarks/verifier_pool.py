@@ -138,7 +138,13 @@ def _restart(kind: str, repetitions: int) -> None:
 
 def _only_worker() -> int:
     (zygote,) = _children("/proc/self")
-    (worker,) = _children(f"/proc/{zygote}")
+    # Its forks have its command; what a killed worker has left to it has others.
+    command = Path(f"/proc/{zygote}/cmdline").read_bytes()
+    (worker,) = (
+        child
+        for child in _children(f"/proc/{zygote}")
+        if Path(f"/proc/{child}/cmdline").read_bytes() == command
+    )
     return int(worker)
 
 
