@@ -33,7 +33,7 @@ from typing import NoReturn, TextIO
 from cipo_jax.config.command_line import Mode, help_text, parse
 from cipo_jax.run.hosts.preemption import EXIT_CODE, Preempted
 from cipo_jax.run.records.files import explained
-from cipo_jax.run.records.library_errors import not_printed
+from cipo_jax.run.records.printed_errors import not_printed
 from cipo_jax.types import CipoError
 
 MODES = (

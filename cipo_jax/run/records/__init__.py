@@ -12,7 +12,7 @@
     archive.py           every attempt, attempts/*.jsonl.gz
     record.py            all that is written in a step, by the first host alone
     terminal.py          header, a line a step, samples, summary
-    library_errors.py    what libraries print of errors that are raised as well
+    printed_errors.py    what libraries print of errors that are raised as well
     files.py             writing a file whole, and what a full disk means
 
 Decided here: formats, and which runs may continue a directory. What the numbers mean is decided in

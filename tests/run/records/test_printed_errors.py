@@ -6,7 +6,7 @@ import types
 
 import pytest
 
-from cipo_jax.run.records.library_errors import not_printed
+from cipo_jax.run.records.printed_errors import not_printed
 
 
 def log(pathname: str, failed: bool) -> None:
