@@ -129,15 +129,15 @@ def _corruption(first: int, steps: list[Step], rng: np.random.Generator) -> str:
         return _write(first, [*steps[:line], *steps[line + 1 :]])
     values = list(itertools.accumulate(steps, lambda v, s: _apply(v, *s), initial=first))[1:]
     if kind == "misread":
-        return _write(first, steps, reads={line + 1: _slip(values[line], rng)})
-    slips = {line: _slip(values[line], rng)}
+        return _write(first, steps, reads={line + 1: slip(values[line], rng)})
+    slips = {line: slip(values[line], rng)}
     if kind == "two slips" and len(steps) > 1:
         second = int(rng.choice([i for i in range(len(steps)) if i != line]))
-        slips[second] = _slip(values[second], rng)
+        slips[second] = slip(values[second], rng)
     return _write(first, steps, results=slips)
 
 
-def _slip(value: int, rng: np.random.Generator) -> int:
+def slip(value: int, rng: np.random.Generator) -> int:
     """A nonzero error in writing down `value`: off by 1, 2 or 10, or one digit replaced."""
     offset = int(rng.choice([0, 1, 1, 2, 10]))
     if offset:

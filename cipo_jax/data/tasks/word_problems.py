@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from cipo_jax.data.tasks.arithmetic import slip
 from cipo_jax.data.tasks.generated import Task
 from cipo_jax.data.tasks.stories_of_activities import CONTEST, SHOPPING, TRIP
 from cipo_jax.data.tasks.stories_of_things import COLLECTION, WORKSHOP
@@ -303,7 +304,7 @@ def _corruption(
     elif kind == "dropped" and len(lines) > 1:
         return _without(lines, i), {}
     else:
-        return wrong, {i: _slip(_results(lines)[i], rng)}
+        return wrong, {i: slip(_results(lines)[i], rng)}
     return wrong, {}
 
 
@@ -320,17 +321,6 @@ def _without(lines: Sequence[Line], dropped: int) -> list[Line]:
         for i, line in enumerate(lines)
         if i != dropped
     ]
-
-
-def _slip(value: int, rng: np.random.Generator) -> int:
-    """A nonzero error in writing down `value`: off by 1, 2 or 10, or one digit replaced."""
-    offset = int(rng.choice([0, 1, 1, 2, 10]))
-    if offset:
-        return offset if rng.random() < 0.5 else -offset
-    digits = list(str(value))
-    position = int(rng.integers(len(digits)))
-    digits[position] = str(rng.choice([d for d in "0123456789" if d != digits[position]]))
-    return int("".join(digits)) - value
 
 
 TASK = Task("word problems", make_problem, solution, corrupt, 30, "char_words", CHARACTERS)
