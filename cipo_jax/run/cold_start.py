@@ -27,7 +27,7 @@ from cipo_jax.run.parts import Parts
 from cipo_jax.run.problems import open_training
 from cipo_jax.run.records.checkpoint import Checkpoints
 from cipo_jax.run.records.record import Record
-from cipo_jax.run.update import BatchPlan, Update
+from cipo_jax.run.update import BatchPlan, Update, not_finite
 from cipo_jax.run.watch.heartbeat import time_left
 from cipo_jax.types import BASE, CipoError, Prompt
 
@@ -129,7 +129,8 @@ def cold_start(
             for step in range(start, cs.max_steps):
                 if parts.hosts.any_says(parts.hosts.notice.given):
                     if step:
-                        _require_finite(step, device_metrics, cs.learning_rate)
+                        if device_metrics:
+                            _require_finite(step, device_metrics, cs.learning_rate)
                         checkpoints.save(step, state, {"done": False, "pass_rate": pass_rate})
                     raise Preempted
                 # The batch is made while the device computes the step before, but no further ahead:
@@ -172,10 +173,9 @@ def cold_start(
 
 
 def _require_finite(step: int, measures: Metrics, learning_rate: float) -> None:
-    """Raises `CipoError` if an update's metrics, where there are any, are not finite."""
-    for name in ("loss/total", "grad_norm", "param_norm"):
-        if name in measures and not np.isfinite(measures[name]):
-            raise CipoError(
-                f"cold start, step {step}: {name} is not finite; what was saved before is. Lower "
-                f"config.cold_start.learning_rate = {learning_rate}, in another --workdir"
-            )
+    """Raises `CipoError` if an update is not finite."""
+    if name := not_finite(measures):
+        raise CipoError(
+            f"cold start, step {step}: {name} is not finite; what was saved before is. Lower "
+            f"config.cold_start.learning_rate = {learning_rate}, in another --workdir"
+        )

@@ -4,7 +4,6 @@ Decides when a run is evaluated, saved, watched and ended. The steps themselves 
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,7 +28,7 @@ from cipo_jax.run.records.terminal import (
     print_findings,
     print_pair,
 )
-from cipo_jax.run.update import Update
+from cipo_jax.run.update import Update, not_finite
 from cipo_jax.run.watch.compiles import Ledger
 from cipo_jax.run.watch.health import check_health, health_rules
 from cipo_jax.run.watch.learning import FIRST_STEPS
@@ -140,9 +139,10 @@ class Training:
         Args:
           measures: the update's metrics.
         """
-        what = next((w for name, w in FINITE.items() if not math.isfinite(measures[name])), None)
-        if what is None:
+        name = not_finite(measures)
+        if name is None:
             return
+        what = FINITE[name]
         saved, o = self.checkpoints.latest_step(), self.config.optimizer
         again = "start again in another --workdir"
         if saved is not None:

@@ -5,6 +5,7 @@ Static shapes and shardings are decided here, the computation itself in `rl/trai
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any, cast
 
 import jax
@@ -217,6 +218,13 @@ class Update:
 
     def _put(self, batch: TrainBatch) -> TrainBatch:
         return put_batch(batch, self._mesh, sharding.ROWS)
+
+
+def not_finite(metrics: Mapping[str, Any]) -> str | None:
+    """The name of the first of an update's metrics that show whether its state may be saved (loss,
+    gradient, parameters) and is not finite; None if all are."""
+    names = ("loss/total", "grad_norm", "param_norm")
+    return next((name for name in names if not np.isfinite(metrics[name])), None)
 
 
 def bytes_per_device(tree: Any) -> int:
