@@ -4,12 +4,21 @@ import time
 from pathlib import Path
 
 
-def is_running(pid: int) -> bool:
+def read_process(pid: int, name: str) -> str:
+    """A file of /proc/<pid>; empty when the process has ended, also while it is being read."""
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
+        return Path(f"/proc/{pid}/{name}").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def state_of(pid: int) -> str:
+    """One letter: "R" runs, "S" sleeps, "Z" has ended and is not waited for; "" is gone."""
+    return read_process(pid, "stat").rpartition(")")[2].strip()[:1]
+
+
+def is_running(pid: int) -> bool:
+    return state_of(pid) not in ("", "Z")
 
 
 def wait_until_gone(pid: int, seconds: float = 5.0) -> bool:
@@ -21,11 +30,15 @@ def wait_until_gone(pid: int, seconds: float = 5.0) -> bool:
 
 def children_of(pid: int, argument: str = "") -> list[int]:
     """The running children of a process that have `argument` on their command line."""
-    listed = Path(f"/proc/{pid}/task").glob("*/children")
-    children = [int(child) for each in listed for child in each.read_text().split()]
+    threads = [task.name for task in Path(f"/proc/{pid}/task").glob("*")]
+    children = [
+        int(child)
+        for thread in threads
+        for child in read_process(pid, f"task/{thread}/children").split()
+    ]
     return [
         child
         for child in children
         if is_running(child)
-        and (not argument or argument in Path(f"/proc/{child}/cmdline").read_text().split("\0"))
+        and (not argument or argument in read_process(child, "cmdline").split("\0"))
     ]
