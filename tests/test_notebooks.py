@@ -13,9 +13,9 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # Enough to go through every cell.
 SHORT = {
     "num_steps": 2,
-    "cold_start.max_steps": 40,
-    "cold_start.check_every": 20,
-    "cold_start.check_problems": 16,
+    "cold_start.max_steps": 4,
+    "cold_start.check_every": 4,
+    "cold_start.check_problems": 8,
     "rollout.problems_per_step": 8,
     "data.eval_problems": 16,
     "eval.every": 2,
