@@ -217,6 +217,13 @@ _ALL = (
     Suite("amc23", ("amc23",), HubSource("math-ai/amc23"), **_CONTEST),
     Suite("math500", ("math500",), HubSource("HuggingFaceH4/MATH-500"), **_GREEDY),
     Suite(
+        "gsm8k",
+        ("gsm8k", "gsm8k_test"),
+        HubSource("openai/gsm8k", "test", "main"),
+        math_item,
+        "greedy pass@1 without examples; published figures mostly show the model 5 or 8",
+    ),
+    Suite(
         "minerva",
         ("minerva_math", "minerva"),
         HubSource("math-ai/minervamath"),
