@@ -61,11 +61,15 @@ class Difference:
     their_gap: float | None
 
 
-def our_config(model: str, data: str, problems: int, new_tokens: int, dtype: str) -> Config:
-    """configs/math.py with `model`, without corrections, and with completions of `new_tokens`."""
+def our_config(
+    model: str, data: str, problems: int, new_tokens: int, dtype: str, rows: int
+) -> Config:
+    """configs/math.py with `model`, without corrections, with completions of `new_tokens`, of which
+    `rows` are sampled at a time."""
     c = load_file("math.py", beside=str(ROOT / "configs" / "code.py")).get_config()
     c.model.source, c.model.compute_dtype = model, dtype
     c.data.max_completion_tokens = new_tokens
+    c.sampling.slots = rows
     c.correction.weight = 0.0
     c.eval.corrected_attempts = 0
     c.eval.majority = False
@@ -193,14 +197,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--problems", type=int, default=40, help="of each suite; 0: all")
     parser.add_argument("--new-tokens", type=int, default=384, help="most of a completion")
     parser.add_argument("--dtype", default="float32", choices=list(ROUNDING), help="of activations")
-    parser.add_argument("--peer-rows", type=int, default=16, help="of a batch of transformers")
+    parser.add_argument("--rows", type=int, default=16, help="at a time, on both sides")
     parser.add_argument("--peer-threads", type=int, default=1, help="of torch")
     parser.add_argument("--json", default="", help="file for all results")
     options = parser.parse_args(argv)
-    config = our_config(
-        options.model, options.data, options.problems, options.new_tokens, options.dtype
-    )
-    peer = Greedy(options.model, options.dtype, options.peer_rows, options.peer_threads)
+    o = options
+    config = our_config(o.model, o.data, o.problems, o.new_tokens, o.dtype, o.rows)
+    peer = Greedy(o.model, o.dtype, o.rows, o.peer_threads)
     print(f"transformers: {peer.about}", flush=True)
     results = []
     for name in options.suites.split(","):

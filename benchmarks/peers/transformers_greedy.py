@@ -1,6 +1,8 @@
 """transformers as it is used to evaluate a model: its chat template, its `generate`, greedy."""
 
+import functools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,7 +10,8 @@ from tqdm import tqdm
 
 
 class Greedy:
-    """A model directory, on the CPU.
+    """A model directory, on the CPU. Its weights are loaded when they are first needed, so that
+    what comes before has the memory.
 
     Args:
       dtype: of weights and activations.
@@ -28,14 +31,22 @@ class Greedy:
         self._torch, self._rows = torch, rows
         self._tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
         load = transformers.AutoModelForCausalLM.from_pretrained
-        self._network = load(directory, dtype=getattr(torch, dtype)).eval()
-        own = self._network.generation_config
+        self._load = functools.partial(load, directory, dtype=getattr(torch, dtype))
+        if (Path(directory) / "generation_config.json").is_file():
+            own = transformers.GenerationConfig.from_pretrained(directory)
+        else:
+            config = transformers.AutoConfig.from_pretrained(directory)
+            own = transformers.GenerationConfig.from_model_config(config)
         stops = self._tokenizer.eos_token_id if own.eos_token_id is None else own.eos_token_id
         self._stops = stops if isinstance(stops, list) else [stops]
         self._pad = own.pad_token_id if own.pad_token_id is not None else self._stops[0]
         self._config: Any = transformers.GenerationConfig
         self.about = f"{transformers.__version__}, torch {torch.__version__}, {dtype}, greedy, "
         self.about += f"{rows} rows, stops at {self._stops}"
+
+    @functools.cached_property
+    def _network(self) -> Any:
+        return self._load().eval()
 
     def prompt(self, text: str, chat: bool) -> list[int]:
         """The tokens of one user turn and the opening of the answer, or of the plain text."""

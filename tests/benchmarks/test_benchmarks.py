@@ -103,7 +103,7 @@ def test_evaluation_beside_transformers(tmp_path: Path, monkeypatch: pytest.Monk
     tiny_models.save_tiny_model(tmp_path, **sizes)
     suites = str(TESTS / "fixtures" / "suites")
     loaded = load_suite("gsm8k", suites)
-    config = suite_config(our_config(str(tmp_path), suites, 0, 12, "float32"), loaded.suite)
+    config = suite_config(our_config(str(tmp_path), suites, 0, 12, "float32", 16), loaded.suite)
     peer = Greedy(str(tmp_path), "float32", rows=3, threads=1)
     found = compare(loaded, config, peer, "float32")
     equal = ("prompts_equal", "tokens_equal", "texts_equal", "verdicts_equal")
