@@ -42,7 +42,7 @@ from cipo_jax.run.hosts.processes import connect, open_hosts
 from cipo_jax.run.measures import device_measures, stream_measures
 from cipo_jax.run.parameters import check_fits
 from cipo_jax.run.parts import open_parts
-from cipo_jax.run.problems import given_attempts, open_evaluation, open_training
+from cipo_jax.run.problems import check_places, given_attempts, open_evaluation, open_training
 from cipo_jax.run.records.checkpoint import Checkpoints, checkpoint_root
 from cipo_jax.run.records.difficulty_file import write_difficulty
 from cipo_jax.run.records.files import explained
@@ -222,6 +222,9 @@ def open_run(
         lock = stack.enter_context(DirectoryLock(workdir, takes=hosts.first))
         if hosts.first:
             check_records(workdir)
+        check_places(c)
+        if c.init_from:
+            check_fits(Path(c.init_from), c, "config.init_from")
         parts = stack.enter_context(open_parts(c, hosts))
         train_set, eval_set = open_training(c, parts.prompts), open_evaluation(c)
         check_enough(train_set.source, c.rollout.problems_per_step)
@@ -233,9 +236,7 @@ def open_run(
         update = make_policy_update(parts.config, parts.policy, schedule)
         given = given_attempts(c.data.eval, c.eval.given_attempts, eval_prompts)
         material = None
-        if c.init_from:
-            check_fits(Path(c.init_from), c, "config.init_from")
-        elif c.cold_start.max_steps:
+        if c.cold_start.max_steps and not c.init_from:
             material = open_material(c, parts)
 
         # Nothing is written before here: a run that cannot start leaves no directory behind.

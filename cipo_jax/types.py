@@ -107,15 +107,15 @@ class Prompt:
       tokens: [P] int32, P >= 1.
       anchor: the earlier attempt this prompt quotes; None in the base stream.
       trimmed: the quoted attempt was cut in the middle to fit its token budget.
-      thought: the tag by which its end opens a thought (`<think>`); "" if it opens none. Verifiers
-        see it before the completion.
+      opening: what its end opens and the completion goes on in, such as `<think>` or a code block
+        (`verifiers/openings.py`); "" for nothing. Verifiers see it before the completion.
     """
 
     problem: Problem
     tokens: np.ndarray
     anchor: "Attempt | None" = None
     trimmed: bool = False
-    thought: str = ""
+    opening: str = ""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -219,9 +219,28 @@ def test_another_config_may_not_take_over_a_run(finished: Path) -> None:
     assert (finished / "config.json").read_text() == before
 
 
+@pytest.mark.parametrize(
+    "missing",
+    [
+        "data.train=nowhere.jsonl",
+        "data.eval=arithmetic=0.5,nowhere.jsonl=0.5",
+        "cold_start.demonstrations=nowhere.jsonl",
+        "init_from=nowhere",
+    ],
+)
+def test_what_is_not_there_is_named_before_anything_is_opened(
+    missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "open_parts", None)  # it would fail
+    with pytest.raises(CipoError, match=f"config.{missing.partition('=')[0]}: .*nowhere"):
+        smoke(tmp_path / "run", f"--config.{missing}")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_that_cannot_start_leaves_nothing_behind(tmp_path: Path) -> None:
-    with pytest.raises(CipoError, match=r"nowhere\.jsonl"):
-        smoke(tmp_path / "run", "--config.data.train=nowhere.jsonl")
+    (tmp_path / "broken.jsonl").write_text('{"question": "1+1?"')
+    with pytest.raises(CipoError, match=r"broken\.jsonl:1: not JSON"):
+        smoke(tmp_path / "run", f"--config.data.train={tmp_path}/broken.jsonl")
     assert not (tmp_path / "run").exists()
 
 

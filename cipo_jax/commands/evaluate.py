@@ -1,5 +1,6 @@
 """`--mode=evaluate`: a checkpoint or a Hugging Face model on benchmarks.
 
+    0. places    are the files of problems, the run or the model, and a free name there?
     1. data      load every suite, check every row, name answers that cannot be read
     2. prompts   build them all, so that a question that is too long is found now
     3. model     restore the parameters
@@ -9,7 +10,7 @@
 The name is that of the checkpoint, such as step-000080, with a number for the next evaluation of it
 (step-000080-2), or `eval.name`. Nothing is written over results that are there.
 
-Steps 1 and 2 need no accelerator. How attempts are sampled and judged is decided in
+Steps 0 to 2 need no accelerator. How attempts are sampled and judged is decided in
 `run/rollout.py`, what is measured in `run/evaluate.py`: the functions that training uses.
 """
 
@@ -29,7 +30,15 @@ from cipo_jax.commands.gold import check_gold, print_gold, read_answers
 from cipo_jax.config.command_line import Invocation
 from cipo_jax.config.keys import Config
 from cipo_jax.data.benchmarks.rows import Item
-from cipo_jax.data.benchmarks.suites import CORRECT, CRITIQUE, LoadedSuite, Suite, load_suite
+from cipo_jax.data.benchmarks.suites import (
+    CORRECT,
+    CRITIQUE,
+    LoadedSuite,
+    Suite,
+    find_suite,
+    load_suite,
+)
+from cipo_jax.data.sources import check_sources
 from cipo_jax.policy.model import Params
 from cipo_jax.policy.random_keys import random_key
 from cipo_jax.report.markdown import markdown_table
@@ -40,7 +49,7 @@ from cipo_jax.run.evaluate import (
     evaluate_corrections,
     evaluate_critiques,
 )
-from cipo_jax.run.parameters import Place, find_parameters, load_parameters
+from cipo_jax.run.parameters import Place, check_parameters, find_parameters, load_parameters
 from cipo_jax.run.parts import Parts, open_parts, open_prompts, open_tokenizer
 from cipo_jax.run.problems import given_attempt, given_attempts, open_evaluation
 from cipo_jax.run.records.archive import ATTEMPTS_DIR, AttemptArchive
@@ -83,6 +92,7 @@ def evaluate_run(
       CipoError: wrong data, a question over the budget, or no such checkpoint.
     """
     c, heartbeat = config, heartbeat or Heartbeat()
+    _check_places(c, workdir, step)
     heartbeat.begin("evaluate", "reading the problems")
     loaded = load_suites(c)
     for suite in loaded:
@@ -113,6 +123,19 @@ def evaluate_run(
     return directory
 
 
+def _check_places(config: Config, workdir: Path, step: str) -> None:
+    """Refuses at once what is not there, before anything is read."""
+    e = config.eval
+    for name in e.suites:
+        find_suite(name, e.data_dir)
+    if not e.suites:
+        check_sources(config.data.eval, "data.eval")
+    if not e.check_gold:
+        check_parameters(config, workdir, step)
+        if e.name:
+            _require_no_results(workdir / EVALUATIONS_DIR / e.name)
+
+
 def _evaluate_suites(
     config: Config,
     loaded: Sequence[LoadedSuite],
@@ -128,21 +151,21 @@ def _evaluate_suites(
     archive = AttemptArchive(directory)
     grouped: dict[Config, list[LoadedSuite]] = {}  # suites with the same settings
     for member in loaded:
-        grouped.setdefault(_suite_config(c, member.suite), []).append(member)
+        grouped.setdefault(suite_config(c, member.suite), []).append(member)
     with contextlib.ExitStack() as stack:
         same = None
         if c.eval.majority:
             same = _same_answers(stack.enter_context(open_pool(c.verifier, "math")))
-        for suite_config, members in grouped.items():
-            most = max(len(member.items) for member in members) * suite_config.eval.samples
+        for shared, members in grouped.items():
+            most = max(len(member.items) for member in members) * shared.eval.samples
             heartbeat.begin("evaluate", "verifier and weights")
-            with open_parts(suite_config, sequences=most, heartbeat=heartbeat) as parts:
+            with open_parts(shared, sequences=most, heartbeat=heartbeat) as parts:
                 params = params or load_parameters(c, parts.policy, place)
                 for member in members:
                     heartbeat.begin(f"evaluate {member.suite.name}", "estimates")
-                    metrics, attempts = evaluate_suite(member, suite_config, parts, params, same)
+                    metrics, attempts = evaluate_suite(member, shared, parts, params, same)
                     archive.write(member.suite.name, taken, attempts)
-                    summary = _summary(member, suite_config, metrics, attempts)
+                    summary = _summary(member, shared, metrics, attempts)
                     for line in summary["errors"]:
                         print(f"warning  {line}", flush=True)
                     of_suite = [line for line in unread if line.startswith(member.source)]
@@ -165,11 +188,7 @@ def _own_directory(parent: Path, wanted: str, checkpoint: str) -> Iterator[Path]
         if wanted:
             directory = parent / wanted
             stack.enter_context(DirectoryLock(directory, key="config.eval.name")).take()
-            if (directory / RESULTS_FILE).exists():
-                raise CipoError(
-                    f"config.eval.name: {directory} has results already; choose another name, or "
-                    "move that directory away"
-                )
+            _require_no_results(directory)
             _remove_attempts(directory)
         else:
             with explained(parent):
@@ -192,6 +211,14 @@ def _remove_attempts(directory: Path) -> None:
         )
         with explained(attempts):
             shutil.rmtree(attempts)
+
+
+def _require_no_results(directory: Path) -> None:
+    if (directory / RESULTS_FILE).exists():
+        raise CipoError(
+            f"config.eval.name: {directory} has results already; choose another name, or move that "
+            "directory away"
+        )
 
 
 def _make_numbered(parent: Path, name: str) -> Path:
@@ -239,7 +266,7 @@ def evaluate_suite(
     """Evaluates `params` on one suite: metrics by name, and all attempts.
 
     Args:
-      config: as `_suite_config` gives it; `parts` are opened with it.
+      config: as `suite_config` gives it; `parts` are opened with it.
     """
     suite, items, samples = loaded.suite, loaded.items, config.eval.samples
     key = jax.random.fold_in(random_key(config.seed), EVAL_KEY)
@@ -284,7 +311,7 @@ def format_table(document: Mapping[str, Any]) -> str:
     return "\n".join([title, "", *markdown_table(titles, rows)]) + "\n"
 
 
-def _suite_config(config: Config, suite: Suite) -> Config:
+def suite_config(config: Config, suite: Suite) -> Config:
     """The config under which a suite is asked: its templates, temperature and samples."""
     e, replace = config.eval, dataclasses.replace
     samples, temperature = suite.samples, suite.temperature
@@ -308,7 +335,7 @@ def _suite_config(config: Config, suite: Suite) -> Config:
 def _check_lengths(config: Config, loaded: Sequence[LoadedSuite]) -> None:
     tokenizer = open_tokenizer(config)
     for member in loaded:
-        prompts = open_prompts(_suite_config(config, member.suite), tokenizer)
+        prompts = open_prompts(suite_config(config, member.suite), tokenizer)
         for item in member.items:
             try:
                 prompts.base(item.problem)

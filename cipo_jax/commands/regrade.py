@@ -124,4 +124,5 @@ def format_regrade(result: Regrade) -> str:
 
 
 def _completion(record: dict[str, Any]) -> tuple[Problem, str]:
-    return archived_problem(record), record.get("thought", "") + record["text"]
+    opening = record.get("opening", record.get("thought", ""))
+    return archived_problem(record), opening + record["text"]

@@ -47,6 +47,7 @@ from cipo_jax.run.records.terminal import printable
 from cipo_jax.run.watch.heartbeat import Heartbeat
 from cipo_jax.types import CipoError, Outcome, Problem, Verdict
 from cipo_jax.verifiers.judge import open_pool, verdicts
+from cipo_jax.verifiers.openings import opening_of
 from cipo_jax.verifiers.thoughts import OPENING, breaks_off, has_tags, opened_by
 
 _TEXTS = ("text", "completion", "response")
@@ -98,32 +99,32 @@ def command(invocation: Invocation) -> None:
     )
     with Heartbeat(config.log.heartbeat_seconds) as heartbeat:
         heartbeat.begin("verify", "reading the tokenizer")
-        verify(config.verifier, input_file, prompt_thought(config), heartbeat)
+        verify(config.verifier, input_file, prompt_opening(config), heartbeat)
 
 
-def prompt_thought(config: Config) -> str | None:
-    """The tag by which the prompts of a config open a thought, "" if they open none; None if that
-    is not known, since their tokenizer is not here."""
+def prompt_opening(config: Config) -> str | None:
+    """What the prompts of a config open at their end, "" for nothing; None if that is not known,
+    since their tokenizer is not here."""
     data, name = config.data, config.data.tokenizer or config.model.source
     if not data.chat_template:
-        return opened_by(data.prompt_template)
+        return opening_of(data.prompt_template)
     if not Path(name).is_dir():
         return None
     prompts = PromptWriter(load_tokenizer(name, data.thinking), data)
-    return prompts.base(Problem("any", "?")).thought
+    return prompts.base(Problem("any", "?")).opening
 
 
 def verify(
     verifier: Verifier,
     input_file: str | Path,
-    template_thought: str | None = None,
+    template_opening: str | None = None,
     heartbeat: Heartbeat | None = None,
 ) -> Grading:
     """Judges every line of `input_file` and prints a report.
 
     Args:
       verifier: started once every line of the file has been checked.
-      template_thought: as `prompt_thought` gives it.
+      template_opening: as `prompt_opening` gives it.
       heartbeat: says how much has been judged; None: nothing does.
 
     Raises:
@@ -135,10 +136,10 @@ def verify(
     total = guessed = 0
     for item in _items(path):  # every line is checked before anything starts
         total += 1
-        guessed += _opening(item, template_thought, may_guess)[1]
+        guessed += _opening(item, template_opening, may_guess)[1]
 
     def completion(item: _Item) -> tuple[Problem, str]:
-        return item.problem, _opening(item, template_thought, may_guess)[0] + item.text
+        return item.problem, _opening(item, template_opening, may_guess)[0] + item.text
 
     outcomes: collections.Counter[Outcome] = collections.Counter()
     confusion: collections.Counter[tuple[bool, Outcome]] = collections.Counter()
@@ -219,10 +220,10 @@ class _Item(NamedTuple):
     cut: bool | None
 
 
-def _opening(item: _Item, template_thought: str | None, may_guess: bool) -> tuple[str, bool]:
-    """The tag with which the completion begins ("" for none), as said at the top of the file, and
+def _opening(item: _Item, template_opening: str | None, may_guess: bool) -> tuple[str, bool]:
+    """What stands before the completion ("" for nothing), as said at the top of the file, and
     whether that is a guess."""
-    known = template_thought if item.thought is None else item.thought
+    known = template_opening if item.thought is None else item.thought
     if known is not None or has_tags(item.text):
         return known or "", False
     if item.cut is not None:
@@ -289,8 +290,8 @@ def _item(row: Any, where: str, stem: str, number: int) -> _Item:
     # A custom verifier may need no answer: an empty one stays as it is.
     answer = answer if answer in (None, "") else reference_answer(where, answer)
     question = str(question or "")
-    tag = opened_by(question)
-    said = {True: tag or OPENING, False: "", None: tag or None}[thought_open]
+    tag = opened_by(question) or OPENING
+    said = {True: tag, False: "", None: opening_of(question) or None}[thought_open]
     cut = truncated if finish_reason is None else finish_reason in _CUT
     problem = Problem(problem_id, question, answer, tests, row)
     return _Item(problem, text, label, said, cut)

@@ -34,8 +34,10 @@ class ChatTemplate:
         self._tokenizer, self._directory = tokenizer, directory
         if not tokenizer.chat_template:
             raise CipoError(
-                f"data.chat_template: the tokenizer in {directory} has no chat template; "
-                "set it to False, or add chat_template.jinja to the directory"
+                f"config.data.chat_template: got True, but the tokenizer in {directory} has no "
+                "chat template. If its model was not trained on chats, ask it in the words of "
+                "config.data.prompt_template alone, by --config.data.chat_template=False; else add "
+                "its chat_template.jinja to the directory"
             )
         self._switch = {"enable_thinking": thinking == "on"} if thinking else {}
         if thinking and "enable_thinking" not in str(tokenizer.chat_template):

@@ -22,7 +22,8 @@ from cipo_jax.config.keys import Data
 from cipo_jax.data.control_tokens import find_control
 from cipo_jax.data.tokenizer import Tokenizer
 from cipo_jax.types import Attempt, CipoError, Demonstration, Problem, Prompt
-from cipo_jax.verifiers.thoughts import opened_by, without_thinking
+from cipo_jax.verifiers.openings import opening_of
+from cipo_jax.verifiers.thoughts import without_thinking
 
 CUT_MARK = "\n...\n"  # stands for what was left out of a long attempt
 
@@ -58,7 +59,7 @@ class PromptWriter:
                 "(questions are never cut)"
             )
         return Prompt(
-            problem, np.array(tokens, np.int32), thought=self._thought(self._data.prompt_template)
+            problem, np.array(tokens, np.int32), opening=self._opening(self._data.prompt_template)
         )
 
     def correction(self, anchor: Attempt) -> Prompt:
@@ -79,8 +80,8 @@ class PromptWriter:
         if self._show_failed_test and anchor.problem.tests is not None and not anchor.correct:
             text = f"{text}\n[{anchor.verdict.detail}]"
         tokens, trimmed = self._correction_tokens(anchor.problem.question, text)
-        thought = self._thought(self._data.correction_template)
-        return Prompt(anchor.problem, tokens, anchor, trimmed, thought)
+        opening = self._opening(self._data.correction_template)
+        return Prompt(anchor.problem, tokens, anchor, trimmed, opening)
 
     def demonstration(self, demo: Demonstration) -> tuple[np.ndarray, np.ndarray]:
         """([P] int32 prompt, [C] int32 completion with the end of its turn) of a demonstration.
@@ -169,12 +170,12 @@ class PromptWriter:
             f"which sampling does not stop; set sampling.stop_tokens = ({name!r},)"
         )
 
-    def _thought(self, template: str) -> str:
-        """The tag by which the prompts of a template open a thought. It is in what follows question
-        and attempt: these cannot open one."""
+    def _opening(self, template: str) -> str:
+        """What the prompts of a template open at their end. It is in what follows question and
+        attempt: these cannot open anything."""
         _, end = self._tokenizer.frame(self._data.chat_template)
         last = max(template.rfind(field) + len(field) for field in (_QUESTION, _ATTEMPT))
-        return opened_by(template[last:] + self._tokenizer.show(end))
+        return opening_of(template[last:] + self._tokenizer.show(end))
 
     def _base_tokens(self, question: str) -> tuple[list[int], int]:
         """The tokens of a base prompt, and how many of its budget they count for."""
@@ -230,10 +231,11 @@ class PromptWriter:
 
 
 def said(attempt: Attempt) -> str:
-    """What an attempt says beside its thoughts; its text, if that is nothing or it has none."""
-    whole = attempt.prompt.thought + attempt.text
+    """What an attempt says beside its thoughts, with the code block that its prompt opened; its
+    text, if that is nothing."""
+    whole = attempt.prompt.opening + attempt.text
     rest = without_thinking(whole)
-    return attempt.text if rest == whole else rest.strip() or attempt.text
+    return whole if rest == whole else rest.strip() or attempt.text
 
 
 def _trim_middle(

@@ -57,12 +57,26 @@ def parse_sources(text: str, key: str) -> tuple[Source, ...]:
     return tuple(sources)
 
 
+def check_sources(text: str, key: str) -> None:
+    """Refuses a list that is ill-formed or names a file that does not exist. None is read.
+
+    Raises:
+      CipoError: as `parse_sources`, or there is no such file.
+    """
+    for name, _ in parse_sources(text, key):
+        try:
+            _require(name)
+        except CipoError as error:
+            raise CipoError(f"config.{key}: {error}") from error
+
+
 def read_rows(name: str) -> Iterator[Row]:
     """The rows of a source that is not generated.
 
     Raises:
       CipoError: the source cannot be read; names the place of the mistake.
     """
+    _require(name)
     if name.startswith("hf:"):
         return read_hub(hub_source(name))
     if name.startswith("tfds:"):
@@ -70,9 +84,17 @@ def read_rows(name: str) -> Iterator[Row]:
         from cipo_jax.data.tfds_rows import read_tfds
 
         return read_tfds(name)
-    if "://" not in name and not Path(name).exists():
+    return read_file(name)
+
+
+def _require(name: str) -> None:
+    """Raises `CipoError` if a source is a file that does not exist, or is not written as one of the
+    hub is."""
+    if name.startswith("hf:"):
+        hub_source(name)
+    is_file = name not in GENERATED and not name.startswith(("hf:", "tfds:")) and "://" not in name
+    if is_file and not Path(name).exists():
         raise CipoError(
             f"{name}: there is no such file; wanted a jsonl file, hf:name:split, tfds:name:split, "
             f"or one of {', '.join(map(repr, GENERATED))}, the embedded tasks"
         )
-    return read_file(name)

@@ -26,6 +26,8 @@ from cipo_jax.types import CipoError
 from cipo_jax.verifiers.thoughts import is_tag
 
 _GENERATION = "generation_config.json"
+# One of these holds the vocabulary of any tokenizer of transformers.
+_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 _TAG = re.compile(r"▁?(<.+>|\[.+\])")  # "▁" is how sentencepiece writes a space
 
 
@@ -146,10 +148,12 @@ class HFTokenizer:
                 str(self._directory), local_files_only=True, split_special_tokens=True
             )
         except Exception as error:  # transformers raises many kinds for broken directories
+            why = ": " + str(error).strip().partition("\n")[0]
+            if not any((self._directory / name).is_file() for name in _FILES):
+                why = " in it; copy the model's there, or name another directory that has them"
             raise CipoError(
                 f"config.data.tokenizer: cannot load one from {self._directory}, wanted a "
-                "directory with tokenizer.json or another tokenizer file of transformers: "
-                + str(error).strip().partition("\n")[0]
+                f"directory with tokenizer.json or another tokenizer file of transformers{why}"
             ) from error
         if self._tokenizer.eos_token_id is None:
             raise CipoError(

@@ -21,7 +21,7 @@ from cipo_jax.config.keys import Config
 from cipo_jax.config.resolve import read_values
 from cipo_jax.policy import model
 from cipo_jax.policy.huggingface import load as huggingface
-from cipo_jax.policy.huggingface.hub import model_directory
+from cipo_jax.policy.huggingface.hub import is_hub_id, model_directory
 from cipo_jax.policy.model import ModelConfig, Params
 from cipo_jax.policy.random_keys import random_key
 from cipo_jax.run.hosts.processes import Hosts
@@ -68,6 +68,28 @@ def find_parameters(config: Config, workdir: Path, step: str = "latest") -> Plac
       CipoError: neither a run nor a model, a run of another model, no such checkpoint, or a
         damaged one where it was named by its number.
     """
+    found = _candidates(config, workdir, step)
+    return None if found is None else _first_intact(*found)
+
+
+def check_parameters(config: Config, workdir: Path, step: str = "latest") -> None:
+    """Refuses at once what is not there. Damage is not looked for, and nothing is downloaded.
+
+    Args:
+      step: as in `find_parameters`.
+
+    Raises:
+      CipoError: as `find_parameters`, but for damage; or `model.source` is a directory that holds
+        no model.
+    """
+    source = config.model.source
+    if _candidates(config, workdir, step) is None and not is_hub_id(source):
+        model_directory(source)
+
+
+def _candidates(config: Config, workdir: Path, step: str) -> tuple[epath.Path, list[int]] | None:
+    """The checkpoints that may be taken, the first choice first: their directory and steps; None as
+    `find_parameters`, which says the rest."""
     if step not in ("latest", "best") and not step.isdecimal():
         raise CipoError(f"--step: got {step!r}, wanted 'latest', 'best' or a number of steps")
     if not (workdir / "config.json").is_file():
@@ -82,7 +104,7 @@ def find_parameters(config: Config, workdir: Path, step: str = "latest") -> Plac
     if found is None:
         raise CipoError(f"--workdir={workdir}: holds no finished checkpoint")
     directory, steps = found
-    return _first_intact(directory, _by_preference(workdir, steps, step))
+    return directory, _by_preference(workdir, steps, step)
 
 
 def check_fits(workdir: Path, config: Config, key: str = "--workdir") -> None:

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from cipo_jax.config.keys import Config, Data, Eval
-from cipo_jax.data.benchmarks.suites import load_suite
+from cipo_jax.data.benchmarks.suites import find_suite, load_suite
 from cipo_jax.data.datasets import Columns, Placed, ProblemSource
 from cipo_jax.data.decontaminate import Match, find_duplicates, find_overlap
 from cipo_jax.data.mixture import Part, TaskSplit, fingerprints, load_parts, open_mixture
 from cipo_jax.data.prompts import PromptWriter
-from cipo_jax.data.sources import GENERATED
+from cipo_jax.data.sources import GENERATED, check_sources
 from cipo_jax.data.tasks.generated import given_solutions
 from cipo_jax.types import Attempt, CipoError, Completion, Outcome, Prompt, Verdict
 
@@ -37,6 +37,22 @@ class ProblemSet:
     source: ProblemSource
     dropped: dict[str, int]
     fingerprints: dict[str, dict[str, Any]]
+
+
+def check_places(config: Config) -> None:
+    """Refuses sources of training and of its evaluations that do not exist, before anything that
+    takes time. What is in them is checked where they are opened.
+
+    Raises:
+      CipoError: as `sources.check_sources` and `suites.find_suite`.
+    """
+    check_sources(config.data.train, "data.train")
+    check_sources(config.data.eval, "data.eval")
+    if config.cold_start.max_steps and not config.init_from:
+        check_sources(config.cold_start.demonstrations, "cold_start.demonstrations")
+    if "overlap" in config.data.drop:
+        for name in config.eval.suites:
+            find_suite(name, config.eval.data_dir)
 
 
 def open_training(config: Config, prompts: PromptWriter, split: str = "train") -> ProblemSet:

@@ -122,7 +122,7 @@ class Attempter:
             for request, completion in self._sample(params, tokens, samples, key):
                 text = self._text(completion.tokens.tolist())
                 prompt = prompts[request // samples]
-                verdict = self._pool.submit(prompt.problem, prompt.thought + text)
+                verdict = self._pool.submit(prompt.problem, prompt.opening + text)
                 first = first or time.monotonic()
                 pending[request] = (completion, text, verdict)
                 bar.update()

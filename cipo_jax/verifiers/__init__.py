@@ -14,6 +14,7 @@ How judging works, for one completion:
       messages.py        what both sides send over their socket, with deadlines
     zygote_process.py  the pool's side of the process that workers are forked from
     zygote.py          that process: imports once what all workers need, forks and kills them
+    openings.py        what the prompt's end has opened, and the pool is given before the completion
     thoughts.py        what of a completion is a thought, and no answer
     worker.py          the worker process: finds the verifier by its kind, calls it, and turns what
                        it returns or raises into one verdict, sent back as JSON

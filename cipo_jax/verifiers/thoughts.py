@@ -5,8 +5,7 @@ inside holds no answer and no program. A thought that is never closed goes on to
 completion, whether it was cut at its limit or not.
 
 A chat template may open the thought itself: the prompt ends in `<think>`, and the completion begins
-inside. `opened_by` finds that tag. Verifiers are given the completion with it in front, so that
-they see the whole thought and need to know nothing else.
+inside. `opened_by` finds that tag (see `openings.py`).
 """
 
 import re

@@ -9,8 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from places import ROOT
+import tiny_hf
+import tiny_models
+from places import ROOT, TESTS
 
+from cipo_jax.commands.evaluate import suite_config
+from cipo_jax.data.benchmarks.suites import load_suite
 from cipo_jax.policy.config import ModelConfig
 
 BENCHMARKS = ROOT / "benchmarks"
@@ -86,6 +90,40 @@ def test_bfloat16_rounded_at_random_moves_what_rounding_to_the_nearest_leaves() 
     moved = [low_precision.learn("bfloat16", nearest, 2, 1e-5, 0) for nearest in (False, True)]
     assert moved[0]["before"] == moved[1]["before"] > 0
     assert moved[0]["moved"] > 1.5 * moved[1]["moved"] > 0
+
+
+@pytest.mark.slow
+def test_evaluation_beside_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch", reason="the peer needs torch")
+    from evaluation_agreement import compare, our_config, shown
+    from peers.transformers_greedy import Greedy
+
+    tokens = tiny_hf.make_tokenizer(tmp_path)
+    sizes = {"vocab_size": -(-tokens // 8) * 8, "max_position_embeddings": 2048}
+    tiny_models.save_tiny_model(tmp_path, **sizes)
+    suites = str(TESTS / "fixtures" / "suites")
+    loaded = load_suite("gsm8k", suites)
+    config = suite_config(our_config(str(tmp_path), suites, 0, 12, "float32", 16), loaded.suite)
+    peer = Greedy(str(tmp_path), "float32", rows=3, threads=1)
+    found = compare(loaded, config, peer, "float32")
+    equal = ("prompts_equal", "tokens_equal", "texts_equal", "verdicts_equal")
+    assert [found[name] for name in equal] == [4, 4, 4, 4] and found["differences"] == []
+    assert found["sampled_tokens"] == [48, 48]
+
+    generate = peer.generate
+
+    def other_token(prompts: list[list[int]], new_tokens: int) -> list[list[int]]:
+        done = generate(prompts, new_tokens)
+        done[2][5] = (done[2][5] + 1) % tokens
+        return done
+
+    monkeypatch.setattr(peer, "generate", other_token)
+    found = compare(loaded, config, peer, "float32")
+    assert [found[name] for name in ("prompts_equal", "tokens_equal")] == [4, 3]
+    (difference,) = found["differences"]
+    assert difference["place"] == 5 and difference["their_gap"] < -1e-3
+    assert difference["our_gap"] == pytest.approx(difference["their_gap"], abs=1e-3)
+    assert "of 1 first differences, 0 are between" in shown(found)
 
 
 def peers(**changed: Any) -> dict[str, list[str]]:

@@ -190,7 +190,35 @@ def test_gold_is_checked_without_a_model(
     assert not (tmp_path / "nowhere").exists()
 
 
+def test_what_is_not_there_is_named_before_anything_is_read(
+    run: Path, tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "load_suites", None)  # it would fail
+    suites = ("math500", "debugbench")
+    config = tiny_config(tokenizer, suites=suites)
+
+    def with_source(source: str) -> Config:
+        model = dataclasses.replace(config.model, source=source)
+        return dataclasses.replace(config, model=model)
+
+    (run / "evaluations" / "old").mkdir(parents=True)
+    (run / "evaluations" / "old" / "results.json").touch()
+    cases = (
+        (tiny_config(tokenizer, suites=suites, data_dir="nowhere"), run, "latest", "a directory"),
+        (tiny_config(tokenizer, suites=(*suites, "mbbp")), run, "latest", "got 'mbbp'"),
+        (tiny_config(tokenizer, suites=suites, name="old"), run, "latest", "results already"),
+        (config, run, "7", "--step: got '7'"),
+        (config, tmp_path, "latest", "is not a run directory"),
+        (with_source("/nowhere"), tmp_path, "latest", "got '/nowhere'"),
+        (with_source(str(tmp_path)), tmp_path, "latest", "has no config.json"),
+    )
+    for wrong, workdir, step, message in cases:
+        with pytest.raises(CipoError, match=message):
+            evaluate_run(wrong, workdir, step)
+
+
 def test_bad_data_is_named_before_the_model_is_touched(
+    run: Path,
     tmp_path: Path,
     tokenizer: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -203,7 +231,7 @@ def test_bad_data_is_named_before_the_model_is_touched(
     (data / "math500.jsonl").write_text(json.dumps(row) + "\n")
     config = tiny_config(tokenizer, suites=("math500",), data_dir=str(data))
     with pytest.raises(CipoError, match=r"math500\.jsonl:1: problem 'a': .*max_prompt_tokens"):
-        evaluate_run(config, tmp_path)
+        evaluate_run(config, run)
     assert "math500.jsonl:1: answer of 'a'" in capsys.readouterr().out
 
 

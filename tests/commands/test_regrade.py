@@ -85,7 +85,7 @@ def test_the_verifier_sees_what_it_saw_the_first_time(
     near = Problem(
         "near", "?", answer="2.50", meta={"tolerance": {"relative": "0.01"}, "x": math.nan}
     )
-    thought = Prompt(SUM, np.array([1]), thought="<think>")
+    thought = Prompt(SUM, np.array([1]), opening="<think>")
     nothing = Completion(np.zeros(0, np.int32), np.zeros(0, np.float32), False)
     untold = Problem("untold", "?", tests={"type": "none"})
     judged = [

@@ -8,7 +8,7 @@ import pytest
 from sandboxes import open_or_skip
 from tiny_hf import make_tokenizer
 
-from cipo_jax.commands.verify import prompt_thought, verify
+from cipo_jax.commands.verify import prompt_opening, verify
 from cipo_jax.config.keys import Config, Verifier
 from cipo_jax.types import CipoError, Outcome
 
@@ -90,16 +90,16 @@ def test_a_guess_about_rows_that_say_nothing_is_counted(tmp_path, capsys):
 
 def test_the_thought_that_a_config_opens(tmp_path):
     config = Config()
-    assert prompt_thought(config) == ""
+    assert prompt_opening(config) == ""
     own = dataclasses.replace(config.data, prompt_template="{question}\n<think>\n")
-    assert prompt_thought(dataclasses.replace(config, data=own)) == "<think>"
+    assert prompt_opening(dataclasses.replace(config, data=own)) == "<think>"
     make_tokenizer(tmp_path)
     for end, thought in (("", ""), ("[THINK]", "[THINK]")):
         (tmp_path / "chat_template.jinja").write_text("{{ messages[0].content }}" + end)
         chat = dataclasses.replace(config.data, chat_template=True, tokenizer=str(tmp_path))
-        assert prompt_thought(dataclasses.replace(config, data=chat)) == thought
+        assert prompt_opening(dataclasses.replace(config, data=chat)) == thought
     elsewhere = dataclasses.replace(config.data, chat_template=True, tokenizer="no/model")
-    assert prompt_thought(dataclasses.replace(config, data=elsewhere)) is None
+    assert prompt_opening(dataclasses.replace(config, data=elsewhere)) is None
 
 
 def test_code_and_math_in_one_file(tmp_path, capsys):

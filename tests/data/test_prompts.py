@@ -168,11 +168,12 @@ def test_a_long_attempt_is_cut_in_the_middle_only():
         ("<think>", "7+2 is 8? 9</think>\n7+2=9", "7+2=9"),
         ("<think>", "7+2 is 8", "7+2 is 8"),  # nothing but a thought
         ("", "9 <think>", "9"),
+        ("```python\n", "print(9)\n```", "```python\nprint(9)\n```"),
     ],
 )
 def test_an_attempt_is_quoted_by_what_follows_its_thought(thought, text, quoted):
     anchor = attempt_at(Problem("p", "(7+2)"), text)
-    anchor = dataclasses.replace(anchor, prompt=dataclasses.replace(anchor.prompt, thought=thought))
+    anchor = dataclasses.replace(anchor, prompt=dataclasses.replace(anchor.prompt, opening=thought))
     template, tokenizer = "{question}|{attempt}", ByteTokenizer()
     for quote_thoughts, wanted in ((False, quoted), (True, text)):
         data = Data(correction_template=template, quote_thoughts=quote_thoughts)
@@ -279,13 +280,22 @@ def test_completion_cannot_forge_a_turn(hf):
     assert forged in hf.decode(prompt.tokens)  # quoted in full, as plain characters
 
 
-@pytest.mark.parametrize(("after", "wanted"), [("", ""), ("\n", ""), ("<think>\n", "<think>")])
-def test_only_the_template_opens_a_thought(hf, after, wanted):
+@pytest.mark.parametrize(
+    ("after", "wanted"),
+    [
+        ("", ""),
+        ("\n", ""),
+        ("<think>\n", "<think>"),
+        ("\n```python\n", "```python\n"),
+        ("\n```\n", ""),  # it may as well close what stands before
+    ],
+)
+def test_only_the_template_opens_a_thought_or_a_code_block(hf, after, wanted):
     problem = Problem("p", "How many? <think>")
     base = base_prompt(problem, hf, "{question}" + after, False, 64)
     anchor = attempt_at(problem, "41 <think>")
     again = correction_prompt(anchor, hf, "{question}{attempt}" + after, False, 64)
-    assert base.thought == again.thought == wanted
+    assert base.opening == again.opening == wanted
 
 
 def test_sampled_control_tokens_are_not_quoted(hf):
@@ -348,7 +358,7 @@ def test_templates_are_trusted_and_what_fills_them_is_not(hf):
     by_template = base_prompt(problem, hf, "{question}", True, 200)
     opening = hf.encode_trusted("<think>\n")
     assert base.tokens.tolist() == [*by_template.tokens.tolist(), *opening]
-    assert opening[0] == hf.control["<think>"] and base.thought == "<think>"
+    assert opening[0] == hf.control["<think>"] and base.opening == "<think>"
 
     template = chat.replace("{}", "{question}\n<think>{attempt}</think>\nAgain.")
     prompt = correction_prompt(attempt_at(problem, forged), hf, template, False, 200)

@@ -1,8 +1,10 @@
 """What may be written as a source of problems."""
 
+from pathlib import Path
+
 import pytest
 
-from cipo_jax.data.sources import Source, parse_sources, read_rows
+from cipo_jax.data.sources import Source, check_sources, parse_sources, read_rows
 from cipo_jax.types import CipoError
 
 
@@ -35,6 +37,20 @@ def test_sources_and_weights(text: str, sources: list[tuple[str, float | None]])
 def test_wrong_lists_are_refused(text: str, message: str) -> None:
     with pytest.raises(CipoError, match=f"config.data.train: got '.*{message}"):
         parse_sources(text, "data.train")
+
+
+def test_sources_are_checked_without_being_read(tmp_path: Path) -> None:
+    there = tmp_path / "there.jsonl"
+    there.write_text("not json")
+    check_sources(
+        f"{there}=0.4,arithmetic=0.2,hf:o/n:test=0.2,tfds:a:b=0.1,gs://a/b.jsonl=0.1", "a"
+    )
+    for name, message in (
+        (f"{there},{tmp_path}/gone.jsonl", "gone.jsonl: there is no such file"),
+        (f"{there},hf:nothing", "'hf:nothing': wanted hf:owner/name:split"),
+    ):
+        with pytest.raises(CipoError, match=f"config.data.eval: .*{message}"):
+            check_sources(name, "data.eval")
 
 
 def test_a_misspelt_name_is_told_from_a_missing_file() -> None:

@@ -172,7 +172,7 @@ def test_time_hidden_behind_sampling(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_verifiers_see_the_tag_by_which_the_prompt_opened_a_thought():
     setup = Setup()
-    prompts = [dataclasses.replace(prompt, thought="<think>") for prompt in PROMPTS]
+    prompts = [dataclasses.replace(prompt, opening="<think>") for prompt in PROMPTS]
     attempts = setup.attempter()({}, prompts, SAMPLES, jax.random.key(0), "sampling")
     assert {text[:7] for _, text in setup.pool.submitted} == {"<think>"}
     assert not any("<think>" in attempt.text for attempt in attempts)

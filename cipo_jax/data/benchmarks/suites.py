@@ -92,15 +92,9 @@ def load_suite(
       CipoError: no such suite or file; a row that is wrong, with its file and line; two rows with
         one id; no rows at all.
     """
-    if name not in SUITES:
-        raise CipoError(f"config.eval.suites: got {name!r}, wanted some of {', '.join(SUITES)}")
+    source = find_suite(name, data_dir)
     suite = SUITES[name]
-    source = _find_file(suite, Path(data_dir)) if data_dir else suite.hub
-    if source is None or suite.item is None:
-        raise CipoError(
-            f"config.eval.data_dir: got '', wanted a directory with {suite.files[0]}.jsonl: {name} "
-            "is not on the hub"
-        )
+    assert suite.item is not None, name
     rows: Iterable[Row] = read_hub(source) if isinstance(source, HubSource) else read_file(source)
     items: dict[str, Item] = {}  # by the problem's id
     skipped: list[str] = []
@@ -129,6 +123,24 @@ def load_suite(
         )
     where = f"{source.name}[{source.split}]" if isinstance(source, HubSource) else str(source)
     return LoadedSuite(suite, where, list(items.values())[: first or None], skipped)
+
+
+def find_suite(name: str, data_dir: str = "") -> Path | HubSource:
+    """Where `load_suite` reads a suite; nothing is read.
+
+    Raises:
+      CipoError: no such suite or file, or it is not on the hub.
+    """
+    if name not in SUITES:
+        raise CipoError(f"config.eval.suites: got {name!r}, wanted some of {', '.join(SUITES)}")
+    suite = SUITES[name]
+    source = _find_file(suite, Path(data_dir)) if data_dir else suite.hub
+    if source is None:
+        raise CipoError(
+            f"config.eval.data_dir: got '', wanted a directory with {suite.files[0]}.jsonl: {name} "
+            "is not on the hub"
+        )
+    return source
 
 
 def _find_file(suite: Suite, data_dir: Path) -> Path:
@@ -216,6 +228,13 @@ _ALL = (
     Suite("aime25", ("aime25",), HubSource("math-ai/aime25"), **_CONTEST),
     Suite("amc23", ("amc23",), HubSource("math-ai/amc23"), **_CONTEST),
     Suite("math500", ("math500",), HubSource("HuggingFaceH4/MATH-500"), **_GREEDY),
+    Suite(
+        "gsm8k",
+        ("gsm8k", "gsm8k_test"),
+        HubSource("openai/gsm8k", "test", "main"),
+        math_item,
+        "greedy pass@1 without examples; published figures mostly show the model 5 or 8",
+    ),
     Suite(
         "minerva",
         ("minerva_math", "minerva"),

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from cipo_jax.policy.huggingface.weights import INDEX_FILE, SINGLE_FILE
 from cipo_jax.types import CipoError
 
 _WANTED = ["*.safetensors", "*.json", "*.txt", "*.jinja", "tokenizer.model"]
@@ -21,6 +22,11 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 class HubUnreachable(CipoError):
     """The hub could not be asked, and its cache does not have the model."""
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether `model_directory` would ask the hub, or its cache, for `source`."""
+    return not Path(source).is_dir() and _HUB_ID.fullmatch(source) is not None
 
 
 @functools.cache
@@ -34,9 +40,12 @@ def model_directory(source: str) -> Path:
 
     Raises:
       HubUnreachable: the hub cannot be reached.
-      CipoError: neither; or the hub refuses or does not have it.
+      CipoError: neither; or the hub refuses or does not have it; or what is there is not in this
+        format.
     """
-    return Path(source) if Path(source).is_dir() else _download(source, None)
+    directory = Path(source) if Path(source).is_dir() else _download(source, None)
+    _require_model(source, directory)
+    return directory
 
 
 def download_model(source: str, directory: Path) -> None:
@@ -51,6 +60,24 @@ def download_model(source: str, directory: Path) -> None:
         with tempfile.TemporaryDirectory() as empty:
             _download(source, Path(empty), ["config.json"])
     _download(source, directory)
+
+
+def _require_model(source: str, directory: Path) -> None:
+    """Refuses a directory without config.json or safetensors; what is in them is not looked at."""
+    weights = (SINGLE_FILE, INDEX_FILE)
+    if not (directory / "config.json").is_file():
+        lacks, remedy = "config.json", ""
+    elif not any((directory / name).is_file() for name in weights):
+        lacks, remedy = " or ".join(weights), ""
+        if any(directory.glob("*.bin")):
+            remedy = "; save weights of torch again, by save_pretrained of transformers"
+    else:
+        return
+    where = "" if Path(source) == directory else f" (in {directory})"
+    raise CipoError(
+        f"config.model.source: {source!r} has no {lacks}{where}; wanted a model in Hugging Face "
+        f"format{remedy}"
+    )
 
 
 def _download(source: str, into: Path | None, wanted: Sequence[str] = _WANTED) -> Path:

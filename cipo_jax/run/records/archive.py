@@ -13,8 +13,8 @@ Fields of a record:
                             else its source said of the problem. The file has both at the problem's
                             first attempt alone, the reader adds them to all
     text                    the completion
-    thought                 the tag by which the prompt opened a thought, "" for none; verifiers see
-                            it before the text
+    opening                 what the prompt opened at its end, such as <think> or a code block, ""
+                            for nothing; verifiers see it before the text. In older files "thought"
     outcome, extracted, detail      the verdict
     prompt_tokens, completion_tokens    lengths
     logprob_sum             natural log of the completion's probability under the sampling
@@ -190,7 +190,7 @@ def _record(attempt: Attempt, index_of: dict[int, int]) -> dict[str, Any]:
         "tests": _tests(problem),
         "meta": _plain(problem.meta),
         "text": attempt.text,
-        "thought": attempt.prompt.thought,
+        "opening": attempt.prompt.opening,
         "outcome": verdict.outcome.value,
         "extracted": verdict.extracted,
         "detail": verdict.detail,

@@ -121,6 +121,14 @@ class Block:
         return all(_SILENT.match(line) or _ASSIGNMENT.match(line) for line in margin)
 
 
+def opened_fence(prompt_end: str) -> str:
+    """The fence of the code block that the end of a prompt opens, with its line break; "" for none.
+    It names Python: one without a mark could as well close a block."""
+    line = prompt_end.rstrip().rpartition("\n")[2]
+    fence = _FENCE.fullmatch(line)
+    return f"{line}\n" if fence and fence[2].lower() in _PYTHON else ""
+
+
 def has_fence(text: str) -> bool:
     """Does a code block begin anywhere in it?"""
     return bool(_fenced(text))

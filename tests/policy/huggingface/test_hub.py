@@ -11,7 +11,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub import errors
 
-from cipo_jax.policy.huggingface.hub import model_directory
+from cipo_jax.policy.huggingface.hub import is_hub_id, model_directory
 from cipo_jax.types import CipoError
 
 
@@ -21,14 +21,38 @@ def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
+def put_model(directory: Path) -> None:
+    """The names of a model's files; what is in them is not looked at."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for name in ("config.json", "model.safetensors"):
+        (directory / name).touch()
+
+
 def test_a_directory_is_taken_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("Qwen/Qwen3-4B").mkdir(parents=True)
+    assert is_hub_id("Qwen/Qwen3-4B") and not is_hub_id(str(tmp_path)) and not is_hub_id("nowhere")
+    put_model(Path("Qwen/Qwen3-4B"))
     assert model_directory("Qwen/Qwen3-4B") == Path("Qwen/Qwen3-4B")
+    assert not is_hub_id("Qwen/Qwen3-4B")
+
+
+def test_a_directory_that_holds_no_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CipoError, match=f"model.source: '{tmp_path}' has no config.json; wanted"):
+        model_directory(str(tmp_path))
+    (tmp_path / "config.json").touch()
+    lacks = r"has no model.safetensors or model.safetensors.index.json; wanted a model in Hugging"
+    with pytest.raises(CipoError, match=rf"{lacks} Face format$"):
+        model_directory(str(tmp_path))
+    (tmp_path / "pytorch_model.bin").touch()
+    with pytest.raises(CipoError, match=rf"{lacks} Face format; save weights of torch again"):
+        model_directory(str(tmp_path))
+    (tmp_path / "model.safetensors").touch()
+    assert model_directory(str(tmp_path)) == tmp_path
 
 
 def test_a_hub_id_is_downloaded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
+    put_model(tmp_path)
 
     def download(repository: str, **how: object) -> str:
         calls.append((repository, how))
@@ -108,6 +132,7 @@ model_directory("some/shared-model")
 
 
 def test_processes_of_a_host_download_one_after_the_other(tmp_path: Path) -> None:
+    put_model(tmp_path)
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", DOWNLOAD, str(tmp_path)],

@@ -49,7 +49,7 @@ def test_every_field_can_be_read_back(tmp_path):
         "tests": None,
         "meta": {},
         "text": "2",
-        "thought": "",
+        "opening": "",
         "outcome": "correct",
         "extracted": "2",
         "detail": "equal",
