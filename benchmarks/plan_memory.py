@@ -52,6 +52,30 @@ SHAPES: dict[str, dict[str, Any]] = {
         "rope_theta": 5e5,
         "norm_eps": 1e-5,
     },
+    "qwen2.5-0.5b": {
+        "vocab_size": 151_936,
+        "num_layers": 24,
+        "d_model": 896,
+        "num_heads": 14,
+        "num_kv_heads": 2,
+        "head_dim": 64,
+        "mlp_dim": 4864,
+        "rope_theta": 1e6,
+        "attention_bias": True,
+        "tie_embeddings": True,
+    },
+    "smollm2-135m": {
+        "vocab_size": 49_152,
+        "num_layers": 30,
+        "d_model": 576,
+        "num_heads": 9,
+        "num_kv_heads": 3,
+        "head_dim": 64,
+        "mlp_dim": 1536,
+        "rope_theta": 1e5,
+        "norm_eps": 1e-5,
+        "tie_embeddings": True,
+    },
 }
 
 

@@ -32,6 +32,7 @@ ARROWS: dict[str, set[str]] = {
 }
 # Within `run`, a module imports only what stands in a line above its own, or its own sub-room.
 RUN = (
+    {"devices"},
     {"hosts", "watch", "problems", "update", "budget", "statistics", "draw"},
     {"rollout", "sampler", "sizes"},
     {"streams", "evaluate", "measures", "parts"},

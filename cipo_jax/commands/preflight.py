@@ -1,23 +1,26 @@
 """`--mode=preflight`: what a training run will need, without training or loading weights.
 
-    devices     those of this machine, or of --topology=v5e:4x4: compiling for a TPU that is not
-                here needs libtpu (`pip install libtpu`), which serves one process at a time
+    devices     those of this machine, or of --topology=h100:8, h100:8x2 (two nodes), v5e:4x4 and so
+                on, which need not be here: see run/devices/topology.py for what that needs
     programs    update, decode chunk and prefills are compiled from shapes alone; bytes are those of
-                one device, as the compiler plans them
+                one device, as the compiler plans them. FLOPs and bytes moved are those of a call;
+                a loop that ends when it ends (over decode steps) counts as one turn. For GPUs also
+                the kernels that each loop launches
+    memory      of a device: what its runtime, its kind or --device_memory says
     data        opened and checked as training does; the verifier is started
 
-On the CPU the compiler plans more temporaries than on accelerators (it computes bfloat16 in
-float32). With --device_memory, or where the devices say what they have, other sizes are compiled as
-well, to find the largest that fit, and a run that does not fit is an error.
+Other sizes are compiled as well, to find the largest that fit into that memory; a run that does not
+fit is an error. On the CPU the compiler plans more temporaries than on accelerators (it computes
+bfloat16 in float32).
 """
-
-from typing import Any
 
 import jax
 
 from cipo_jax.config.checks import check_training
 from cipo_jax.config.command_line import Invocation
 from cipo_jax.config.keys import Config
+from cipo_jax.run.devices.memory import Memory, device_memory
+from cipo_jax.run.devices.topology import topology_devices
 from cipo_jax.run.memory_plan import (
     Fit,
     Plan,
@@ -26,11 +29,10 @@ from cipo_jax.run.memory_plan import (
     fit_slots,
     make_plan,
     open_shapes,
-    topology_devices,
 )
 from cipo_jax.run.parts import open_prompts, open_tokenizer
 from cipo_jax.run.problems import open_evaluation, open_training
-from cipo_jax.run.sizes import DEVICE_GIB, GIB
+from cipo_jax.run.sizes import GIB
 from cipo_jax.types import CipoError
 from cipo_jax.verifiers.judge import open_pool
 
@@ -64,6 +66,15 @@ def preflight(config: Config, topology: str | None, device_gib: float | None) ->
     mesh = shapes.policy.mesh
     axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
     _say(f"devices      {mesh.size} x {devices[0].device_kind}; mesh {axes}")
+    memory = device_memory(devices[0])
+    if device_gib is not None:
+        memory = Memory(int(device_gib * GIB), "by --device_memory")
+    known = (
+        f"{memory.bytes / GIB:.2f} GiB ({memory.source})"
+        if memory
+        else ("not known; --device_memory=GIB looks for what fits")
+    )
+    _say(f"memory       of a device, for programs: {known}")
     plan = make_plan(shapes, _say)
     _say(f"parameters   {plan.parameters:,}")
     for label, size, note in (
@@ -80,14 +91,10 @@ def preflight(config: Config, topology: str | None, device_gib: float | None) ->
     kept = config.checkpoint.keep + config.checkpoint.keep_best + 1
     disk = plan.checkpoint_bytes / GIB
     _say(f"disk         {disk:.3f} GiB a checkpoint, up to {kept * disk:.3f} GiB")
-    device_bytes = _memory(devices, topology, device_gib)
-    if device_bytes is None:
-        known = DEVICE_GIB.get(devices[0].device_kind)
-        about = f"{known} GiB by its data sheet" if known else "not known here"
-        flag = f"--device_memory={known or 'GIB'}"
-        _say(f"memory       of a device: {about}; {flag} looks for what fits")
-    else:
-        _require_fit(shapes, plan, device_bytes)
+    if devices[0].platform == "gpu":
+        _say_kernels(plan)
+    if memory is not None:
+        _require_fit(shapes, plan, memory.bytes)
     return plan
 
 
@@ -95,12 +102,13 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def _memory(devices: list[Any], topology: str | None, gib: float | None) -> int | None:
-    """Bytes of a device, if they are known."""
-    if gib is not None:
-        return int(gib * GIB)
-    stats = None if topology else devices[0].memory_stats()
-    return stats.get("bytes_limit") if stats else None
+def _say_kernels(plan: Plan) -> None:
+    """What one device launches in a call of each program, loop by loop; of the prefills, the
+    widest."""
+    for program in (*plan.programs[:2], plan.programs[-1]):
+        _say(f"kernels      {program.name}")
+        for line in program.work.lines(indent="  "):
+            _say(line)
 
 
 def _require_fit(shapes: Shapes, plan: Plan, device_bytes: int) -> None:
