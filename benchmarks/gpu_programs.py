@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 from plan_memory import SHAPES
 from tpu_programs import GIB, LIVE_TOKENS, decode_roofline, print_collectives
 from tpu_programs import Slice as Devices
@@ -54,7 +55,9 @@ from cipo_jax.sampling.programs import lower_decode, lower_prefill
 from cipo_jax.sampling.settings import EngineSettings, prefill_widths
 
 PROGRAMS = ("update", "decode", "prefill")
-SMALL = 1024  # width of the models with short lengths, at most
+SMALL = 1024  # width of the models with the shortest lengths, at most
+# Tokens of prompts and of completions, where they are not those of configs/math.py.
+LENGTHS = {"short": (512, 2048), "shortest": (512, 1024)}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -67,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", action="store_true", help="print one json object")
     options = parser.parse_args(argv)
     devices = topology_devices(options.gpus)
-    raw = read_config(SHAPES[options.model]["d_model"] <= SMALL)
+    raw = read_config("shortest" if SHAPES[options.model]["d_model"] <= SMALL else "full")
     raw.model.param_dtype, raw.optimizer.name = options.param_dtype, options.optimizer
     shape = ModelConfig(
         **SHAPES[options.model],
@@ -102,13 +105,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         print_step(report["step"])
 
 
-def read_config(short: bool) -> Any:
-    """configs/math.py, with the short lengths of small models."""
+def read_config(lengths: str) -> Any:
+    """configs/math.py, with the lengths of `LENGTHS`."""
     file = Path(__file__).parents[1] / "configs" / "math.py"
     raw = runpy.run_path(str(file))["get_config"]()
-    if short:
-        raw.data.max_prompt_tokens = 512
-        raw.data.max_attempt_tokens = raw.data.max_completion_tokens = 1024
+    if lengths != "full":
+        raw.data.max_prompt_tokens, most = LENGTHS[lengths]
+        raw.data.max_attempt_tokens = raw.data.max_completion_tokens = most
         raw.rollout.problems_per_step = 32
     return raw
 
@@ -127,6 +130,14 @@ def lower(name: str, config: Config, policy: Policy, devices: list[Any]) -> jax.
     """One of `PROGRAMS`."""
     if name == "update":
         return make_policy_update(config, policy, lambda _: 1e-6).lower()
+    mesh, settings = sampler(config, policy, devices)
+    if name == "decode":
+        return lower_decode(policy.model, mesh, settings)
+    return lower_prefill(policy.model, mesh, settings, prefill_widths(settings)[-1], 0)
+
+
+def sampler(config: Config, policy: Policy, devices: list[Any]) -> tuple[Mesh, EngineSettings]:
+    """Mesh and settings of the engine."""
     s = config.sampling
     settings = EngineSettings(
         max_prompt_tokens=policy.longest_correction_prompt,
@@ -137,10 +148,7 @@ def lower(name: str, config: Config, policy: Policy, devices: list[Any]) -> jax.
         page_size=s.page_size,
         cache_tokens=s.cache_tokens,
     )
-    mesh = sharding.make_mesh(-1, 1, s.tensor or 1, devices=devices)
-    if name == "decode":
-        return lower_decode(policy.model, mesh, settings)
-    return lower_prefill(policy.model, mesh, settings, prefill_widths(settings)[-1], 0)
+    return sharding.make_mesh(-1, 1, s.tensor or 1, devices=devices), settings
 
 
 def examine(lowered: jax.stages.Lowered) -> tuple[Work, dict[str, Any]]:

@@ -37,7 +37,7 @@ RUN = (
     {"rollout", "sampler", "sizes"},
     {"streams", "evaluate", "measures", "parts"},
     {"host_state", "records", "memory_plan"},
-    {"parameters", "comparison"},
+    {"parameters", "comparison", "proposal"},
     {"cold_start", "verdict"},
     {"start", "training"},
 )

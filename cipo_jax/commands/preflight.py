@@ -9,10 +9,12 @@
     memory      of a device: what its runtime, its kind or --device_memory says
     data        opened and checked as training does; the verifier is started
 
-Other sizes are compiled as well, to find the largest that fit into that memory; a run that does not
-fit is an error. On the CPU the compiler plans more temporaries than on accelerators (it computes
-bfloat16 in float32).
+Other sizes are compiled as well, to find the largest that fit into that memory. A run that does not
+fit is an error, which names overrides that fit, as far as `run/proposal.py` finds some. On the CPU
+the compiler plans more temporaries than on accelerators (it computes bfloat16 in float32).
 """
+
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 
@@ -22,16 +24,17 @@ from cipo_jax.config.keys import Config
 from cipo_jax.run.devices.memory import Memory, device_memory
 from cipo_jax.run.devices.topology import topology_devices
 from cipo_jax.run.memory_plan import (
-    Fit,
     Plan,
     Shapes,
     fit_microbatch,
     fit_slots,
+    least_bytes,
     make_plan,
     open_shapes,
 )
 from cipo_jax.run.parts import open_prompts, open_tokenizer
 from cipo_jax.run.problems import open_evaluation, open_training
+from cipo_jax.run.proposal import as_flags, propose
 from cipo_jax.run.sizes import GIB
 from cipo_jax.types import CipoError
 from cipo_jax.verifiers.judge import open_pool
@@ -75,6 +78,10 @@ def preflight(config: Config, topology: str | None, device_gib: float | None) ->
         else ("not known; --device_memory=GIB looks for what fits")
     )
     _say(f"memory       of a device, for programs: {known}")
+    if memory is not None and (least := least_bytes(shapes)) > memory.bytes:
+        short = f"state and gradient alone need {least / GIB:.2f} GiB"
+        short += f", a device has {memory.bytes / GIB:.2f}"
+        _refuse(short, _Device(config, devices, memory.bytes))
     plan = make_plan(shapes, _say)
     _say(f"parameters   {plan.parameters:,}")
     for label, size, note in (
@@ -94,8 +101,16 @@ def preflight(config: Config, topology: str | None, device_gib: float | None) ->
     if devices[0].platform == "gpu":
         _say_kernels(plan)
     if memory is not None:
-        _require_fit(shapes, plan, memory.bytes)
+        _require_fit(shapes, plan, _Device(config, devices, memory.bytes))
     return plan
+
+
+class _Device(NamedTuple):
+    """What a plan has to fit into: `bytes` of each of the devices, for `config` as it was given."""
+
+    config: Config
+    devices: list[Any]
+    bytes: int
 
 
 def _say(line: str) -> None:
@@ -111,31 +126,48 @@ def _say_kernels(plan: Plan) -> None:
             _say(line)
 
 
-def _require_fit(shapes: Shapes, plan: Plan, device_bytes: int) -> None:
+def _require_fit(shapes: Shapes, plan: Plan, device: _Device) -> None:
     """Says the largest sizes that fit.
 
     Raises:
-      CipoError: those of the config do not.
+      CipoError: those of the config do not; with what would.
     """
-    c, have = shapes.config, device_bytes / GIB
-    rows = fit_microbatch(shapes, plan, device_bytes, _say)
-    if plan.update_bytes > device_bytes:
-        advice = "lower config.batch.row_tokens, or shard over more devices (config.mesh.fsdp)"
+    c, have = shapes.config, device.bytes / GIB
+    rows = fit_microbatch(shapes, plan, device.bytes, _say)
+    if plan.update_bytes > device.bytes:
+        short = f"the update needs {plan.update_bytes / GIB:.2f} GiB, a device has {have:.2f}"
+        if not rows.size:
+            _refuse(short, device)
         raise CipoError(
-            f"the update needs {plan.update_bytes / GIB:.2f} GiB, a device has {have:.2f}; "
-            f"config.batch.microbatch_rows: got {c.batch.microbatch_rows}, {_wanted(rows, advice)}"
+            f"{short}; config.batch.microbatch_rows: got {c.batch.microbatch_rows}, wanted at most "
+            f"{rows}"
         )
-    slots = fit_slots(shapes, plan, device_bytes, _say)
-    if plan.sampling_bytes > device_bytes:
-        advice = "shard over more devices (config.sampling.tensor)"
-        raise CipoError(
-            f"sampling needs {plan.sampling_bytes / GIB:.2f} GiB, a device has {have:.2f}; "
-            f"config.sampling.slots: got {plan.slots}, {_wanted(slots, advice)}"
-        )
+    slots = fit_slots(shapes, plan, device.bytes, _say)
+    if plan.sampling_bytes > device.bytes:
+        short = f"sampling needs {plan.sampling_bytes / GIB:.2f} GiB, a device has {have:.2f}"
+        if not slots.size:
+            _refuse(short, device)
+        raise CipoError(f"{short}; config.sampling.slots: got {plan.slots}, wanted at most {slots}")
     _say(f"fits         a device has {have:.2f} GiB; the largest useful sizes that would fit:")
     _say(f"  batch.microbatch_rows  {rows}")
     _say(f"  sampling.slots         {slots}")
 
 
-def _wanted(fit: Fit, advice: str) -> str:
-    return f"wanted at most {fit}" if fit.size else f"and none would fit: {advice}"
+def _refuse(short: str, device: _Device) -> NoReturn:
+    """Looks for overrides that fit.
+
+    Raises:
+      CipoError: `short`, and what has been found.
+    """
+    _say(f"too large    {short}; looking for what fits")
+    found = propose(device.config, device.devices, device.bytes, _say)
+    if found is None:
+        raise CipoError(
+            f"{short}; no other optimiser, dtype or length fits, nor a smaller model known here: "
+            "shard over more devices (config.mesh.fsdp)"
+        )
+    plan = found.plan
+    raise CipoError(
+        f"{short}. Compiled, this fits (updating {plan.update_bytes / GIB:.2f} GiB, sampling "
+        f"{plan.sampling_bytes / GIB:.2f} GiB with {plan.slots} slots): {as_flags(found.overrides)}"
+    )

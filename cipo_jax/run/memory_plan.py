@@ -9,10 +9,11 @@ Decides which programs count and what is in memory at the same time, not what fo
 import dataclasses
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from cipo_jax.config.keys import Config
@@ -28,7 +29,13 @@ from cipo_jax.run.parts import (
     open_tokenizer,
 )
 from cipo_jax.run.sizes import GIB, with_sizes
-from cipo_jax.run.update import Policy, Update, bytes_per_device, make_policy_update
+from cipo_jax.run.update import (
+    Policy,
+    Update,
+    bytes_per_device,
+    make_policy_update,
+    make_score,
+)
 from cipo_jax.sampling.programs import (
     abstract_cache,
     abstract_weights,
@@ -131,8 +138,13 @@ class Fit:
         return f"{self.size} ({how}; compiled were {known})"
 
 
-def open_shapes(config: Config, devices: list[Any]) -> Shapes:
+def open_shapes(
+    config: Config, devices: list[Any], shape: Mapping[str, Any] | None = None
+) -> Shapes:
     """What a run of `config` on `devices` compiles.
+
+    Args:
+      shape: of another model instead of the config's, as arguments of `ModelConfig`.
 
     Raises:
       CipoError: whatever in the config cannot work with the devices.
@@ -140,6 +152,12 @@ def open_shapes(config: Config, devices: list[Any]) -> Shapes:
     c, tokenizer = config, open_tokenizer(config)
     mesh = open_mesh(c.mesh, devices)
     policy = open_policy(c, tokenizer, mesh, longest_prompt(c, open_prompts(c, tokenizer)))
+    if shape:
+        m = policy.model
+        same: Any = {n: getattr(m, n) for n in ("param_dtype", "compute_dtype", "remat", "unroll")}
+        other = ModelConfig(**shape, **same)
+        score = make_score(other, mesh, c.sampling.temperature)
+        policy = dataclasses.replace(policy, model=other, score=score)
     c = with_sizes(c, policy)
     sampling, sampling_policy = c.sampling, policy
     hosts = len({device.process_index for device in devices})
@@ -152,10 +170,27 @@ def open_shapes(config: Config, devices: list[Any]) -> Shapes:
     return Shapes(c, policy, (engine.config, engine.mesh, engine.settings))
 
 
-def make_plan(shapes: Shapes, say: Say) -> Plan:
-    """Compiles the programs; `say` is told of each."""
+def least_bytes(shapes: Shapes) -> int:
+    """What an update needs at least, on one device: its state, and the whole gradient in float32,
+    whose norm is known only when all of it is there."""
+    abstract = shapes.update().abstract
+    floats = [x.update(dtype=jnp.float32) for x in jax.tree.leaves(abstract.params)]
+    return bytes_per_device([abstract.params, abstract.opt_state, floats])
+
+
+def compile_update(shapes: Shapes, say: Say) -> Program:
+    """Compiles the update alone."""
+    return compile_program("update", _lower(shapes, shapes.update()), say)
+
+
+def make_plan(shapes: Shapes, say: Say, update_program: Program | None = None) -> Plan:
+    """Compiles the programs; `say` is told of each.
+
+    Args:
+      update_program: the update, if it has been compiled.
+    """
     update, (model, mesh, settings) = shapes.update(), shapes.sampler
-    programs = [compile_program("update", _lower(shapes, update), say)]
+    programs = [update_program or compile_update(shapes, say)]
     for name, lowered in lower_programs(model, mesh, settings).items():
         programs.append(compile_program(name, lowered, say))
     shares = model.param_dtype == model.compute_dtype and mesh == shapes.policy.mesh

@@ -41,7 +41,7 @@ def test_what_is_printed(capsys: pytest.CaptureFixture) -> None:
 @pytest.mark.parametrize(
     ("gib", "message"),
     [
-        ("0.00001", "the update needs .*microbatch_rows: got 8, and none would fit"),
+        ("0.00001", "state and gradient alone need 0.00 GiB, .*; no other optimiser, dtype or "),
         ("0.005", "sampling.slots: got 4096, wanted at most [0-9]+ .*compiled"),
     ],
 )
