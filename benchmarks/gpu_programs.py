@@ -67,11 +67,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--programs", default=",".join(PROGRAMS), help="comma-separated")
     parser.add_argument("--param-dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--optimizer", default="adamw", help="as config.optimizer.name")
+    parser.add_argument("--slots", type=int, default=0, help="0: derived")
+    parser.add_argument("--cache-tokens", type=int, default=0, help="0: derived")
     parser.add_argument("--json", action="store_true", help="print one json object")
     options = parser.parse_args(argv)
     devices = topology_devices(options.gpus)
     raw = read_config("shortest" if SHAPES[options.model]["d_model"] <= SMALL else "full")
     raw.model.param_dtype, raw.optimizer.name = options.param_dtype, options.optimizer
+    raw.sampling.slots, raw.sampling.cache_tokens = options.slots, options.cache_tokens
     shape = ModelConfig(
         **SHAPES[options.model],
         param_dtype=raw.model.param_dtype,
