@@ -23,35 +23,18 @@ import numpy as np
 import optax
 
 from cipo_jax.config.keys import Batch, Config, Correction, Data, Model, Optimizer, Rollout
-from cipo_jax.policy import sharding
+from cipo_jax.policy import published, sharding
 from cipo_jax.policy.huggingface.config import config_from_hf
 from cipo_jax.policy.model import ModelConfig
 from cipo_jax.run.update import Policy, make_policy_update, make_score
 
 SHAPES: dict[str, dict[str, Any]] = {
-    "qwen3-4b": {
-        "vocab_size": 151_936,
-        "num_layers": 36,
-        "d_model": 2560,
-        "num_heads": 32,
-        "num_kv_heads": 8,
-        "head_dim": 128,
-        "mlp_dim": 9728,
-        "rope_theta": 1e6,
-        "qk_norm": True,
-        "tie_embeddings": True,
-    },
-    "llama-8b": {
-        "vocab_size": 128_256,
-        "num_layers": 32,
-        "d_model": 4096,
-        "num_heads": 32,
-        "num_kv_heads": 8,
-        "head_dim": 128,
-        "mlp_dim": 14_336,
-        "rope_theta": 5e5,
-        "norm_eps": 1e-5,
-    },
+    "llama-8b": published.SHAPES["meta-llama/Llama-3.1-8B"],
+    "qwen3-4b": published.SHAPES["Qwen/Qwen3-4B"],
+    "qwen3-1.7b": published.SHAPES["Qwen/Qwen3-1.7B"],
+    "qwen3-0.6b": published.SHAPES["Qwen/Qwen3-0.6B"],
+    "qwen2.5-0.5b": published.SHAPES["Qwen/Qwen2.5-0.5B"],
+    "smollm2-135m": published.SHAPES["HuggingFaceTB/SmolLM2-135M"],
 }
 
 

@@ -37,14 +37,14 @@ from typing import Any
 import jax
 from one_device.decode import HBM_BANDWIDTH, step_bytes
 from one_device.work import count_parameters
-from optimised_hlo import collectives, hbm_traffic, parse
 from plan_memory import SHAPES
 
 from cipo_jax.config.keys import Config
 from cipo_jax.config.resolve import resolve
 from cipo_jax.policy import sharding
 from cipo_jax.policy.model import ModelConfig
-from cipo_jax.run.memory_plan import topology_devices
+from cipo_jax.run.devices.optimised_hlo import collectives, hbm_traffic, parse
+from cipo_jax.run.devices.topology import topology_devices
 from cipo_jax.run.update import Policy, make_policy_update, make_score
 from cipo_jax.run.watch.speed import PEAK_FLOPS
 from cipo_jax.sampling.choose import Choice
@@ -231,7 +231,12 @@ def print_program(name: str, program: dict[str, Any]) -> None:
         f"{name}: peak {program['peak_bytes'] / GIB:.2f} GiB a chip, of them arguments "
         f"{program['argument_bytes'] / GIB:.2f}; compiled in {program['seconds']:.0f} s"
     )
-    for kind, rows in program["collectives"].items():
+    print_collectives(program["collectives"])
+
+
+def print_collectives(found: dict[str, list[dict[str, Any]]]) -> None:
+    """A line for each kind and depth."""
+    for kind, rows in found.items():
         for row in rows:
             print(
                 f"    {kind:18} depth {row['depth']}: {row['count']:3d} of "

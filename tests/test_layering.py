@@ -32,11 +32,12 @@ ARROWS: dict[str, set[str]] = {
 }
 # Within `run`, a module imports only what stands in a line above its own, or its own sub-room.
 RUN = (
+    {"devices"},
     {"hosts", "watch", "problems", "update", "budget", "statistics", "draw"},
     {"rollout", "sampler", "sizes"},
     {"streams", "evaluate", "measures", "parts"},
     {"host_state", "records", "memory_plan"},
-    {"parameters", "comparison"},
+    {"parameters", "comparison", "proposal"},
     {"cold_start", "verdict"},
     {"start", "training"},
 )

@@ -13,28 +13,13 @@ from peers.turns import Measured, spread
 from cipo_jax.policy import model
 from cipo_jax.policy.config import ModelConfig
 from cipo_jax.policy.random_keys import key_data, random_key
+from cipo_jax.run.devices.chips import CHIPS
 from cipo_jax.sampling.choose import Choice
 from cipo_jax.sampling.engine import Engine
 from cipo_jax.sampling.settings import EngineSettings, cache_dtype
 
-# Bytes per second of a device's memory, by `jax.Device.device_kind`. TPUs: the pages on v4, v5e,
-# v5p and v6e under cloud.google.com/tpu/docs. GPUs: NVIDIA's data sheets of A100, H100 and H200.
-HBM_BANDWIDTH = {
-    "TPU v4": 1.2e12,
-    "TPU v5 lite": 0.819e12,
-    "TPU v5e": 0.819e12,
-    "TPU v5": 2.765e12,
-    "TPU v5p": 2.765e12,
-    "TPU v6 lite": 1.6e12,
-    "TPU v6e": 1.6e12,
-    "NVIDIA A100-SXM4-40GB": 1.555e12,
-    "NVIDIA A100-SXM4-80GB": 2.039e12,
-    "NVIDIA A100-PCIE-40GB": 1.555e12,
-    "NVIDIA A100 80GB PCIe": 1.935e12,
-    "NVIDIA H100 PCIe": 2.0e12,
-    "NVIDIA H100 80GB HBM3": 3.35e12,
-    "NVIDIA H200": 4.8e12,
-}
+# Bytes per second of a device's memory, by `jax.Device.device_kind`.
+HBM_BANDWIDTH = {kind: chip.bandwidth for kind, chip in CHIPS.items()}
 
 
 def measure_decode(work: Work) -> list[dict[str, Any]]:

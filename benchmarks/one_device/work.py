@@ -11,13 +11,10 @@ from plan_memory import SHAPES
 from cipo_jax.policy import model, sharding
 from cipo_jax.policy.config import ModelConfig
 
-QWEN3 = {"head_dim": 128, "rope_theta": 1e6, "qk_norm": True, "tie_embeddings": True}
 MODELS: dict[str, dict[str, Any]] = {
     "qwen3-4b": SHAPES["qwen3-4b"],
-    "qwen3-0.6b": QWEN3
-    | {"vocab_size": 151_936, "num_layers": 28, "d_model": 1024, "mlp_dim": 3072}
-    | {"num_heads": 16, "num_kv_heads": 8},
-    "tiny": QWEN3
+    "qwen3-0.6b": SHAPES["qwen3-0.6b"],
+    "tiny": SHAPES["qwen3-0.6b"]
     | {"vocab_size": 512, "num_layers": 2, "d_model": 64, "mlp_dim": 128}
     | {"num_heads": 4, "num_kv_heads": 2, "head_dim": 16},
 }

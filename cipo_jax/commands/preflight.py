@@ -1,36 +1,41 @@
 """`--mode=preflight`: what a training run will need, without training or loading weights.
 
-    devices     those of this machine, or of --topology=v5e:4x4: compiling for a TPU that is not
-                here needs libtpu (`pip install libtpu`), which serves one process at a time
+    devices     those of this machine, or of --topology=h100:8, h100:8x2 (two nodes), v5e:4x4 and so
+                on, which need not be here: see run/devices/topology.py for what that needs
     programs    update, decode chunk and prefills are compiled from shapes alone; bytes are those of
-                one device, as the compiler plans them
+                one device, as the compiler plans them. FLOPs and bytes moved are those of a call;
+                a loop that ends when it ends (over decode steps) counts as one turn. For GPUs also
+                the kernels that each loop launches
+    memory      of a device: what its runtime, its kind or --device_memory says
     data        opened and checked as training does; the verifier is started
 
-On the CPU the compiler plans more temporaries than on accelerators (it computes bfloat16 in
-float32). With --device_memory, or where the devices say what they have, other sizes are compiled as
-well, to find the largest that fit, and a run that does not fit is an error.
+Other sizes are compiled as well, to find the largest that fit into that memory. A run that does not
+fit is an error, which names overrides that fit, as far as `run/proposal.py` finds some. On the CPU
+the compiler plans more temporaries than on accelerators (it computes bfloat16 in float32).
 """
 
-from typing import Any
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 
 from cipo_jax.config.checks import check_training
 from cipo_jax.config.command_line import Invocation
 from cipo_jax.config.keys import Config
+from cipo_jax.run.devices.memory import Memory, device_memory
+from cipo_jax.run.devices.topology import topology_devices
 from cipo_jax.run.memory_plan import (
-    Fit,
     Plan,
     Shapes,
     fit_microbatch,
     fit_slots,
+    least_bytes,
     make_plan,
     open_shapes,
-    topology_devices,
 )
 from cipo_jax.run.parts import open_prompts, open_tokenizer
 from cipo_jax.run.problems import open_evaluation, open_training
-from cipo_jax.run.sizes import DEVICE_GIB, GIB
+from cipo_jax.run.proposal import as_flags, propose
+from cipo_jax.run.sizes import GIB
 from cipo_jax.types import CipoError
 from cipo_jax.verifiers.judge import open_pool
 
@@ -64,6 +69,19 @@ def preflight(config: Config, topology: str | None, device_gib: float | None) ->
     mesh = shapes.policy.mesh
     axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
     _say(f"devices      {mesh.size} x {devices[0].device_kind}; mesh {axes}")
+    memory = device_memory(devices[0])
+    if device_gib is not None:
+        memory = Memory(int(device_gib * GIB), "by --device_memory")
+    known = (
+        f"{memory.bytes / GIB:.2f} GiB ({memory.source})"
+        if memory
+        else ("not known; --device_memory=GIB looks for what fits")
+    )
+    _say(f"memory       of a device, for programs: {known}")
+    if memory is not None and (least := least_bytes(shapes)) > memory.bytes:
+        short = f"state and gradient alone need {least / GIB:.2f} GiB"
+        short += f", a device has {memory.bytes / GIB:.2f}"
+        _refuse(short, _Device(config, devices, memory.bytes))
     plan = make_plan(shapes, _say)
     _say(f"parameters   {plan.parameters:,}")
     for label, size, note in (
@@ -80,54 +98,76 @@ def preflight(config: Config, topology: str | None, device_gib: float | None) ->
     kept = config.checkpoint.keep + config.checkpoint.keep_best + 1
     disk = plan.checkpoint_bytes / GIB
     _say(f"disk         {disk:.3f} GiB a checkpoint, up to {kept * disk:.3f} GiB")
-    device_bytes = _memory(devices, topology, device_gib)
-    if device_bytes is None:
-        known = DEVICE_GIB.get(devices[0].device_kind)
-        about = f"{known} GiB by its data sheet" if known else "not known here"
-        flag = f"--device_memory={known or 'GIB'}"
-        _say(f"memory       of a device: {about}; {flag} looks for what fits")
-    else:
-        _require_fit(shapes, plan, device_bytes)
+    if devices[0].platform == "gpu":
+        _say_kernels(plan)
+    if memory is not None:
+        _require_fit(shapes, plan, _Device(config, devices, memory.bytes))
     return plan
+
+
+class _Device(NamedTuple):
+    """What a plan has to fit into: `bytes` of each of the devices, for `config` as it was given."""
+
+    config: Config
+    devices: list[Any]
+    bytes: int
 
 
 def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def _memory(devices: list[Any], topology: str | None, gib: float | None) -> int | None:
-    """Bytes of a device, if they are known."""
-    if gib is not None:
-        return int(gib * GIB)
-    stats = None if topology else devices[0].memory_stats()
-    return stats.get("bytes_limit") if stats else None
+def _say_kernels(plan: Plan) -> None:
+    """What one device launches in a call of each program, loop by loop; of the prefills, the
+    widest."""
+    for program in (*plan.programs[:2], plan.programs[-1]):
+        _say(f"kernels      {program.name}")
+        for line in program.work.lines(indent="  "):
+            _say(line)
 
 
-def _require_fit(shapes: Shapes, plan: Plan, device_bytes: int) -> None:
+def _require_fit(shapes: Shapes, plan: Plan, device: _Device) -> None:
     """Says the largest sizes that fit.
 
     Raises:
-      CipoError: those of the config do not.
+      CipoError: those of the config do not; with what would.
     """
-    c, have = shapes.config, device_bytes / GIB
-    rows = fit_microbatch(shapes, plan, device_bytes, _say)
-    if plan.update_bytes > device_bytes:
-        advice = "lower config.batch.row_tokens, or shard over more devices (config.mesh.fsdp)"
+    c, have = shapes.config, device.bytes / GIB
+    rows = fit_microbatch(shapes, plan, device.bytes, _say)
+    if plan.update_bytes > device.bytes:
+        short = f"the update needs {plan.update_bytes / GIB:.2f} GiB, a device has {have:.2f}"
+        if not rows.size:
+            _refuse(short, device)
         raise CipoError(
-            f"the update needs {plan.update_bytes / GIB:.2f} GiB, a device has {have:.2f}; "
-            f"config.batch.microbatch_rows: got {c.batch.microbatch_rows}, {_wanted(rows, advice)}"
+            f"{short}; config.batch.microbatch_rows: got {c.batch.microbatch_rows}, wanted at most "
+            f"{rows}"
         )
-    slots = fit_slots(shapes, plan, device_bytes, _say)
-    if plan.sampling_bytes > device_bytes:
-        advice = "shard over more devices (config.sampling.tensor)"
-        raise CipoError(
-            f"sampling needs {plan.sampling_bytes / GIB:.2f} GiB, a device has {have:.2f}; "
-            f"config.sampling.slots: got {plan.slots}, {_wanted(slots, advice)}"
-        )
+    slots = fit_slots(shapes, plan, device.bytes, _say)
+    if plan.sampling_bytes > device.bytes:
+        short = f"sampling needs {plan.sampling_bytes / GIB:.2f} GiB, a device has {have:.2f}"
+        if not slots.size:
+            _refuse(short, device)
+        raise CipoError(f"{short}; config.sampling.slots: got {plan.slots}, wanted at most {slots}")
     _say(f"fits         a device has {have:.2f} GiB; the largest useful sizes that would fit:")
     _say(f"  batch.microbatch_rows  {rows}")
     _say(f"  sampling.slots         {slots}")
 
 
-def _wanted(fit: Fit, advice: str) -> str:
-    return f"wanted at most {fit}" if fit.size else f"and none would fit: {advice}"
+def _refuse(short: str, device: _Device) -> NoReturn:
+    """Looks for overrides that fit.
+
+    Raises:
+      CipoError: `short`, and what has been found.
+    """
+    _say(f"too large    {short}; looking for what fits")
+    found = propose(device.config, device.devices, device.bytes, _say)
+    if found is None:
+        raise CipoError(
+            f"{short}; no other optimiser, dtype or length fits, nor a smaller model known here: "
+            "shard over more devices (config.mesh.fsdp)"
+        )
+    plan = found.plan
+    raise CipoError(
+        f"{short}. Compiled, this fits (updating {plan.update_bytes / GIB:.2f} GiB, sampling "
+        f"{plan.sampling_bytes / GIB:.2f} GiB with {plan.slots} slots): {as_flags(found.overrides)}"
+    )

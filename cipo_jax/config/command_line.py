@@ -37,7 +37,7 @@ _FLAGS: dict[str, tuple[Callable[..., Any], Any, str]] = {
     "num_processes": (flags.DEFINE_integer, None, "Processes in all."),
     "process_id": (flags.DEFINE_integer, None, "Which process this is, from 0."),
     "connect_timeout": (flags.DEFINE_integer, 300, "Seconds to wait for the other processes."),
-    "topology": (flags.DEFINE_string, None, "TPU to plan for, such as v5e:4x4."),
+    "topology": (flags.DEFINE_string, None, "Devices to plan for, such as h100:8 or v5e:4x4."),
     "device_memory": (flags.DEFINE_float, None, "GiB that a device has."),
 }
 _COMMON = ("mode", "config", "workdir", "traceback")

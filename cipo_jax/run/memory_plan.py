@@ -7,16 +7,19 @@ Decides which programs count and what is in memory at the same time, not what fo
 """
 
 import dataclasses
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from cipo_jax.config.keys import Config
 from cipo_jax.policy import sharding
 from cipo_jax.policy.model import ModelConfig
+from cipo_jax.run.devices.optimised_hlo import Work, parse, work
 from cipo_jax.run.parts import (
     longest_prompt,
     open_engine,
@@ -26,7 +29,13 @@ from cipo_jax.run.parts import (
     open_tokenizer,
 )
 from cipo_jax.run.sizes import GIB, with_sizes
-from cipo_jax.run.update import Policy, Update, bytes_per_device, make_policy_update
+from cipo_jax.run.update import (
+    Policy,
+    Update,
+    bytes_per_device,
+    make_policy_update,
+    make_score,
+)
 from cipo_jax.sampling.programs import (
     abstract_cache,
     abstract_weights,
@@ -47,11 +56,13 @@ class Program:
     Attributes:
       argument_bytes: of what it is given. Results that replace none of that are in
         `temporary_bytes`.
+      work: of a call.
     """
 
     name: str
     argument_bytes: int
     temporary_bytes: int
+    work: Work = Work()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,28 +138,13 @@ class Fit:
         return f"{self.size} ({how}; compiled were {known})"
 
 
-def topology_devices(topology: str) -> list[Any]:
-    """The devices of a TPU that is not here, such as "v5e:4x4".
-
-    Raises:
-      CipoError: libtpu is missing or busy, or does not know the name.
-    """
-    from jax.experimental.topologies import get_topology_desc
-
-    # The two cores of a v4 chip make one device, as on real ones.
-    options = {"chip_config_name": "megacore"} if topology.startswith("v4") else {}
-    try:
-        return get_topology_desc(topology, platform="tpu", **options).devices
-    except Exception as error:  # whatever the plugin raises
-        raise CipoError(
-            f"--topology={topology}: cannot be compiled for here ({str(error)[:300]}); wanted a "
-            "name such as v5e:4x4, libtpu installed, no other process that uses it, and without "
-            "a TPU in the machine TPU_SKIP_MDS_QUERY=1 in the environment"
-        ) from error
-
-
-def open_shapes(config: Config, devices: list[Any]) -> Shapes:
+def open_shapes(
+    config: Config, devices: list[Any], shape: Mapping[str, Any] | None = None
+) -> Shapes:
     """What a run of `config` on `devices` compiles.
+
+    Args:
+      shape: of another model instead of the config's, as arguments of `ModelConfig`.
 
     Raises:
       CipoError: whatever in the config cannot work with the devices.
@@ -156,6 +152,12 @@ def open_shapes(config: Config, devices: list[Any]) -> Shapes:
     c, tokenizer = config, open_tokenizer(config)
     mesh = open_mesh(c.mesh, devices)
     policy = open_policy(c, tokenizer, mesh, longest_prompt(c, open_prompts(c, tokenizer)))
+    if shape:
+        m = policy.model
+        same: Any = {n: getattr(m, n) for n in ("param_dtype", "compute_dtype", "remat", "unroll")}
+        other = ModelConfig(**shape, **same)
+        score = make_score(other, mesh, c.sampling.temperature)
+        policy = dataclasses.replace(policy, model=other, score=score)
     c = with_sizes(c, policy)
     sampling, sampling_policy = c.sampling, policy
     hosts = len({device.process_index for device in devices})
@@ -168,10 +170,27 @@ def open_shapes(config: Config, devices: list[Any]) -> Shapes:
     return Shapes(c, policy, (engine.config, engine.mesh, engine.settings))
 
 
-def make_plan(shapes: Shapes, say: Say) -> Plan:
-    """Compiles the programs; `say` is told of each."""
+def least_bytes(shapes: Shapes) -> int:
+    """What an update needs at least, on one device: its state, and the whole gradient in float32,
+    whose norm is known only when all of it is there."""
+    abstract = shapes.update().abstract
+    floats = [x.update(dtype=jnp.float32) for x in jax.tree.leaves(abstract.params)]
+    return bytes_per_device([abstract.params, abstract.opt_state, floats])
+
+
+def compile_update(shapes: Shapes, say: Say) -> Program:
+    """Compiles the update alone."""
+    return compile_program("update", _lower(shapes, shapes.update()), say)
+
+
+def make_plan(shapes: Shapes, say: Say, update_program: Program | None = None) -> Plan:
+    """Compiles the programs; `say` is told of each.
+
+    Args:
+      update_program: the update, if it has been compiled.
+    """
     update, (model, mesh, settings) = shapes.update(), shapes.sampler
-    programs = [compile_program("update", _lower(shapes, update), say)]
+    programs = [update_program or compile_update(shapes, say)]
     for name, lowered in lower_programs(model, mesh, settings).items():
         programs.append(compile_program(name, lowered, say))
     shares = model.param_dtype == model.compute_dtype and mesh == shapes.policy.mesh
@@ -193,14 +212,7 @@ def fit_microbatch(shapes: Shapes, plan: Plan, device_bytes: int, say: Say) -> F
 
     def measure(size: int) -> int:
         lowered = _lower(shapes, shapes.update(size))
-        try:
-            program = compile_program(f"update with {size} rows", lowered, say)
-        except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            # XLA for TPU knows the memory of its devices, but does not say how much it would need.
-            say(f"update with {size} rows does not fit")
-            return 2 * device_bytes
+        program = compile_program(f"update with {size} rows", lowered, say)
         return program.argument_bytes + program.temporary_bytes
 
     step = sharding.row_count(shapes.policy.mesh)
@@ -262,13 +274,21 @@ def _estimate(compiled: dict[int, int], step: int, most: int, device_bytes: int)
 
 
 def compile_program(name: str, lowered: jax.stages.Lowered, say: Say) -> Program:
-    """Compiles it and says what it needs.
+    """Compiles it and says what it needs. Of a program that the compiler refuses as too large, only
+    the temporaries are known, at most roughly.
 
     Raises:
       CipoError: the compiler of these devices does not plan memory.
     """
     began = time.monotonic()
-    compiled = lowered.compile()
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        # XLA for TPU knows the memory of its devices.
+        say(f"{name:12} refused by the compiler: {str(error).splitlines()[0][:160]}")
+        return Program(name, 0, _needed(str(error)))
     memory = compiled.memory_analysis()
     if memory is None:
         raise CipoError("preflight: the compiler of these devices does not plan memory")
@@ -278,14 +298,23 @@ def compile_program(name: str, lowered: jax.stages.Lowered, say: Say) -> Program
     # XLA for CPU does not.
     beside = memory.peak_memory_in_bytes - arguments
     temporaries = beside if beside > fresh else memory.temp_size_in_bytes + fresh
+    done = work(*parse(compiled.as_text() or ""))
     costs: Any = compiled.cost_analysis() or {}
-    # As XLA counts them on one device, a loop's body once.
-    flops = f", {costs['flops']:.2e} FLOPs" if costs.get("flops") else ""
+    # XLA for TPU writes matrix products as convolutions; it counts a loop's body once.
+    flops = done.total("flops") or costs.get("flops", 0.0)
     say(
-        f"{name:12} arguments {arguments / GIB:.3f} GiB, temporaries {temporaries / GIB:.3f} GiB"
-        f"{flops}, compiled in {time.monotonic() - began:.0f} s"
+        f"{name:12} arguments {arguments / GIB:.3f} GiB, temporaries {temporaries / GIB:.3f} GiB, "
+        f"{flops:.2e} FLOPs, {done.total('bytes'):.2e} bytes, "
+        f"compiled in {time.monotonic() - began:.0f} s"
     )
-    return Program(name, arguments, temporaries)
+    return Program(name, arguments, temporaries, done)
+
+
+def _needed(refusal: str) -> int:
+    """What a refused program needs, where XLA for TPU says so; else more than any device has."""
+    found = re.search(r"([\d.]+)([KMGT])\)? (?:of|exceeds)", refusal)
+    units = {"K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}
+    return int(float(found[1]) * units[found[2]]) if found else 2**50
 
 
 def _lower(shapes: Shapes, update: Update) -> jax.stages.Lowered:

@@ -11,8 +11,7 @@ verifier workers is decided in `verifiers/judge.py`, which needs no model.
 """
 
 import dataclasses
-import os
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +20,7 @@ from cipo_jax.config.keys import Config
 from cipo_jax.policy import sharding
 from cipo_jax.policy.cache.pages import stored_width
 from cipo_jax.policy.model import ModelConfig, abstract_params
+from cipo_jax.run.devices.memory import device_memory
 from cipo_jax.run.hosts.processes import Hosts
 from cipo_jax.run.update import Policy, policy_plan, rows_needed
 from cipo_jax.sampling.settings import default_cache_dtype
@@ -36,15 +36,6 @@ MOST_SLOTS = 256  # of a row shard; more gain little
 # Completions end before their limit: slots are planned for this part of the full length.
 USUAL_PART = 8
 GIB = 2**30
-
-# Memory of one device in GiB, by `jax.Device.device_kind`, where the runtime does not say it. TPUs:
-# the pages on v4, v5e, v5p and v6e under cloud.google.com/tpu/docs. GPUs: NVIDIA's data sheets.
-DEVICE_GIB = {
-    "TPU v4": 32,
-    **dict.fromkeys(("TPU v5 lite", "TPU v5e"), 16),
-    **dict.fromkeys(("TPU v5", "TPU v5p"), 95),
-    **dict.fromkeys(("TPU v6 lite", "TPU v6e"), 32),
-}
 
 
 class Size(NamedTuple):
@@ -102,17 +93,6 @@ def longest_trained(config: Config, policy: Policy) -> int:
     return longest + policy.longest_completion
 
 
-def device_bytes(device: Any) -> int | None:
-    """The memory of a device, a CPU's divided over the devices made of it; None: not known."""
-    if device.platform == "cpu":
-        whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return whole // len(jax.local_devices(backend="cpu"))
-    if device.device_kind in DEVICE_GIB:
-        return DEVICE_GIB[device.device_kind] * GIB
-    stats = device.memory_stats()
-    return stats.get("bytes_limit") if stats else None
-
-
 def _of_the_update(config: Config, policy: Policy) -> dict[str, Size]:
     sizes, batch = {}, config.batch
     on_cpu = policy.mesh.devices.flat[0].platform == "cpu"
@@ -147,7 +127,8 @@ def _of_sampling(config: Config, policy: Policy, sequences: int) -> dict[str, Si
     # JAX tells the memory of this host's devices alone.
     own = (d for d in devices if d.process_index == jax.process_index())
     device = next(own, devices[0])
-    on_cpu, memory = device.platform == "cpu", device_bytes(device)
+    on_cpu, known = device.platform == "cpu", device_memory(device)
+    memory = None if known is None else known.bytes
     tensor = s.tensor
     if not tensor:
         sizes["sampling.tensor"] = _tensor_shards(config, policy, None if on_cpu else memory)

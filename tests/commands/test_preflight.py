@@ -41,7 +41,7 @@ def test_what_is_printed(capsys: pytest.CaptureFixture) -> None:
 @pytest.mark.parametrize(
     ("gib", "message"),
     [
-        ("0.00001", "the update needs .*microbatch_rows: got 8, and none would fit"),
+        ("0.00001", "state and gradient alone need 0.00 GiB, .*; no other optimiser, dtype or "),
         ("0.005", "sampling.slots: got 4096, wanted at most [0-9]+ .*compiled"),
     ],
 )
@@ -124,3 +124,24 @@ def test_for_a_tpu_that_is_not_here() -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     assert "8 x TPU v5" in done.stdout and "fits" in done.stdout
     assert jax.devices()[0].platform == "cpu"  # this process is not the one that asked
+
+
+@pytest.mark.slow
+def test_for_gpus_that_are_not_here(capsys: pytest.CaptureFixture) -> None:
+    if importlib.util.find_spec("jax_cuda13_plugin") is None:
+        pytest.skip("compiling for a GPU needs JAX's plugin: pip install -e '.[cuda]'")
+    sizes = ["--config.batch.row_tokens=128", ROWS, "--config.model.head_dim=16"]
+    bfloat16 = "--config.model.compute_dtype=bfloat16"
+    run(["cipo_jax", "--mode=preflight", CONFIG, "--topology=h100:4x2", *sizes, bfloat16])
+    text = capsys.readouterr().out
+    assert "8 x NVIDIA H100 80GB HBM3" in text
+    assert "59.33 GiB (75% of 79.1 GiB" in text
+    lines = text.splitlines()
+    assert lines[-1].startswith("  sampling.slots         16 (compiled;")
+    # Attention is cuDNN's, and layers are a loop of 2 turns; decode steps are as many as needed.
+    update, decode = (lines.index(f"kernels      {name}") for name in ("update", "decode chunk"))
+    assert any("each of 2 turns: " in line for line in lines[update:decode])
+    assert any(line.startswith("    each of as many turns as needed: ") for line in lines[decode:])
+    (line,) = (line for line in lines if line.startswith("update  "))
+    flops = line.split(" FLOPs")[0].split()[-1]
+    assert float(flops) > 6 * 10_232 * 128

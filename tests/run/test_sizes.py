@@ -10,7 +10,9 @@ from cipo_jax.config import default_config
 from cipo_jax.config.keys import Config
 from cipo_jax.config.resolve import resolve
 from cipo_jax.policy.model import ModelConfig
-from cipo_jax.run.sizes import GIB, derive_sizes, device_bytes, with_sizes
+from cipo_jax.run.devices.chips import CHIPS
+from cipo_jax.run.devices.memory import device_memory
+from cipo_jax.run.sizes import GIB, derive_sizes, with_sizes
 from cipo_jax.run.update import Policy, policy_plan, rows_needed
 from cipo_jax.types import CipoError
 
@@ -35,7 +37,10 @@ def policy(
 ) -> Policy:
     """On `devices` of a kind that need not be here, all on the fsdp axis."""
     one = SimpleNamespace(
-        platform="cpu" if kind == "cpu" else "tpu", device_kind=kind, process_index=0
+        platform="cpu" if kind == "cpu" else "tpu",
+        device_kind=kind,
+        process_index=0,
+        memory_stats=lambda: None,
     )
     mesh: Any = SimpleNamespace(
         size=devices,
@@ -78,8 +83,7 @@ def test_a_4b_model_on_a_slice(kind: str, devices: int, tensor: int, shards: int
     assert sizes["sampling.tensor"] == tensor
     # Keys and values of a token, on one device of a row shard, in bfloat16.
     each = 2 * 36 * (8 // tensor) * 128 * 2
-    memory = {"TPU v5e": 16, "TPU v4": 32, "TPU v5p": 95}[kind] * GIB
-    assert sizes["sampling.cache_tokens"] == memory // 4 // each * shards
+    assert sizes["sampling.cache_tokens"] == CHIPS[kind].memory // 4 // each * shards
     assert sizes["sampling.slots"] % shards == 0
     assert 100 < sizes["sampling.slots"] <= 1024
 
@@ -126,12 +130,12 @@ def test_a_size_that_is_set_is_kept_and_the_others_follow_it() -> None:
 def test_a_cache_beyond_memory_is_cut_and_its_slots_with_it() -> None:
     wide = dataclasses.replace(TINY, num_layers=100, num_kv_heads=64, num_heads=64, head_dim=512)
     long = policy(model=wide, lengths=(1000, 30_000, 2000))
-    memory = device_bytes(long.mesh.devices.flat[0])
+    memory = device_memory(long.mesh.devices.flat[0])
     assert memory is not None
     each = 2 * 100 * 64 * 512 * 4
     sizes = values(config(), long)
     full = (-(-32_000 // 64) + 1) * 64
-    assert sizes["sampling.cache_tokens"] == max(full, memory // 4 // each)
+    assert sizes["sampling.cache_tokens"] == max(full, memory.bytes // 4 // each)
     assert sizes["sampling.slots"] < 256
 
 

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from cipo_jax.policy import model, sharding
-from cipo_jax.run.memory_plan import topology_devices
+from cipo_jax.run.devices.topology import topology_devices
 from cipo_jax.sampling.choose import Choice
 from cipo_jax.sampling.programs import abstract_cache, lower_decode, lower_prefill
 from cipo_jax.sampling.settings import EngineSettings

@@ -7,6 +7,6 @@
     profiling.py    a trace of chosen steps
 
 Nothing here changes what a run computes. To add a health rule: a key in the config's `Health` whose
-name ends in `_floor` or `_ceiling`, and a `Rule` in `health.health_rules`. To add the peak of a
-device: a line in `speed.PEAK_FLOPS`, with its source.
+name ends in `_floor` or `_ceiling`, and a `Rule` in `health.health_rules`. Peaks of devices are in
+`devices/chips.py`.
 """

@@ -8,25 +8,15 @@ from collections.abc import Mapping
 import numpy as np
 
 from cipo_jax.policy.config import ModelConfig
+from cipo_jax.run.devices.chips import CHIPS
 from cipo_jax.types import TrainBatch
 
 # The beginnings of names of metrics that depend on the machine and the time: two runs that are
 # otherwise equal to the bit differ in them.
 MEASURED = ("time/", "compile/", "tokens/per_second", "tokens/trained_per_second", "update/mfu")
 
-# Dense bfloat16 FLOPs per second of one device, by `jax.Device.device_kind`. TPUs: the pages on v4
-# (whose two cores are one device), v5e, v5p and v6e under cloud.google.com/tpu/docs. GPUs: NVIDIA's
-# data sheets of A100, H100 and H200, without sparsity.
-PEAK_FLOPS = {
-    "TPU v4": 275e12,
-    **dict.fromkeys(("TPU v5 lite", "TPU v5e"), 197e12),
-    **dict.fromkeys(("TPU v5", "TPU v5p"), 459e12),
-    **dict.fromkeys(("TPU v6 lite", "TPU v6e"), 918e12),
-    **dict.fromkeys(("NVIDIA A100-SXM4-40GB", "NVIDIA A100-SXM4-80GB"), 312e12),
-    **dict.fromkeys(("NVIDIA A100-PCIE-40GB", "NVIDIA A100 80GB PCIe"), 312e12),
-    "NVIDIA H100 PCIe": 756e12,
-    **dict.fromkeys(("NVIDIA H100 80GB HBM3", "NVIDIA H200"), 989e12),
-}
+# Dense bfloat16 FLOPs per second of one device, by `jax.Device.device_kind`.
+PEAK_FLOPS = {kind: chip.flops for kind, chip in CHIPS.items()}
 
 
 def step_times(times: Mapping[str, float]) -> dict[str, float]:

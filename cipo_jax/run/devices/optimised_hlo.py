@@ -1,7 +1,8 @@
-"""What a compiled TPU program moves over the links and through HBM, read from its optimised HLO.
+"""What a compiled program does on one device, read from its optimised HLO.
 
+    work           kernels, FLOPs and bytes of a call, loop by loop
     collectives    counts and bytes by kind and by depth in loops
-    hbm_traffic    bytes read from and written to a chip's memory, by depth in loops
+    hbm_traffic    bytes read from and written to a device's memory, by depth in loops
 
 Depth 0 is once per call, depth 1 the outermost loop, and so on; a loop's body is counted once. What
 the compiler keeps on the chip (a memory space, as in `S(1)`) is not traffic. If an operand is only
@@ -12,6 +13,7 @@ their operands.
 
 import collections
 import dataclasses
+import math
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -30,7 +32,50 @@ _FREE = {
 }  # fmt: skip
 _SLICES = {"dynamic-slice", "slice", "gather"}
 _SCALAR = 4
+_TURNS = re.compile(r'known_trip_count[^}]*?"n":"(\d+)"')
+_CUDNN = re.compile(r'custom_call_target="__cudnn\$fmha\w*?(Backward)?"')
 _IN_PLACE = {"scatter", "dynamic-update-slice"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What one turn of a loop does, the loops inside it apart; a program is a loop of one turn.
+
+    Attributes:
+      turns: of the loop; None: decided while it runs, by live tokens for example.
+      kernels: launched one after the other by the host, as on a GPU; copies count.
+      flops: of matrix products and of cuDNN's attention, which is counted whole, not causal.
+      bytes: read and written, operands of custom calls included.
+      inner: loops in this one. Of a branch, the largest is taken.
+    """
+
+    turns: int | None = 1
+    kernels: int = 0
+    flops: float = 0.0
+    bytes: int = 0
+    inner: tuple["Work", ...] = ()
+
+    def total(self, what: str) -> float:
+        """Of a turn, with the loops inside it; those that end when they end count as one turn."""
+        own: float = getattr(self, what)
+        return own + sum((i.turns or 1) * i.total(what) for i in self.inner)
+
+    @property
+    def open_loops(self) -> list["Work"]:
+        """The loops inside this one, at any depth, whose turns are decided while they run."""
+        found = [i for i in self.inner if i.turns is None]
+        return found + [loop for i in self.inner for loop in i.open_loops]
+
+    def lines(self, indent: str = "") -> list[str]:
+        """A line for a turn, without the loops inside it, and then one for each of those."""
+        of = "a call" if self.turns == 1 else f"each of {self.turns} turns"
+        if self.turns is None:
+            of = "each of as many turns as needed"
+        counts = f"{self.kernels} kernels, {self.flops:.2e} FLOPs, {self.bytes:.2e} bytes"
+        return [
+            f"{indent}{of}: {counts}",
+            *(more for i in self.inner for more in i.lines(indent + "  ")),
+        ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +84,7 @@ class Array:
 
     bytes: int
     in_hbm: bool
+    shape: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +130,57 @@ def parse(hlo: str) -> tuple[Program, str]:
     return program, entry
 
 
+def work(program: Program, name: str, turns: int | None = 1) -> Work:
+    """The work of the computation `name`."""
+    kernels, flops, moved, inner = 0, 0.0, 0, list[Work]()
+    of = {i.name: i for i in program[name]}
+    for i in program[name]:
+        if i.opcode == "while":
+            body, condition = _loop(i)
+            known = _TURNS.search(i.line)
+            loop = work(program, body, int(known[1]) if known else None)
+            if not known:  # the condition is computed by a kernel too, and read by the host
+                asked = work(program, condition)
+                loop = dataclasses.replace(loop, kernels=loop.kernels + asked.kernels)
+            inner.append(loop)
+        elif i.opcode in ("conditional", "call"):
+            done = max((work(program, c) for c in i.called), key=lambda w: w.total("flops"))
+            kernels, flops, moved = kernels + done.kernels, flops + done.flops, moved + done.bytes
+            inner += done.inner
+        elif i.opcode not in _FREE:
+            kernels += 1
+            flops += _flops(program, i, of)
+            moved += sum(_traffic(program, i, of).values())
+    return Work(turns, kernels, flops, moved, tuple(inner))
+
+
+def _loop(instruction: Instruction) -> tuple[str, str]:
+    """(body, condition) of a while loop."""
+    body, condition = (
+        re.search(rf"{part}=(%[\w.\-]+)", instruction.line) for part in ("body", "condition")
+    )
+    assert body and condition, instruction.line
+    return body[1], condition[1]
+
+
+def _flops(program: Program, instruction: Instruction, of: dict[str, Instruction]) -> float:
+    """Of the matrix products in an instruction; `of`: its computation, by name."""
+    if instruction.opcode in ("fusion", "async-start"):
+        bodies = [program[name] for name in instruction.called]
+        return sum(_flops(program, i, {j.name: j for j in body}) for body in bodies for i in body)
+    if instruction.opcode == "dot":
+        shape = of[instruction.operands[0]].arrays[0].shape
+        found = re.search(r"lhs_contracting_dims=\{([\d,]+)\}", instruction.line)
+        summed = math.prod(shape[int(n)] for n in found[1].split(",")) if found else 1
+        return 2.0 * summed * math.prod(instruction.arrays[0].shape)
+    if instruction.opcode == "custom-call" and (found := _CUDNN.search(instruction.line)):
+        B, T, N, H = of[instruction.operands[0]].arrays[0].shape
+        S = of[instruction.operands[1]].arrays[0].shape[1]
+        products = 5 if found[1] else 2  # backward: scores again, and four gradients
+        return products * 2.0 * B * N * T * S * H
+    return 0.0
+
+
 def collectives(program: Program, entry: str) -> dict[str, list[dict[str, Any]]]:
     """{kind: [{"depth", "count", "bytes"}]}; bytes of the results once."""
     counts: collections.Counter[tuple[str, int]] = collections.Counter()
@@ -111,20 +208,24 @@ def hbm_traffic(program: Program, entry: str) -> dict[int, dict[str, int]]:
         if instruction.opcode in _FREE:
             continue
         of = {i.name: i for i in program[computation]}
-        operands = [of[name] for name in instruction.operands if name in of]
-        here = totals[depth]
-        if instruction.opcode == "custom-call":
-            here["given to kernels"] += sum(o.bytes for o in operands if _in_hbm(o))
-            here["written"] += _hbm_bytes(instruction)
-            continue
-        changed = 0  # of operands that are changed in place
-        for index, operand in enumerate(operands):
-            if _in_hbm(operand):
-                read, change = _use(program, instruction, index, operand)
-                here["read"] += read
-                changed += change
-        here["written"] += changed or _hbm_bytes(instruction)
+        totals[depth].update(_traffic(program, instruction, of))
     return {depth: dict(total) for depth, total in sorted(totals.items())}
+
+
+def _traffic(
+    program: Program, instruction: Instruction, of: dict[str, Instruction]
+) -> dict[str, int]:
+    """As `hbm_traffic`, of one instruction; `of`: its computation, by name."""
+    operands = [of[name] for name in instruction.operands if name in of]
+    if instruction.opcode == "custom-call":
+        given = sum(o.bytes for o in operands if _in_hbm(o))
+        return {"given to kernels": given, "written": _hbm_bytes(instruction)}
+    total = changed = 0  # of operands that are changed in place
+    for index, operand in enumerate(operands):
+        if _in_hbm(operand):
+            read, change = _use(program, instruction, index, operand)
+            total, changed = total + read, changed + change
+    return {"read": total, "written": changed or _hbm_bytes(instruction)}
 
 
 def _use(
@@ -211,10 +312,9 @@ def _in_brackets(text: str) -> str:
 
 def _arrays(kind: str) -> Iterator[Array]:
     for dtype, sizes, layout in _ARRAY.findall(kind):
-        count = 1
-        for size in filter(None, sizes.split(",")):
-            count *= int(size)
-        yield Array(count * _BYTES.get(dtype, 4), not re.search(r"S\([1-9]", layout))
+        shape = tuple(int(size) for size in sizes.split(",") if size)
+        in_hbm = not re.search(r"S\([1-9]", layout)
+        yield Array(math.prod(shape) * _BYTES.get(dtype, 4), in_hbm, shape)
 
 
 def _in_hbm(instruction: Instruction) -> bool:

@@ -1,12 +1,6 @@
-"""benchmarks/optimised_hlo.py on a program small enough to count by hand."""
+"""Counts of a program that is small enough to count by hand."""
 
-import sys
-
-from places import ROOT
-
-sys.path.append(str(ROOT / "benchmarks"))
-
-from optimised_hlo import collectives, hbm_traffic, parse
+from cipo_jax.run.devices.optimised_hlo import collectives, hbm_traffic, parse, work
 
 # Two loops: over 8 layers inside one over steps. Layouts as the TPU compiler writes them: S(1) is
 # memory on the chip. Weights are bf16[8,64,32], a layer of them 4,096 bytes.
@@ -104,3 +98,76 @@ def test_collectives_by_kind_and_depth() -> None:
         "all-gather": [{"depth": 1, "count": 1, "bytes": 2 * SCORES}],
         "all-reduce": [{"depth": 2, "count": 1, "bytes": 4 * 32 * 2}],
     }
+
+
+# As XLA writes it for a GPU: a loop whose turns it knows, and one that ends when it ends. A branch
+# multiplies [4, 64] with [64, 32] in a fusion; cuDNN attends.
+GPU_PROGRAM = """HloModule jit_step
+
+%product (p0: f32[4,64], p1: f32[64,32]) -> f32[4,32] {
+  %p0 = f32[4,64]{1,0} parameter(0)
+  %p1 = f32[64,32]{1,0} parameter(1)
+  ROOT %dot = f32[4,32]{1,0} dot(%p0, %p1), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+
+%nothing (n: (f32[4,64], f32[64,32])) -> f32[4,32] {
+  %n = (f32[4,64]{1,0}, f32[64,32]{1,0}) parameter(0)
+  ROOT %zeros = f32[4,32]{1,0} broadcast(%n), dimensions={}
+}
+
+%much (m: (f32[4,64], f32[64,32])) -> f32[4,32] {
+  %m = (f32[4,64]{1,0}, f32[64,32]{1,0}) parameter(0)
+  %m0 = f32[4,64]{1,0} get-tuple-element(%m), index=0
+  %m1 = f32[64,32]{1,0} get-tuple-element(%m), index=1
+  %copied = f32[64,32]{1,0} copy(%m1)
+  ROOT %fused = f32[4,32]{1,0} fusion(%m0, %copied), kind=kCustom, calls=%product
+}
+
+%turn (t: (s32[], f32[4,64], f32[64,32])) -> (s32[], f32[4,64], f32[64,32]) {
+  %t = (s32[], f32[4,64]{1,0}, f32[64,32]{1,0}) parameter(0)
+  %t0 = s32[] get-tuple-element(%t), index=0
+  %branch = f32[4,32]{1,0} conditional(%t0, %t, %t), branch_computations={%nothing, %much}
+  ROOT %after = (s32[], f32[4,64]{1,0}, f32[64,32]{1,0}) tuple(%t0, %t, %t)
+}
+
+%counted (u: (s32[], f32[4,64], f32[64,32])) -> pred[] {
+  %u = (s32[], f32[4,64]{1,0}, f32[64,32]{1,0}) parameter(0)
+  ROOT %less = pred[] compare(%u, %u), direction=LT
+}
+
+%while_live (v: (s32[], f32[4,64], f32[64,32])) -> (s32[], f32[4,64], f32[64,32]) {
+  %v = (s32[], f32[4,64]{1,0}, f32[64,32]{1,0}) parameter(0)
+  %v0 = s32[] get-tuple-element(%v), index=0
+  %inner = (s32[], f32[4,64]{1,0}, f32[64,32]{1,0}) while(%v), condition=%counted, body=%turn, backend_config={"known_trip_count":{"n":"8"},"dynamic_variable_tuple_indices":[]}
+  ROOT %w = (s32[], f32[4,64]{1,0}, f32[64,32]{1,0}) tuple(%v0, %inner, %inner)
+}
+
+ENTRY %main (q: bf16[2,100,4,16], k: bf16[2,100,2,16]) -> s32[] {
+  %q = bf16[2,100,4,16]{3,2,1,0} parameter(0)
+  %k = bf16[2,100,2,16]{3,2,1,0} parameter(1)
+  %attention = (bf16[2,100,4,16]{3,2,1,0}, u8[8]{0}) custom-call(%q, %k, %k), custom_call_target="__cudnn$fmhaSoftmax"
+  %gradient = (bf16[2,100,4,16]{3,2,1,0}, u8[8]{0}) custom-call(%q, %k, %k), custom_call_target="__cudnn$fmhaSoftmaxBackward"
+  ROOT %steps = (s32[], f32[4,64]{1,0}, f32[64,32]{1,0}) while(%q), condition=%counted, body=%while_live, backend_config={}
+}
+"""  # noqa: E501
+
+
+def test_work_is_counted_loop_by_loop() -> None:
+    program = work(*parse(GPU_PROGRAM))
+    attention = 2 * 4 * 100 * 100 * 16 * 2
+    assert (program.kernels, program.flops) == (2, 2 * attention + 5 * attention)
+    (steps,) = program.inner
+    # The host reads the condition, which a kernel computes.
+    assert (steps.turns, steps.kernels, steps.flops) == (None, 1, 0)
+    (layers,) = steps.inner
+    product, weights = 2 * 4 * 64 * 32, 64 * 32 * 4
+    # Of the branches, the one with the product: a copy and a fusion.
+    assert (layers.turns, layers.kernels, layers.flops) == (8, 2, product)
+    assert layers.bytes == 2 * weights + (4 * 64 * 4 + weights + 4 * 32 * 4)
+    # The loop that ends when it ends is counted once.
+    assert program.total("kernels") == 2 + 1 + 8 * 2
+    assert program.open_loops == [steps]
+    lines = program.lines()
+    assert len(lines) == 3 and lines[0].startswith("a call: 2 kernels, ")
+    assert lines[1].startswith("  each of as many turns as needed: 1 kernels")
+    assert lines[2].startswith("    each of 8 turns: 2 kernels, 1.64e+04 FLOPs, 2.")
