@@ -44,7 +44,13 @@ from cipo_jax.sampling.decode import (
 from cipo_jax.sampling.plan import chunk_plan, plan_shardings, prefill_arrays
 from cipo_jax.sampling.requests import Row
 from cipo_jax.sampling.schedule import PrefillCall, Schedule
-from cipo_jax.sampling.settings import EngineSettings, EngineStats, decode_rows, table_width
+from cipo_jax.sampling.settings import (
+    EngineSettings,
+    EngineStats,
+    context_pages,
+    decode_rows,
+    table_width,
+)
 from cipo_jax.sampling.stop_strings import stop_text_end
 from cipo_jax.types import CipoError, Completion
 
@@ -243,9 +249,7 @@ class Engine:
         width = table_width(self.settings)
         arrays = prefill_arrays(call.stretches, call.rows, call.width, width)
         tokens, start, *_ = arrays
-        context = -(-int(start.max()) // self.settings.page_size)
-        if context:  # a power of two, so that few programs serve all lengths
-            context = min(1 << (context - 1).bit_length(), width)
+        context = context_pages(self.settings, int(start.max()))
         placed = (jax.device_put(x, self._by_row) for x in arrays)
         self._pages = self._prefill(context, self._params, self._pages, *placed)
         self.stats.prefill_positions += tokens.size

@@ -1,6 +1,6 @@
 """The engine's device programs from shapes alone, for planning memory before anything is allocated.
 
-They are the largest of each kind: the engine also compiles some with fewer rows, which need less.
+By default they are the largest of each kind: the engine also compiles some with fewer rows.
 What the programs compute is in `decode`; how the engine calls them, in `engine`.
 """
 
@@ -16,7 +16,13 @@ from cipo_jax.policy.cache.pages import page_specs
 from cipo_jax.policy.model import ModelConfig, cast_weights
 from cipo_jax.sampling.decode import decode_chunk, empty_cache, empty_slots, prefill
 from cipo_jax.sampling.plan import chunk_plan, plan_shardings, prefill_arrays
-from cipo_jax.sampling.settings import EngineSettings, decode_rows, prefill_widths, table_width
+from cipo_jax.sampling.settings import (
+    EngineSettings,
+    decode_rows,
+    prefill_rows,
+    prefill_widths,
+    table_width,
+)
 
 
 def abstract_cache(config: ModelConfig, mesh: Mesh, settings: EngineSettings) -> Any:
@@ -34,15 +40,18 @@ def abstract_weights(config: ModelConfig, mesh: Mesh) -> Any:
     return jax.tree.map(_abstract, weights, model.param_shardings(config, mesh))
 
 
-def lower_decode(config: ModelConfig, mesh: Mesh, settings: EngineSettings) -> jax.stages.Lowered:
-    """The decode chunk with all slots live."""
+def lower_decode(
+    config: ModelConfig, mesh: Mesh, settings: EngineSettings, live: int = 0
+) -> jax.stages.Lowered:
+    """The decode chunk for `live` requests on each row shard; 0: with all slots live."""
     s, shards = settings, sharding.row_count(mesh)
     rules = sharding.logical_rules(mesh, config.axis_sizes)
     whole, by_row = sharding.replicated(mesh), NamedSharding(mesh, P(sharding.ROWS))
     per_shard = -(-s.slots // shards)
     nothing: list[list] = [[] for _ in range(shards)]
     sizes = {"slots": per_shard, "width": table_width(s), "page_size": s.page_size}
-    chunk = chunk_plan(nothing, decode_rows(per_shard, per_shard), [], nothing, **sizes)
+    rows = decode_rows(per_shard, live or per_shard)
+    chunk = chunk_plan(nothing, rows, [], nothing, **sizes)
     chunk = jax.tree.map(_abstract, chunk, plan_shardings(whole, by_row))
     slots = jax.tree.map(lambda x: _abstract(x, whole), empty_slots(per_shard * shards))
     weights, cache = abstract_weights(config, mesh), abstract_cache(config, mesh, s)
@@ -52,9 +61,14 @@ def lower_decode(config: ModelConfig, mesh: Mesh, settings: EngineSettings) -> j
 
 
 def lower_prefill(
-    config: ModelConfig, mesh: Mesh, settings: EngineSettings, width: int, context_pages: int
+    config: ModelConfig,
+    mesh: Mesh,
+    settings: EngineSettings,
+    width: int,
+    context_pages: int,
+    stretches: int = 0,
 ) -> jax.stages.Lowered:
-    """A prefill of as many stretches of `width` tokens as one call may hold.
+    """A prefill of stretches of `width` tokens, on each row shard; 0: as many as one call may hold.
 
     Args:
       width: one of `settings.prefill_widths`.
@@ -63,13 +77,13 @@ def lower_prefill(
     s, shards = settings, sharding.row_count(mesh)
     rules = sharding.logical_rules(mesh, config.axis_sizes)
     by_row = NamedSharding(mesh, P(sharding.ROWS))
-    rows = max(1, max(s.prefill_tokens // shards, prefill_widths(s)[0]) // width)
+    rows = prefill_rows(s, shards, width, stretches)
     arrays = prefill_arrays([[] for _ in range(shards)], rows, width, table_width(s))
-    stretch = [_abstract(x, by_row) for x in arrays]
+    placed = [_abstract(x, by_row) for x in arrays]
     weights, cache = abstract_weights(config, mesh), abstract_cache(config, mesh, s)
     filling = functools.partial(prefill, config, rules, context_pages)
     with jax.set_mesh(mesh):
-        return jax.jit(filling, donate_argnums=1).lower(weights, cache, *stretch)
+        return jax.jit(filling, donate_argnums=1).lower(weights, cache, *placed)
 
 
 def lower_programs(

@@ -20,8 +20,9 @@ from cipo_jax.sampling.settings import (
     EngineSettings,
     EngineStats,
     pages_per_shard,
+    prefill_budget,
+    prefill_rows,
     prefill_widths,
-    row_bucket,
 )
 
 
@@ -130,17 +131,17 @@ class Schedule:
     def plan_prefill(self) -> list[PrefillCall]:
         """The next stretches of the prompts that slots are free for, as calls of the program, to be
         made in this order, each followed by `note_prefilled`. The prompts get their pages."""
-        budget = max(self.settings.prefill_tokens // self.shards, self._widths[0])
+        budget = prefill_budget(self.settings, self.shards)
         stretches = [self._next_stretches(shard, budget) for shard in range(self.shards)]
         calls = []
         while any(stretches):
             widest = max(shard[0][1] for shard in stretches if shard)
             width = next(w for w in self._widths if w >= widest)
-            most = max(1, budget // width)
+            most = prefill_rows(self.settings, self.shards, width)
             now = [shard[:most] for shard in stretches]
             stretches = [shard[most:] for shard in stretches]
-            # Coarser than for decoding: prompts are prefilled once, and few programs are compiled.
-            calls.append(PrefillCall(now, row_bucket(most, max(map(len, now)), step=4), width))
+            rows = prefill_rows(self.settings, self.shards, width, max(map(len, now)))
+            calls.append(PrefillCall(now, rows, width))
         return calls
 
     def note_prefilled(self, call: PrefillCall) -> None:

@@ -139,6 +139,26 @@ def prefill_widths(settings: EngineSettings) -> tuple[int, ...]:
     return tuple(widths)
 
 
+def prefill_budget(settings: EngineSettings, shards: int) -> int:
+    """Padded tokens of a prefill call on a row shard."""
+    return max(settings.prefill_tokens // shards, prefill_widths(settings)[0])
+
+
+def prefill_rows(settings: EngineSettings, shards: int, width: int, wanted: int = 0) -> int:
+    """Rows of a row shard's prefill program of a width, for as many stretches as are `wanted`; the
+    most by default. Coarser than for decoding: prompts are prefilled once, and few programs are
+    compiled."""
+    most = max(1, prefill_budget(settings, shards) // width)
+    return row_bucket(most, wanted or most, step=4)
+
+
+def context_pages(settings: EngineSettings, start: int) -> int:
+    """Pages that a prefill program reads for rows with up to `start` tokens before its stretches: a
+    power of two, so that few programs serve all lengths."""
+    pages = -(-start // settings.page_size)
+    return min(1 << (pages - 1).bit_length(), table_width(settings)) if pages else 0
+
+
 def decode_rows(slots: int, live: int) -> int:
     """Rows of a row shard's decode program, for its number of slots and of live requests. They are
     two at least: with one, XLA:CPU copies the whole cache at every layer."""

@@ -23,6 +23,7 @@ from cipo_jax.policy import attention
 from cipo_jax.policy.cache.pages import (
     Pages,
     all_layers,
+    layers_apart,
     padded,
     page_size_of,
     page_specs,
@@ -163,8 +164,7 @@ def _attend_shard(
             k_segments = jnp.concatenate([known.astype(jnp.int32), segments], axis=1)
         queries = (positions, segments)
         out = attention.attend(q, keys, values, *queries, k_positions, k_segments, **options)
-    pages = tuple(x.reshape(y.shape) for x, y in zip(flat, pages, strict=True))
-    return out.astype(q.dtype), pages
+    return out.astype(q.dtype), layers_apart(flat, len(pages[0]))
 
 
 # (row, page) pairs of one step of `_walk`, over which its fixed cost is spread.

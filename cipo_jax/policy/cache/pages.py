@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import PartitionSpec as P
 
 from cipo_jax.policy.attention_kernels import platform
@@ -90,7 +91,21 @@ def copy_pages(
 
 def all_layers(pages: Pages) -> Pages:
     """[L, P, ...] -> [L P, ...]."""
-    return tuple(x.reshape(-1, *x.shape[2:]) for x in pages)
+    return _row_major(tuple(x.reshape(-1, *x.shape[2:]) for x in pages))
+
+
+def layers_apart(flat: Pages, L: int) -> Pages:
+    """The inverse of `all_layers`."""
+    return _row_major(tuple(x.reshape(L, -1, *x.shape[1:]) for x in flat))
+
+
+def _row_major(pages: Pages) -> Pages:
+    """The same arrays, in the layout in which programs take and return them. The compiler is free
+    to choose another between reshapes of a dimension of 1, as with one head of keys, and would then
+    copy the pool to it and back."""
+    if len(pages) == 1:
+        return pages  # the kernel decides
+    return tuple(with_layout_constraint(x, Layout(tuple(range(x.ndim)))) for x in pages)
 
 
 def page_size_of(flat: Pages) -> int:
