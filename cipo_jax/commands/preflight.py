@@ -29,7 +29,7 @@ from cipo_jax.run.memory_plan import (
     topology_devices,
 )
 from cipo_jax.run.parts import open_prompts, open_tokenizer
-from cipo_jax.run.problems import open_evaluation, open_training
+from cipo_jax.run.problems import check_places, open_evaluation, open_training
 from cipo_jax.run.sizes import DEVICE_GIB, GIB
 from cipo_jax.types import CipoError
 from cipo_jax.verifiers.judge import open_pool
@@ -49,6 +49,7 @@ def preflight(config: Config, topology: str | None, device_gib: float | None) ->
         does not fit into the devices' memory.
     """
     check_training(config)
+    check_places(config)
     prompts = open_prompts(config, open_tokenizer(config))
     for name, opened in (
         ("data.train", open_training(config, prompts)),
