@@ -86,8 +86,10 @@ def compare(loaded: LoadedSuite, config: Config, peer: Greedy, dtype: str) -> di
     limit = config.data.max_completion_tokens
     with open_parts(config, sequences=len(loaded.items)) as parts:
         params = load_parameters(config, parts.policy, None)
+        parts.heartbeat.begin(loaded.suite.name)  # says how much is left
         _, attempts = evaluate_suite(loaded, config, parts, params, None)
         parts.end_sampling()
+        parts.heartbeat.end()
         ours = [list(map(int, a.completion.tokens)) for a in attempts]
         texts = [
             config.data.prompt_template.replace("{question}", a.problem.question) for a in attempts

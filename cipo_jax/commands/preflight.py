@@ -33,7 +33,7 @@ from cipo_jax.run.memory_plan import (
     open_shapes,
 )
 from cipo_jax.run.parts import open_prompts, open_tokenizer
-from cipo_jax.run.problems import open_evaluation, open_training
+from cipo_jax.run.problems import check_places, open_evaluation, open_training
 from cipo_jax.run.proposal import as_flags, propose
 from cipo_jax.run.sizes import GIB
 from cipo_jax.types import CipoError
@@ -54,6 +54,7 @@ def preflight(config: Config, topology: str | None, device_gib: float | None) ->
         does not fit into the devices' memory.
     """
     check_training(config)
+    check_places(config)
     prompts = open_prompts(config, open_tokenizer(config))
     for name, opened in (
         ("data.train", open_training(config, prompts)),

@@ -10,6 +10,7 @@ import jax
 import pytest
 from places import TESTS
 
+from cipo_jax.commands import preflight
 from cipo_jax.main import run
 from cipo_jax.run.memory_plan import MOST_COMPILATIONS, Plan, Program, largest_that_fits
 from cipo_jax.types import CipoError
@@ -96,6 +97,12 @@ def test_where_it_is_no_line_the_rest_is_interpolated() -> None:
     assert fit.size == 40 and 40 not in fit.compiled  # 48 would fit
     assert str(fit).startswith("40 (interpolated; compiled were 8: 0.000 GiB, 16: ")
     assert str(dataclasses.replace(fit, size=16)).startswith("16 (compiled; ")
+
+
+def test_missing_data_is_named_before_a_tokenizer_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "open_tokenizer", None)  # it would fail
+    with pytest.raises(CipoError, match=r"config.data.train: nowhere.jsonl: there is no such file"):
+        run(["cipo_jax", "--mode=preflight", CONFIG, "--config.data.train=nowhere.jsonl"])
 
 
 def test_mistakes_are_found_as_in_training() -> None:
