@@ -32,6 +32,7 @@ from cipo_jax.sampling.settings import pages_per_shard, table_width
 SIZES = ("batch.row_tokens", "batch.microbatch_rows", "sampling.slots", "sampling.cache_tokens")
 SHORTEST = 512  # tokens of an attempt or a completion that is still of use
 MARGIN = 0.95  # of the memory that is left, for the cache
+SPARE = 0.03  # of a device's memory, which what is proposed leaves free: allocators leave gaps
 LARGEST_PART = 0.9  # of the parameters, of a model that counts as smaller
 
 
@@ -49,13 +50,14 @@ def as_flags(overrides: Mapping[str, Any]) -> str:
 
 
 def propose(config: Config, devices: list[Any], device_bytes: int, say: Say) -> Proposal | None:
-    """The first candidate that fits into `device_bytes`; None: none does.
+    """The first candidate that fits into `device_bytes`, with `SPARE` to spare; None: none does.
 
     Args:
       config: with its open sizes still open.
       say: told what is tried.
     """
-    search = _Search(config, devices, device_bytes, say, open_tokenizer(config))
+    room = int((1 - SPARE) * device_bytes)
+    search = _Search(config, devices, room, say, open_tokenizer(config))
     parameters = search.parameters()
     found = search.first_that_fits()
     for source, shape in SHAPES.items():
