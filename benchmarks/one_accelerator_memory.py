@@ -11,9 +11,10 @@ a row has 4,736; a microbatch is one row. A line for each choice, in GiB:
 
     state      parameters and optimiser, there all the time
     updating   with the gradients and whatever else the compiler plans for the update
-    sampling   with the sampler's copy of the weights, the cache, and the larger of the temporaries
-               of decode chunk and widest prefill. The cache is what a run derives: a quarter of the
-               device's memory, or all slots at full length
+    sampling   with the sampler's copy of the weights, the cache, and the temporaries of the program
+               that needs most: decode chunk, or a prefill with the longest context (of a sequence
+               that was put off when the cache was full). The cache is what a run derives: a quarter
+               of the device's memory, or all slots at full length
 
 What cannot fit, because state and gradients alone are too large, is not compiled.
 """
@@ -24,7 +25,9 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from gpu_programs import examine, lower, read_config, sampler, sized
+import jax
+from gpu_programs import read_config, sampler, sized
+from jax.sharding import Mesh
 from plan_memory import SHAPES
 
 from cipo_jax.config.resolve import resolve
@@ -34,7 +37,13 @@ from cipo_jax.run.devices.topology import topology_devices
 from cipo_jax.run.memory_plan import compile_program
 from cipo_jax.run.sizes import GIB
 from cipo_jax.run.update import bytes_per_device, make_policy_update
-from cipo_jax.sampling.programs import abstract_cache, abstract_weights
+from cipo_jax.sampling.programs import (
+    abstract_cache,
+    abstract_weights,
+    lower_decode,
+    lower_prefill,
+)
+from cipo_jax.sampling.settings import EngineSettings, prefill_widths, table_width
 
 OPTIMIZERS, DTYPES = "adamw,adafactor,muon", "float32,bfloat16"
 
@@ -55,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--optimizers", default=OPTIMIZERS)
     parser.add_argument("--param-dtypes", default=DTYPES)
     parser.add_argument("--remat", default="full", help="as config.model.remat, several by commas")
+    parser.add_argument("--update-only", action="store_true", help="compile no sampling")
     parser.add_argument("--rows", type=int, default=1, help="of a microbatch")
     parser.add_argument("--json", action="store_true", help="print a json object a line")
     options = parser.parse_args(argv)
@@ -70,7 +80,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not options.json:
         print(f"{options.card}: {memory.bytes / GIB:.2f} GiB for programs ({memory.source})")
     for model in options.models.split(","):
-        for row in rows_of(model, devices, memory.bytes, choices, options.rows):
+        update_only = options.update_only
+        for row in rows_of(model, devices, memory.bytes, choices, options.rows, update_only):
             if options.json:
                 print(json.dumps({"card": options.card} | row), flush=True)
                 continue
@@ -86,7 +97,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def rows_of(
-    model: str, devices: list[Any], device_bytes: int, choices: Sequence[Choice], rows: int
+    model: str,
+    devices: list[Any],
+    device_bytes: int,
+    choices: Sequence[Choice],
+    rows: int,
+    update_only: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """The line of each choice, GiB; 0 for what was not compiled."""
     most: int | None = None  # temporaries while sampling, which no choice changes
@@ -112,19 +128,31 @@ def rows_of(
             continue
         program = compile_program("update", update.lower(), lambda line: None)
         updating = program.argument_bytes + program.temporary_bytes
-        if most is None:
-            most = max(
-                examine(lower(name, config, policy, devices))[1]["temporary_bytes"]
-                for name in ("decode", "prefill")
-            )
         mesh, settings = sampler(config, policy, devices)
+        if most is None and not update_only:
+            most = max(map(temporaries, sampling_programs(shape, mesh, settings)))
         cache = bytes_per_device(abstract_cache(shape, mesh, settings))
         copied = shape.param_dtype != shape.compute_dtype
         copy = bytes_per_device(abstract_weights(shape, mesh)) if copied else 0
-        sampling = state + copy + cache + most
+        sampling = 0 if most is None else state + copy + cache + most
         fits = max(updating, sampling) <= device_bytes
         row |= {"updating": updating / GIB, "sampling": sampling / GIB}
         yield row | {"verdict": "fits" if fits else "no"}
+
+
+def sampling_programs(
+    shape: ModelConfig, mesh: Mesh, settings: EngineSettings
+) -> Iterator[jax.stages.Lowered]:
+    """Decode chunk, and the prefills of most and of fewest rows with the longest context."""
+    yield lower_decode(shape, mesh, settings)
+    widths, context = prefill_widths(settings), table_width(settings)
+    for width in (widths[0], widths[-1]):
+        yield lower_prefill(shape, mesh, settings, width, context)
+
+
+def temporaries(lowered: jax.stages.Lowered) -> int:
+    """Bytes that a program takes besides its arguments."""
+    return compile_program("", lowered, lambda line: None).temporary_bytes
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from cipo_jax.config.keys import Config
+from cipo_jax.data.tokenizer import Tokenizer
 from cipo_jax.policy import sharding
 from cipo_jax.policy.model import ModelConfig
 from cipo_jax.run.devices.optimised_hlo import Work, parse, work
@@ -139,17 +140,21 @@ class Fit:
 
 
 def open_shapes(
-    config: Config, devices: list[Any], shape: Mapping[str, Any] | None = None
+    config: Config,
+    devices: list[Any],
+    shape: Mapping[str, Any] | None = None,
+    tokenizer: Tokenizer | None = None,
 ) -> Shapes:
     """What a run of `config` on `devices` compiles.
 
     Args:
       shape: of another model instead of the config's, as arguments of `ModelConfig`.
+      tokenizer: the config's, if it has been opened.
 
     Raises:
       CipoError: whatever in the config cannot work with the devices.
     """
-    c, tokenizer = config, open_tokenizer(config)
+    c, tokenizer = config, tokenizer or open_tokenizer(config)
     mesh = open_mesh(c.mesh, devices)
     policy = open_policy(c, tokenizer, mesh, longest_prompt(c, open_prompts(c, tokenizer)))
     if shape:

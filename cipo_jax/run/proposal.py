@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cipo_jax.config.keys import Config, flatten
+from cipo_jax.data.tokenizer import Tokenizer
 from cipo_jax.policy import sharding
 from cipo_jax.policy.published import SHAPES
 from cipo_jax.run.memory_plan import (
@@ -25,11 +26,13 @@ from cipo_jax.run.memory_plan import (
     make_plan,
     open_shapes,
 )
+from cipo_jax.run.parts import open_tokenizer
 from cipo_jax.sampling.settings import pages_per_shard, table_width
 
 SIZES = ("batch.row_tokens", "batch.microbatch_rows", "sampling.slots", "sampling.cache_tokens")
 SHORTEST = 512  # tokens of an attempt or a completion that is still of use
 MARGIN = 0.95  # of the memory that is left, for the cache
+SPARE = 0.03  # of a device's memory, which what is proposed leaves free: allocators leave gaps
 LARGEST_PART = 0.9  # of the parameters, of a model that counts as smaller
 
 
@@ -47,13 +50,14 @@ def as_flags(overrides: Mapping[str, Any]) -> str:
 
 
 def propose(config: Config, devices: list[Any], device_bytes: int, say: Say) -> Proposal | None:
-    """The first candidate that fits into `device_bytes`; None: none does.
+    """The first candidate that fits into `device_bytes`, with `SPARE` to spare; None: none does.
 
     Args:
       config: with its open sizes still open.
       say: told what is tried.
     """
-    search = _Search(config, devices, device_bytes, say)
+    room = int((1 - SPARE) * device_bytes)
+    search = _Search(config, devices, room, say, open_tokenizer(config))
     parameters = search.parameters()
     found = search.first_that_fits()
     for source, shape in SHAPES.items():
@@ -61,6 +65,7 @@ def propose(config: Config, devices: list[Any], device_bytes: int, say: Say) -> 
             break
         smaller = dataclasses.replace(search, source=source, shape=shape)
         if smaller.parameters() < LARGEST_PART * parameters:
+            say(f"trying       a smaller model: {source}")
             found = smaller.first_that_fits()
     return found
 
@@ -116,6 +121,10 @@ def _lengths(config: Config) -> Iterator[dict[str, int]]:
             yield quoted | {"data.max_completion_tokens": completion // part}
 
 
+def _without_lengths(overrides: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in overrides.items() if not key.startswith("data.")}
+
+
 @dataclasses.dataclass(frozen=True)
 class _Search:
     """Among the candidates of a model: the config's, or that of `source` with its `shape`."""
@@ -124,6 +133,7 @@ class _Search:
     devices: list[Any]
     device_bytes: int
     say: Say
+    tokenizer: Tokenizer
     source: str = ""
     shape: Mapping[str, Any] | None = None
 
@@ -131,15 +141,22 @@ class _Search:
         return self.open({}).update().sizes.parameters
 
     def open(self, overrides: dict[str, Any]) -> Shapes:
-        return open_shapes(changed_config(self.config, overrides), self.devices, self.shape)
+        changed = changed_config(self.config, overrides)
+        return open_shapes(changed, self.devices, self.shape, self.tokenizer)
 
     def first_that_fits(self) -> Proposal | None:
         named = {"model.source": self.source} if self.source else {}
         per_token = 0.0  # bytes of temporaries for each token of a microbatch, once they are known
+        hopeless: list[dict[str, Any]] = []  # whatever the lengths
         for overrides in candidates(self.config):
+            if _without_lengths(overrides) in hopeless:
+                continue
             for shapes, wanted in self.with_fewer_rows(overrides):
                 batch = shapes.config.batch
                 tokens, least = batch.microbatch_rows * batch.row_tokens, least_bytes(shapes)
+                if least > self.device_bytes:
+                    hopeless.append(_without_lengths(overrides))
+                    break
                 if least + per_token * tokens > self.device_bytes:
                     continue
                 self.say(f"trying       {as_flags(named | wanted) or 'as it is'}")
