@@ -2,6 +2,8 @@
 
     python benchmarks/generation.py
     python benchmarks/generation.py --work=S-tailed,M-tailed --peer --repeats=1
+    python benchmarks/generation.py --model=checkpoints/SmolLM2-135M-Instruct --peer
+    python benchmarks/generation.py --model=checkpoints/SmolLM2-135M-Instruct --peer --start-up
 
 Work items are a model (S: 0.9M parameters, M: 15.7M, float32, random) and a kind of load:
 
@@ -21,6 +23,8 @@ over the repeats. If other work runs on the machine, rely on CPU-seconds rather 
 torch threads spin while they wait for a core, which can make torch ten times slower; so it gets one
 thread by default.
 
+With `--model`, a pretrained model samples instead: see `pretrained.py`.
+
 `--slope` shows the time of a decode step by live tokens at a fixed cap.
 """
 
@@ -36,6 +40,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import pretrained
 
 from cipo_jax.policy import model, sharding
 from cipo_jax.policy.cache.pages import empty_pages
@@ -277,7 +282,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--slope", action="store_true", help="only the step's cost by live tokens")
     parser.add_argument("--json", action="store_true", help="print one json object")
     parser.add_argument("--devices", type=int, default=len(os.sched_getaffinity(0)), help="of ours")
+    pretrained.add_options(parser)
     options = parser.parse_args(argv)
+    if options.model:
+        pretrained.run(options)
+        return
     sharding.make_cpu_devices(options.devices)
     items = [] if options.slope else options.work.split(",")
     results = [
