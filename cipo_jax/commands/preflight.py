@@ -36,14 +36,18 @@ from cipo_jax.run.parts import open_prompts, open_tokenizer
 from cipo_jax.run.problems import check_places, open_evaluation, open_training
 from cipo_jax.run.proposal import as_flags, propose
 from cipo_jax.run.sizes import GIB
+from cipo_jax.run.watch.compiles import Ledger
+from cipo_jax.run.watch.heartbeat import Heartbeat
 from cipo_jax.types import CipoError
 from cipo_jax.verifiers.judge import open_pool
 
 
 def command(invocation: Invocation) -> None:
     """The mode."""
-    flags = invocation.flags
-    preflight(invocation.config, flags["topology"], flags["device_memory"])
+    config, flags = invocation.config, invocation.flags
+    with Heartbeat(config.log.heartbeat_seconds) as heartbeat, Ledger(None, config.log, heartbeat):
+        heartbeat.begin("preflight", "reading, or tracing a program")  # or what is being compiled
+        preflight(config, flags["topology"], flags["device_memory"])
 
 
 def preflight(config: Config, topology: str | None, device_gib: float | None) -> Plan:
@@ -55,6 +59,7 @@ def preflight(config: Config, topology: str | None, device_gib: float | None) ->
     """
     check_training(config)
     check_places(config)
+    _say("reading      tokenizer and data")
     prompts = open_prompts(config, open_tokenizer(config))
     for name, opened in (
         ("data.train", open_training(config, prompts)),

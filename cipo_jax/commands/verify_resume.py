@@ -32,6 +32,7 @@ from cipo_jax.run.records.archive import read_attempts
 from cipo_jax.run.records.checkpoint import Checkpoints, checkpoint_root
 from cipo_jax.run.records.metrics_file import read_metrics
 from cipo_jax.run.records.terminal import shortened
+from cipo_jax.run.watch.heartbeat import Heartbeat
 from cipo_jax.run.watch.speed import MEASURED
 from cipo_jax.types import CipoError
 
@@ -42,11 +43,20 @@ _MOST_SHOWN = 10
 def command(invocation: Invocation) -> None:
     """The mode."""
     workdir = invocation.required("workdir", "does its runs there; name a new directory")
-    verify_resume(invocation.config_arguments, Path(workdir))
+    with Heartbeat(invocation.config.log.heartbeat_seconds) as heartbeat:
+        verify_resume(invocation.config_arguments, Path(workdir), heartbeat=heartbeat)
 
 
-def verify_resume(arguments: Sequence[str], workdir: Path, interruptions: int = 2) -> None:
+def verify_resume(
+    arguments: Sequence[str],
+    workdir: Path,
+    interruptions: int = 2,
+    heartbeat: Heartbeat | None = None,
+) -> None:
     """Runs the command of `arguments` (without --mode and --workdir) twice, compares, reports.
+
+    Args:
+      heartbeat: says how far the runs are; None: nothing does.
 
     Raises:
       CipoError: a run fails, or the two are not equal; the message says in what.
@@ -56,19 +66,21 @@ def verify_resume(arguments: Sequence[str], workdir: Path, interruptions: int = 
     for directory in (whole, stopped):
         if directory.exists():
             raise CipoError(f"--workdir: {directory} exists; choose another, or remove it")
+    heartbeat = heartbeat or Heartbeat()
+    heartbeat.begin("verify_resume", "comparing")
     print("1. without interruption", flush=True)
-    seconds = run_until(command, whole, None, 0.0)[1]
+    seconds = run_until(command, whole, None, 0.0, heartbeat)[1]
     done, rng = 0, random.Random(0)
     while done < interruptions:
         by = (signal.SIGKILL, signal.SIGTERM)[done % 2]
         after = rng.uniform(0, seconds)
         print(f"2. {by.name} {after:.1f} s after it has begun to work", flush=True)
-        if run_until(command, stopped, by, after)[0] == 0:
+        if run_until(command, stopped, by, after, heartbeat)[0] == 0:
             print("   it was done before that", flush=True)
             break
         done += 1
     print("3. to the end", flush=True)
-    run_until(command, stopped, None, 0.0)
+    run_until(command, stopped, None, 0.0, heartbeat)
     found = differences(whole, stopped)
     if found:
         shown = "\n".join(f"  {line}" for line in found[:_MOST_SHOWN])
@@ -77,7 +89,11 @@ def verify_resume(arguments: Sequence[str], workdir: Path, interruptions: int = 
 
 
 def run_until(
-    command: Sequence[str], workdir: Path, by: signal.Signals | None, after: float
+    command: Sequence[str],
+    workdir: Path,
+    by: signal.Signals | None,
+    after: float,
+    heartbeat: Heartbeat | None = None,
 ) -> tuple[int, float]:
     """Runs `command` in `workdir`; sends `by`, unless None, `after` seconds of work.
 
@@ -97,14 +113,15 @@ def run_until(
     assert process.stdout is not None
     output: list[str] = []
     timer, began = None, time.monotonic()
-    for line in process.stdout:
-        output.append(line)
-        if line.startswith(_AT_WORK):
-            began = time.monotonic()
-            if by is not None:
-                timer = threading.Timer(after, process.send_signal, [by])
-                timer.start()
-    status = process.wait()
+    with (heartbeat or Heartbeat()).waiting(lambda: shortened("".join(output[-1:]).strip(), 100)):
+        for line in process.stdout:
+            output.append(line)
+            if line.startswith(_AT_WORK):
+                began = time.monotonic()
+                if by is not None:
+                    timer = threading.Timer(after, process.send_signal, [by])
+                    timer.start()
+        status = process.wait()
     if timer is not None:
         timer.cancel()
     if status not in (0, -signal.SIGKILL, EXIT_CODE) or (by is None and status):

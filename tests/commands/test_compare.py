@@ -1,16 +1,19 @@
 """Comparing runs whose metrics and attempts are made by hand."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from cipo_jax.commands import compare as mode
 from cipo_jax.commands.compare import compare, group_runs, load_run
 from cipo_jax.config.keys import Config, flatten
 from cipo_jax.main import run as command
 from cipo_jax.run.records.archive import AttemptArchive
+from cipo_jax.run.watch.heartbeat import Heartbeat
 from cipo_jax.types import Attempt, CipoError, Completion, Outcome, Problem, Prompt, Verdict
 
 PROBLEMS = 40
@@ -150,3 +153,20 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     (run / "metrics.jsonl").write_text("")
     with pytest.raises(CipoError, match="has no evaluations to compare"):
         load_run(run)
+
+
+def test_it_says_how_many_runs_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    beat, said = Heartbeat(25.0, prints=False), []
+
+    def read(path: Path) -> mode.ComparedRun:
+        beat.said()
+        said.append(beat.due(time.monotonic() + 60))
+        return load_run(path)
+
+    runs = [make_run(tmp_path / f"run-{seed}", 100, {0: 0.2, 4: 0.6}, seed) for seed in (0, 1)]
+    monkeypatch.setattr(mode, "load_run", read)
+    compare(runs, tmp_path / "out", beat)
+    assert [line.split(": ")[1].split(",")[0] for line in said] == [
+        "0 of 2 runs read",
+        "1 of 2 runs read",
+    ]

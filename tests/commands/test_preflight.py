@@ -5,14 +5,22 @@ import importlib.util
 import os
 import subprocess
 import sys
+import time
+from typing import Any
 
 import jax
 import pytest
 from places import TESTS
 
-from cipo_jax.commands import preflight
+from cipo_jax.commands import preflight as mode
 from cipo_jax.main import run
-from cipo_jax.run.memory_plan import MOST_COMPILATIONS, Plan, Program, largest_that_fits
+from cipo_jax.run.memory_plan import (
+    MOST_COMPILATIONS,
+    Plan,
+    Program,
+    largest_that_fits,
+)
+from cipo_jax.run.watch.heartbeat import Heartbeat
 from cipo_jax.types import CipoError
 
 CONFIG = f"--config={TESTS / 'tiny_run.py'}"
@@ -50,6 +58,24 @@ def test_what_does_not_fit_is_an_error(gib: str, message: str) -> None:
     arguments = ["--mode=preflight", CONFIG, ROWS, *MESH, f"--device_memory={gib}"]
     with pytest.raises(CipoError, match=message):
         run(["cipo_jax", *arguments, "--config.sampling.slots=4096"])
+
+
+def test_it_says_what_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    beat, said = Heartbeat(25.0, prints=False), []
+    waiting = beat.waiting
+
+    def plan(*_: Any) -> Plan:
+        said.append(beat.due(time.monotonic() + 60))
+        monkeypatch.setattr(beat, "waiting", lambda what: said.append(what()) or waiting(what))
+        jax.jit(lambda x: x + time.monotonic()).lower(1.0).compile()
+        raise CipoError("enough")
+
+    monkeypatch.setattr(mode, "Heartbeat", lambda seconds: beat)
+    monkeypatch.setattr(mode, "make_plan", plan)
+    with pytest.raises(CipoError, match="enough"):
+        run(["cipo_jax", "--mode=preflight", CONFIG, ROWS])
+    assert said[0].endswith(": reading, or tracing a program")
+    assert "compiling jit(<lambda>)" in said
 
 
 def test_memory_adds_up() -> None:
@@ -100,7 +126,7 @@ def test_where_it_is_no_line_the_rest_is_interpolated() -> None:
 
 
 def test_missing_data_is_named_before_a_tokenizer_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preflight, "open_tokenizer", None)  # it would fail
+    monkeypatch.setattr(mode, "open_tokenizer", None)  # it would fail
     with pytest.raises(CipoError, match=r"config.data.train: nowhere.jsonl: there is no such file"):
         run(["cipo_jax", "--mode=preflight", CONFIG, "--config.data.train=nowhere.jsonl"])
 

@@ -17,11 +17,12 @@ class Queue:
     needs are done.
 
     Attributes:
-      waiting, done, failed: runs; those in progress are in none of the three.
+      waiting, taken, done, failed: runs; each is in one of the four.
     """
 
     def __init__(self, study: Study, runs: Sequence[PlannedRun]) -> None:
-        self.waiting, self.done, self.failed = list(runs), list[PlannedRun](), list[PlannedRun]()
+        self.waiting, self.taken = list(runs), list[PlannedRun]()
+        self.done, self.failed = list[PlannedRun](), list[PlannedRun]()
         self._study = study
         self._changed = threading.Condition()
         self._closed = False
@@ -45,6 +46,7 @@ class Queue:
                 for run in self.waiting:
                     if all(need in self.done for need in needs(self._study, run)):
                         self.waiting.remove(run)
+                        self.taken.append(run)
                         return run
                 if self.waiting:
                     self._changed.wait()
@@ -53,6 +55,7 @@ class Queue:
     def finish(self, run: PlannedRun, good: bool) -> None:
         """Ends a run that was taken; `good` if it succeeded."""
         with self._changed:
+            self.taken.remove(run)
             (self.done if good else self.failed).append(run)
             self._changed.notify_all()
 

@@ -51,9 +51,11 @@ from cipo_jax.config.keys import Config, flatten
 from cipo_jax.config.resolve import read_resolved, resolve
 from cipo_jax.run.hosts.preemption import EXIT_CODE, Notice, Preempted, notice_of_sigterm
 from cipo_jax.run.records.files import write_json
-from cipo_jax.run.records.terminal import format_duration
+from cipo_jax.run.records.terminal import format_duration, shortened
+from cipo_jax.run.watch.heartbeat import Heartbeat
 from cipo_jax.types import CipoError
 
+_TAIL = 4096  # bytes of a log in which its last line is looked for
 # The arguments of a run -> its resolved config, as the command line would have it.
 LoadConfig = Callable[[Sequence[str]], Config]
 
@@ -63,7 +65,8 @@ def command(invocation: Invocation) -> None:
     file = Path(invocation.config_file)
     workdir = invocation.workdir if invocation.workdir_given else Path("studies") / file.stem
     _, *overrides = invocation.config_arguments
-    run_study(file, workdir, overrides, invocation.load, **invocation.flags)
+    with Heartbeat(invocation.config.log.heartbeat_seconds) as beat:
+        run_study(file, workdir, overrides, invocation.load, heartbeat=beat, **invocation.flags)
 
 
 def run_study(
@@ -74,6 +77,7 @@ def run_study(
     only: str = "*",
     report_only: bool = False,
     jobs: int = 1,
+    heartbeat: Heartbeat | None = None,
 ) -> None:
     """Runs what is left of the study in `file`, then writes its report to `workdir`.
 
@@ -83,6 +87,7 @@ def run_study(
         start, reference) is run as well.
       report_only: runs nothing.
       jobs: how many runs at a time.
+      heartbeat: says how far the runs in progress are; None: nothing does.
 
     Raises:
       CipoError: the file defines no study, `only` matches nothing, there are not as many cores as
@@ -94,9 +99,15 @@ def run_study(
     study = load_study(file)
     runs = plan(study, workdir, only)
     failed: list[PlannedRun] = []
+    heartbeat = heartbeat or Heartbeat()
+    heartbeat.begin("study")
+    print(f"study  {file}: {len(runs)} runs in {workdir}", flush=True)
     if not report_only:
         with _alone_in(workdir), notice_of_sigterm() as notice:
-            failed = _run_all(study, file, runs, overrides, load, workdir, notice, shares)
+            queue = Queue(study, runs)
+            with heartbeat.waiting(lambda: in_progress(queue)):
+                failed = _run_all(queue, study, file, overrides, load, workdir, notice, shares)
+    heartbeat.begin("study", "reading the runs for the report")
     # All runs, not only those chosen now: an earlier command may have finished others.
     write_study_report(plan(study, workdir), study.reference, workdir)
     if failed:
@@ -105,9 +116,9 @@ def run_study(
 
 
 def _run_all(
+    queue: Queue,
     study: Study,
     file: Path,
-    runs: Sequence[PlannedRun],
     overrides: Sequence[str],
     load: LoadConfig,
     workdir: Path,
@@ -122,7 +133,7 @@ def _run_all(
     Raises:
       Preempted: this process, or a run, was asked to end.
     """
-    queue = Queue(study, runs)
+    runs = [*queue.waiting]
     one_at_a_time = threading.Lock()
 
     @contextlib.contextmanager
@@ -160,6 +171,23 @@ def _run_all(
         raise next((e for e in errors if not isinstance(e, Preempted)), errors[0])
     print(f"study  {queue.progress}", flush=True)
     return [run for run in runs if run in queue.failed]
+
+
+def in_progress(queue: Queue) -> str:
+    """How far each run is that was taken: the last line of its log."""
+    said = [f"{run.name}: {_last_line(run.log)}" for run in queue.taken]
+    return "; ".join([queue.progress, *said])
+
+
+def _last_line(log: Path) -> str:
+    """The last line of a run's log, shortened; "" if there is none yet."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - _TAIL))
+            lines = file.read().decode(errors="replace").split("\n")
+    except FileNotFoundError:
+        return ""
+    return shortened(next((line for line in reversed(lines) if line.strip()), ""), 100)
 
 
 def is_finished(run: PlannedRun, study: Study, wanted: Config) -> bool:

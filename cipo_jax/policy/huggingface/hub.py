@@ -48,6 +48,25 @@ def model_directory(source: str) -> Path:
     return directory
 
 
+def local_model(source: str) -> Path | None:
+    """As `model_directory`, but nobody is asked: None for what is neither here nor in the cache. An
+    interrupted download may have left a part of a model there."""
+    if Path(source).is_dir():
+        return Path(source)
+    if not _HUB_ID.fullmatch(source):
+        return None
+    import huggingface_hub  # heavy, and not needed for directories
+
+    repository, _, revision = source.partition("@")
+    try:
+        found = huggingface_hub.snapshot_download(
+            repository, revision=revision or None, local_files_only=True
+        )
+    except (OSError, ValueError):  # as in `_download`
+        return None
+    return Path(found)
+
+
 def download_model(source: str, directory: Path) -> None:
     """Writes the files of a hub id into an existing directory. What an interrupted download has
     written there is not downloaded again.

@@ -460,3 +460,16 @@ def test_the_quick_study_from_end_to_end_with_an_interruption(tmp_path: Path) ->
 
 def _steps(directory: Path) -> list[int]:
     return [line["step"] for line in read_metrics(directory) if line["phase"] == "train"]
+
+
+def test_it_says_how_far_the_runs_are(tmp_path: Path) -> None:
+    queue = study.Queue(load_study(QUICK), plan(load_study(QUICK), tmp_path))
+    assert study.in_progress(queue) == "0 of 8 runs done, 0 failed"
+    run = queue.take()
+    assert run is not None and run.name == "arithmetic/cold-0"
+    assert study.in_progress(queue).endswith("; arithmetic/cold-0: ")
+    run.log.parent.mkdir(parents=True)
+    run.log.write_bytes(b"x" * 5000 + b"\n\xff\nstep 3/9  reward 0.5\n\n")
+    assert study.in_progress(queue).endswith("; arithmetic/cold-0: step 3/9  reward 0.5")
+    queue.finish(run, good=True)
+    assert study.in_progress(queue) == "1 of 8 runs done, 0 failed"

@@ -11,7 +11,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub import errors
 
-from cipo_jax.policy.huggingface.hub import is_hub_id, model_directory
+from cipo_jax.policy.huggingface.hub import is_hub_id, local_model, model_directory
 from cipo_jax.types import CipoError
 
 
@@ -76,6 +76,24 @@ def test_a_hub_id_is_downloaded_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert calls[-1][1]["revision"] is None
 
 
+def test_what_is_here_is_found_without_asking(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    assert local_model(str(tmp_path)) == tmp_path
+    assert local_model("no/such/place") is None and local_model("some/model") is None
+    snapshot = cache / "models--some--model" / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    (cache / "models--some--model" / "refs").mkdir()
+    (cache / "models--some--model" / "refs" / "main").write_text("0" * 40)
+    found = local_model("some/model")
+    assert found and found.samefile(snapshot)
+    assert local_model("some/model@v9") is None
+
+
 def refusal(kind: type[Exception]) -> Exception:
     return kind.__new__(kind, "says the hub")  # without the response that it takes
 
@@ -118,7 +136,7 @@ DOWNLOAD = """
 import json, sys, time
 from pathlib import Path
 import huggingface_hub
-from cipo_jax.policy.huggingface.hub import model_directory
+from cipo_jax.policy.huggingface.hub import local_model, model_directory
 
 def download(*_, **__):
     began = time.monotonic()
