@@ -11,11 +11,13 @@ judged by our verifier. Needs torch.
 For each suite: how many prompts and texts are equal token by token, pass@1 of both, and for each
 text that differs the first place, with the logits of the two tokens there as both compute them in
 one pass over all before. Where they are further apart than rounding explains, the texts differ for
-another reason. In float32 that is 1e-3, at logits of about 20.
+another reason. In float32 that is 1e-3, at logits of about 20. The seconds are of sampling: ours
+with compiling and verdicts, transformers' without.
 """
 
 import argparse
 import dataclasses
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -87,7 +89,9 @@ def compare(loaded: LoadedSuite, config: Config, peer: Greedy, dtype: str) -> di
     with open_parts(config, sequences=len(loaded.items)) as parts:
         params = load_parameters(config, parts.policy, None)
         parts.heartbeat.begin(loaded.suite.name)  # says how much is left
+        began = time.perf_counter()
         _, attempts = evaluate_suite(loaded, config, parts, params, None)
+        seconds = [time.perf_counter() - began]
         parts.end_sampling()
         parts.heartbeat.end()
         ours = [list(map(int, a.completion.tokens)) for a in attempts]
@@ -95,7 +99,10 @@ def compare(loaded: LoadedSuite, config: Config, peer: Greedy, dtype: str) -> di
             config.data.prompt_template.replace("{question}", a.problem.question) for a in attempts
         ]
         prompts = [peer.prompt(text, config.data.chat_template) for text in texts]
+        peer.load()
+        began = time.perf_counter()
         theirs = peer.generate(prompts, limit)
+        seconds.append(time.perf_counter() - began)
         differences = [
             _difference(a, own, other, limit, parts, params, peer)
             for a, own, other in zip(attempts, ours, theirs, strict=True)
@@ -120,6 +127,7 @@ def compare(loaded: LoadedSuite, config: Config, peer: Greedy, dtype: str) -> di
             sum(a.completion.finished for a in attempts),
             sum(len(t) < limit for t in theirs),
         ],
+        "seconds": seconds,
         "sampled_tokens": [sum(map(len, side)) for side in (ours, theirs)],
         "pass@1": [dataclasses.asdict(estimate(side)) for side in right],
         "within_rounding": sum(g is not None and abs(g) <= ROUNDING[dtype] for g in gaps),
@@ -174,13 +182,16 @@ def shown(result: dict[str, Any], most: int = 8) -> str:
         f"  of {n - r['tokens_equal']} first differences, {r['within_rounding']} are between "
         "logits as close as rounding",
     ]
-    for name, e, ended, tokens in zip(
-        ("ours", "transformers"), r["pass@1"], r["ended"], r["sampled_tokens"], strict=True
-    ):
+    sides = zip(
+        ("ours", "transformers"),
+        *(r[name] for name in ("pass@1", "ended", "sampled_tokens", "seconds")),
+        strict=True,
+    )
+    for name, e, ended, tokens, seconds in sides:
         low, high = (f"{100 * e[k]:.1f}" for k in ("low", "high"))
         lines.append(
             f"  {name:13} pass@1 {100 * e['value']:.1f} [{low}, {high}], ended {ended} of {n}, "
-            f"{tokens / n:.0f} tokens"
+            f"{tokens / n:.0f} tokens, {seconds:.0f} s"
         )
     for d in r["differences"][:most]:
         gaps = [f"{g:.1e}" if g is not None else "none" for g in (d["our_gap"], d["their_gap"])]

@@ -31,7 +31,7 @@ class Greedy:
         self._torch, self._rows = torch, rows
         self._tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
         load = transformers.AutoModelForCausalLM.from_pretrained
-        self._load = functools.partial(load, directory, dtype=getattr(torch, dtype))
+        self._read = functools.partial(load, directory, dtype=getattr(torch, dtype))
         if (Path(directory) / "generation_config.json").is_file():
             own = transformers.GenerationConfig.from_pretrained(directory)
         else:
@@ -46,7 +46,11 @@ class Greedy:
 
     @functools.cached_property
     def _network(self) -> Any:
-        return self._load().eval()
+        return self._read().eval()
+
+    def load(self) -> None:
+        """Reads the weights, if they are not here yet."""
+        self._network  # noqa: B018
 
     def prompt(self, text: str, chat: bool) -> list[int]:
         """The tokens of one user turn and the opening of the answer, or of the plain text."""
