@@ -299,10 +299,12 @@ def compile_program(name: str, lowered: jax.stages.Lowered, say: Say) -> Program
         raise CipoError("preflight: the compiler of these devices does not plan memory")
     arguments = memory.argument_size_in_bytes
     fresh = max(0, memory.output_size_in_bytes - memory.alias_size_in_bytes)
-    # A peak that counts temporaries knows which of them live at the same time; XLA for TPU has one,
-    # XLA for CPU does not.
-    beside = memory.peak_memory_in_bytes - arguments
-    temporaries = beside if beside > fresh else memory.temp_size_in_bytes + fresh
+    temporaries = memory.temp_size_in_bytes + fresh
+    device = next(iter(jax.tree.leaves(compiled.input_shardings)[0].device_set))
+    if device.platform == "tpu":
+        # XLA for TPU knows a peak, of what lives at the same time. Others count no temporaries in
+        # theirs.
+        temporaries = max(fresh, memory.peak_memory_in_bytes - arguments)
     done = work(*parse(compiled.as_text() or ""))
     costs: Any = compiled.cost_analysis() or {}
     # XLA for TPU writes matrix products as convolutions; it counts a loop's body once.
