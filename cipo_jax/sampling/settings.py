@@ -167,12 +167,6 @@ def context_pages(settings: EngineSettings, start: int) -> int:
     return min(1 << (pages - 1).bit_length(), table_width(settings)) if pages else 0
 
 
-def decode_rows(slots: int, live: int) -> int:
-    """Rows of a row shard's decode program, for its number of slots and of live requests. They are
-    two at least: with one, XLA:CPU copies the whole cache at every layer."""
-    return max(2, row_bucket(slots, live))
-
-
 def row_bucket(most: int, wanted: int) -> int:
     """Rows of a decode program for `wanted`: the smallest of `most`, its half, its quarter, ...
     that holds them. Programs of 8 rows or fewer are not made smaller."""
