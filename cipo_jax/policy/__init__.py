@@ -11,7 +11,8 @@ The path of the parameters:
               their shards, which `model.param_shardings` takes from `sharding.logical_rules`
     trained   `rl/train_step` scores tokens by `model.token_logprobs` and updates the parameters
     sampled   `model.cast_weights` gives the compute dtype, `host_copy` a copy on each host where
-              several sample; then `model.hidden_states` with a cache, and `model.unembed`
+              several sample, `layer_weights` the layers one by one on a CPU; then
+              `model.hidden_states` with a cache, and `model.unembed`
     kept      checkpoints of the run (`run/records/`), `huggingface/export.export_hf`
 
 Which attention runs where, by the devices of the ambient mesh (`attention_kernels.platform`):
@@ -30,8 +31,8 @@ To add a model family:
     1. `config.ModelConfig`: a field for each feature that no field describes yet. Its default must
        mean that the feature is off.
     2. `model`, `layers`, `rope`: compute it. A new weight is made by `Layer._weight`, its axes
-       named as in `sharding.logical_rules`; a matrix is also named in
-       `rl/optimizer.LAYER_MATRICES`.
+       named as in `sharding.logical_rules`. One that is multiplied with, by `Layer._product`; it is
+       also named in `layer_weights.PRODUCTS` and `rl/optimizer.LAYER_MATRICES`.
     3. `huggingface/`: names and config.json, as its docstring says.
     4. Tests against transformers: an entry in `TRANSFORMERS` of tests/tiny_models.py and in `CASES`
        of tests/policy/huggingface/test_parity.py and tests/sampling/test_hf_greedy.py.

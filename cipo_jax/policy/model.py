@@ -11,6 +11,7 @@ from (`huggingface/`).
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, cast
 
 import flax.linen as nn
@@ -23,6 +24,7 @@ from cipo_jax.policy import attention, rope
 from cipo_jax.policy.attention_kernels import attend_rows, platform
 from cipo_jax.policy.cache.attention import PagedCache, attend_paged
 from cipo_jax.policy.config import ModelConfig
+from cipo_jax.policy.layer_weights import APART, Apart, of_layer
 from cipo_jax.policy.layers import ACTIVATIONS, RMSNorm, kernel_init, parameter, project
 from cipo_jax.policy.logprobs import Head, score_tokens
 from cipo_jax.policy.random_keys import random_key
@@ -98,6 +100,7 @@ def hidden_states(
     """Final hidden states, and the cache with these tokens appended.
 
     Args:
+      params: the weights of layers may be apart, see `layer_weights`.
       tokens, positions, segments: [B, T] int32; a token attends within its segment up to its
         position; segment 0 is padding.
       cache: if given, where earlier tokens are and these T are written.
@@ -107,8 +110,8 @@ def hidden_states(
     """
     if cache is not None:  # unrolled layers would copy it
         config = dataclasses.replace(config, unroll=1)
-    module = Transformer(config, rules)
-    return cast(Any, module.apply({"params": params}, tokens, positions, segments, cache))
+    module, apart = Transformer(config, rules), params.get(APART)
+    return cast(Any, module.apply({"params": params}, tokens, positions, segments, cache, apart))
 
 
 def unembed(config: ModelConfig, params: Params, hidden: jax.Array, rules: Rules = ()) -> jax.Array:
@@ -187,6 +190,10 @@ def _rope_of_layer(
     return cos[local], sin[local]
 
 
+# (x, {name: logical axes}, initialiser, dimensions of x to contract) -> a product for each name
+Product = Callable[..., list[jax.Array]]
+
+
 class Layer(nn.Module):
     """One pre-norm block. The scan carries hidden states and the whole cache through the layers."""
 
@@ -199,6 +206,24 @@ class Layer(nn.Module):
         value = parameter(self, name, init, axes, shape, self.config.param_dtype)
         return value.astype(self.config.compute_dtype)
 
+    def _product(
+        self,
+        layer: jax.Array,
+        apart: Apart | None,
+        x: jax.Array,
+        weights: dict[str, tuple[str, ...]],
+        init: nn.initializers.Initializer,
+        inputs: int = 1,
+    ) -> list[jax.Array]:
+        """x times each of the layer's weights, {name: logical axes}."""
+
+        def multiply(x: jax.Array, *values: jax.Array) -> list[jax.Array]:
+            return [project(x, v.astype(self.config.compute_dtype), inputs) for v in values]
+
+        if apart is not None:
+            return of_layer(layer, [apart[name] for name in weights], multiply, x)
+        return multiply(x, *(self._weight(name, init, axes) for name, axes in weights.items()))
+
     @nn.compact
     def __call__(
         self,
@@ -207,21 +232,25 @@ class Layer(nn.Module):
         positions: jax.Array,
         segments: jax.Array,
         rope_tables: tuple[jax.Array, jax.Array],
+        apart: Apart | None,
     ) -> tuple[tuple[jax.Array, PagedCache | None], None]:
         x, cache = carry
+        product = functools.partial(self._product, layer, apart)
         x = constrain(x, self.rules, ("batch", "tokens", None))
         normed = RMSNorm(self.config, name="attention_norm")(x)
-        attended, cache = self._attention(normed, cache, layer, positions, segments, rope_tables)
+        at = (positions, segments, rope_tables)
+        attended, cache = self._attention(product, normed, cache, layer, *at)
         if self.config.post_norms:
             attended = RMSNorm(self.config, name="post_attention_norm")(attended)
         x = x + attended
-        changed = self._mlp(RMSNorm(self.config, name="mlp_norm")(x))
+        changed = self._mlp(product, RMSNorm(self.config, name="mlp_norm")(x))
         if self.config.post_norms:
             changed = RMSNorm(self.config, name="post_mlp_norm")(changed)
         return (x + changed, cache), None
 
     def _attention(
         self,
+        product: Product,
         x: jax.Array,
         cache: PagedCache | None,
         layer: jax.Array,
@@ -230,9 +259,8 @@ class Layer(nn.Module):
         rope_tables: tuple[jax.Array, jax.Array],
     ) -> tuple[jax.Array, PagedCache | None]:
         c = self.config
-        q = project(x, self._weight("q", kernel_init(), ("embed", "heads", "head_dim")))
-        k = project(x, self._weight("k", kernel_init(), ("embed", "kv_heads", "head_dim")))
-        v = project(x, self._weight("v", kernel_init(), ("embed", "kv_heads", "head_dim")))
+        heads, kv_heads = (("embed", axis, "head_dim") for axis in ("heads", "kv_heads"))
+        q, k, v = product(x, {"q": heads, "k": kv_heads, "v": kv_heads}, kernel_init())
         if c.attention_bias:
             zeros = nn.initializers.zeros
             q = q + self._weight("q_bias", zeros, ("heads", "head_dim"))
@@ -260,18 +288,17 @@ class Layer(nn.Module):
         else:
             out, cache = attend_paged(cache, layer, q, k, v, positions, segments, **options)
         init = kernel_init((2 * c.num_layers) ** -0.5, inputs=2)
-        out = project(out, self._weight("o", init, ("heads", "head_dim", "embed")), inputs=2)
+        [out] = product(out, {"o": ("heads", "head_dim", "embed")}, init, 2)
         if c.attention_out_bias:
             out = out + self._weight("o_bias", nn.initializers.zeros, ("embed",))
         return out, cache
 
-    def _mlp(self, x: jax.Array) -> jax.Array:
-        gate = project(x, self._weight("gate", kernel_init(), ("embed", "mlp")))
-        up = project(x, self._weight("up", kernel_init(), ("embed", "mlp")))
+    def _mlp(self, product: Product, x: jax.Array) -> jax.Array:
+        gate, up = product(x, dict.fromkeys(("gate", "up"), ("embed", "mlp")), kernel_init())
         inner = ACTIVATIONS[self.config.activation](gate) * up
         inner = constrain(inner, self.rules, ("batch", "tokens", "mlp"))
         init = kernel_init((2 * self.config.num_layers) ** -0.5)
-        return project(inner, self._weight("down", init, ("mlp", "embed")))
+        return product(inner, {"down": ("mlp", "embed")}, init)[0]
 
 
 class Transformer(nn.Module):
@@ -294,7 +321,7 @@ class Transformer(nn.Module):
             layer,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
+            in_axes=(0, *(nn.broadcast,) * 4),
             length=c.num_layers,
             unroll=min(c.unroll, c.num_layers),
             metadata_params={nn.PARTITION_NAME: "layers"},
@@ -304,12 +331,17 @@ class Transformer(nn.Module):
         self.final_norm = RMSNorm(c)
 
     def __call__(
-        self, tokens: jax.Array, positions: jax.Array, segments: jax.Array, cache: PagedCache | None
+        self,
+        tokens: jax.Array,
+        positions: jax.Array,
+        segments: jax.Array,
+        cache: PagedCache | None,
+        apart: Apart | None = None,
     ) -> tuple[jax.Array, PagedCache | None]:
         c = self.config
         carry, numbers = (self.embed(tokens), cache), jnp.arange(c.num_layers)
         tables = rope.tables(c, positions)
-        (x, cache), _ = self.layers(carry, numbers, positions, segments, tables)
+        (x, cache), _ = self.layers(carry, numbers, positions, segments, tables, apart)
         return self.final_norm(x), cache
 
     def embed(self, tokens: jax.Array) -> jax.Array:

@@ -30,6 +30,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from cipo_jax.policy.cache.pages import Pages
+from cipo_jax.policy.layer_weights import layers_apart, takes_layers_apart
 from cipo_jax.policy.model import ModelConfig, Params, cast_weights, param_shardings
 from cipo_jax.policy.random_keys import key_data
 from cipo_jax.policy.sharding import ROWS, logical_rules, replicated, row_count
@@ -48,7 +49,7 @@ from cipo_jax.sampling.settings import (
     EngineSettings,
     EngineStats,
     context_pages,
-    decode_rows,
+    row_bucket,
     table_width,
 )
 from cipo_jax.sampling.stop_strings import stop_text_end
@@ -238,11 +239,13 @@ class Engine:
             self.cancel()
 
     def _laid_out(self, params: Params) -> Params:
-        """The parameters in the compute dtype, on the shards of the engine's mesh."""
+        """The parameters as the programs read them: in the compute dtype, on the shards of the
+        engine's mesh, on a CPU with the layers apart."""
         c = self.config
         if c.param_dtype != c.compute_dtype:
             params = jax.jit(functools.partial(cast_weights, dtype=c.compute_dtype))(params)
-        return jax.device_put(params, self._shardings)
+        params = jax.device_put(params, self._shardings)
+        return layers_apart(params) if takes_layers_apart(self.mesh) else params
 
     def _prefill_call(self, call: PrefillCall) -> None:
         """Prefills a stretch of every listed prompt."""
@@ -273,7 +276,7 @@ class Engine:
         """Starts a decode chunk over the live rows."""
         schedule = self._schedule
         by_shard = schedule.rows_by_shard()
-        local = decode_rows(schedule.slots_per_shard, max(map(len, by_shard)))
+        local = row_bucket(schedule.slots_per_shard, max(map(len, by_shard)))
         width, page_size = table_width(self.settings), self.settings.page_size
         sizes: Any = {"slots": schedule.slots_per_shard, "width": width, "page_size": page_size}
         plan = chunk_plan(by_shard, local, schedule.fresh, schedule.copies, **sizes)

@@ -13,14 +13,15 @@ from jax.sharding import PartitionSpec as P
 
 from cipo_jax.policy import model, sharding
 from cipo_jax.policy.cache.pages import page_specs
+from cipo_jax.policy.layer_weights import layers_apart, takes_layers_apart
 from cipo_jax.policy.model import ModelConfig, cast_weights
 from cipo_jax.sampling.decode import decode_chunk, empty_cache, empty_slots, prefill
 from cipo_jax.sampling.plan import chunk_plan, plan_shardings, prefill_arrays
 from cipo_jax.sampling.settings import (
     EngineSettings,
-    decode_rows,
     prefill_rows,
     prefill_widths,
+    row_bucket,
     table_width,
 )
 
@@ -37,7 +38,8 @@ def abstract_weights(config: ModelConfig, mesh: Mesh) -> Any:
     """Shapes, dtypes and shardings of the parameters as decoding reads them."""
     cast = functools.partial(cast_weights, dtype=config.compute_dtype)
     weights = jax.eval_shape(cast, model.abstract_params(config))
-    return jax.tree.map(_abstract, weights, model.param_shardings(config, mesh))
+    weights = jax.tree.map(_abstract, weights, model.param_shardings(config, mesh))
+    return layers_apart(weights) if takes_layers_apart(mesh) else weights
 
 
 def lower_decode(
@@ -50,7 +52,7 @@ def lower_decode(
     per_shard = -(-s.slots // shards)
     nothing: list[list] = [[] for _ in range(shards)]
     sizes = {"slots": per_shard, "width": table_width(s), "page_size": s.page_size}
-    rows = decode_rows(per_shard, live or per_shard)
+    rows = row_bucket(per_shard, live or per_shard)
     chunk = chunk_plan(nothing, rows, [], nothing, **sizes)
     chunk = jax.tree.map(_abstract, chunk, plan_shardings(whole, by_row))
     slots = jax.tree.map(lambda x: _abstract(x, whole), empty_slots(per_shard * shards))

@@ -8,6 +8,7 @@ pages are counted and found again (`pages`), what a program's arguments look lik
 here: everything is Python and NumPy on the host.
 """
 
+import itertools
 from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -136,12 +137,14 @@ class Schedule:
         calls = []
         while any(stretches):
             widest = max(shard[0][1] for shard in stretches if shard)
-            width = next(w for w in self._widths if w >= widest)
-            most = prefill_rows(self.settings, self.shards, width)
-            now = [shard[:most] for shard in stretches]
-            stretches = [shard[most:] for shard in stretches]
-            rows = prefill_rows(self.settings, self.shards, width, max(map(len, now)))
-            calls.append(PrefillCall(now, rows, width))
+            narrower, width = next(
+                pair for pair in itertools.pairwise((0, *self._widths)) if pair[1] >= widest
+            )
+            needed = max(sum(length > narrower for _, length in shard) for shard in stretches)
+            rows = prefill_rows(self.settings, self.shards, width, needed)
+            # Shorter ones fill the rows that would be empty.
+            calls.append(PrefillCall([shard[:rows] for shard in stretches], rows, width))
+            stretches = [shard[rows:] for shard in stretches]
         return calls
 
     def note_prefilled(self, call: PrefillCall) -> None:

@@ -145,11 +145,19 @@ def prefill_budget(settings: EngineSettings, shards: int) -> int:
 
 
 def prefill_rows(settings: EngineSettings, shards: int, width: int, wanted: int = 0) -> int:
-    """Rows of a row shard's prefill program of a width, for as many stretches as are `wanted`; the
-    most by default. Coarser than for decoding: prompts are prefilled once, and few programs are
-    compiled."""
-    most = max(1, prefill_budget(settings, shards) // width)
-    return row_bucket(most, wanted or most, step=4)
+    """Rows of a row shard's prefill program of a width, where `wanted` stretches are left; the most
+    by default. A quarter, a 16th, ... of that where few are left, since all rows are computed. If
+    more than a quarter of the rows would be empty, the next smaller number: the rest is left to
+    another call."""
+    s = settings
+    most = max(1, min(-(-s.slots // shards), prefill_budget(s, shards) // width))
+    rows, wanted = most, min(wanted or most, most)
+    while rows > wanted:
+        fewer = -(-rows // 4)
+        if fewer < wanted and 4 * wanted >= 3 * rows:
+            break
+        rows = fewer
+    return rows
 
 
 def context_pages(settings: EngineSettings, start: int) -> int:
@@ -159,16 +167,10 @@ def context_pages(settings: EngineSettings, start: int) -> int:
     return min(1 << (pages - 1).bit_length(), table_width(settings)) if pages else 0
 
 
-def decode_rows(slots: int, live: int) -> int:
-    """Rows of a row shard's decode program, for its number of slots and of live requests. They are
-    two at least: with one, XLA:CPU copies the whole cache at every layer."""
-    return max(2, row_bucket(slots, live))
-
-
-def row_bucket(most: int, wanted: int, step: int = 2) -> int:
-    """The smallest of `most`, its half, its quarter, ... that holds `wanted` rows; with another
-    `step` than 2, other shares. Programs of 8 rows or fewer are not made smaller."""
+def row_bucket(most: int, wanted: int) -> int:
+    """Rows of a decode program for `wanted`: the smallest of `most`, its half, its quarter, ...
+    that holds them. Programs of 8 rows or fewer are not made smaller."""
     rows = most
-    while rows > 8 and -(-rows // step) >= wanted:
-        rows = -(-rows // step)
+    while rows > 8 and -(-rows // 2) >= wanted:
+        rows = -(-rows // 2)
     return rows

@@ -16,6 +16,7 @@ from cipo_jax.policy import sharding
 from cipo_jax.sampling.choose import Choice
 from cipo_jax.sampling.decode import ChunkResult
 from cipo_jax.sampling.engine import Engine
+from cipo_jax.sampling.schedule import Schedule
 from cipo_jax.sampling.settings import EngineSettings, table_width
 from cipo_jax.types import CipoError
 
@@ -147,3 +148,20 @@ def test_any_load_is_served() -> None:
 def test_many_loads_are_served() -> None:
     for seed in range(1000, 1400):
         play(seed)
+
+
+def test_prompts_are_prefilled_at_the_width_they_need_with_few_empty_rows() -> None:
+    settings = EngineSettings(
+        max_prompt_tokens=64,
+        max_new_tokens=8,
+        choice=Choice(stop_ids=(STOP,)),
+        slots=8,
+        page_size=16,
+        prefill_widths=(16, 64),
+    )
+    schedule = Schedule(settings, 1)
+    for i, length in enumerate((9, 60, 9, 10, 50, 11, 9)):
+        tokens = np.full(length, i, np.int32)
+        schedule.submit(i, tokens, np.zeros(2, np.uint32), 1, 1.0, 8)
+    calls = [(c.rows, c.width, len(c.stretches[0])) for c in schedule.plan_prefill()]
+    assert calls == [(2, 64, 2), (2, 16, 2), (2, 16, 2), (1, 16, 1)]

@@ -10,6 +10,7 @@ from cipo_jax.sampling.settings import (
     EngineSettings,
     cache_dtype,
     pages_per_shard,
+    prefill_rows,
     prefill_widths,
     row_bucket,
     table_width,
@@ -62,20 +63,25 @@ def test_declared_prefill_widths_must_hold_a_page_or_the_longest_prompt() -> Non
 
 
 @pytest.mark.parametrize(
-    ("most", "wanted", "step", "rows"),
-    [
-        (64, 64, 2, 64),
-        (64, 33, 2, 64),
-        (64, 32, 2, 32),
-        (64, 1, 2, 8),
-        (6, 1, 2, 6),
-        (100, 20, 2, 25),
-        (100, 20, 4, 25),
-        (100, 2, 4, 7),
-    ],
+    ("most", "wanted", "rows"), [(64, 64, 64), (64, 33, 64), (64, 32, 32), (64, 1, 8), (6, 1, 6)]
 )
-def test_programs_have_few_numbers_of_rows(most: int, wanted: int, step: int, rows: int) -> None:
-    assert row_bucket(most, wanted, step) == rows >= min(wanted, most)
+def test_decode_programs_have_few_numbers_of_rows(most: int, wanted: int, rows: int) -> None:
+    assert row_bucket(most, wanted) == rows >= wanted
+
+
+def test_a_prefill_program_has_few_empty_rows() -> None:
+    many = dataclasses.replace(SETTINGS, slots=100, prefill_tokens=64 * 32)
+    rows = [prefill_rows(many, 1, 64, wanted) for wanted in range(1, 40)]
+    assert set(rows) == {1, 2, 8, 32} and prefill_rows(many, 1, 64) == 32
+    assert all(4 * wanted >= 3 * n for wanted, n in enumerate(rows, 1))
+    assert all(n == wanted for wanted, n in enumerate(rows, 1) if wanted in rows)
+    assert rows[6] == 8 and rows[4] == 2 and rows[23] == 32 and rows[22] == 8
+
+
+def test_a_prefill_program_has_no_more_rows_than_there_are_slots() -> None:
+    assert prefill_rows(SETTINGS, 1, 16) == 6 and prefill_rows(SETTINGS, 2, 16) == 3
+    assert prefill_rows(dataclasses.replace(SETTINGS, slots=1), 1, 16) == 1
+    assert prefill_rows(SETTINGS, 1, 4096) == 1
 
 
 def test_the_cache_is_float32_on_a_cpu_unless_it_is_told_otherwise() -> None:

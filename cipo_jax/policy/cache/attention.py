@@ -23,7 +23,7 @@ from cipo_jax.policy import attention
 from cipo_jax.policy.cache.pages import (
     Pages,
     all_layers,
-    layers_apart,
+    by_layer,
     padded,
     page_size_of,
     page_specs,
@@ -164,7 +164,7 @@ def _attend_shard(
             k_segments = jnp.concatenate([known.astype(jnp.int32), segments], axis=1)
         queries = (positions, segments)
         out = attention.attend(q, keys, values, *queries, k_positions, k_segments, **options)
-    return out.astype(q.dtype), layers_apart(flat, len(pages[0]))
+    return out.astype(q.dtype), by_layer(flat, len(pages[0]))
 
 
 # (row, page) pairs of one step of `_walk`, over which its fixed cost is spread.

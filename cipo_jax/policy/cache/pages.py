@@ -94,7 +94,7 @@ def all_layers(pages: Pages) -> Pages:
     return _row_major(tuple(x.reshape(-1, *x.shape[2:]) for x in pages))
 
 
-def layers_apart(flat: Pages, L: int) -> Pages:
+def by_layer(flat: Pages, L: int) -> Pages:
     """The inverse of `all_layers`."""
     return _row_major(tuple(x.reshape(L, -1, *x.shape[1:]) for x in flat))
 
@@ -124,14 +124,35 @@ def write_tokens(
     [B, W] names. Positions, segments: [B, 1] int32; segment 0 is not written."""
     page_size = page_size_of(flat)
     page = _pages_at(table, positions // page_size)[:, 0]
-    page = jnp.where(segments[:, 0] > 0, page, len(flat[0]))  # out of range: not written
     at = positions[:, 0] % page_size
+    if len(page) == 1 and len(flat) == 2:
+        return _write_one(flat, k, v, page[0], at[0], segments[0, 0])
+    page = jnp.where(segments[:, 0] > 0, page, len(flat[0]))  # out of range: not written
 
     def write(x: jax.Array, token: jax.Array, dimension: int) -> jax.Array:
         place = (page, *(slice(None),) * dimension, at)
         return x.at[place].set(token[:, 0], mode="drop")
 
     return _map(write, flat, k, v)
+
+
+def _write_one(
+    flat: Pages, k: jax.Array, v: jax.Array, page: jax.Array, at: jax.Array, count: jax.Array
+) -> Pages:
+    """Puts one row's token into place `at` of a page, `count` (0 or 1) times. XLA:CPU turns a
+    scatter of one token into something that copies the whole pool."""
+
+    def one(_: jax.Array, flat: Pages) -> Pages:
+        def write(x: jax.Array, token: jax.Array, dimension: int) -> jax.Array:
+            start = [jnp.zeros_like(page)] * x.ndim
+            start[0], start[1 + dimension] = page, at
+            return jax.lax.dynamic_update_slice(
+                x, jnp.expand_dims(token[:, 0], 1 + dimension), start
+            )
+
+        return _map(write, flat, k, v)
+
+    return jax.lax.fori_loop(0, count, one, flat)
 
 
 def write_pages(
