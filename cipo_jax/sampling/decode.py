@@ -196,4 +196,5 @@ def empty_cache(
     count = pages_per_shard(s, shards) * shards
     dtype = cache_dtype(s, config.compute_dtype, mesh)
     sizes = (config.num_kv_heads, config.head_dim)
-    return empty_pages(config.num_layers, count, s.page_size, *sizes, dtype, rules)
+    device = mesh.devices.flat[0]
+    return empty_pages(config.num_layers, count, s.page_size, *sizes, dtype, rules, device)
