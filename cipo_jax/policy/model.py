@@ -86,6 +86,15 @@ def cast_weights(params: Params, dtype: str) -> Params:
     return jax.tree_util.tree_map_with_path(cast, params)
 
 
+def separate_layers(params: Params) -> Params:
+    """The parameters with a tuple of each layer's own instead of the stack of all layers', for
+    `hidden_states` to compute one after the other, without a loop. XLA for GPUs copies a layer's
+    weights out of a stack whenever it uses them."""
+    stacked, tree = jax.tree.flatten(params["layers"])
+    layers = tuple(jax.tree.unflatten(tree, leaves) for leaves in zip(*stacked, strict=True))
+    return {**params, "layers": layers}
+
+
 def hidden_states(
     config: ModelConfig,
     params: Params,
@@ -100,6 +109,7 @@ def hidden_states(
     Args:
       tokens, positions, segments: [B, T] int32; a token attends within its segment up to its
         position; segment 0 is padding.
+      params: with the layers stacked, or as `separate_layers` gives them.
       cache: if given, where earlier tokens are and these T are written.
 
     Returns:
@@ -107,8 +117,11 @@ def hidden_states(
     """
     if cache is not None:  # unrolled layers would copy it
         config = dataclasses.replace(config, unroll=1)
-    module = Transformer(config, rules)
-    return cast(Any, module.apply({"params": params}, tokens, positions, segments, cache))
+    module, layers = Transformer(config, rules), ()
+    if isinstance(params["layers"], tuple):
+        layers = params["layers"]
+        params = {name: x for name, x in params.items() if name != "layers"}
+    return cast(Any, module.apply({"params": params}, tokens, positions, segments, cache, layers))
 
 
 def unembed(config: ModelConfig, params: Params, hidden: jax.Array, rules: Rules = ()) -> jax.Array:
@@ -304,13 +317,24 @@ class Transformer(nn.Module):
         self.final_norm = RMSNorm(c)
 
     def __call__(
-        self, tokens: jax.Array, positions: jax.Array, segments: jax.Array, cache: PagedCache | None
+        self,
+        tokens: jax.Array,
+        positions: jax.Array,
+        segments: jax.Array,
+        cache: PagedCache | None,
+        layers: tuple[Params, ...] = (),
     ) -> tuple[jax.Array, PagedCache | None]:
+        """`layers`: each one's parameters, where they are not stacked."""
         c = self.config
         carry, numbers = (self.embed(tokens), cache), jnp.arange(c.num_layers)
-        tables = rope.tables(c, positions)
-        (x, cache), _ = self.layers(carry, numbers, positions, segments, tables)
-        return self.final_norm(x), cache
+        rows = (positions, segments, rope.tables(c, positions))
+        if layers:
+            one = Layer(c, self.rules, parent=None)
+            for number, weights in enumerate(layers):
+                carry, _ = one.apply({"params": weights}, carry, jnp.int32(number), *rows)
+        else:
+            carry, _ = self.layers(carry, numbers, *rows)
+        return self.final_norm(carry[0]), carry[1]
 
     def embed(self, tokens: jax.Array) -> jax.Array:
         c = self.config

@@ -104,6 +104,15 @@ def test_cache_equals_teacher_forcing(chunks: list[int], config: model.ModelConf
     assert np.abs(got - wanted)[real].max() <= 1e-5 * np.abs(wanted[real]).max()
 
 
+def test_separate_layers_compute_what_stacked_ones_do() -> None:
+    """Each with its own window and rotation."""
+    batch, params = rows([9, 6, -1], length=16), tiny_models.tiny_params(PATTERN)
+    separate = model.separate_layers(params)
+    assert len(separate["layers"]) == PATTERN.num_layers
+    got, wanted = (logits(PATTERN, p, *batch) for p in (separate, params))
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5)
+
+
 # Packing and padding.
 
 
