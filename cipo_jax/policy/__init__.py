@@ -20,7 +20,8 @@ Which attention runs where, by the devices of the ambient mesh (`attention_kerne
     training   `attention_kernels.attend_rows`: Pallas splash attention on TPU, cuDNN on GPU, else
                `attention.attend`, the reference
     sampling   `cache/attention.attend_paged`: on TPU the ragged paged attention kernel; elsewhere
-               the reference for prefill and a loop over the live pages for decoding
+               the reference for prefill. Decoding: on CUDA GPUs `cache/gpu_kernel`, on other GPUs
+               `cache/columns`, on CPU a loop over the live pages
 
 To add a kernel for training: in `attention_kernels`, write `x_attention`, which takes what
 `splash_attention` takes, and `x_refuses`, which says why it cannot; choose it in `_kernel`; compare

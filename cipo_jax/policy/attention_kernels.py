@@ -28,6 +28,8 @@ from cipo_jax.policy.sharding import Rules, spec
 INTERPRET = False
 SPLASH_BLOCKS = (512, 256, 128)  # tokens of a block; the first that divides the row is used
 CUDNN_LONGEST = 8192  # tokens of a row, because its mask [B, T, T] exists in full
+# XLA compiles Triton kernels for this CUDA compute capability and later ones.
+TRITON_CAPABILITY = 8.0
 
 Kernel = Callable[..., jax.Array]
 
@@ -209,6 +211,22 @@ def splash_attention(
 
 
 # GPU.
+
+
+def triton_reads_pages(device: Any) -> bool:
+    """Whether Triton's kernel (`cache/gpu_kernel`) reads the cache on this GPU. Logged, once."""
+    capability = str(getattr(device, "compute_capability", "not known"))
+    here = f"attention to the cache on {device.device_kind}: "
+    try:
+        served = float(capability) >= TRITON_CAPABILITY
+    except ValueError:  # of AMD: gfx942, for example
+        served = False
+    if served:
+        _log_once(f"{here}Triton's kernel reads it, for CUDA {capability}")
+    else:
+        wanted = f"its compute capability is {capability}, not CUDA's {TRITON_CAPABILITY} or later"
+        _log_once(f"{here}the portable implementation is used, because {wanted}")
+    return served
 
 
 def cudnn_refuses(q: jax.Array, soft_cap: float | None) -> str:

@@ -1,9 +1,14 @@
-"""Weights of matrix products, stacked over layers or apart.
+"""Weights stacked over layers, as training has them, or not stacked, for sampling.
 
-Training stacks them: layers are scanned. XLA:CPU copies a layer's weights out of the stack before
-it multiplies with them, which takes as long as the product where rows are few. So sampling on a
-CPU takes each layer's weights as arrays of their own, and a scanned layer chooses among them by its
-number. They are views of the stack: this takes no time and no memory.
+Training scans the layers. Both XLA:CPU and XLA:GPU copy a layer's weights out of the stack before
+they multiply with them, which takes as long as the product where rows are few. So sampling takes
+them in another form:
+
+    layers_apart      on a CPU: each layer's weights of products are arrays of their own, among
+                      which a scanned layer chooses by its number. They are views of the stack:
+                      this takes no time and no memory
+    separate_layers   on a GPU: all parameters of each layer, computed one after the other, without
+                      a loop
 
 Not decided here: which products there are, see `model`.
 """
@@ -34,6 +39,14 @@ def layers_apart(params: dict[str, Any]) -> dict[str, Any]:
     layers = dict(params["layers"])
     apart = {name: _views(layers.pop(name)) for name in PRODUCTS}
     return {**params, "layers": layers, APART: apart}
+
+
+def separate_layers(params: dict[str, Any]) -> dict[str, Any]:
+    """The parameters with a tuple of each layer's own instead of the stack of all layers', for
+    `model.hidden_states`."""
+    stacked, tree = jax.tree.flatten(params["layers"])
+    layers = tuple(jax.tree.unflatten(tree, leaves) for leaves in zip(*stacked, strict=True))
+    return {**params, "layers": layers}
 
 
 def _views(stack: Any) -> tuple[Any, ...]:

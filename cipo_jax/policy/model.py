@@ -100,7 +100,7 @@ def hidden_states(
     """Final hidden states, and the cache with these tokens appended.
 
     Args:
-      params: the weights of layers may be apart, see `layer_weights`.
+      params: with the layers stacked, or in another form of `layer_weights`.
       tokens, positions, segments: [B, T] int32; a token attends within its segment up to its
         position; segment 0 is padding.
       cache: if given, where earlier tokens are and these T are written.
@@ -110,8 +110,12 @@ def hidden_states(
     """
     if cache is not None:  # unrolled layers would copy it
         config = dataclasses.replace(config, unroll=1)
-    module, apart = Transformer(config, rules), params.get(APART)
-    return cast(Any, module.apply({"params": params}, tokens, positions, segments, cache, apart))
+    module, apart, layers = Transformer(config, rules), params.get(APART), ()
+    if isinstance(params["layers"], tuple):
+        layers = params["layers"]
+        params = {name: x for name, x in params.items() if name != "layers"}
+    arguments = (tokens, positions, segments, cache, apart, layers)
+    return cast(Any, module.apply({"params": params}, *arguments))
 
 
 def unembed(config: ModelConfig, params: Params, hidden: jax.Array, rules: Rules = ()) -> jax.Array:
@@ -337,12 +341,19 @@ class Transformer(nn.Module):
         segments: jax.Array,
         cache: PagedCache | None,
         apart: Apart | None = None,
+        layers: tuple[Params, ...] = (),
     ) -> tuple[jax.Array, PagedCache | None]:
+        """`apart`, and `layers` where they are not stacked: see `layer_weights`."""
         c = self.config
         carry, numbers = (self.embed(tokens), cache), jnp.arange(c.num_layers)
-        tables = rope.tables(c, positions)
-        (x, cache), _ = self.layers(carry, numbers, positions, segments, tables, apart)
-        return self.final_norm(x), cache
+        rows = (positions, segments, rope.tables(c, positions), apart)
+        if layers:
+            one = Layer(c, self.rules, parent=None)
+            for number, weights in enumerate(layers):
+                carry, _ = one.apply({"params": weights}, carry, jnp.int32(number), *rows)
+        else:
+            carry, _ = self.layers(carry, numbers, *rows)
+        return self.final_norm(carry[0]), carry[1]
 
     def embed(self, tokens: jax.Array) -> jax.Array:
         c = self.config

@@ -26,9 +26,11 @@ from one_device.work import Work  # noqa: E402
 from peers.transformers_generate import measure_peer  # noqa: E402
 
 from cipo_jax.policy import attention_kernels, model  # noqa: E402
+from cipo_jax.policy.cache import attention as paged  # noqa: E402
 from cipo_jax.policy.cache import pages as page_arrays  # noqa: E402
 from cipo_jax.run.update import Policy, make_policy_update, make_score  # noqa: E402
 from cipo_jax.run.watch.speed import PEAK_FLOPS  # noqa: E402
+from cipo_jax.sampling import decode as decoding  # noqa: E402
 from cipo_jax.sampling.choose import Choice  # noqa: E402
 from cipo_jax.sampling.programs import lower_decode  # noqa: E402
 from cipo_jax.sampling.settings import EngineSettings  # noqa: E402
@@ -123,13 +125,14 @@ def test_the_peer_is_skipped_where_torch_has_no_such_device(platform, why):
 
 @pytest.fixture
 def for_cuda(monkeypatch):
-    """Whatever is lowered is lowered for CUDA, as if on a GPU with cuDNN."""
+    """Whatever is lowered is lowered for CUDA, as if on a GPU with cuDNN and Triton."""
     lower = jax.stages.Traced.lower
     monkeypatch.setattr(
         jax.stages.Traced, "lower", functools.partialmethod(lower, lowering_platforms=("cuda",))
     )
-    for module in (attention_kernels, page_arrays):
+    for module in (attention_kernels, page_arrays, paged, decoding):
         monkeypatch.setattr(module, "platform", lambda: "gpu")
+    monkeypatch.setattr(page_arrays, "triton_reads_pages", lambda device: True)
     version = "jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version"
     monkeypatch.setattr(version, lambda: 91000)
 
@@ -140,7 +143,8 @@ def test_full_size_programs_lower_for_cuda(for_cuda):
     settings = EngineSettings(
         full.prompt, full.new, Choice(()), page_size=64, cache_dtype="bfloat16", slots=64
     )
-    assert "bf16" in lower_decode(shape, mesh, settings).as_text()
+    decode = lower_decode(shape, mesh, settings).as_text()
+    assert "bf16" in decode and decode.count("__gpu$xla.gpu.triton") == 2 * shape.num_layers
     config = update.update_config(full, full.microbatches[0])
     score = make_score(shape, mesh, 1.0)
     policy = Policy(mesh, shape, score, full.prompt, full.prompt + full.new, full.new)

@@ -3,7 +3,8 @@
 Two shapes of call exist. Prefill feeds T tokens a row, which attend to one another and to the
 pages before them. Decode feeds one token a row and walks a *work list* of the (row, page) pairs
 that are live, so that its cost follows the live tokens and not the longest row. On TPU, JAX's
-ragged paged attention kernel does both, by the table.
+ragged paged attention kernel does both, by the table. On GPU, decode reads by the table too: a
+kernel does (`gpu_kernel`), or, on cards that it does not serve, a few large steps (`columns`).
 
 Under a mesh, pages are split with the rows (each group of devices that holds some rows has its own
 pages, numbered from 0) and heads with the tensor axis.
@@ -20,6 +21,8 @@ from flax import struct
 from jax.sharding import PartitionSpec as P
 
 from cipo_jax.policy import attention
+from cipo_jax.policy.attention_kernels import platform
+from cipo_jax.policy.cache.columns import attend_columns
 from cipo_jax.policy.cache.pages import (
     Pages,
     all_layers,
@@ -58,7 +61,7 @@ class PagedCache:
 
     Attributes:
       table: [B, W] int32; `table[b, w]` holds positions w * page_size ... of row b.
-      work: what a decode step reads; None in prefill. The TPU kernel does not read it.
+      work: what a decode step reads; None in prefill. Kernels and GPUs do not read it.
       context_pages: prefill: how many leading table columns may hold tokens before this call's.
     """
 
@@ -97,6 +100,7 @@ def attend_paged(
     """
     attend = functools.partial(
         _attend_shard,
+        gpu=platform() == "gpu",
         context_pages=cache.context_pages,
         scale=scale,
         windows=windows or ((None,) if window is None else (int(window),)),
@@ -132,6 +136,7 @@ def _attend_shard(
     work: WorkList | None,
     window: jax.Array | None,
     *,
+    gpu: bool,
     context_pages: int,
     scale: float,
     windows: Sequence[int | None],
@@ -140,11 +145,18 @@ def _attend_shard(
     flat = all_layers(pages)
     first_page = layer * pages[0].shape[1]
 
-    write = write_tokens if work is not None else write_pages
+    write = functools.partial(write_pages, at_once=gpu) if work is None else write_tokens
     flat = write(flat, k, v, first_page + table, positions, segments)
 
     options: Any = {"scale": scale, "window": window, "soft_cap": soft_cap}
-    if len(flat) == 1:  # the layout of the TPU kernel
+    if gpu and work is not None:
+        lengths = jnp.where(segments[:, 0] > 0, positions[:, 0] + 1, 0)
+        read = attend_columns
+        if len(flat) == 1:
+            # Late, because only GPUs need this slow import.
+            from cipo_jax.policy.cache.gpu_kernel import attend_pages as read
+        out = read(q[:, 0], flat, first_page, table, lengths, **options)[:, None]
+    elif len(flat) == 1 and not gpu:  # TPU's kernel
         branches = [functools.partial(_kernel, **{**options, "window": w}) for w in windows]
         sizes = jnp.asarray([attention.window_size(w) for w in windows], jnp.int32)
         which = 0 if window is None else jnp.argmax(sizes == window)

@@ -1,8 +1,8 @@
 """How the pages of the key/value cache lie in memory: made, copied, written and read.
 
-TPU's kernel wants one array in which the heads of keys and values alternate; elsewhere keys and
-values are two arrays, keys with the tokens last, as a matrix product of queries with them reads
-them. XLA:CPU multiplies such keys several times faster than others.
+Kernels, TPU's and CUDA's, read one array in which the heads of keys and values alternate; elsewhere
+keys and values are two arrays, keys with the tokens last, as a matrix product of queries with them
+reads them. XLA:CPU multiplies such keys several times faster than others.
 """
 
 from typing import Any, TypeAlias
@@ -12,14 +12,14 @@ import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import PartitionSpec as P
 
-from cipo_jax.policy.attention_kernels import platform
+from cipo_jax.policy.attention_kernels import platform, triton_reads_pages
 from cipo_jax.policy.sharding import ROWS, Rules, constrain, spec
 
-# The kernel takes heads of a multiple of this width; others are padded. This costs memory, but
+# TPU's kernel takes heads of a multiple of this width; others are padded. This costs memory, but
 # without the kernel a step copies the cache more than once.
 LANES = 128
 
-# (keys and values [L, P, page_size, 2K, H],) for the kernel, H padded, or
+# (keys and values [L, P, page_size, 2K, H],) for kernels, H padded for TPU's, or
 # (keys [L, P, K, H, page_size], values [L, P, K, page_size, H]).
 Pages: TypeAlias = tuple[jax.Array, ...]
 
@@ -35,11 +35,20 @@ _AXES = {
 
 
 def empty_pages(
-    L: int, num_pages: int, page_size: int, K: int, H: int, dtype: str, rules: Rules = ()
+    L: int,
+    num_pages: int,
+    page_size: int,
+    K: int,
+    H: int,
+    dtype: str,
+    rules: Rules = (),
+    device: Any = None,
 ) -> Pages:
-    """Zeros, in the layout for the devices of the ambient mesh."""
-    if platform() == "tpu":
-        width = stored_width(H, "tpu")
+    """Zeros, in the layout for the devices of the ambient mesh; `device`: one of them, by default
+    this machine's first."""
+    devices = platform()
+    if devices == "tpu" or devices == "gpu" and triton_reads_pages(device or jax.devices()[0]):
+        width = stored_width(H, devices)
         shapes: tuple[tuple[int, ...], ...] = ((L, num_pages, page_size, 2 * K, width),)
     else:
         shapes = (L, num_pages, K, H, page_size), (L, num_pages, K, page_size, H)
@@ -162,10 +171,12 @@ def write_pages(
     table: jax.Array,
     positions: jax.Array,
     segments: jax.Array,
+    *,
+    at_once: bool = False,
 ) -> Pages:
     """Puts each row's tokens, k and v [B, T, K, H], into its pages; the first token begins a page.
-    One page after the other: for a scatter, the TPU compiler copies the pool to another layout and
-    back. Later tokens overwrite what is written behind a row's last one."""
+    One page after the other, unless `at_once`: for a scatter, the TPU compiler copies the pool to
+    another layout and back. Later tokens overwrite what is written behind a row's last one."""
     B, T = positions.shape
     page_size = page_size_of(flat)
     count = -(-T // page_size)
@@ -173,7 +184,6 @@ def write_pages(
     page = _pages_at(table, positions[:, :1] // page_size + at).reshape(-1)
     tokens = jnp.sum(segments > 0, axis=1, keepdims=True)
     used = (at * page_size < tokens).reshape(-1)
-    order = jnp.argsort(~used)
 
     def as_pages(_: jax.Array, tokens: jax.Array, dimension: int) -> jax.Array:
         whole = jnp.pad(tokens, ((0, 0), (0, count * page_size - T), (0, 0), (0, 0)))
@@ -181,6 +191,10 @@ def write_pages(
         return jnp.moveaxis(paged, 1, 1 + dimension)
 
     new = _map(as_pages, flat, k, v)
+    if at_once:
+        page = jnp.where(used, page, len(flat[0]))  # out of range: not written
+        return jax.tree.map(lambda x, new: x.at[page].set(new, mode="drop"), flat, new)
+    order = jnp.argsort(~used)
 
     def write(i: jax.Array, flat: Pages) -> Pages:
         which = order[i]
@@ -196,15 +210,14 @@ def write_pages(
 
 
 def read_rows(flat: Pages, table: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The keys and values [B, n page_size, K, H] of the pages that `table` [B, n] names, from the
-    layout of two arrays."""
+    """The keys and values [B, n page_size, K, H] of the pages that `table` [B, n] names."""
 
     def read(x: jax.Array, dimension: int) -> jax.Array:
-        tokens = jnp.moveaxis(x[table], 2 + dimension, 2)  # [B, n, page_size, K, H]
+        tokens = jnp.moveaxis(x[table], 2 + dimension, 2)  # [B, n, page_size, K or 2K, H]
         return tokens.reshape(len(table), -1, *tokens.shape[3:])
 
-    keys, values = map(read, flat, _TOKEN_DIMENSION[2])
-    return keys, values
+    keys, *values = map(read, flat, _TOKEN_DIMENSION[len(flat)])
+    return (keys, values[0]) if values else (keys[:, :, 0::2], keys[:, :, 1::2])
 
 
 def _pages_at(table: jax.Array, column: jax.Array) -> jax.Array:

@@ -1,5 +1,6 @@
 """How pages lie in memory: both layouts against the same tokens written in plain loops."""
 
+import types
 from typing import Any
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cipo_jax.policy import attention_kernels
 from cipo_jax.policy.cache import pages as page_arrays
 
 L, PAGES, SIZE, K = 2, 12, 4, 2
@@ -41,6 +43,25 @@ def test_the_layout_follows_the_devices_and_the_width(monkeypatch: pytest.Monkey
         assert narrow.shape == (L, PAGES, SIZE, 2 * K, width)
 
 
+@pytest.mark.parametrize(
+    ("capability", "arrays"), [("9.0", 1), ("8.0", 1), ("12.0", 1), ("7.5", 2), ("gfx942", 2)]
+)
+def test_on_gpus_the_layout_follows_the_compute_capability(
+    capability: str, arrays: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(page_arrays, "platform", lambda: "gpu")
+    attention_kernels._log_once.cache_clear()
+    card = types.SimpleNamespace(compute_capability=capability, device_kind="A card")
+    for _ in range(2):
+        pages = page_arrays.empty_pages(L, PAGES, SIZE, K, 96, "float32", device=card)
+    assert len(pages) == arrays
+    if arrays == 1:
+        assert pages[0].shape == (L, PAGES, SIZE, 2 * K, 96)  # not padded
+    [record] = caplog.records
+    assert "A card" in record.message and capability in record.message
+    assert ("portable" in record.message) == (arrays == 2)
+
+
 def test_narrow_heads_are_padded_with_zeros_for_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     k, v = np.random.default_rng(1).standard_normal((2, 1, 3, K, 96)).astype(np.float32)
     positions = np.arange(3, dtype=np.int32)[None]
@@ -71,9 +92,10 @@ def test_tokens_get_to_their_places(layout: int, monkeypatch: pytest.MonkeyPatch
             np.testing.assert_array_equal(got, new)
 
 
+@pytest.mark.parametrize("at_once", [False, True])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_whole_pages_are_written_and_others_kept(
-    layout: int, monkeypatch: pytest.MonkeyPatch
+    layout: int, at_once: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows of 6, 0 and 4 tokens in pages of 4, the first after a page that it has already."""
     before = page_arrays.all_layers(random_pages(layout, monkeypatch))
@@ -82,7 +104,7 @@ def test_whole_pages_are_written_and_others_kept(
     k, v = np.random.default_rng(1).standard_normal((2, 3, T, K, 128)).astype(np.float32)
     positions = (np.array(begin)[:, None] + np.arange(T)).astype(np.int32)
     segments = (np.arange(T) < np.array(lengths)[:, None]).astype(np.int32)
-    after = page_arrays.write_pages(before, k, v, table, positions, segments)
+    after = page_arrays.write_pages(before, k, v, table, positions, segments, at_once=at_once)
     behind = {(15, 2), (15, 3)}
     new = {
         (int(table[row, (begin[row] + t) // SIZE]), (begin[row] + t) % SIZE): (row, t)
@@ -102,8 +124,9 @@ def test_whole_pages_are_written_and_others_kept(
             np.testing.assert_array_equal(got, wanted)
 
 
-def test_rows_are_read_token_by_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    pages = random_pages(2, monkeypatch)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_rows_are_read_token_by_token(layout: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    pages = random_pages(layout, monkeypatch)
     table = np.array([[3, 5], [7, 0]], np.int32)
     keys, values = page_arrays.read_rows(tuple(x[0] for x in pages), table)
     assert keys.shape == values.shape == (2, 2 * SIZE, K, 128)
