@@ -1,5 +1,7 @@
 """What the engine does with its cache: sharing, eviction, leaks, compilations."""
 
+from typing import Any
+
 import jax
 import jax.monitoring
 import numpy as np
@@ -195,11 +197,19 @@ def mixed(seed: int, count: int) -> list[Ask]:
 
 
 @pytest.mark.slow
-def test_nothing_is_compiled_after_warm_up() -> None:
-    """A thousand requests of all lengths, in a cache that is too small for them."""
+def test_nothing_is_compiled_but_new_sizes() -> None:
+    """Two thousand requests of all lengths, in a cache that is too small for them. After the first
+    half, a seldom number of rows may still be new; what was met is not compiled again."""
     got = tiny_engines.Sampler(slots=16, cache_tokens=40, prefill_widths=(4, 8), prefill_tokens=32)
+    engine, program, sizes = got.engine, got.engine._prefill, set[Any]()
+
+    def prefill(context: int, params: Any, pages: Any, tokens: jax.Array, *rest: Any) -> Any:
+        sizes.add((context, tokens.shape))
+        return program(context, params, pages, tokens, *rest)
+
+    engine._prefill = prefill  # type: ignore[assignment]
     got.serve(mixed(0, 1000), waves=40)
-    compiled: list[str] = []
+    met, compiled = len(sizes), list[str]()
 
     def note(event: str, duration: float, **_) -> None:
         if event == "/jax/core/compile/backend_compile_duration":
@@ -207,13 +217,12 @@ def test_nothing_is_compiled_after_warm_up() -> None:
 
     jax.monitoring.register_event_duration_secs_listener(note)
     try:
-        sizes = [p._cache_size() for p in (got.engine._prefill, got.engine._decode)]
         asked = mixed(1, 1000)
         done = got.serve(asked, waves=40)
-        assert sizes == [p._cache_size() for p in (got.engine._prefill, got.engine._decode)]
-        assert not compiled and got.engine.stats.evictions > 0
+        assert program._cache_size() == len(sizes) and engine._decode._cache_size() == 1
+        assert len(compiled) == len(sizes) - met <= 3 and engine.stats.evictions > 0
         jax.jit(lambda x: x + len(done))(np.ones(3))  # what would have been noted
-        assert compiled
+        assert len(compiled) > len(sizes) - met
     finally:
         jax.monitoring.unregister_event_duration_listener(note)
     assert done.keys() == set(range(1000))
