@@ -148,6 +148,7 @@ class _Search:
         named = {"model.source": self.source} if self.source else {}
         per_token = 0.0  # bytes of temporaries for each token of a microbatch, once they are known
         hopeless: list[dict[str, Any]] = []  # whatever the lengths
+        refused: list[tuple[dict[str, Any], int]] = []  # with their temporaries
         for overrides in candidates(self.config):
             if _without_lengths(overrides) in hopeless:
                 continue
@@ -164,6 +165,14 @@ class _Search:
                 needed = program.argument_bytes + program.temporary_bytes
                 if needed > self.device_bytes:
                     per_token = max(per_token, (needed - least) / tokens)
+                    setting = _without_lengths(overrides)
+                    if (
+                        setting,
+                        program.temporary_bytes,
+                    ) in refused:  # what is largest does not follow the lengths
+                        hopeless.append(setting)
+                        break
+                    refused.append((setting, program.temporary_bytes))
                 elif plan := self.with_sampling(shapes, wanted, program):
                     return Proposal(named | wanted, plan)
         return None
