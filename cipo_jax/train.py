@@ -40,7 +40,7 @@ from cipo_jax.run.draw import Draw, check_enough
 from cipo_jax.run.hosts.preemption import Preempted
 from cipo_jax.run.hosts.processes import connect, open_hosts
 from cipo_jax.run.measures import device_measures, stream_measures
-from cipo_jax.run.parameters import check_fits
+from cipo_jax.run.parameters import check_fits, check_parameters
 from cipo_jax.run.parts import open_parts
 from cipo_jax.run.problems import check_places, given_attempts, open_evaluation, open_training
 from cipo_jax.run.records.checkpoint import Checkpoints, checkpoint_root
@@ -236,6 +236,8 @@ def open_run(
         update = make_policy_update(parts.config, parts.policy, schedule)
         given = given_attempts(c.data.eval, c.eval.given_attempts, eval_prompts)
         material = None
+        if c.model.source and not c.init_from and not (workdir / "config.json").is_file():
+            check_parameters(c, workdir)
         if c.cold_start.max_steps and not c.init_from:
             material = open_material(c, parts)
 

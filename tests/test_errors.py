@@ -69,6 +69,7 @@ FILES = {
     "verifier_arguments.py": "def verify(text): return True\n",
     "neox/config.json": json.dumps({"model_type": "gpt_neox", "architectures": ["GPTNeoX"]}),
     "short/config.json": json.dumps(QWEN3),
+    "no_weights/config.json": json.dumps(QWEN3 | {"max_position_embeddings": 1024}),
     "small/config.json": json.dumps(QWEN3 | {"vocab_size": 20}),
     "no_files/README.md": "",
     "a_file": "",
@@ -154,6 +155,11 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
     "model without files": ([TINY, "--config.model.source=no_files"], "no_files", "config.json"),
     "unknown architecture": ([TINY, "--config.model.source=neox"], "GPTNeoX", "Qwen3For"),
     "tokenizer of another model": ([TINY, "--config.model.source=small"], "20", "belongs"),
+    "model without weights": (
+        [TINY, "--config.model.source=no_weights"],
+        "no_weights: wanted model.safetensors",
+        "found neither",
+    ),
     "longer than the model": ([TINY, "--config.model.source=short"], "64 positions", "max_"),
     # Data.
     "missing data": ([TINY, "--config.data.train=nowhere.jsonl"], "nowhere.jsonl", "data.train"),

@@ -84,7 +84,7 @@ def check_parameters(config: Config, workdir: Path, step: str = "latest") -> Non
     """
     source = config.model.source
     if _candidates(config, workdir, step) is None and not is_hub_id(source):
-        model_directory(source)
+        huggingface.require_weights(model_directory(source))
 
 
 def _candidates(config: Config, workdir: Path, step: str) -> tuple[epath.Path, list[int]] | None:

@@ -215,6 +215,11 @@ def test_what_is_not_there_is_named_before_anything_is_read(
     for wrong, workdir, step, message in cases:
         with pytest.raises(CipoError, match=message):
             evaluate_run(wrong, workdir, step)
+    no_weights = tmp_path / "no_weights"
+    no_weights.mkdir()
+    (no_weights / "config.json").touch()
+    with pytest.raises(CipoError, match="wanted model.safetensors or .*found neither"):
+        evaluate_run(with_source(str(no_weights)), tmp_path)
 
 
 def test_bad_data_is_named_before_the_model_is_touched(

@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from cipo_jax.policy.huggingface.weights import INDEX_FILE, SINGLE_FILE
 from cipo_jax.types import CipoError
 
 _WANTED = ["*.safetensors", "*.json", "*.txt", "*.jinja", "tokenizer.model"]
@@ -82,21 +81,14 @@ def download_model(source: str, directory: Path) -> None:
 
 
 def _require_model(source: str, directory: Path) -> None:
-    """Refuses a directory without config.json or safetensors; what is in them is not looked at."""
-    weights = (SINGLE_FILE, INDEX_FILE)
+    """Refuses a directory without config.json. Plans need no weights: these are looked for where
+    they are read (`load`)."""
     if not (directory / "config.json").is_file():
-        lacks, remedy = "config.json", ""
-    elif not any((directory / name).is_file() for name in weights):
-        lacks, remedy = " or ".join(weights), ""
-        if any(directory.glob("*.bin")):
-            remedy = "; save weights of torch again, by save_pretrained of transformers"
-    else:
-        return
-    where = "" if Path(source) == directory else f" (in {directory})"
-    raise CipoError(
-        f"config.model.source: {source!r} has no {lacks}{where}; wanted a model in Hugging Face "
-        f"format{remedy}"
-    )
+        where = "" if Path(source) == directory else f" (in {directory})"
+        raise CipoError(
+            f"config.model.source: {source!r} has no config.json{where}; wanted a model in Hugging "
+            "Face format"
+        )
 
 
 def _download(source: str, into: Path | None, wanted: Sequence[str] = _WANTED) -> Path:

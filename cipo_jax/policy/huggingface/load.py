@@ -63,6 +63,16 @@ def load_params(directory: Path, config: ModelConfig, mesh: Mesh) -> Params:
     return flax.traverse_util.unflatten_dict(params, sep="/")
 
 
+def require_weights(directory: Path) -> None:
+    """Raises `CipoError` if the directory has no file of safetensors; none is read."""
+    if any((directory / name).exists() for name in (SINGLE_FILE, INDEX_FILE)):
+        return
+    remedy = ""
+    if any(directory.glob("*.bin")):
+        remedy = "; save weights of torch again, by save_pretrained of transformers"
+    raise CipoError(f"{directory}: wanted {SINGLE_FILE} or {INDEX_FILE}, found neither{remedy}")
+
+
 def has_own_head(directory: Path) -> bool:
     """Whether a checkpoint stores a head that is not its embedding. transformers then uses it, even
     if config.json says that they are tied. False where there are no files of tensors.
@@ -174,8 +184,7 @@ def _open(directory: Path, stack: contextlib.ExitStack) -> dict[str, Tensor]:
     if (file := directory / SINGLE_FILE).exists():
         handle = open_file(file)
         return {name: (file, handle.get_slice(name)) for name in handle.keys()}  # noqa: SIM118
-    if not (directory / INDEX_FILE).exists():
-        raise CipoError(f"{directory}: wanted {SINGLE_FILE} or {INDEX_FILE}, found neither")
+    require_weights(directory)
     weight_map = read_json(directory / INDEX_FILE).get("weight_map")
     if not isinstance(weight_map, dict):
         raise CipoError(f"{directory / INDEX_FILE}: weight_map: wanted a map of tensor to file")

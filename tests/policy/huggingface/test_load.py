@@ -157,6 +157,17 @@ def test_tensors_that_do_not_fit_are_named(change, message: str, saved: Path) ->
         load(saved)
 
 
+def test_a_directory_without_weights_is_refused(tmp_path: Path) -> None:
+    neither = "wanted model.safetensors or model.safetensors.index.json, found neither"
+    with pytest.raises(CipoError, match=f"{neither}$"):
+        hf_load.require_weights(tmp_path)
+    (tmp_path / "pytorch_model.bin").touch()
+    with pytest.raises(CipoError, match=f"{neither}; save weights of torch again"):
+        hf_load.require_weights(tmp_path)
+    (tmp_path / "model.safetensors").touch()
+    hf_load.require_weights(tmp_path)
+
+
 def test_harmless_tensors_are_ignored(tmp_path: Path) -> None:
     directory = tmp_path / "model"
     tiny_models.save_tiny_model_without_torch(directory, tie_embeddings=True)
