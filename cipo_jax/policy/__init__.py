@@ -17,8 +17,9 @@ The path of the parameters:
 
 Which attention runs where, by the devices of the ambient mesh (`attention_kernels.platform`):
 
-    training   `attention_kernels.attend_rows`: Pallas splash attention on TPU, cuDNN on GPU, else
-               `attention.attend`, the reference
+    training   `attention_kernels.attend_rows`: Pallas splash attention on TPU, cuDNN on GPU or
+               `triton_attention` for what cuDNN does not serve, else `attention.attend`, the
+               reference
     sampling   `cache/attention.attend_paged`: on TPU the ragged paged attention kernel; elsewhere
                the reference for prefill. Decoding: on CUDA GPUs `cache/gpu_kernel`, on other GPUs
                `cache/columns`, on CPU a loop over the live pages

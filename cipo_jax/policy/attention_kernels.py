@@ -1,9 +1,10 @@
 """Attention of whole rows to themselves, by the best implementation for the devices at hand.
 
-`attend_rows` is the one place that chooses: Pallas splash attention on TPU, cuDNN on GPU, and the
-portable reference (`attention.attend`) elsewhere and for what a kernel does not support. The log
-then gives the reason, once. The kind of devices is that of the mesh, so that a program can be
-compiled for another machine. Not decided here: attention to a cache (`cache/attention`).
+`attend_rows` is the one place that chooses: Pallas splash attention on TPU, cuDNN on GPU and our
+own kernels (`triton_attention`) for what cuDNN does not support there, and the portable reference
+(`attention.attend`) elsewhere and for what no kernel supports. The log then gives the reason, once.
+The kind of devices is that of the mesh, so that a program can be compiled for another machine. Not
+decided here: attention to a cache (`cache/attention`).
 
 Kernels know columns, not positions: they need the tokens of a segment side by side with positions
 that count up, as in packed rows and in padded ones.
@@ -108,6 +109,10 @@ def _kernel(q: jax.Array, soft_cap: float | None) -> Kernel | None:
         reasons, kernel = splash_refuses(q), splash_attention
     elif devices == "gpu":
         reasons, kernel = cudnn_refuses(q, soft_cap), cudnn_attention
+        if reasons and not (others := triton_refuses()):
+            _log_once(f"attention on gpu: our own kernels are used, not cuDNN, because {reasons}")
+            return _triton
+        reasons = reasons and f"{reasons}; {others}"
     else:
         return None
     if not reasons:
@@ -213,20 +218,38 @@ def splash_attention(
 # GPU.
 
 
-def triton_reads_pages(device: Any) -> bool:
-    """Whether Triton's kernel (`cache/gpu_kernel`) reads the cache on this GPU. Logged, once."""
+def triton_refuses(device: Any = None) -> str:
+    """Why a GPU can't run Triton's kernels; "" if it can. By default, this machine's; a card that
+    is not here, for which a program is compiled ahead, is taken to run them."""
+    if device is None:
+        if jax.default_backend() != "gpu":
+            return ""
+        device = jax.local_devices()[0]
     capability = str(getattr(device, "compute_capability", "not known"))
-    here = f"attention to the cache on {device.device_kind}: "
     try:
         served = float(capability) >= TRITON_CAPABILITY
     except ValueError:  # of AMD: gfx942, for example
         served = False
     if served:
-        _log_once(f"{here}Triton's kernel reads it, for CUDA {capability}")
-    else:
-        wanted = f"its compute capability is {capability}, not CUDA's {TRITON_CAPABILITY} or later"
-        _log_once(f"{here}the portable implementation is used, because {wanted}")
-    return served
+        return ""
+    return f"its compute capability is {capability}, not CUDA's {TRITON_CAPABILITY} or later"
+
+
+def triton_reads_pages(device: Any) -> bool:
+    """Whether Triton's kernel (`cache/gpu_kernel`) reads the cache on this GPU. Logged, once."""
+    reasons = triton_refuses(device)
+    how = "Triton's kernel reads it"
+    if reasons:
+        how = f"the portable implementation is used, because {reasons}"
+    _log_once(f"attention to the cache on {device.device_kind}: {how}")
+    return not reasons
+
+
+def _triton(*args: jax.Array, **options: Any) -> jax.Array:
+    # Late, because only GPUs need this slow import.
+    from cipo_jax.policy.triton_attention import triton_attention
+
+    return triton_attention(*args, **options, interpret=INTERPRET)
 
 
 def cudnn_refuses(q: jax.Array, soft_cap: float | None) -> str:
