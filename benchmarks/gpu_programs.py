@@ -17,7 +17,8 @@ output:
     collectives  counts and bytes of the results, by depth in loops: 0 once per call, 1 the loop
                  over microbatches (or decode steps), 2 over layers, 3 within a layer
     decode       a step with 2,048 live tokens a sequence, or what the cache holds: kernels in all
-                 and a layer, bytes moved over the bytes that it has to read (weights, live keys and
+                 and a layer, bytes moved (live keys and values once, and the step's share of what
+                 a chunk moves once) over the bytes that it has to read (weights, live keys and
                  values), and the time that those take at the memory's bandwidth
 
 Products of matrices are tuned on the GPU itself; compiled here, XLA takes its first choice.
@@ -35,6 +36,7 @@ from typing import Any
 
 import jax
 from jax.sharding import Mesh
+from one_device.decode import step_bytes
 from plan_memory import SHAPES
 from tpu_programs import GIB, LIVE_TOKENS, decode_roofline, print_collectives
 from tpu_programs import Slice as Devices
@@ -42,16 +44,15 @@ from tpu_programs import Slice as Devices
 from cipo_jax.config.keys import Config
 from cipo_jax.config.resolve import resolve
 from cipo_jax.policy import sharding
-from cipo_jax.policy.cache.attention import WORK_BLOCK
 from cipo_jax.policy.model import ModelConfig
 from cipo_jax.run.devices.chips import CHIPS
 from cipo_jax.run.devices.memory import device_memory
 from cipo_jax.run.devices.optimised_hlo import Work, collectives, parse, work
 from cipo_jax.run.devices.topology import topology_devices
 from cipo_jax.run.sizes import with_sizes
-from cipo_jax.run.update import Policy, make_policy_update, make_score
+from cipo_jax.run.update import Policy, bytes_per_device, make_policy_update, make_score
 from cipo_jax.sampling.choose import Choice
-from cipo_jax.sampling.programs import lower_decode, lower_prefill
+from cipo_jax.sampling.programs import abstract_cache, lower_decode, lower_prefill
 from cipo_jax.sampling.settings import EngineSettings, prefill_widths
 
 PROGRAMS = ("update", "decode", "prefill")
@@ -99,7 +100,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in options.programs.split(","):
         done, report[name] = examine(lower(name, config, policy, devices))
         if name == "decode":
-            report["step"] = decode_step(done, config, shape, devices)
+            cache = abstract_cache(policy.model, *sampler(config, policy, devices))
+            cache_bytes = bytes_per_device(cache)
+            report["step"] = decode_step(done, config, shape, devices, cache_bytes)
         if not options.json:
             print_program(name, report[name], done)
     if options.json:
@@ -176,10 +179,10 @@ def examine(lowered: jax.stages.Lowered) -> tuple[Work, dict[str, Any]]:
 
 
 def decode_step(
-    done: Work, config: Config, shape: ModelConfig, devices: list[Any]
+    done: Work, config: Config, shape: ModelConfig, devices: list[Any], cache_bytes: int
 ) -> dict[str, float]:
-    """Of one decode step on one GPU: the loop over layers is in the loop over steps, and loops in a
-    layer walk the live pages, `WORK_BLOCK` at a time."""
+    """Of one decode step on one GPU: the loop over steps has no other inside. `cache_bytes`: of the
+    cache on it; the kernel of each layer is handed all of it and reads its layer's live tokens."""
     s, chip = config.sampling, CHIPS[devices[0].device_kind]
     tensor = s.tensor or 1
     view = Devices("", (len(devices), 1, 1), tensor, chip.flops, chip.bandwidth, math.nan)
@@ -188,23 +191,17 @@ def decode_step(
     roofline = decode_roofline(dataclasses.replace(config, sampling=sampling), shape, view)
     groups = len(devices) // tensor
     live = min(s.slots * LIVE_TOKENS, whole_cache) / groups
-    turns = math.ceil(live / s.page_size / WORK_BLOCK)
+    weights = step_bytes(shape, shape.compute_dtype, 0) / tensor
     step = max(done.inner, key=lambda loop: loop.total("flops"))
-    layers = max(step.inner, key=lambda loop: loop.total("flops"))
-
-    def of_layer(what: str) -> float:
-        more = (turns - 1) * sum(loop.total(what) for loop in layers.open_loops)
-        return layers.total(what) + more
-
-    kernels, moved = (
-        getattr(step, w) + shape.num_layers * of_layer(w) for w in ("kernels", "bytes")
-    )
+    if step.inner:
+        raise ValueError("a decode step has loops, whose turns are not known here")
+    handed = shape.num_layers * cache_bytes
+    moved = step.bytes - handed + roofline["bytes"] - weights + done.bytes / s.chunk
     return {
         "rows": roofline["rows"],
         "live_tokens": live,
-        "turns": turns,
-        "kernels": kernels,
-        "kernels_a_layer": of_layer("kernels"),
+        "kernels": step.kernels,
+        "kernels_a_layer": step.kernels / shape.num_layers,
         "moved_bytes": moved,
         "needed_bytes": roofline["bytes"],
         "moved_over_needed": moved / roofline["bytes"],
@@ -228,8 +225,8 @@ def print_step(step: dict[str, float]) -> None:
     """The decode step's lines."""
     print(
         f"a decode step of {step['rows']:.0f} rows a GPU group, {step['live_tokens']:,.0f} live "
-        f"tokens: {step['kernels']:,.0f} kernels, {step['kernels_a_layer']:,.0f} a layer "
-        f"({step['turns']} turns over pages); moves {step['moved_bytes'] / GIB:.1f} GiB, "
+        f"tokens: {step['kernels']:,.0f} kernels, {step['kernels_a_layer']:,.1f} a layer; "
+        f"moves {step['moved_bytes'] / GIB:.1f} GiB, "
         f"{step['moved_over_needed']:.2f} of the {step['needed_bytes'] / GIB:.1f} that it needs, "
         f"which take {1e3 * step['seconds_at_bandwidth']:.1f} ms"
     )

@@ -22,23 +22,23 @@ from cipo_jax.run.devices.optimised_hlo import Work  # noqa: E402
 SMALL = ModelConfig(**SHAPES["qwen2.5-0.5b"], compute_dtype="bfloat16")
 
 
-def test_a_decode_step_turns_over_the_live_pages() -> None:
+def test_a_decode_step_reads_what_is_live() -> None:
     raw = gpu_programs.read_config("shortest")
     raw.sampling.slots, raw.sampling.cache_tokens = 16, 20_000
-    walk = Work(None, kernels=15, flops=1.0, bytes=1000)
-    layers = Work(24, kernels=33, flops=1e9, bytes=10_000, inner=(walk,))
+    raw.sampling.chunk = 32
+    cache = 2 * 24 * 2 * 64 * 2 * 30_000  # of 30,000 tokens
+    steps = Work(None, kernels=25 + 24 * 15, flops=1e9, bytes=24 * cache + 10**9)
     other = Work(None, kernels=5, flops=1.0, bytes=1)
-    steps = Work(None, kernels=25, flops=1e9, bytes=7, inner=(layers,))
-    chunk = Work(1, kernels=20, inner=(other, steps))
+    chunk = Work(1, kernels=20, bytes=32 * 1000, inner=(other, steps))
     gpu: Any = SimpleNamespace(device_kind=GPUS["l4"].kind)
-    step = gpu_programs.decode_step(chunk, resolve(raw), SMALL, [gpu])
-    # 16 sequences of 2,048 tokens are more than the cache holds: 313 pages of 64, 32 at a time.
-    assert (step["live_tokens"], step["turns"]) == (20_000, 10)
-    assert step["kernels_a_layer"] == 33 + 10 * 15
-    assert step["kernels"] == 25 + 24 * (33 + 10 * 15)
-    assert step["moved_bytes"] == 7 + 24 * (10_000 + 10 * 1000)
-    # Weights, of which the embedding is the head too, and 2 heads of 64 in 24 layers, in bfloat16.
-    assert step["needed_bytes"] == 2 * 494_032_768 + 20_000 * 2 * 24 * 2 * 64 * 2
+    step = gpu_programs.decode_step(chunk, resolve(raw), SMALL, [gpu], cache)
+    # 16 sequences of 2,048 tokens are more than the cache may hold by its settings.
+    assert step["live_tokens"] == 20_000
+    assert step["kernels"] == 25 + 24 * 15 and step["kernels_a_layer"] == step["kernels"] / 24
+    # 2 heads of 64 in 24 layers, in bfloat16; the weights, of which the embedding is the head too.
+    live = 20_000 * 2 * 24 * 2 * 64 * 2
+    assert step["moved_bytes"] == 10**9 + live + 1000
+    assert step["needed_bytes"] == 2 * 494_032_768 + live
     assert step["seconds_at_bandwidth"] == step["needed_bytes"] / 0.3e12
 
 
