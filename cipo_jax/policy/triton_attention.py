@@ -6,7 +6,7 @@ that lie in the same segments, within the window, and in the past (or in the fut
 follows the segments, and no array [T, T] exists. One program adds up what a group's queries give
 their keys: nothing is added atomically, and a run repeats itself on one card.
 
-Compared with the reference in interpret mode, and compiled for H100, A100 and L4; not timed.
+Compared with the reference in interpret mode, and compiled for H100 and L4; not timed.
 """
 
 import functools

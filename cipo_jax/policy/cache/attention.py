@@ -164,7 +164,7 @@ def _attend_shard(
     elif work is not None:
         out = _walk(q[:, 0], flat, first_page, work, positions[:, 0], **options)[:, None]
     else:
-        keys, values = (new.astype(x.dtype) for new, x in zip((k, v), flat, strict=True))
+        keys, values = (x.astype(flat[0].dtype) for x in (k, v))
         k_positions, k_segments = positions, segments
         if context_pages:
             before = read_rows(flat, first_page + table[:, :context_pages])

@@ -181,6 +181,39 @@ def test_a_decode_step_writes_then_reads(
     assert changed == 3 * 2 * K * H  # keys and values of three tokens
 
 
+@pytest.mark.parametrize("form", ["kernel", "columns"])
+def test_a_prefill_writes_and_attends_to_what_is_before(
+    form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page of 24 tokens behind the first one, of which the second row has 10."""
+    monkeypatch.setattr(paged, "platform", lambda: "gpu")
+    rows, page_size, N, K, H, before = 2, 24, 4, 2, 16, 24
+    q, new = 3 * normal(rows, page_size, N, H), normal(2, rows, page_size, K, H, seed=5)
+    keys, values = normal(rows, TOKENS, K, H, seed=1), normal(rows, TOKENS, K, H, seed=2)
+    pool, table = in_pages(keys, values, page_size)
+    one = np.nan_to_num(pool[None, FIRST_PAGE:])
+    pages = (jnp.asarray(one),) if form == "kernel" else two_arrays(one)
+    positions = np.broadcast_to(before + np.arange(page_size, dtype=np.int32), (rows, page_size))
+    segments = (np.arange(page_size) < np.array([[24], [10]])).astype(np.int32)
+
+    @jax.jit
+    def run(pages):
+        cache = paged.PagedCache(pages, table, context_pages=1)
+        options: Any = {"scale": 0.4, "window": 30, "soft_cap": 5.0}
+        return paged.attend_paged(cache, jnp.int32(0), q, *new, positions, segments, **options)[0]
+
+    keys[:, before : 2 * before], values[:, before : 2 * before] = new
+    end = 2 * before
+    at = np.broadcast_to(np.arange(end), (rows, end))
+    known = np.concatenate([np.ones((rows, before), np.int32), segments], axis=1)
+    options: Any = {"window": 30, "scale": 0.4, "soft_cap": 5.0}
+    wanted = attention.attend(
+        q, keys[:, :end], values[:, :end], positions, segments, at, known, **options
+    )
+    real = segments > 0
+    np.testing.assert_allclose(run(pages)[real], wanted[real], rtol=0, atol=3e-6)
+
+
 def test_lowers_for_cuda_as_two_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """At full size, without a loop over pages."""
     monkeypatch.undo()
