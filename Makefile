@@ -37,7 +37,7 @@ test: $(VENV)/.test
 
 test-all: $(VENV)/.test
 	$(FETCH_OR_SKIP)
-	$(BIN)/python -m pytest -m "not long"
+	$(BIN)/python -m pytest -m "not long" --durations=40
 
 test-long: $(VENV)/.test
 	$(FETCH_OR_SKIP)

@@ -207,7 +207,11 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
         "2",
     ),
     "sampling mesh": ([TINY, "--config.sampling.tensor=3"], "sampling.tensor: got 3", "divisor"),
-    "unknown topology": ([TINY, "--mode=preflight", "--topology=v9:1x1"], "v9:1x1", "v5e:4x4"),
+    "unknown topology": (
+        [TINY, "--mode=preflight", "--topology=v9:1x1"],
+        "v9:1x1",
+        "TPUs: v4, v5e",
+    ),
     "coordinator without port": ([TINY, "--coordinator=here"], "'here'", "address:port"),
     "coordinator without ids": ([TINY, "--coordinator=here:1"], "--process_id", "ids from 0"),
     # Verifiers.

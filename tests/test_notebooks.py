@@ -94,8 +94,16 @@ def execute(
     client.execute()
 
 
+# The quickstart trains two runs, each as long as another notebook's one.
+RUN_HERE = [
+    pytest.param(p, marks=[pytest.mark.long] if p.stem == "quickstart" else [], id=p.stem)
+    for p in NOTEBOOKS
+    if p.stem != REAL
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("path", [p for p in NOTEBOOKS if p.stem != REAL], ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", RUN_HERE)
 def test_it_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     execute(path, tmp_path / "run", SHORT, monkeypatch)
 

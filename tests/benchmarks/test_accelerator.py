@@ -137,6 +137,8 @@ def for_cuda(monkeypatch):
     monkeypatch.setattr(version, lambda: 91000)
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_full_size_programs_lower_for_cuda(for_cuda):
     full = Work("qwen3-0.6b", compute_dtype="bfloat16")
     shape, mesh = full.shape, work.one_device()

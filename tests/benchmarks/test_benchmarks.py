@@ -77,6 +77,7 @@ def test_policy_update(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_step(tmp_path: Path) -> None:
     found = run(tmp_path, "rl_step.py", "--quick", "--models=S", "--repeats=1")
     assert found["S"]["contenders"]["cipo_jax"]["sampled_tokens"]["median"] == 8 * 8
@@ -84,6 +85,7 @@ def test_step(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_bfloat16_rounded_at_random_moves_what_rounding_to_the_nearest_leaves() -> None:
     import low_precision
 

@@ -181,6 +181,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
+@pytest.mark.long
 def test_without_a_store_one_host_is_asked_to_end_and_both_do(two: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "run"
     programs = [["-c", UNWATCHED, *stopping("SIGTERM", "update", count)] for count in (99, 2)]
