@@ -144,7 +144,7 @@ def _how(options: Options) -> dict[str, Any]:
 # of segments, first and after [B, T] int32, see `segment_bounds`; logsum_ref and mean_ref [B, N, T]
 # float32.
 
-_product = functools.partial(triton.dot, precision=jax.lax.Precision.HIGHEST)
+product = functools.partial(triton.dot, precision=jax.lax.Precision.HIGHEST)
 
 
 def _load(ref: Any, row: Any, columns: jax.Array, head: Any) -> jax.Array:
@@ -168,6 +168,41 @@ def _load_line(ref: Any, *place: Any) -> jax.Array:
     return triton.load(ref.at[place], mask=place[-1] < ref.shape[-1], other=0)
 
 
+def _load_keys(
+    k_ref: Any, v_ref: Any, segments_ref: Any, row: Any, columns: jax.Array, head: Any
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Keys, values and segments of a block of columns."""
+    k, v = (_load(ref, row, columns, head) for ref in (k_ref, v_ref))
+    return k, v, _load_line(segments_ref, row, columns)
+
+
+def nothing_added(q: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """What `add_block` begins with, for queries [queries, H]."""
+    zeros = jnp.zeros(q.shape[:1], jnp.float32)
+    return zeros + attention.MASKED, zeros, jnp.zeros(q.shape, jnp.float32)
+
+
+def add_block(
+    carry: tuple[jax.Array, ...], scores: jax.Array, seen: jax.Array, values: jax.Array
+) -> tuple[jax.Array, ...]:
+    """A turn of a softmax over blocks of keys.
+
+    Args:
+      carry: for each query the largest score so far, the sum of the scores' exponentials less it,
+        and [queries, H] the values weighted by these.
+      scores, seen: [queries, keys]; `seen` may be [1, keys].
+      values: [keys, H].
+    """
+    top, total, mixed = carry
+    scores = jnp.where(seen, scores, attention.MASKED)
+    new_top = jnp.maximum(top, jnp.max(scores, axis=1))
+    weights = jnp.where(seen, jnp.exp(scores - new_top[:, None]), 0.0)
+    shrink = jnp.exp(top - new_top)
+    total = total * shrink + jnp.sum(weights, axis=1)
+    mixed = mixed * shrink[:, None] + product(weights.astype(values.dtype), values)
+    return new_top, total, mixed
+
+
 def _scores(
     q: jax.Array,
     k: jax.Array,
@@ -180,7 +215,7 @@ def _scores(
     distance = mine[:, None] - theirs[None, :]
     seen = (own[:, None] == others[None, :]) & (others > 0)[None, :]
     seen &= (distance >= 0) & (distance < options.window)
-    scores = _product(q, k, trans_b=True) * options.scale
+    scores = product(q, k, trans_b=True) * options.scale
     return attention.soft_capped(scores, options.soft_cap), seen
 
 
@@ -211,23 +246,13 @@ def _attend_block(
     q, own = _load(q_ref, row, mine, head), _load_line(segments_ref, row, mine)
 
     def turn(i: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        top, total, mixed = carry
         theirs = i * options.keys + jnp.arange(options.keys)
-        k, v = (_load(ref, row, theirs, shared) for ref in (k_ref, v_ref))
-        others = _load_line(segments_ref, row, theirs)
+        k, v, others = _load_keys(k_ref, v_ref, segments_ref, row, theirs, shared)
         scores, seen = _scores(q, k, (mine, theirs), (own, others), options)
-        scores = jnp.where(seen, scores, attention.MASKED)
-        new_top = jnp.maximum(top, jnp.max(scores, axis=1))
-        weights = jnp.where(seen, jnp.exp(scores - new_top[:, None]), 0.0)
-        shrink = jnp.exp(top - new_top)
-        total = total * shrink + jnp.sum(weights, axis=1)
-        mixed = mixed * shrink[:, None] + _product(weights.astype(v.dtype), v)
-        return new_top, total, mixed
+        return add_block(carry, scores, seen, v)
 
-    zeros = jnp.zeros(mine.shape, jnp.float32)
-    start = (zeros + attention.MASKED, zeros, jnp.zeros(q.shape, jnp.float32))
     blocks = _key_blocks(first_ref, row, begin, options)
-    top, total, mixed = jax.lax.fori_loop(*blocks, turn, start)
+    top, total, mixed = jax.lax.fori_loop(*blocks, turn, nothing_added(q))
     total = jnp.maximum(total, 1e-30)  # padding sees nothing
     _store(out_ref, row, mine, head, mixed / total[:, None])
     place = logsum_ref.at[row, head, mine]
@@ -244,7 +269,7 @@ def _slopes(
     """[queries, keys] weights of the softmax, and the gradient of unscaled scores."""
     slope, logsum, mean = q_side
     weights = jnp.where(seen, jnp.exp(scores - logsum[:, None]), 0.0)
-    gradient = weights * (_product(slope, v, trans_b=True) - mean[:, None])
+    gradient = weights * (product(slope, v, trans_b=True) - mean[:, None])
     if options.soft_cap is not None:
         gradient *= 1.0 - (scores / options.soft_cap) ** 2
     return weights, gradient * options.scale
@@ -274,11 +299,10 @@ def _queries_gradient(
 
     def turn(i: jax.Array, dq: jax.Array) -> jax.Array:
         theirs = i * options.keys + jnp.arange(options.keys)
-        k, v = (_load(ref, row, theirs, shared) for ref in (k_ref, v_ref))
-        others = _load_line(segments_ref, row, theirs)
+        k, v, others = _load_keys(k_ref, v_ref, segments_ref, row, theirs, shared)
         scores, seen = _scores(q, k, (mine, theirs), (own, others), options)
         _, gradient = _slopes(scores, seen, q_side, v, options)
-        return dq + _product(gradient.astype(k.dtype), k)
+        return dq + product(gradient.astype(k.dtype), k)
 
     blocks = _key_blocks(first_ref, row, begin, options)
     dq = jax.lax.fori_loop(*blocks, turn, jnp.zeros(q.shape, jnp.float32))
@@ -304,8 +328,7 @@ def _keys_gradient(
     begin, shared, row = pl.program_id(0) * options.keys, pl.program_id(1), pl.program_id(2)
     group, T = q_ref.shape[2] // k_ref.shape[2], q_ref.shape[1]
     theirs = begin + jnp.arange(options.keys)
-    k, v = (_load(ref, row, theirs, shared) for ref in (k_ref, v_ref))
-    others = _load_line(segments_ref, row, theirs)
+    k, v, others = _load_keys(k_ref, v_ref, segments_ref, row, theirs, shared)
     last = jnp.minimum(begin + options.keys, T) - 1
     end = jnp.minimum(after_ref[row, last], last + options.window)
     first_block = begin // options.queries
@@ -320,8 +343,8 @@ def _keys_gradient(
         q_side = (_load(slope_ref, row, mine, head), *lines)
         scores, seen = _scores(q, k, (mine, theirs), (own, others), options)
         weights, gradient = _slopes(scores, seen, q_side, v, options)
-        dv += _product(weights.astype(v.dtype), q_side[0], trans_a=True)
-        dk += _product(gradient.astype(q.dtype), q, trans_a=True)
+        dv += product(weights.astype(v.dtype), q_side[0], trans_a=True)
+        dk += product(gradient.astype(q.dtype), q, trans_a=True)
         return dk, dv
 
     zeros = jnp.zeros(k.shape, jnp.float32)

@@ -19,6 +19,7 @@ from jax.experimental.pallas import triton
 
 from cipo_jax.policy import attention, attention_kernels
 from cipo_jax.policy.cache.pages import Pages
+from cipo_jax.policy.triton_attention import add_block, nothing_added, power_of_two, product
 
 # A part has at least so many tokens, which pays for its result; a row has at most so many parts.
 PART_TOKENS, PARTS = 256, 16
@@ -88,12 +89,7 @@ def _options(num_warps: int, num_stages: int) -> dict[str, Any]:
 
 def _block(H: int, itemsize: int) -> int:
     """Tokens that a turn of a part's loop takes."""
-    return min(128, max(16, BLOCK_BYTES // (_power_of_two(H) * itemsize)))
-
-
-def _power_of_two(n: int) -> int:
-    """The first power of two that is not less; the sizes of all that a kernel holds are such."""
-    return 1 << (n - 1).bit_length()
+    return min(128, max(16, BLOCK_BYTES // (power_of_two(H) * itemsize)))
 
 
 def _row_parts(
@@ -128,17 +124,15 @@ def _read_part(
 
     @pl.when(part < parts)
     def _() -> None:
-        queries = jnp.arange(max(QUERIES, _power_of_two(group)))
-        dims = jnp.arange(_power_of_two(H))
+        queries = jnp.arange(max(QUERIES, power_of_two(group)))
+        dims = jnp.arange(power_of_two(H))
         of_group = queries < group
         place = (row, head, queries[:, None], dims[None, :])
         mask = of_group[:, None] & (dims < H)[None, :]
         q = triton.load(q_ref.at[place], mask=mask, other=0.0)
         dtype = jnp.promote_types(q.dtype, pool_ref.dtype)
-        product = functools.partial(triton.dot, precision=jax.lax.Precision.HIGHEST)
 
         def turn(i: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-            top, total, mixed = carry
             at = i * block + jnp.arange(block)
             seen = (at < length) & (at >= length - window)
             page = triton.load(table_ref.at[row, at // page_size], mask=seen, other=0)
@@ -152,19 +146,11 @@ def _read_part(
             keys, values = load(2 * head), load(2 * head + 1)
             scores = product(q.astype(dtype), keys.astype(dtype), trans_b=True)
             scores = attention.soft_capped(scores * scale, soft_cap)
-            scores = jnp.where(seen[None, :], scores, attention.MASKED)
-            new_top = jnp.maximum(top, jnp.max(scores, axis=1))
-            weights = jnp.where(seen[None, :], jnp.exp(scores - new_top[:, None]), 0.0)
-            shrink = jnp.exp(top - new_top)
-            total = total * shrink + jnp.sum(weights, axis=1)
-            mixed = mixed * shrink[:, None] + product(weights.astype(values.dtype), values)
-            return new_top, total, mixed
+            return add_block(carry, scores, seen[None, :], values)
 
-        zeros = jnp.zeros(queries.shape, jnp.float32)
-        start = (zeros + attention.MASKED, zeros, jnp.zeros((*q.shape,), jnp.float32))
         begin = first + part * per_part
         end = jnp.minimum(begin + per_part, (length + block - 1) // block)
-        top, total, mixed = jax.lax.fori_loop(begin, end, turn, start)
+        top, total, mixed = jax.lax.fori_loop(begin, end, turn, nothing_added(q))
         by_query = (row, head, part, queries)
         triton.store(top_ref.at[by_query], top, mask=of_group)
         triton.store(total_ref.at[by_query], total, mask=of_group)
@@ -188,7 +174,7 @@ def _combine_parts(
     head, member = query // group, query % group
     length, window = lengths_ref[row], scalars_ref[1]
     *_, parts = _row_parts(length, window, block=block, part_blocks=part_blocks)
-    part, dims = jnp.arange(PARTS), jnp.arange(_power_of_two(H))
+    part, dims = jnp.arange(PARTS), jnp.arange(power_of_two(H))
     used = part < parts  # the others were not written
     by_part = (row, head, part, member)
     tops = triton.load(top_ref.at[by_part], mask=used, other=attention.MASKED)
