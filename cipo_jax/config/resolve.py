@@ -113,3 +113,15 @@ def _value(annotation: Any, value: Any, where: str) -> Any:
             hint = did_you_mean(value, rule.words)
             raise CipoError(f"{where}: got {value!r}, wanted {rule.wanted}{hint}")
     return value
+
+
+def changed_config(config: Config, overrides: Mapping[str, Any]) -> Config:
+    """`config` with {"section.key": value} in place."""
+    sections: dict[str, dict[str, Any]] = {}
+    for key, value in overrides.items():
+        section, name = key.split(".")
+        sections.setdefault(section, {})[name] = value
+    return dataclasses.replace(
+        config,
+        **{s: dataclasses.replace(getattr(config, s), **values) for s, values in sections.items()},
+    )

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cipo_jax.config.keys import Config, flatten
+from cipo_jax.config.resolve import changed_config
 from cipo_jax.data.tokenizer import Tokenizer
 from cipo_jax.policy import sharding
 from cipo_jax.policy.published import SHAPES
@@ -77,18 +78,6 @@ def candidates(config: Config) -> Iterator[dict[str, Any]]:
     for lengths in _lengths(config):
         for memory in _memory(config):
             yield sizes | memory | lengths
-
-
-def changed_config(config: Config, overrides: dict[str, Any]) -> Config:
-    """`config` with {"section.key": value} in place."""
-    sections: dict[str, dict[str, Any]] = {}
-    for key, value in overrides.items():
-        section, name = key.split(".")
-        sections.setdefault(section, {})[name] = value
-    return dataclasses.replace(
-        config,
-        **{s: dataclasses.replace(getattr(config, s), **values) for s, values in sections.items()},
-    )
 
 
 def _memory(config: Config) -> Iterator[dict[str, Any]]:
@@ -165,14 +154,12 @@ class _Search:
                 needed = program.argument_bytes + program.temporary_bytes
                 if needed > self.device_bytes:
                     per_token = max(per_token, (needed - least) / tokens)
-                    setting = _without_lengths(overrides)
-                    if (
-                        setting,
-                        program.temporary_bytes,
-                    ) in refused:  # what is largest does not follow the lengths
-                        hopeless.append(setting)
+                    # If the temporaries stay, what is largest does not follow the lengths.
+                    attempt = _without_lengths(overrides), program.temporary_bytes
+                    if attempt in refused:
+                        hopeless.append(attempt[0])
                         break
-                    refused.append((setting, program.temporary_bytes))
+                    refused.append(attempt)
                 elif plan := self.with_sampling(shapes, wanted, program):
                     return Proposal(named | wanted, plan)
         return None

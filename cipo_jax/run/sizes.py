@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from cipo_jax.config.keys import Config
+from cipo_jax.config.resolve import changed_config
 from cipo_jax.policy import sharding
 from cipo_jax.policy.cache.pages import stored_width
 from cipo_jax.policy.model import ModelConfig, abstract_params
@@ -70,15 +71,7 @@ def with_sizes(
       hosts: of the run, which all take the sizes of the first: their memories may differ.
     """
     sizes = {k: size.value for k, size in derive_sizes(config, policy, sequences).items()}
-    sections: dict[str, dict[str, int]] = {}
-    for key, value in (hosts.first_says(sizes) if hosts else sizes).items():
-        section, name = key.split(".")
-        sections.setdefault(section, {})[name] = value
-    changed = {
-        section: dataclasses.replace(getattr(config, section), **values)
-        for section, values in sections.items()
-    }
-    return dataclasses.replace(config, **changed)
+    return changed_config(config, hosts.first_says(sizes) if hosts else sizes)
 
 
 def most_sampled(config: Config) -> int:

@@ -7,11 +7,11 @@ import pytest
 
 from cipo_jax.config import default_config
 from cipo_jax.config.keys import Config
-from cipo_jax.config.resolve import resolve
+from cipo_jax.config.resolve import changed_config, resolve
 from cipo_jax.policy.published import SHAPES
 from cipo_jax.run import memory_plan, proposal
 from cipo_jax.run.memory_plan import Program, open_shapes
-from cipo_jax.run.proposal import as_flags, candidates, changed_config, propose
+from cipo_jax.run.proposal import as_flags, candidates, propose
 
 
 def config(**changes: Any) -> Config:
