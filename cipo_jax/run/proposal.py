@@ -155,11 +155,11 @@ class _Search:
                 if needed > self.device_bytes:
                     per_token = max(per_token, (needed - least) / tokens)
                     # If the temporaries stay, what is largest does not follow the lengths.
-                    attempt = _without_lengths(overrides), program.temporary_bytes
-                    if attempt in refused:
-                        hopeless.append(attempt[0])
+                    tried = _without_lengths(overrides), program.temporary_bytes
+                    if tried in refused:
+                        hopeless.append(tried[0])
                         break
-                    refused.append(attempt)
+                    refused.append(tried)
                 elif plan := self.with_sampling(shapes, wanted, program):
                     return Proposal(named | wanted, plan)
         return None
