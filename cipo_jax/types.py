@@ -163,12 +163,14 @@ class TrainBatch(NamedTuple):
     """One step's sequences, packed into rows; the argument of the compiled train step.
 
     A row holds several sequences of one stream, told apart by segment ids 1, 2, ...; 0 is padding.
+    Completions of one prompt may share it: then the prompt without its last token is a segment, and
+    each completion, begun by that token, is another.
     Microbatches at the end may be empty (all padding). A `NamedTuple`, so that it is a pytree
     without importing JAX here.
 
     Attributes:
       tokens, segments: [U, M, R, T] int32.
-      positions: [U, M, R, T] int32, from 0 within each sequence.
+      positions: [U, M, R, T] int32, from 0 within each prompt and completion.
       completion_mask: [U, M, R, T] float32, 1 on completion tokens; metrics are of these.
       loss_mask: [U, M, R, T] float32, 1 on those of completions that enter the loss.
       advantages: [U, M, R, T] float32, constant over a completion.
@@ -177,6 +179,8 @@ class TrainBatch(NamedTuple):
       token_counts: [U, 2] float32, what each stream's loss is divided by: with a mean over tokens
         its tokens in `loss_mask`. None in the parts of a batch that are smaller than a minibatch.
       ref_logprobs: [U, M, R, T] float32, of the frozen reference; None without a KL term.
+      prefixes: [U, M, R, T] int32, the segment that a token sees besides its own: its shared
+        prompt; its own where it shares none. None: no prompt is shared.
     """
 
     tokens: Any
@@ -189,6 +193,7 @@ class TrainBatch(NamedTuple):
     stream: Any
     token_counts: Any = None
     ref_logprobs: Any = None
+    prefixes: Any = None
 
 
 BASE, CORRECTION = 0, 1

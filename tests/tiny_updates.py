@@ -24,9 +24,11 @@ LOSS = PolicyLoss(LOW, HIGH)
 # The policy.
 
 
-def bigram(params: Any, tokens: jax.Array, positions: jax.Array, segments: jax.Array):
+def bigram(
+    params: Any, tokens: jax.Array, positions: jax.Array, segments: jax.Array, prefixes: Any = None
+):
     """A policy that sees the previous token only: log-probs and entropies [R, T]."""
-    del segments
+    del segments, prefixes
     table = jax.nn.log_softmax(params["embedding"] @ params["head"])
     rows = table[jnp.roll(tokens, 1, axis=1)]
     chosen = jnp.take_along_axis(rows, tokens[..., None], axis=-1)[..., 0]

@@ -2,7 +2,8 @@
 
 The portable reference, in plain XLA. A token sees the tokens of its own segment at or before its
 own position, as far back as the window reaches; segment 0 is padding. Packed and padded training
-rows follow this rule, and so do prompts that are prefilled after cached tokens. Queries are taken
+rows follow this rule, and so do prompts that are prefilled after cached tokens. It may see a second
+segment in the same way: the prompt that its completion shares with others. Queries are taken
 in blocks, so that the scores [B, N, T, S] of a long row never exist in full.
 
 Not decided here: whether a kernel computes the same instead (`attention_kernels`), and how a decode
@@ -36,9 +37,12 @@ def visible(
     k_positions: jax.Array,
     k_segments: jax.Array,
     window: int | jax.Array | None = None,
+    q_prefixes: jax.Array | None = None,
 ) -> jax.Array:
     """[B, T, S] bool: which keys each query may attend to, from [B, T] and [B, S] int32."""
     same = q_segments[:, :, None] == k_segments[:, None, :]
+    if q_prefixes is not None:
+        same |= q_prefixes[:, :, None] == k_segments[:, None, :]
     distance = q_positions[:, :, None] - k_positions[:, None, :]
     seen = same & (distance >= 0) & (k_segments[:, None, :] > 0)
     return seen if window is None else seen & (distance < window)
@@ -56,6 +60,7 @@ def attend(
     scale: float,
     window: int | jax.Array | None = None,
     soft_cap: float | None = None,
+    q_prefixes: jax.Array | None = None,
 ) -> jax.Array:
     """Attention output.
 
@@ -67,16 +72,17 @@ def attend(
       scale: scores are multiplied by it.
       window: how many positions a query sees, its own included; a number or [] int32. None: all.
       soft_cap: see `soft_capped`; applied to the scaled scores.
+      q_prefixes: [B, T] int32, a second segment that each query sees; None: none.
 
     Returns:
       [B, T, N, H] in q's dtype; scores and softmax are float32. Padding (segment 0) sees nothing
       and has no meaningful output.
     """
 
-    def block(args: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
-        q, positions, segments = args
+    def block(args: tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]) -> jax.Array:
+        q, positions, segments, prefixes = args
         (B, T, N, H), K = q.shape, k.shape[2]
-        mask = visible(positions, segments, k_positions, k_segments, window)
+        mask = visible(positions, segments, k_positions, k_segments, window, prefixes)
         grouped = q.reshape(B, T, K, N // K, H)
         scores = jnp.einsum("btkgh,bskh->bkgts", grouped, k, preferred_element_type=jnp.float32)
         scores = jnp.where(mask[:, None, None], soft_capped(scores * scale, soft_cap), MASKED)
@@ -85,8 +91,9 @@ def attend(
 
     T = q.shape[1]
     if T <= QUERY_BLOCK:
-        return block((q, q_positions, q_segments))
-    blocks = tuple(split_tokens(x, QUERY_BLOCK) for x in (q, q_positions, q_segments))
+        return block((q, q_positions, q_segments, q_prefixes))
+    queries = (q, q_positions, q_segments, q_prefixes)
+    blocks = jax.tree.map(lambda x: split_tokens(x, QUERY_BLOCK), queries)
     return join_tokens(jax.lax.map(jax.checkpoint(block), blocks), T)
 
 

@@ -48,6 +48,7 @@ def attend_rows(
     window: int | None | jax.Array = None,
     windows: Sequence[int | None] = (),
     soft_cap: float | None = None,
+    prefixes: jax.Array | None = None,
     rules: Rules = (),
 ) -> jax.Array:
     """Attention of each token to the tokens of its segment before it.
@@ -58,16 +59,17 @@ def attend_rows(
       positions, segments: [B, T] int32; segment 0 is padding.
       scale, window, soft_cap: as in `attention.attend`.
       windows: where `window` is an array: the values it may have; NO_WINDOW stands for None.
+      prefixes: [B, T] int32, a second segment that each token sees; no kernel knows any.
       rules: where rows and heads lie on the ambient mesh; () without a mesh.
 
     Returns:
       [B, T, N, H] in q's dtype; without meaning at padding.
     """
     args = (q, k, v, positions, segments)
-    kernel = _kernel(q, soft_cap)
+    kernel = _kernel(q, soft_cap) if prefixes is None else None
     if kernel is None:
         options: Any = {"scale": scale, "window": window, "soft_cap": soft_cap}
-        out = attention.attend(*args, positions, segments, **options)
+        out = attention.attend(*args, positions, segments, **options, q_prefixes=prefixes)
         return checkpoint_name(out, attention.SAVED_NAME)
 
     def run(window: int | None, *args: jax.Array) -> jax.Array:

@@ -96,6 +96,7 @@ def hidden_states(
     segments: jax.Array,
     cache: PagedCache | None = None,
     rules: Rules = (),
+    prefixes: jax.Array | None = None,
 ) -> tuple[jax.Array, PagedCache | None]:
     """Final hidden states, and the cache with these tokens appended.
 
@@ -104,6 +105,8 @@ def hidden_states(
       tokens, positions, segments: [B, T] int32; a token attends within its segment up to its
         position; segment 0 is padding.
       cache: if given, where earlier tokens are and these T are written.
+      prefixes: [B, T] int32, without a cache: a second segment in which a token sees what is up to
+        its position, as completions see a prompt that they share.
 
     Returns:
       [B, T, D] in the compute dtype, normalised, ready for `unembed`; the new cache or None.
@@ -114,7 +117,7 @@ def hidden_states(
     if isinstance(params["layers"], tuple):
         layers = params["layers"]
         params = {name: x for name, x in params.items() if name != "layers"}
-    arguments = (tokens, positions, segments, cache, apart, layers)
+    arguments = (tokens, positions, segments, prefixes, cache, apart, layers)
     return cast(Any, module.apply({"params": params}, *arguments))
 
 
@@ -132,6 +135,7 @@ def token_logprobs(
     segments: jax.Array,
     temperature: float = 1.0,
     rules: Rules = (),
+    prefixes: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Teacher-forced log-probs of the given tokens, and the entropy of their distributions.
 
@@ -142,11 +146,13 @@ def token_logprobs(
     Args:
       tokens, positions, segments: [B, T] int32.
       temperature: logits are divided by it, as the sampler does.
+      prefixes: as in `hidden_states`.
 
     Returns:
       logprobs, entropy: [B, T] float32; entropy in nats.
     """
-    hidden, _ = hidden_states(config, params, tokens, positions, segments, rules=rules)
+    rows = (tokens, positions, segments)
+    hidden, _ = hidden_states(config, params, *rows, rules=rules, prefixes=prefixes)
     targets = jnp.roll(tokens, -1, axis=1)  # what the hidden state at t predicts
 
     head = Head(config.tie_embeddings, temperature, config.logit_soft_cap)
@@ -166,7 +172,7 @@ def token_logprobs(
 
 def _init_boxed(config: ModelConfig, key: jax.Array) -> Params:
     tokens = jnp.ones((1, 1), jnp.int32)
-    return Transformer(config, ()).init(key, tokens, tokens, tokens, None)["params"]
+    return Transformer(config, ()).init(key, tokens, tokens, tokens)["params"]
 
 
 @functools.lru_cache(maxsize=16)
@@ -235,6 +241,7 @@ class Layer(nn.Module):
         layer: jax.Array,
         positions: jax.Array,
         segments: jax.Array,
+        prefixes: jax.Array | None,
         rope_tables: tuple[jax.Array, jax.Array],
         apart: Apart | None,
     ) -> tuple[tuple[jax.Array, PagedCache | None], None]:
@@ -242,7 +249,7 @@ class Layer(nn.Module):
         product = functools.partial(self._product, layer, apart)
         x = constrain(x, self.rules, ("batch", "tokens", None))
         normed = RMSNorm(self.config, name="attention_norm")(x)
-        at = (positions, segments, rope_tables)
+        at = (positions, segments, prefixes, rope_tables)
         attended, cache = self._attention(product, normed, cache, layer, *at)
         if self.config.post_norms:
             attended = RMSNorm(self.config, name="post_attention_norm")(attended)
@@ -260,6 +267,7 @@ class Layer(nn.Module):
         layer: jax.Array,
         positions: jax.Array,
         segments: jax.Array,
+        prefixes: jax.Array | None,
         rope_tables: tuple[jax.Array, jax.Array],
     ) -> tuple[jax.Array, PagedCache | None]:
         c = self.config
@@ -288,7 +296,7 @@ class Layer(nn.Module):
             "rules": self.rules,
         }
         if cache is None:
-            out = attend_rows(q, k, v, positions, segments, **options)
+            out = attend_rows(q, k, v, positions, segments, prefixes=prefixes, **options)
         else:
             out, cache = attend_paged(cache, layer, q, k, v, positions, segments, **options)
         init = kernel_init((2 * c.num_layers) ** -0.5, inputs=2)
@@ -325,7 +333,7 @@ class Transformer(nn.Module):
             layer,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=(0, *(nn.broadcast,) * 4),
+            in_axes=(0, *(nn.broadcast,) * 5),
             length=c.num_layers,
             unroll=min(c.unroll, c.num_layers),
             metadata_params={nn.PARTITION_NAME: "layers"},
@@ -339,14 +347,15 @@ class Transformer(nn.Module):
         tokens: jax.Array,
         positions: jax.Array,
         segments: jax.Array,
-        cache: PagedCache | None,
+        prefixes: jax.Array | None = None,
+        cache: PagedCache | None = None,
         apart: Apart | None = None,
         layers: tuple[Params, ...] = (),
     ) -> tuple[jax.Array, PagedCache | None]:
         """`apart`, and `layers` where they are not stacked: see `layer_weights`."""
         c = self.config
         carry, numbers = (self.embed(tokens), cache), jnp.arange(c.num_layers)
-        rows = (positions, segments, rope.tables(c, positions), apart)
+        rows = (positions, segments, prefixes, rope.tables(c, positions), apart)
         if layers:
             one = Layer(c, self.rules, parent=None)
             for number, weights in enumerate(layers):

@@ -4,6 +4,10 @@ Runs on the host: NumPy arrays in, NumPy arrays out. Sequences are packed first-
 A row holds one stream, and the base stream's come first: so a row has one loss weight, and the base
 stream's gradient does not depend on corrections.
 
+Completions of one prompt may share it, where attention can tell: the prompt is then in the row once
+and computed once, forward and backward. Its last token is not shared, since what it predicts is
+each completion's own first token. The loss and its gradient are the same.
+
 Metrics are of all completions, the gradient is of some. Sequences without one are packed after the
 others, where those leave room and in rows of their own, which come last: a microbatch of these is
 scored only (`train_step`).
@@ -17,7 +21,7 @@ of a batch (`run/update`), what a stream's loss is divided by (`aggregate`).
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -96,6 +100,45 @@ def minibatch_sequences(sequences: int, group_size: int, minibatches: int) -> in
     return -(-groups // minibatches) * group_size
 
 
+def pack_shared(
+    sequences: Sequence[TrainSequence], row_tokens: int, last: Sequence[bool] | None = None
+) -> list[list[list[int]]]:
+    """As `pack_rows`, with prompts shared: each row is a list of bundles, a bundle is the indices
+    of completions of one prompt. What does not fit into one row goes on in another, with the
+    prompt again. Deterministic."""
+    later = last or [False] * len(sequences)
+    bundles: dict[tuple[bool, bytes], list[int]] = {}
+    for i in sorted(range(len(sequences)), key=lambda i: (-len(sequences[i]), i)):
+        bundles.setdefault((later[i], sequences[i].prompt.tobytes()), []).append(i)
+
+    def size(bundle: Sequence[int]) -> int:
+        return bundle_tokens([sequences[i] for i in bundle])
+
+    rows: list[list[list[int]]] = []
+    free: list[int] = []
+    for (_, _), left in sorted(bundles.items(), key=lambda b: (b[0][0], -size(b[1]), b[1])):
+        while left:
+            whole = size(left)
+            row = next((r for r, space in enumerate(free) if space >= whole), None)
+            if row is None:  # in two or more parts, the first where most of it fits
+                row = max(range(len(free)), key=lambda r: free[r], default=None)
+                if row is None or size(left[:2]) > free[row]:
+                    rows.append([])
+                    free.append(row_tokens)
+                    row = len(rows) - 1
+            fits = max(n for n in range(1, len(left) + 1) if n == 1 or size(left[:n]) <= free[row])
+            rows[row].append(left[:fits])
+            free[row] -= size(left[:fits])
+            left = left[fits:]
+    return rows
+
+
+def bundle_tokens(bundle: Sequence[TrainSequence]) -> int:
+    """Tokens in a row of completions that share their prompt."""
+    shared = len(bundle[0].prompt) - 1
+    return shared + sum(1 + len(s.completion) for s in bundle)
+
+
 def make_minibatches(
     sequences: Sequence[TrainSequence],
     minibatches: int,
@@ -135,6 +178,7 @@ def make_train_batch(
     row_tokens: int,
     zero_advantages_learn: bool = True,
     normaliser: Callable[[Sequence[int]], float] = sum,
+    share_prompts: bool = False,
 ) -> TrainBatch:
     """Packs sequences of both streams into one minibatch of NumPy arrays [M, R, ...].
 
@@ -142,51 +186,80 @@ def make_train_batch(
       zero_advantages_learn: sequences of advantage 0 have a gradient; without KL and entropy terms
         it is exactly zero.
       normaliser: lengths of a stream's trained completions -> its entry of `token_counts`.
+      share_prompts: completions of one prompt share it where that takes fewer rows, and the batch
+        has `prefixes`.
 
     Raises:
       ValueError: the rows do not fit; the caller's capacity is wrong.
     """
     M, R, T = microbatches, microbatch_rows, row_tokens
-    learning: list[list[TrainSequence]] = []
-    measured: list[list[TrainSequence]] = []
+    learning: list[list[list[TrainSequence]]] = []
+    measured: list[list[list[TrainSequence]]] = []
     token_counts = np.zeros(len(STREAMS), np.float32)
     for stream in range(len(STREAMS)):
         members = [s for s in sequences if s.stream == stream]
         token_counts[stream] = normaliser([len(s.completion) for s in members if s.trained])
         idle = [not s.trained or not (zero_advantages_learn or s.advantage) for s in members]
-        for places in pack_rows([len(s) for s in members], T, last=idle):
+        packed = [[[i] for i in row] for row in pack_rows([len(s) for s in members], T, last=idle)]
+        if share_prompts:
+            packed = min(packed, pack_shared(members, T, last=idle), key=len)
+        for row in packed:
             # The first to be packed into a row learns, or none does.
-            (measured if idle[places[0]] else learning).append([members[i] for i in places])
+            kind = measured if idle[row[0][0]] else learning
+            kind.append([[members[i] for i in bundle] for bundle in row])
     rows = learning + measured
     if len(rows) > M * R:
         raise ValueError(f"{len(rows)} rows do not fit into {M} microbatches of {R} rows")
 
-    tokens, positions, segments = (np.zeros((M * R, T), np.int32) for _ in range(3))
+    tokens, positions, segments, prefixes = (np.zeros((M * R, T), np.int32) for _ in range(4))
     completion_mask, loss_mask, advantages, old_logprobs = (
         np.zeros((M * R, T), np.float32) for _ in range(4)
     )
     stream_of_row = np.zeros((M * R,), np.int32)
-    for r, row in enumerate(rows):
-        stream_of_row[r] = row[0].stream
+    for r, bundles in enumerate(rows):
+        stream_of_row[r] = bundles[0][0].stream
         begin = 0
-        for segment, sequence in enumerate(row, start=1):
-            end = begin + len(sequence)
-            tokens[r, begin:end] = np.concatenate([sequence.prompt, sequence.completion])
-            positions[r, begin:end] = np.arange(len(sequence))
-            segments[r, begin:end] = segment
-            completion = slice(begin + len(sequence.prompt), end)
-            completion_mask[r, completion] = 1.0
-            loss_mask[r, completion] = sequence.trained
-            advantages[r, completion] = sequence.advantage
-            old_logprobs[r, completion] = sequence.old_logprobs
-            begin = end
+        for segment, (part, position, prefix, sequence) in enumerate(_segments(bundles), start=1):
+            at = slice(begin, begin + len(part))
+            tokens[r, at], segments[r, at], prefixes[r, at] = part, segment, prefix
+            positions[r, at] = position + np.arange(len(part))
+            begin = at.stop
+            if sequence is not None:
+                completion = slice(begin - len(sequence.completion), begin)
+                completion_mask[r, completion] = 1.0
+                loss_mask[r, completion] = sequence.trained
+                advantages[r, completion] = sequence.advantage
+                old_logprobs[r, completion] = sequence.old_logprobs
     arrays = (
         *(tokens, positions, segments),
         *(completion_mask, loss_mask, advantages, old_logprobs),
     )
     by_token = (x.reshape(M, R, T) for x in arrays)
     fields: Any = (*by_token, stream_of_row.reshape(M, R), token_counts)
-    return TrainBatch(*fields)
+    batch = TrainBatch(*fields)
+    return batch._replace(prefixes=prefixes.reshape(M, R, T)) if share_prompts else batch
+
+
+def _segments(
+    row: Sequence[Sequence[TrainSequence]],
+) -> Iterator[tuple[np.ndarray, int, int, TrainSequence | None]]:
+    """(tokens, position of the first, the segment they see besides their own or their own, what
+    completion they end with) of each of the row's segments, which count from 1."""
+    number = 0
+    for bundle in row:
+        prompt, position, shared = bundle[0].prompt, 0, 0
+        if len(bundle) > 1:
+            number += 1
+            yield prompt[:-1], 0, number, None
+            prompt, position, shared = prompt[-1:], len(prompt) - 1, number
+        for sequence in bundle:
+            number += 1
+            yield (
+                np.concatenate([prompt, sequence.completion]),
+                position,
+                shared or number,
+                sequence,
+            )
 
 
 def pad_share(batch: TrainBatch) -> float:

@@ -32,8 +32,8 @@ from cipo_jax.types import BASE, CORRECTION, STREAMS, TrainBatch
 
 Params = Any
 Metrics = dict[str, jax.Array]
-# (params, tokens, positions, segments) -> (logprobs, entropy), all [R, T]
-Score = Callable[[Params, jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+# (params, tokens, positions, segments, prefixes=) -> (logprobs, entropy), all [R, T]
+Score = Callable[..., tuple[jax.Array, jax.Array]]
 
 
 @struct.dataclass
@@ -77,10 +77,13 @@ def _put(x: Any, sharding: NamedSharding) -> jax.Array:
 
 
 def abstract_batch(
-    shape: tuple[int, int, int, int], mesh: Mesh, rows: tuple[str, ...]
+    shape: tuple[int, int, int, int],
+    mesh: Mesh,
+    rows: tuple[str, ...],
+    share_prompts: bool = False,
 ) -> TrainBatch:
     """Shapes, dtypes and shardings of `put_batch`, for a batch [U, M, R, T] without reference
-    log-probs."""
+    log-probs; `share_prompts` as in `packing`."""
     by_rows, whole = NamedSharding(mesh, P(None, None, rows)), NamedSharding(mesh, P())
     ints = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=by_rows)
     floats = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=by_rows)
@@ -94,6 +97,7 @@ def abstract_batch(
         old_logprobs=floats,
         stream=jax.ShapeDtypeStruct(shape[:-1], jnp.int32, sharding=by_rows),
         token_counts=jax.ShapeDtypeStruct((shape[0], 2), jnp.float32, sharding=whole),
+        prefixes=ints if share_prompts else None,
     )
 
 
@@ -253,7 +257,7 @@ def _gradient(
         )
 
     def microbatch_loss(params: Params, micro: TrainBatch, before: Any) -> tuple[jax.Array, Totals]:
-        scores = score(params, micro.tokens, micro.positions, micro.segments)
+        scores = _scores(score, params, micro)
         return loss_of_scores(*scores, micro, before)
 
     def add(sums: Totals, more: Totals) -> Totals:
@@ -292,13 +296,18 @@ def _logprobs(score: Score, params: Params, batch: TrainBatch) -> jax.Array:
     def of_microbatch(micro: TrainBatch) -> jax.Array:
         return jax.lax.cond(
             jnp.any(micro.completion_mask > 0),
-            lambda m: score(params, m.tokens, m.positions, m.segments)[0],
+            lambda m: _scores(score, params, m)[0],
             lambda m: jnp.zeros_like(m.old_logprobs),
             micro,
         )
 
     of_minibatch = functools.partial(jax.lax.map, of_microbatch)
     return jax.lax.map(of_minibatch, batch._replace(token_counts=None))
+
+
+def _scores(score: Score, params: Params, micro: TrainBatch) -> tuple[jax.Array, jax.Array]:
+    rows = (micro.tokens, micro.positions, micro.segments)
+    return score(params, *rows, prefixes=micro.prefixes)
 
 
 def learns(batch: TrainBatch, token_loss: TokenLoss) -> Any:

@@ -59,10 +59,14 @@ def make_score(model_config: ModelConfig, mesh: Mesh, temperature: float) -> Sco
     rules = sharding.logical_rules(mesh, model_config.axis_sizes)
 
     def score(
-        params: Params, tokens: jax.Array, positions: jax.Array, segments: jax.Array
+        params: Params,
+        tokens: jax.Array,
+        positions: jax.Array,
+        segments: jax.Array,
+        prefixes: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array]:
         return model.token_logprobs(
-            model_config, params, tokens, positions, segments, temperature, rules
+            model_config, params, tokens, positions, segments, temperature, rules, prefixes
         )
 
     return score
@@ -129,7 +133,8 @@ class Update:
     ) -> None:
         self._mesh, self._token_loss = policy.mesh, token_loss
         shape = _batch_shape(policy, plan)
-        self.abstract_batch = abstract_batch(shape, policy.mesh, sharding.ROWS)
+        share = shares_prompts(policy.mesh)
+        self.abstract_batch = abstract_batch(shape, policy.mesh, sharding.ROWS, share)
         self._pack_minibatch = functools.partial(
             packing.make_train_batch,
             microbatches=shape[1],
@@ -137,6 +142,7 @@ class Update:
             row_tokens=shape[3],
             zero_advantages_learn=token_loss.needs_zero_advantages,
             normaliser=token_loss.aggregation.normaliser,
+            share_prompts=share,
         )
         self._minibatches = plan.minibatches
 
@@ -218,6 +224,12 @@ class Update:
 
     def _put(self, batch: TrainBatch) -> TrainBatch:
         return put_batch(batch, self._mesh, sharding.ROWS)
+
+
+def shares_prompts(mesh: Mesh) -> bool:
+    """Whether completions of one prompt share it in an update's rows: on CPUs, whose attention is
+    the portable one. The kernels of accelerators know no second segment."""
+    return bool(mesh.devices.flat[0].platform == "cpu")
 
 
 def not_finite(metrics: Mapping[str, Any]) -> str | None:

@@ -10,13 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cipo_jax.policy import attention
 from cipo_jax.rl.packing import (
     TrainSequence,
+    bundle_tokens,
     make_minibatches,
     make_train_batch,
     microbatch_count,
     minibatch_sequences,
     pack_rows,
+    pack_shared,
     pad_share,
     row_capacity,
 )
@@ -55,7 +58,7 @@ def unpack(batch: TrainBatch) -> list[TrainSequence]:
     flat = {
         name: np.array(x).reshape(-1, *x.shape[2:])
         for name, x in batch._asdict().items()
-        if name not in ("token_counts", "ref_logprobs")
+        if name not in ("token_counts", "ref_logprobs", "prefixes")
     }
     found = []
     for r in range(len(flat["segments"])):
@@ -230,6 +233,89 @@ def test_too_small_a_batch_raises() -> None:
     sequences = [sequence(i, 5, 5) for i in range(1, 4)]
     with pytest.raises(ValueError, match="3 rows do not fit into 1 microbatches of 2 rows"):
         make_train_batch(sequences, 1, 2, ROW)
+
+
+# Shared prompts.
+
+
+def completions_of(number: int, prompt: int, completions: Sequence[int]) -> list[TrainSequence]:
+    """Completions of one prompt, whose length and theirs are given."""
+    some = [sequence(10 * number + i, prompt, c) for i, c in enumerate(completions)]
+    return [dataclasses.replace(s, prompt=some[0].prompt) for s in some]
+
+
+def seen(batch: TrainBatch) -> list[tuple]:
+    """(what it sees, its own tokens, old log-probs, advantage) of each completion, by `attention.
+    visible`."""
+    found = []
+    places = (x.reshape(-1, ROW) for x in (batch.tokens, batch.positions, batch.segments))
+    rows = zip(
+        *(*places, batch.prefixes.reshape(-1, ROW), batch.completion_mask.reshape(-1, ROW)),
+        *(batch.old_logprobs.reshape(-1, ROW), batch.advantages.reshape(-1, ROW)),
+        strict=True,
+    )
+    for tokens, positions, segments, prefixes, mask, old, advantages in rows:
+        visible = np.asarray(
+            attention.visible(
+                *(x[None] for x in (positions, segments, positions, segments)),
+                q_prefixes=prefixes[None],
+            )[0]
+        )
+        for segment in range(1, segments.max() + 1):
+            own = np.flatnonzero((segments == segment) & (mask > 0))
+            if not len(own):
+                continue
+            for t in own:  # what it sees are all positions up to its own, each once
+                of_seen = positions[visible[t]]
+                np.testing.assert_array_equal(np.sort(of_seen), np.arange(positions[t] + 1))
+            context = np.flatnonzero(visible[own[-1]])
+            context = context[np.argsort(positions[context])][: -len(own)]
+            found.append(
+                (
+                    *(tokens[context].tolist(), tokens[own].tolist()),
+                    *(old[own].tolist(), advantages[own].tolist()),
+                )
+            )
+    return sorted(found)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 8), st.lists(st.integers(1, 8), min_size=1, max_size=6)),
+        max_size=5,
+    )
+)
+def test_completions_see_the_prompt_that_they_share(groups: Any) -> None:
+    members = [s for n, group in enumerate(groups) for s in completions_of(n + 1, *group)]
+    shared, apart = (make_train_batch(members, 8, 4, ROW, share_prompts=s) for s in (True, False))
+    assert seen(shared) == sorted(
+        (
+            *(s.prompt.tolist(), s.completion.tolist()),
+            *(s.old_logprobs.tolist(), [s.advantage] * len(s.completion)),
+        )
+        for s in members
+    )
+    assert used_rows(shared) <= used_rows(apart) and apart.prefixes is None
+    np.testing.assert_array_equal(shared.token_counts, apart.token_counts)
+
+
+def used_rows(batch: TrainBatch) -> int:
+    return int(batch.segments.any(axis=-1).sum())
+
+
+def test_a_prompt_is_in_a_row_once() -> None:
+    members = completions_of(1, 6, [4, 3, 2])  # 5 of the prompt, then 5 + 4 + 3
+    assert bundle_tokens(members) == 17 and bundle_tokens(members[:2]) == 14
+    assert pack_shared(members, 17) == [[[0, 1, 2]]]
+    # One too many: the last goes on in another row, with the prompt.
+    assert pack_shared(members, 16) == [[[0, 1]], [[2]]]
+    shared, apart = (make_train_batch(members, 1, 3, ROW, share_prompts=s) for s in (True, False))
+    assert (used_rows(shared), used_rows(apart)) == (2, 3)
+    # What is measured only never shares with what is learned from.
+    idle = [False, True, False]
+    assert pack_shared(members, ROW, idle) == [[[0, 2]], [[1]]]
+    members += completions_of(2, 6, [1, 1, 1, 1])
+    assert pack_shared(members, ROW) == [[[0, 1]], [[2]], [[3, 4, 5, 6]]]
 
 
 # Minibatches.

@@ -146,6 +146,23 @@ def test_loss_metrics_and_gradient_equal_the_double_loop(shift: float) -> None:
     assert grad_norm == pytest.approx(float(optax.tree.norm(gradient)), rel=1e-4)
 
 
+def test_a_shared_prompt_changes_no_metric_and_no_gradient() -> None:
+    params = transformer_params()
+    prompts = {(s.stream, s.group): np.resize(s.prompt, 9 + s.group) for s in sequences()}
+    members = [dataclasses.replace(s, prompt=prompts[s.stream, s.group]) for s in sequences()]
+    members = sampled(transformer, params, members, shift=0.5)
+    # Whole groups are not learned from, as where all are wrong.
+    members = [dataclasses.replace(s, advantage=s.advantage * (s.group > 0)) for s in members]
+    shared, apart = (
+        pack(members, 4, share_prompts=share, zero_advantages_learn=False)
+        for share in (True, False)
+    )
+    assert used_rows(shared).sum() < used_rows(apart).sum()
+    got, wanted = (update(step_of(transformer), params, batch) for batch in (shared, apart))
+    assert got.metrics == pytest.approx(wanted.metrics, rel=1e-5, abs=1e-6)
+    assert_close(got.grads, wanted.grads)
+
+
 def test_zero_advantages_leave_the_parameters_as_they_are() -> None:
     params = transformer_params()
     members = [dataclasses.replace(s, advantage=0.0) for s in off_policy(transformer, params)]
@@ -226,9 +243,9 @@ def test_empty_microbatches_change_nothing_to_the_bit() -> None:
 def test_empty_microbatches_cost_nothing() -> None:
     scored_microbatches = []
 
-    def watched(*args: Any) -> Any:
+    def watched(*args: Any, **rows: Any) -> Any:
         jax.debug.callback(lambda: scored_microbatches.append(1))
-        return bigram(*args)
+        return bigram(*args, **rows)
 
     step = ts.make_train_step(watched, LOSS, ADAMW, (1.0, WEIGHT))
     batch = pack(off_policy(), 5, 4)
@@ -250,9 +267,9 @@ def test_microbatches_without_a_gradient_are_scored_alone() -> None:
 
     watch.defvjp(lambda x: (x, None), back)
 
-    def watched(*args: Any) -> Any:
+    def watched(*args: Any, **rows: Any) -> Any:
         jax.debug.callback(lambda: forward.append(1))
-        logprobs, entropy = bigram(*args)
+        logprobs, entropy = bigram(*args, **rows)
         return watch(logprobs), entropy
 
     idle = [dataclasses.replace(s, advantage=0.0) for s in off_policy()]

@@ -262,9 +262,9 @@ def test_weight_zero_is_grpo_to_the_bit_through_all_updates() -> None:
 def microbatches_scored(loss: PolicyLoss, batch: TrainBatch, epochs: int = 1) -> int:
     calls = []
 
-    def watched(*args: Any) -> Any:
+    def watched(*args: Any, **rows: Any) -> Any:
         jax.debug.callback(lambda: calls.append(1))
-        return bigram(*args)
+        return bigram(*args, **rows)
 
     step = ts.make_train_step(watched, loss, ADAMW, (1.0, WEIGHT), epochs=epochs)
     update(step, bigram_params(), batch)

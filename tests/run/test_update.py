@@ -40,8 +40,10 @@ def update_on(mesh: jax.sharding.Mesh, config: Config = CONFIG) -> Update:
 def batch(update: Update) -> TrainBatch:
     random = np.random.default_rng(0)
 
+    prompts = random.integers(0, SHAPE.vocab_size, (2, 4, 12))
+
     def sequence(stream: int, group: int) -> TrainSequence:
-        prompt = random.integers(0, SHAPE.vocab_size, 6 + 6 * stream)
+        prompt = prompts[stream, group, : 6 + 6 * stream]
         completion = random.integers(0, SHAPE.vocab_size, random.integers(3, 9))
         # What a uniform policy would give: ratios far from 1, some of them clipped.
         old = np.full(len(completion), -np.log(SHAPE.vocab_size), np.float32)
