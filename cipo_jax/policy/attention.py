@@ -10,10 +10,14 @@ Not decided here: whether a kernel computes the same instead (`attention_kernels
 step attends to a cache (`cache/attention`).
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 QUERY_BLOCK = 1024
+# Of rows that attend to themselves: tokens of the smallest block, and how many blocks at most.
+COLUMN_BLOCK, COLUMN_BLOCKS = 128, 8
 # Under this name attention outputs can be kept for the backward pass, see `model.REMAT_POLICIES`.
 SAVED_NAME = "attention"
 NO_WINDOW = 1 << 30  # wider than any row
@@ -95,6 +99,38 @@ def attend(
     queries = (q, q_positions, q_segments, q_prefixes)
     blocks = jax.tree.map(lambda x: split_tokens(x, QUERY_BLOCK), queries)
     return join_tokens(jax.lax.map(jax.checkpoint(block), blocks), T)
+
+
+def attend_to_earlier(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    positions: jax.Array,
+    segments: jax.Array,
+    *,
+    q_prefixes: jax.Array | None = None,
+    **options: Any,
+) -> jax.Array:
+    """`attend` of rows to themselves, where a token sees nothing in later columns: the tokens of a
+    segment lie side by side with positions that count up, and a shared prompt before what sees it.
+
+    Queries are taken in blocks, each with the keys up to its end: about half of the work of a long
+    row, on arrays that stay in a core's cache.
+    """
+    T = q.shape[1]
+    size = max(COLUMN_BLOCK, -(-T // COLUMN_BLOCKS))
+    if size > QUERY_BLOCK:  # each block would be cut again
+        size = T
+    outputs = []
+    for begin in range(0, T, size):
+        end = min(begin + size, T)
+        queries = tuple(x[:, begin:end] for x in (q, positions, segments))
+        keys = tuple(x[:, :end] for x in (k, v, positions, segments))
+        prefixes = None if q_prefixes is None else q_prefixes[:, begin:end]
+        outputs.append(
+            attend(queries[0], *keys[:2], *queries[1:], *keys[2:], q_prefixes=prefixes, **options)
+        )
+    return outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=1)
 
 
 def split_tokens(x: jax.Array, block: int) -> jax.Array:

@@ -69,7 +69,7 @@ def attend_rows(
     kernel = _kernel(q, soft_cap) if prefixes is None else None
     if kernel is None:
         options: Any = {"scale": scale, "window": window, "soft_cap": soft_cap}
-        out = attention.attend(*args, positions, segments, **options, q_prefixes=prefixes)
+        out = attention.attend_to_earlier(*args, q_prefixes=prefixes, **options)
         return checkpoint_name(out, attention.SAVED_NAME)
 
     def run(window: int | None, *args: jax.Array) -> jax.Array:

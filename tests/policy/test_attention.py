@@ -127,6 +127,45 @@ def test_query_blocks_equal_the_whole(block: int, monkeypatch: pytest.MonkeyPatc
         np.testing.assert_allclose(got, wanted, atol=3e-6)
 
 
+@pytest.mark.parametrize("prefixes", [None, np.where(SEGMENTS == 2, 1, SEGMENTS)])
+def test_blocks_of_columns_equal_the_whole(
+    prefixes: np.ndarray | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "COLUMN_BLOCK", 5)
+    q, k, v = random_qkv()
+
+    def whole(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        rows = (POSITIONS, SEGMENTS) * 2
+        return attention.attend(q, k, v, *rows, scale=SCALE, window=6, q_prefixes=prefixes)
+
+    def blocks(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        options = {"scale": SCALE, "window": 6, "q_prefixes": prefixes}
+        return attention.attend_to_earlier(q, k, v, POSITIONS, SEGMENTS, **options)
+
+    of_tokens = SEGMENTS[..., None, None] > 0
+    values = [np.where(of_tokens, f(q, k, v), 0) for f in (whole, blocks)]
+    np.testing.assert_allclose(values[1], values[0], atol=1e-6)
+    loss = [lambda *a, f=f: jnp.sum(jnp.where(of_tokens, f(*a), 0) ** 2) for f in (whole, blocks)]
+    gradients = [jax.jit(jax.grad(f, (0, 1, 2)))(q, k, v) for f in loss]
+    for got, wanted in zip(gradients[1], gradients[0], strict=True):
+        np.testing.assert_allclose(got, wanted, atol=1e-5)
+    # The last block alone reads all keys.
+    shapes = str(jax.make_jaxpr(blocks)(q, k, v))
+    assert f"{K},2,5,5]" in shapes and f"{K},2,5,10]" in shapes and f"{K},2,2,12]" in shapes
+
+
+def test_a_shared_prefix_is_seen() -> None:
+    q, k, v = random_qkv()
+    rows = (POSITIONS, SEGMENTS) * 2
+    alone = attention.attend(q, k, v, *rows, scale=SCALE)
+    sees = attention.attend(q, k, v, *rows, scale=SCALE, q_prefixes=np.where(SEGMENTS == 2, 1, 0))
+    # The second segment of the first row: up to its position it sees the first as well.
+    one = double_loop(q, k, v, *(POSITIONS, SEGMENTS * 0 + (SEGMENTS > 0)) * 2, scale=SCALE)
+    np.testing.assert_allclose(sees[0, 4:9], one[0, 4:9], atol=1e-5)
+    np.testing.assert_array_equal(sees[0, :4], alone[0, :4])
+    np.testing.assert_array_equal(sees[1:, 3:], alone[1:, 3:])
+
+
 def test_lengths_that_no_block_divides_are_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "QUERY_BLOCK", 5)
     q, k, v = random_qkv()
