@@ -82,6 +82,7 @@ class BatchPlan:
       row_tokens: tokens of a row, at least the longest sequence.
       group_sizes: completions of one prompt in each stream, kept together in a minibatch.
       minibatches, epochs: optimiser updates per batch, see `rl/train_step`.
+      share_prompts: whether completions of one prompt share it; None: see `shares_prompts`.
     """
 
     sequences: tuple[int, int]
@@ -90,6 +91,7 @@ class BatchPlan:
     group_sizes: tuple[int, int] = (1, 1)
     minibatches: int = 1
     epochs: int = 1
+    share_prompts: bool | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +135,7 @@ class Update:
     ) -> None:
         self._mesh, self._token_loss = policy.mesh, token_loss
         shape = _batch_shape(policy, plan)
-        share = shares_prompts(policy.mesh)
+        share = shares_prompts(policy.mesh) if plan.share_prompts is None else plan.share_prompts
         self.abstract_batch = abstract_batch(shape, policy.mesh, sharding.ROWS, share)
         self._pack_minibatch = functools.partial(
             packing.make_train_batch,
