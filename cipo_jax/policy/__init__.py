@@ -10,8 +10,8 @@ The path of the parameters:
     made      `model.init_params` (random) or `huggingface/load.load_params` (a checkpoint), on
               their shards, which `model.param_shardings` takes from `sharding.logical_rules`
     trained   `rl/train_step` scores tokens by `model.token_logprobs` and updates the parameters
-    sampled   `model.cast_weights` gives the compute dtype, `host_copy` a copy on each host where
-              several sample, `layer_weights` the layers one by one on a CPU; then
+    sampled   `model.cast_weights` gives the compute dtype, `layer_weights` the layers one by one,
+              except for TPUs, `host_copy` a copy on each host where several sample; then
               `model.hidden_states` with a cache, and `model.unembed`
     kept      checkpoints of the run (`run/records/`), `huggingface/export.export_hf`
 
