@@ -20,9 +20,9 @@ Which attention runs where, by the devices of the ambient mesh (`attention_kerne
     training   `attention_kernels.attend_rows`: Pallas splash attention on TPU, cuDNN on GPU or
                `triton_attention` for what cuDNN does not serve, else `attention.attend`, the
                reference
-    sampling   `cache/attention.attend_paged`: on TPU the ragged paged attention kernel; elsewhere
-               the reference for prefill. Decoding: on CUDA GPUs `cache/gpu_kernel`, on other GPUs
-               `cache/columns`, on CPU a loop over the live pages
+    sampling   `cache/attention.attend_paged`: on TPU the ragged paged attention kernel, on CUDA
+               GPUs `cache/gpu_kernel`; elsewhere the reference for prefill and, for decoding, a
+               loop over the live pages on CPU, `cache/columns` on other GPUs
 
 To add a kernel for training: in `attention_kernels`, write `x_attention`, which takes what
 `splash_attention` takes, and `x_refuses`, which says why it cannot; choose it in `_kernel`; compare

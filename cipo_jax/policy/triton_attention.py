@@ -23,6 +23,8 @@ from cipo_jax.policy import attention
 # Bytes of a block of queries, forward and backward, where more blocks are held: what a card with
 # 99 KiB of shared memory a program can take.
 FORWARD_BYTES, BACKWARD_BYTES = 32 << 10, 16 << 10
+# Tokens of a block at most, by bytes of a number; float32 does without tensor cores.
+BLOCK_TOKENS = {2: 128, 4: 32}
 
 
 class Options(NamedTuple):
@@ -30,8 +32,7 @@ class Options(NamedTuple):
 
     Attributes:
       window: tokens that a query sees.
-      queries: of a block; a block of keys has half as many tokens, and 16 at least.
-      backward_queries: the same in the backward pass.
+      queries, backward_queries: of a block, see `query_blocks`.
       interpret: JAX runs the kernels, without a GPU.
     """
 
@@ -44,7 +45,7 @@ class Options(NamedTuple):
 
     @property
     def keys(self) -> int:
-        return max(16, self.queries // 2)
+        return keys_of(self.queries)
 
     @property
     def backward(self) -> "Options":
@@ -66,12 +67,21 @@ def triton_attention(
 ) -> jax.Array:
     """`attention_kernels.attend_rows`, on one device's arrays; 0 at padding."""
     del positions
-    width = power_of_two(q.shape[3]) * q.dtype.itemsize
-    most = 128 if q.dtype.itemsize == 2 else 32  # float32 does without tensor cores
-    forward, backward = (min(most, max(16, n // width)) for n in (FORWARD_BYTES, BACKWARD_BYTES))
-    sees = attention.window_size(window)
-    options = Options(scale, sees, soft_cap, forward, backward, interpret)
+    sees, blocks = attention.window_size(window), query_blocks(q.shape[3], q.dtype.itemsize)
+    options = Options(scale, sees, soft_cap, *blocks, interpret)
     return _attend(options, q, k, v, segments, *segment_bounds(segments))
+
+
+def query_blocks(H: int, itemsize: int) -> tuple[int, int]:
+    """Queries of a block, forward and backward."""
+    width, most = power_of_two(H) * itemsize, BLOCK_TOKENS[itemsize]
+    forward, backward = (min(most, max(16, n // width)) for n in (FORWARD_BYTES, BACKWARD_BYTES))
+    return forward, backward
+
+
+def keys_of(queries: int) -> int:
+    """Keys of a block, beside so many queries."""
+    return max(16, queries // 2)
 
 
 def segment_bounds(segments: jax.Array) -> tuple[jax.Array, jax.Array]:

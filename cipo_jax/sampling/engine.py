@@ -29,7 +29,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cipo_jax.policy.cache.pages import Pages
+from cipo_jax.policy.cache.pages import Pages, read_by_kernels
 from cipo_jax.policy.model import ModelConfig, Params
 from cipo_jax.policy.random_keys import key_data
 from cipo_jax.policy.sharding import ROWS, logical_rules, replicated, row_count
@@ -243,7 +243,10 @@ class Engine:
         width = table_width(self.settings)
         arrays = prefill_arrays(call.stretches, call.rows, call.width, width)
         tokens, start, *_ = arrays
-        context = context_pages(self.settings, int(start.max()))
+        assert self._pages is not None
+        context = 0  # kernels read what is there: one program, whatever that is
+        if not read_by_kernels(self._pages):
+            context = context_pages(self.settings, int(start.max()))
         placed = (jax.device_put(x, self._by_row) for x in arrays)
         self._pages = self._prefill(context, self._params, self._pages, *placed)
         self.stats.prefill_positions += tokens.size

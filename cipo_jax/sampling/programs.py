@@ -66,7 +66,7 @@ def lower_prefill(
 
     Args:
       width: one of `settings.prefill_widths`.
-      context_pages: see `decode.prefill`. The TPU kernel's program does not depend on it.
+      context_pages: see `decode.prefill`. Programs with kernels do not depend on it.
     """
     s, shards = settings, sharding.row_count(mesh)
     rules = sharding.logical_rules(mesh, config.axis_sizes)
