@@ -6,6 +6,9 @@ that lie in the same segments, within the window, and in the past (or in the fut
 follows the segments, and no array [T, T] exists. One program adds up what a group's queries give
 their keys: nothing is added atomically, and a run repeats itself on one card.
 
+The backward pass is two kernels, one that adds up over keys and one over queries. Both need the
+scores, so that it multiplies seven times where one kernel would five times.
+
 Compared with the reference in interpret mode, and compiled for H100 and L4; not timed.
 """
 
@@ -361,3 +364,25 @@ def _keys_gradient(
     dk, dv = jax.lax.fori_loop(0, group * blocks, turn, (zeros, zeros))
     _store(dk_ref, row, theirs, shared, dk)
     _store(dv_ref, row, theirs, shared, dv)
+
+
+# Matrix products of a block of queries with a block of keys, by the name that a kernel has in a
+# compiled program.
+PRODUCTS = {_attend_block.__name__: 2, _queries_gradient.__name__: 3, _keys_gradient.__name__: 4}
+
+
+def most_flops(kernel: str, q_shape: tuple[int, ...], itemsize: int) -> float:
+    """FLOPs of a call where each row is one segment without a window; else it computes less.
+
+    Args:
+      kernel: one of `PRODUCTS`.
+      q_shape: [B, T, N, H].
+      itemsize: bytes of one of q's numbers.
+    """
+    B, T, N, H = q_shape
+    forward, backward = query_blocks(H, itemsize)
+    queries = forward if kernel == _attend_block.__name__ else backward
+    keys = keys_of(queries)
+    # A block of queries meets all blocks of keys up to its own last column, and those meet it.
+    met = sum(pl.cdiv(min(begin + queries, T), keys) for begin in range(0, T, queries))
+    return PRODUCTS[kernel] * 2.0 * B * N * power_of_two(H) * met * queries * keys
