@@ -37,13 +37,9 @@ from cipo_jax.run.devices.topology import topology_devices
 from cipo_jax.run.memory_plan import compile_program
 from cipo_jax.run.sizes import GIB
 from cipo_jax.run.update import bytes_per_device, make_policy_update
-from cipo_jax.sampling.programs import (
-    abstract_cache,
-    abstract_weights,
-    lower_decode,
-    lower_prefill,
-)
+from cipo_jax.sampling.programs import abstract_cache, lower_decode, lower_prefill
 from cipo_jax.sampling.settings import EngineSettings, prefill_widths, table_width
+from cipo_jax.sampling.weights import extra_weights
 
 OPTIMIZERS, DTYPES = "adamw,adafactor,muon", "float32,bfloat16"
 
@@ -132,8 +128,7 @@ def rows_of(
         if most is None and not update_only:
             most = max(map(temporaries, sampling_programs(shape, mesh, settings)))
         cache = bytes_per_device(abstract_cache(shape, mesh, settings))
-        copied = shape.param_dtype != shape.compute_dtype
-        copy = bytes_per_device(abstract_weights(shape, mesh)) if copied else 0
+        copy = bytes_per_device(extra_weights(shape, mesh, policy.mesh))
         sampling = 0 if most is None else state + copy + cache + most
         fits = max(updating, sampling) <= device_bytes
         row |= {"updating": updating / GIB, "sampling": sampling / GIB}

@@ -9,6 +9,7 @@ if [[ "${1:-}" == "--dry_run" ]]; then
 fi
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 archive=${TMPDIR:-/tmp}/cipo_jax-$$.tar.gz
+environment=()  # NAME=VALUE of the training command on another machine
 
 # Runs a command; with --dry_run, prints it.
 execute() {
@@ -31,11 +32,13 @@ pack_checkout() {
 install_and_start() {
   local extra=$1
   shift
+  local start=nohup
+  ((${#environment[@]} == 0)) || start="nohup env $(printf '%q ' "${environment[@]}")"
   cat <<END
 set -e
 mkdir -p cipo_jax && tar -xzf cipo_jax.tar.gz -C cipo_jax && cd cipo_jax
 python3 -m venv .venv && .venv/bin/pip install -q -c constraints.txt -e '.[$extra]'
-nohup launch/until_done.sh .venv/bin/python -m cipo_jax.main $(printf '%q ' "$@")>> run.log 2>&1 &
+$start launch/until_done.sh .venv/bin/python -m cipo_jax.main $(printf '%q ' "$@")>> run.log 2>&1 &
 echo started; tail -n 20 run.log
 END
 }

@@ -7,7 +7,8 @@
 # This copies the last commit to the machine, installs it with the cuda extra, and starts the
 # command under nohup, so that it survives the connection. The same line again continues the run
 # from its newest checkpoint. The run uses all GPUs of the machine, or those in its
-# CUDA_VISIBLE_DEVICES. For several nodes see launch/slurm.sh. Hyperparameters are in configs/, not
+# CUDA_VISIBLE_DEVICES, and of their memory the share that XLA_CLIENT_MEM_FRACTION says here, by
+# default JAX's 0.75. For several nodes see launch/slurm.sh. Hyperparameters are in configs/, not
 # here. --dry_run prints the commands.
 set -euo pipefail
 
@@ -19,6 +20,9 @@ if (($# < 2)); then
 fi
 host=$1
 shift
+
+share=${XLA_CLIENT_MEM_FRACTION:-}
+[[ -z $share ]] || environment=("XLA_CLIENT_MEM_FRACTION=$share")
 
 pack_checkout
 execute scp "$archive" "$host:cipo_jax.tar.gz"

@@ -61,6 +61,15 @@ def test_local() -> None:
     assert result.stdout.rstrip().endswith("-m cipo_jax.main --config=x.py")
 
 
+def test_a_gpu_node_is_told_the_share_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ("gpu_node.sh", "--dry_run", "me@gpu1", "--config=x.py")
+    monkeypatch.delenv("XLA_CLIENT_MEM_FRACTION", raising=False)
+    assert "XLA_CLIENT_MEM_FRACTION" not in launch(*arguments).stdout
+    monkeypatch.setenv("XLA_CLIENT_MEM_FRACTION", "0.92")
+    started = launch(*arguments).stdout.replace("\\", "")
+    assert "nohup env XLA_CLIENT_MEM_FRACTION=0.92" in started
+
+
 def test_a_gpu_node_installs_and_runs() -> None:
     result = launch("gpu_node.sh", "--dry_run", "me@gpu1", "--config=x.py", "--workdir=a b")
     assert result.returncode == 0, result.stderr

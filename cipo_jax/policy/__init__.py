@@ -10,8 +10,8 @@ The path of the parameters:
     made      `model.init_params` (random) or `huggingface/load.load_params` (a checkpoint), on
               their shards, which `model.param_shardings` takes from `sharding.logical_rules`
     trained   `rl/train_step` scores tokens by `model.token_logprobs` and updates the parameters
-    sampled   `model.cast_weights` gives the compute dtype, `host_copy` a copy on each host where
-              several sample, `layer_weights` the layers one by one on a CPU; then
+    sampled   `model.cast_weights` gives the compute dtype, `layer_weights` the layers one by one,
+              except for TPUs, `host_copy` a copy on each host where several sample; then
               `model.hidden_states` with a cache, and `model.unembed`
     kept      checkpoints of the run (`run/records/`), `huggingface/export.export_hf`
 
@@ -20,9 +20,9 @@ Which attention runs where, by the devices of the ambient mesh (`attention_kerne
     training   `attention_kernels.attend_rows`: Pallas splash attention on TPU, cuDNN on GPU or
                `triton_attention` for what cuDNN does not serve, else `attention.attend`, the
                reference
-    sampling   `cache/attention.attend_paged`: on TPU the ragged paged attention kernel; elsewhere
-               the reference for prefill. Decoding: on CUDA GPUs `cache/gpu_kernel`, on other GPUs
-               `cache/columns`, on CPU a loop over the live pages
+    sampling   `cache/attention.attend_paged`: on TPU the ragged paged attention kernel, on CUDA
+               GPUs `cache/gpu_kernel`; elsewhere the reference for prefill and, for decoding, a
+               loop over the live pages on CPU, `cache/columns` on other GPUs
 
 To add a kernel for training: in `attention_kernels`, write `x_attention`, which takes what
 `splash_attention` takes, and `x_refuses`, which says why it cannot; choose it in `_kernel`; compare

@@ -28,7 +28,6 @@ from cipo_jax.policy.sharding import Rules, spec
 # JAX interprets Pallas kernels instead of compiling them: for tests without a TPU.
 INTERPRET = False
 SPLASH_BLOCKS = (512, 256, 128)  # tokens of a block; the first that divides the row is used
-CUDNN_LONGEST = 8192  # tokens of a row, because its mask [B, T, T] exists in full
 # XLA compiles Triton kernels for this CUDA compute capability and later ones.
 TRITON_CAPABILITY = 8.0
 
@@ -263,8 +262,10 @@ def cudnn_refuses(q: jax.Array, soft_cap: float | None) -> str:
         return "scores have a soft-cap"
     if H % 8 or H > 128:
         return f"head_dim is {H}, no multiple of 8 up to 128"
-    if T % 2 or T > CUDNN_LONGEST:
-        return f"rows have {T} tokens, no even number up to {CUDNN_LONGEST}"
+    if T % 2:
+        return f"rows have {T} tokens, no even number"
+    if q.shape[2] * H < T:
+        return f"its mask of {T} x {T} tokens is larger than the row's queries"
     return ""
 
 
@@ -284,7 +285,8 @@ def cudnn_attention(
 
     Not verified on a GPU, only with JAX's own implementation ("xla") of the same call, against the
     reference. Segments and windows go in as a mask, which JAX hands to cuDNN as a bias
-    [B, 1, T, T]; the public interface has no segment ids.
+    [B, 1, T, T]; the public interface has no segment ids. Every head reads all of it, and no block
+    is left out because it is of another segment.
     """
     assert soft_cap is None
     # Counted from 1, so that padding sees padding and no row of the mask is empty.

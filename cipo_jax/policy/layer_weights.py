@@ -1,16 +1,15 @@
-"""Weights stacked over layers, as training has them, or not stacked, for sampling.
+"""Weights stacked over layers, as training has them, or apart, as sampling reads them.
 
 Training scans the layers. Both XLA:CPU and XLA:GPU copy a layer's weights out of the stack before
-they multiply with them, which takes as long as the product where rows are few. So sampling takes
-them in another form:
+they multiply with them, which takes as long as the product where rows are few. So there, sampling
+has for each product a tuple of its weight in each layer, an array of its own:
 
-    layers_apart      on a CPU: each layer's weights of products are arrays of their own, among
-                      which a scanned layer chooses by its number. They are views of the stack:
-                      this takes no time and no memory
-    separate_layers   on a GPU: all parameters of each layer, computed one after the other, without
-                      a loop
+    on one device of a CPU   views of the stack, which take no time and no memory. The layers are
+                             scanned still; each chooses among the arrays by its number
+    on GPUs                  copies. The layers are computed one after the other, without a loop
 
-Not decided here: which products there are, see `model`.
+What is small (norms, biases) stays stacked. Not decided here: which products there are, see
+`model`; when copies are made (`sampling/weights`).
 """
 
 from collections.abc import Callable, Sequence
@@ -28,40 +27,64 @@ APART = "apart"
 PRODUCTS = ("q", "k", "v", "o", "gate", "up", "down")
 
 
-def takes_layers_apart(mesh: Mesh) -> bool:
-    """Whether sampling on the mesh does: on one device of a CPU."""
+def copies_layers(mesh: Mesh) -> bool:
+    """Whether sampling on the mesh has copies of the layers' weights."""
+    return bool(mesh.devices.flat[0].platform == "gpu")
+
+
+def views_layers(mesh: Mesh) -> bool:
+    """Whether it has views of them."""
     return mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
 
 
-def layers_apart(params: dict[str, Any]) -> dict[str, Any]:
-    """The parameters with the weights of products as `params["apart"]`, an `Apart`. Of arrays they
-    are views, which keep the stack in memory; of shapes they are shapes."""
+def layers_apart(
+    params: dict[str, Any], of_stack: Callable[[Any], tuple[Any, ...]] = tuple
+) -> dict[str, Any]:
+    """The parameters with the weights of products as `params["apart"]`, an `Apart`.
+
+    Args:
+      of_stack: a stack -> what stands for its layers: by default their arrays, `views` of them, or
+        `shapes`.
+    """
     layers = dict(params["layers"])
-    apart = {name: _views(layers.pop(name)) for name in PRODUCTS}
+    apart = {name: of_stack(layers.pop(name)) for name in PRODUCTS}
     return {**params, "layers": layers, APART: apart}
 
 
-def separate_layers(params: dict[str, Any]) -> dict[str, Any]:
-    """The parameters with a tuple of each layer's own instead of the stack of all layers', for
-    `model.hidden_states`."""
-    stacked, tree = jax.tree.flatten(params["layers"])
-    layers = tuple(jax.tree.unflatten(tree, leaves) for leaves in zip(*stacked, strict=True))
-    return {**params, "layers": layers}
-
-
-def _views(stack: Any) -> tuple[Any, ...]:
-    whole = NamedSharding(stack.sharding.mesh, P())
-    if isinstance(stack, jax.ShapeDtypeStruct):
-        one = jax.ShapeDtypeStruct(stack.shape[1:], stack.dtype, sharding=whole)
-        return (one,) * len(stack)
+def views(stack: jax.Array) -> tuple[jax.Array, ...]:
+    """Of a stack on a CPU, which they keep in memory."""
+    own = _of_one_layer(stack.sharding)
     memory = np.asarray(stack)  # its own, on a CPU; a layer is copied where it is not aligned
-    return tuple(jax.device_put(layer, whole, may_alias=True) for layer in memory)
+    return tuple(jax.device_put(layer, own, may_alias=True) for layer in memory)
+
+
+def shapes(stack: jax.ShapeDtypeStruct) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """Of a stack's layers, each with its sharding."""
+    own = _of_one_layer(stack.sharding)
+    return (jax.ShapeDtypeStruct(stack.shape[1:], stack.dtype, sharding=own),) * len(stack)
+
+
+def _of_one_layer(sharding: Any) -> NamedSharding:
+    return NamedSharding(sharding.mesh, P(*sharding.spec[1:]))
+
+
+def one_by_one(params: dict[str, Any]) -> list[tuple[dict[str, Any], Apart]]:
+    """Of parameters whose layers are apart: each layer's own, without and with products."""
+    apart: Apart = params[APART]
+    return [
+        (
+            jax.tree.map(lambda x, i=i: x[i], params["layers"]),
+            {name: weights[i : i + 1] for name, weights in apart.items()},
+        )
+        for i in range(len(apart[PRODUCTS[0]]))
+    ]
 
 
 def of_layer(
     layer: jax.Array, weights: Sequence[Sequence[Any]], function: Callable[..., Any], x: jax.Array
 ) -> Any:
-    """`function(x, *weights of the layer)`; `weights` are those of each name, by layer."""
+    """`function(x, *weights of the layer)`; `weights` are those of each name, by layer, or of the
+    one layer alone."""
     branches = [
         lambda x, chosen=chosen: function(x, *chosen) for chosen in zip(*weights, strict=True)
     ]

@@ -11,7 +11,7 @@ from (`huggingface/`).
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import flax.linen as nn
@@ -21,10 +21,10 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh, NamedSharding
 
 from cipo_jax.policy import attention, rope
-from cipo_jax.policy.attention_kernels import attend_rows, platform
+from cipo_jax.policy.attention_kernels import attend_rows, platform, without_kernels
 from cipo_jax.policy.cache.attention import PagedCache, attend_paged
 from cipo_jax.policy.config import ModelConfig
-from cipo_jax.policy.layer_weights import APART, Apart, of_layer
+from cipo_jax.policy.layer_weights import APART, Apart, of_layer, one_by_one
 from cipo_jax.policy.layers import ACTIVATIONS, RMSNorm, kernel_init, parameter, project
 from cipo_jax.policy.logprobs import Head, score_tokens
 from cipo_jax.policy.random_keys import random_key
@@ -101,7 +101,7 @@ def hidden_states(
     """Final hidden states, and the cache with these tokens appended.
 
     Args:
-      params: with the layers stacked, or in another form of `layer_weights`.
+      params: with the layers stacked, or apart, see `layer_weights`.
       tokens, positions, segments: [B, T] int32; a token attends within its segment up to its
         position; segment 0 is padding.
       cache: if given, where earlier tokens are and these T are written.
@@ -113,12 +113,10 @@ def hidden_states(
     """
     if cache is not None:  # unrolled layers would copy it
         config = dataclasses.replace(config, unroll=1)
-    module, apart, layers = Transformer(config, rules), params.get(APART), ()
-    if isinstance(params["layers"], tuple):
-        layers = params["layers"]
-        params = {name: x for name, x in params.items() if name != "layers"}
+    apart = params.get(APART)
+    layers = one_by_one(params) if apart and platform() == "gpu" else []
     arguments = (tokens, positions, segments, prefixes, cache, apart, layers)
-    return cast(Any, module.apply({"params": params}, *arguments))
+    return cast(Any, Transformer(config, rules).apply({"params": params}, *arguments))
 
 
 def unembed(config: ModelConfig, params: Params, hidden: jax.Array, rules: Rules = ()) -> jax.Array:
@@ -172,7 +170,8 @@ def token_logprobs(
 
 def _init_boxed(config: ModelConfig, key: jax.Array) -> Params:
     tokens = jnp.ones((1, 1), jnp.int32)
-    return Transformer(config, ()).init(key, tokens, tokens, tokens)["params"]
+    with without_kernels():  # which may not take one token, and would say so
+        return Transformer(config, ()).init(key, tokens, tokens, tokens)["params"]
 
 
 @functools.lru_cache(maxsize=16)
@@ -350,18 +349,22 @@ class Transformer(nn.Module):
         prefixes: jax.Array | None = None,
         cache: PagedCache | None = None,
         apart: Apart | None = None,
-        layers: tuple[Params, ...] = (),
+        layers: Sequence[tuple[Params, Apart]] = (),
     ) -> tuple[jax.Array, PagedCache | None]:
-        """`apart`, and `layers` where they are not stacked: see `layer_weights`."""
+        """`apart`, and `layers` where they are not scanned: see `layer_weights`."""
         c = self.config
-        carry, numbers = (self.embed(tokens), cache), jnp.arange(c.num_layers)
-        rows = (positions, segments, prefixes, rope.tables(c, positions), apart)
-        if layers:
-            one = Layer(c, self.rules, parent=None)
-            for number, weights in enumerate(layers):
-                carry, _ = one.apply({"params": weights}, carry, jnp.int32(number), *rows)
-        else:
-            carry, _ = self.layers(carry, numbers, *rows)
+        carry: Any = (self.embed(tokens), cache)
+        rows = (positions, segments, prefixes, rope.tables(c, positions))
+
+        @jax.jit  # traced once, not for every layer
+        def one(carry: Any, number: jax.Array, weights: Params, own: Apart, *rows: Any) -> Any:
+            layer = Layer(c, self.rules, parent=None)
+            return layer.apply({"params": weights}, carry, number, *rows, own)[0]
+
+        for number, (weights, own) in enumerate(layers):
+            carry = one(carry, jnp.int32(number), weights, own, *rows)
+        if not layers:
+            carry, _ = self.layers(carry, jnp.arange(c.num_layers), *rows, apart)
         return self.final_norm(carry[0]), carry[1]
 
     def embed(self, tokens: jax.Array) -> jax.Array:

@@ -6,6 +6,9 @@ that lie in the same segments, within the window, and in the past (or in the fut
 follows the segments, and no array [T, T] exists. One program adds up what a group's queries give
 their keys: nothing is added atomically, and a run repeats itself on one card.
 
+The backward pass is two kernels, one that adds up over keys and one over queries. Both need the
+scores, so that it multiplies seven times where one kernel would five times.
+
 Compared with the reference in interpret mode, and compiled for H100 and L4; not timed.
 """
 
@@ -23,6 +26,8 @@ from cipo_jax.policy import attention
 # Bytes of a block of queries, forward and backward, where more blocks are held: what a card with
 # 99 KiB of shared memory a program can take.
 FORWARD_BYTES, BACKWARD_BYTES = 32 << 10, 16 << 10
+# Tokens of a block at most, by bytes of a number; float32 does without tensor cores.
+BLOCK_TOKENS = {2: 128, 4: 32}
 
 
 class Options(NamedTuple):
@@ -30,8 +35,7 @@ class Options(NamedTuple):
 
     Attributes:
       window: tokens that a query sees.
-      queries: of a block; a block of keys has half as many tokens, and 16 at least.
-      backward_queries: the same in the backward pass.
+      queries, backward_queries: of a block, see `query_blocks`.
       interpret: JAX runs the kernels, without a GPU.
     """
 
@@ -44,7 +48,7 @@ class Options(NamedTuple):
 
     @property
     def keys(self) -> int:
-        return max(16, self.queries // 2)
+        return keys_of(self.queries)
 
     @property
     def backward(self) -> "Options":
@@ -66,12 +70,21 @@ def triton_attention(
 ) -> jax.Array:
     """`attention_kernels.attend_rows`, on one device's arrays; 0 at padding."""
     del positions
-    width = power_of_two(q.shape[3]) * q.dtype.itemsize
-    most = 128 if q.dtype.itemsize == 2 else 32  # float32 does without tensor cores
-    forward, backward = (min(most, max(16, n // width)) for n in (FORWARD_BYTES, BACKWARD_BYTES))
-    sees = attention.window_size(window)
-    options = Options(scale, sees, soft_cap, forward, backward, interpret)
+    sees, blocks = attention.window_size(window), query_blocks(q.shape[3], q.dtype.itemsize)
+    options = Options(scale, sees, soft_cap, *blocks, interpret)
     return _attend(options, q, k, v, segments, *segment_bounds(segments))
+
+
+def query_blocks(H: int, itemsize: int) -> tuple[int, int]:
+    """Queries of a block, forward and backward."""
+    width, most = power_of_two(H) * itemsize, BLOCK_TOKENS[itemsize]
+    forward, backward = (min(most, max(16, n // width)) for n in (FORWARD_BYTES, BACKWARD_BYTES))
+    return forward, backward
+
+
+def keys_of(queries: int) -> int:
+    """Keys of a block, beside so many queries."""
+    return max(16, queries // 2)
 
 
 def segment_bounds(segments: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -351,3 +364,25 @@ def _keys_gradient(
     dk, dv = jax.lax.fori_loop(0, group * blocks, turn, (zeros, zeros))
     _store(dk_ref, row, theirs, shared, dk)
     _store(dv_ref, row, theirs, shared, dv)
+
+
+# Matrix products of a block of queries with a block of keys, by the name that a kernel has in a
+# compiled program.
+PRODUCTS = {_attend_block.__name__: 2, _queries_gradient.__name__: 3, _keys_gradient.__name__: 4}
+
+
+def most_flops(kernel: str, q_shape: tuple[int, ...], itemsize: int) -> float:
+    """FLOPs of a call where each row is one segment without a window; else it computes less.
+
+    Args:
+      kernel: one of `PRODUCTS`.
+      q_shape: [B, T, N, H].
+      itemsize: bytes of one of q's numbers.
+    """
+    B, T, N, H = q_shape
+    forward, backward = query_blocks(H, itemsize)
+    queries = forward if kernel == _attend_block.__name__ else backward
+    keys = keys_of(queries)
+    # A block of queries meets all blocks of keys up to its own last column, and those meet it.
+    met = sum(pl.cdiv(min(begin + queries, T), keys) for begin in range(0, T, queries))
+    return PRODUCTS[kernel] * 2.0 * B * N * power_of_two(H) * met * queries * keys

@@ -39,11 +39,11 @@ from cipo_jax.run.update import (
 )
 from cipo_jax.sampling.programs import (
     abstract_cache,
-    abstract_weights,
     lower_decode,
     lower_programs,
 )
 from cipo_jax.sampling.settings import EngineSettings
+from cipo_jax.sampling.weights import extra_weights
 from cipo_jax.types import CipoError
 
 MOST_COMPILATIONS = 3  # of other sizes, to find the largest that fits
@@ -73,7 +73,7 @@ class Plan:
     Attributes:
       programs: the update first.
       state_bytes: parameters and optimiser state, there all the time.
-      weight_bytes: the sampler's own copy of the parameters; 0 if it samples with those.
+      weight_bytes: what the sampler copies of the parameters; 0 if it samples with those.
       cache_bytes, slots: the key/value cache, and the sequences it is for.
       checkpoint_bytes: of one, over all devices.
     """
@@ -198,12 +198,11 @@ def make_plan(shapes: Shapes, say: Say, update_program: Program | None = None) -
     programs = [update_program or compile_update(shapes, say)]
     for name, lowered in lower_programs(model, mesh, settings).items():
         programs.append(compile_program(name, lowered, say))
-    shares = model.param_dtype == model.compute_dtype and mesh == shapes.policy.mesh
     return Plan(
         parameters=update.sizes.parameters,
         programs=tuple(programs),
         state_bytes=update.sizes.device_bytes,
-        weight_bytes=0 if shares else bytes_per_device(abstract_weights(model, mesh)),
+        weight_bytes=bytes_per_device(extra_weights(model, mesh, shapes.policy.mesh)),
         cache_bytes=bytes_per_device(abstract_cache(model, mesh, settings)),
         slots=settings.slots,
         checkpoint_bytes=update.sizes.checkpoint_bytes,

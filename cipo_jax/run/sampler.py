@@ -5,7 +5,6 @@ mesh of its own, to which the parameters are gathered when sampling with them be
 are those of a single host, so a completion does not depend on the number of hosts.
 """
 
-import functools
 import operator
 from collections.abc import Iterator, Sequence
 
@@ -13,10 +12,11 @@ import jax
 import numpy as np
 
 from cipo_jax.policy.host_copy import copy_to_hosts
-from cipo_jax.policy.model import Params, cast_weights, param_shardings
+from cipo_jax.policy.model import Params
 from cipo_jax.run.hosts.processes import Hosts
 from cipo_jax.sampling.engine import Engine
 from cipo_jax.sampling.settings import EngineStats
+from cipo_jax.sampling.weights import own_form, shardings
 from cipo_jax.types import Completion
 
 
@@ -70,10 +70,8 @@ class HostSampler:
             return params
         leaves = jax.tree.leaves(params)
         if not self._leaves or not all(map(operator.is_, leaves, self._leaves)):
-            config = self.engine.config
-            # Half the bytes to send.
-            cast = jax.jit(functools.partial(cast_weights, dtype=config.compute_dtype))
-            shardings = param_shardings(config, self.engine.mesh)
-            self._copy = copy_to_hosts(cast(params), shardings, self._every)
+            config, mesh = self.engine.config, self.engine.mesh
+            cast = own_form(config, mesh, params)  # with half the bytes to send
+            self._copy = copy_to_hosts(cast, shardings(config, mesh), self._every)
             self._leaves = leaves
         return self._copy

@@ -22,9 +22,9 @@ The path of one request:
     6. `Engine._harvest` reads the chunk's tokens. A request that met a stop token, a stop string or
        its limit leaves its slot and comes out of `Engine.step` as a `Completion`.
 
-`Engine.sample` does all of this for a list of prompts. `settings` has the engine's sizes and the
-shapes that follow from them; `programs` compiles the device programs from shapes alone, to plan
-memory.
+`Engine.sample` does all of this for a list of prompts. `weights` makes of the parameters what the
+programs read. `settings` has the engine's sizes and the shapes that follow from them; `programs`
+compiles the device programs from shapes alone, to plan memory.
 
 To add a rule for which tokens may be drawn: a field of `choose.Choice`, its effect in
 `choose_tokens`, a key in `config/keys.py`, and its way from there in `run/parts.open_engine`.

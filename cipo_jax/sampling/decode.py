@@ -19,10 +19,8 @@ import numpy as np
 from flax import struct
 from jax.sharding import Mesh
 
-from cipo_jax.policy.attention_kernels import platform
 from cipo_jax.policy.cache.attention import PagedCache, WorkList
 from cipo_jax.policy.cache.pages import Pages, copy_pages, empty_pages
-from cipo_jax.policy.layer_weights import separate_layers
 from cipo_jax.policy.model import ModelConfig, Params, hidden_states, unembed
 from cipo_jax.policy.random_keys import wrap_key_data
 from cipo_jax.policy.sharding import Rules, constrain, row_count
@@ -137,8 +135,6 @@ def decode_chunk(
 ) -> tuple[Pages, Slots, ChunkResult]:
     """Up to `chunk` decode steps; ends early when every row has finished."""
     pages = copy_pages(pages, plan.copy_from, plan.copy_to, plan.copies, rules)
-    if platform() == "gpu":  # once a chunk, not at each of its steps
-        params = separate_layers(params)
 
     def begin(fresh: jax.Array, old: jax.Array) -> jax.Array:
         mask = plan.is_fresh.reshape(-1, *(1,) * (old.ndim - 1))

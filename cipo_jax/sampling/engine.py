@@ -29,9 +29,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cipo_jax.policy.cache.pages import Pages
-from cipo_jax.policy.layer_weights import layers_apart, takes_layers_apart
-from cipo_jax.policy.model import ModelConfig, Params, cast_weights, param_shardings
+from cipo_jax.policy.cache.pages import Pages, read_by_kernels
+from cipo_jax.policy.model import ModelConfig, Params
 from cipo_jax.policy.random_keys import key_data
 from cipo_jax.policy.sharding import ROWS, logical_rules, replicated, row_count
 from cipo_jax.sampling.decode import (
@@ -53,6 +52,7 @@ from cipo_jax.sampling.settings import (
     table_width,
 )
 from cipo_jax.sampling.stop_strings import stop_text_end
+from cipo_jax.sampling.weights import own_form, placed
 from cipo_jax.types import CipoError, Completion
 
 # (params, prompts, samples, key) -> (request id, completion) as they finish
@@ -86,7 +86,6 @@ class Engine:
         self._in_flight: deque[tuple[list[Row | None], ChunkResult]] = deque()
 
         rules = logical_rules(mesh, config.axis_sizes)
-        self._shardings = param_shardings(config, mesh)
         self._new_pages = jax.jit(functools.partial(empty_cache, config, mesh, s, rules))
         filling = functools.partial(prefill, config, rules)
         self._prefill = jax.jit(filling, static_argnums=0, donate_argnums=2)
@@ -129,7 +128,8 @@ class Engine:
         leaves = jax.tree.leaves(params)
         if self._pages is not None and all(map(operator.is_, leaves, self._leaves)):
             return
-        self._leaves, self._params = leaves, self._laid_out(params)
+        self._leaves = leaves
+        self._params = placed(self.config, self.mesh, own_form(self.config, self.mesh, params))
         self._schedule.empty_cache()
         if self._pages is None:
             with jax.set_mesh(self.mesh):
@@ -238,21 +238,15 @@ class Engine:
         finally:
             self.cancel()
 
-    def _laid_out(self, params: Params) -> Params:
-        """The parameters as the programs read them: in the compute dtype, on the shards of the
-        engine's mesh, on a CPU with the layers apart."""
-        c = self.config
-        if c.param_dtype != c.compute_dtype:
-            params = jax.jit(functools.partial(cast_weights, dtype=c.compute_dtype))(params)
-        params = jax.device_put(params, self._shardings)
-        return layers_apart(params) if takes_layers_apart(self.mesh) else params
-
     def _prefill_call(self, call: PrefillCall) -> None:
         """Prefills a stretch of every listed prompt."""
         width = table_width(self.settings)
         arrays = prefill_arrays(call.stretches, call.rows, call.width, width)
         tokens, start, *_ = arrays
-        context = context_pages(self.settings, int(start.max()))
+        assert self._pages is not None
+        context = 0  # kernels read what is there: one program, whatever that is
+        if not read_by_kernels(self._pages):
+            context = context_pages(self.settings, int(start.max()))
         placed = (jax.device_put(x, self._by_row) for x in arrays)
         self._pages = self._prefill(context, self._params, self._pages, *placed)
         self.stats.prefill_positions += tokens.size

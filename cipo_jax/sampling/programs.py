@@ -11,10 +11,9 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cipo_jax.policy import model, sharding
+from cipo_jax.policy import sharding
 from cipo_jax.policy.cache.pages import page_specs
-from cipo_jax.policy.layer_weights import layers_apart, takes_layers_apart
-from cipo_jax.policy.model import ModelConfig, cast_weights
+from cipo_jax.policy.model import ModelConfig
 from cipo_jax.sampling.decode import decode_chunk, empty_cache, empty_slots, prefill
 from cipo_jax.sampling.plan import chunk_plan, plan_shardings, prefill_arrays
 from cipo_jax.sampling.settings import (
@@ -24,6 +23,7 @@ from cipo_jax.sampling.settings import (
     row_bucket,
     table_width,
 )
+from cipo_jax.sampling.weights import abstract_weights
 
 
 def abstract_cache(config: ModelConfig, mesh: Mesh, settings: EngineSettings) -> Any:
@@ -32,14 +32,6 @@ def abstract_cache(config: ModelConfig, mesh: Mesh, settings: EngineSettings) ->
         pages = jax.eval_shape(functools.partial(empty_cache, config, mesh, settings))
     specs = page_specs(pages, sharding.logical_rules(mesh, config.axis_sizes))
     return jax.tree.map(lambda x, spec: _abstract(x, NamedSharding(mesh, spec)), pages, specs)
-
-
-def abstract_weights(config: ModelConfig, mesh: Mesh) -> Any:
-    """Shapes, dtypes and shardings of the parameters as decoding reads them."""
-    cast = functools.partial(cast_weights, dtype=config.compute_dtype)
-    weights = jax.eval_shape(cast, model.abstract_params(config))
-    weights = jax.tree.map(_abstract, weights, model.param_shardings(config, mesh))
-    return layers_apart(weights) if takes_layers_apart(mesh) else weights
 
 
 def lower_decode(
@@ -74,7 +66,7 @@ def lower_prefill(
 
     Args:
       width: one of `settings.prefill_widths`.
-      context_pages: see `decode.prefill`. The TPU kernel's program does not depend on it.
+      context_pages: see `decode.prefill`. Programs with kernels do not depend on it.
     """
     s, shards = settings, sharding.row_count(mesh)
     rules = sharding.logical_rules(mesh, config.axis_sizes)

@@ -14,7 +14,6 @@ import tiny_models
 from cipo_jax.policy import logprobs, model, sharding
 from cipo_jax.policy.cache import attention as paged
 from cipo_jax.policy.cache import pages as page_arrays
-from cipo_jax.policy.layer_weights import separate_layers
 
 CONFIG = dataclasses.replace(tiny_models.TINY_CONFIG, num_layers=2)
 PARAMS = functools.cache(lambda: tiny_models.tiny_params(CONFIG))
@@ -103,15 +102,6 @@ def test_cache_equals_teacher_forcing(chunks: list[int], config: model.ModelConf
     got = np.concatenate(parts, axis=1)
     real = batch[2] > 0
     assert np.abs(got - wanted)[real].max() <= 1e-5 * np.abs(wanted[real]).max()
-
-
-def test_separate_layers_compute_what_stacked_ones_do() -> None:
-    """Each with its own window and rotation."""
-    batch, params = rows([9, 6, -1], length=16), tiny_models.tiny_params(PATTERN)
-    separate = separate_layers(params)
-    assert len(separate["layers"]) == PATTERN.num_layers
-    got, wanted = (logits(PATTERN, p, *batch) for p in (separate, params))
-    np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5)
 
 
 # Packing and padding.

@@ -72,6 +72,18 @@ def test_bounds_of_segments() -> None:
     np.testing.assert_array_equal(after, [[1, 3, 3, 4, 6, 6]])
 
 
+def test_flops_are_those_of_causal_attention_and_of_parts_of_blocks() -> None:
+    """Of a row of 256: two blocks of 128 queries meet 2 and 4 blocks of 64 keys; in the backward
+    pass, four of 64 meet 2, 4, 6 and 8 of 32."""
+    flops = functools.partial(triton_attention.most_flops, q_shape=(3, 256, 5, 128), itemsize=2)
+    heads = 3 * 5 * 128 * 2
+    assert flops("_attend_block") == 2 * heads * (2 + 4) * 128 * 64
+    assert flops("_queries_gradient") == 3 * heads * (2 + 4 + 6 + 8) * 64 * 32
+    assert flops("_keys_gradient") == 4 * heads * (2 + 4 + 6 + 8) * 64 * 32
+    row = functools.partial(triton_attention.most_flops, q_shape=(1, 17536, 1, 128), itemsize=2)
+    assert row("_attend_block") / (2 * 2 * 128 * 17536 * 17537 / 2) < 1.01
+
+
 def test_lowers_for_cuda_without_square_arrays() -> None:
     """Rows of 18,432 tokens: three kernels, and nothing [T, T] around them."""
     T = 18_432

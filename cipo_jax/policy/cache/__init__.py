@@ -6,7 +6,7 @@ each, and rows with a common prefix can share its pages.
 
     pages       how pages lie in memory: made, copied, written, read
     attention   what a call computes of them: prefill of T tokens a row, decode of one token a row
-    gpu_kernel  decode on CUDA GPUs
+    gpu_kernel  prefill and decode on CUDA GPUs
     columns     decode on GPUs that no kernel serves
 
 Not decided here: which page belongs to whom (`sampling/pages`), and what the rows of a call are

@@ -2,9 +2,9 @@
 
 Two shapes of call exist. Prefill feeds T tokens a row, which attend to one another and to the
 pages before them. Decode feeds one token a row and walks a *work list* of the (row, page) pairs
-that are live, so that its cost follows the live tokens and not the longest row. On TPU, JAX's
-ragged paged attention kernel does both, by the table. On GPU, decode reads by the table too: a
-kernel does (`gpu_kernel`), or, on cards that it does not serve, a few large steps (`columns`).
+that are live, so that its cost follows the live tokens and not the longest row. Kernels do both by
+the table: JAX's ragged paged attention on TPU, our own on CUDA GPUs (`gpu_kernel`). On GPUs without
+them, decode reads by the table in a few large steps (`columns`).
 
 Under a mesh, pages are split with the rows (each group of devices that holds some rows has its own
 pages, numbered from 0) and heads with the tensor axis.
@@ -63,6 +63,7 @@ class PagedCache:
       table: [B, W] int32; `table[b, w]` holds positions w * page_size ... of row b.
       work: what a decode step reads; None in prefill. Kernels and GPUs do not read it.
       context_pages: prefill: how many leading table columns may hold tokens before this call's.
+        Kernels, which read what is there, do without it.
     """
 
     pages: Pages
@@ -149,14 +150,21 @@ def _attend_shard(
     flat = write(flat, k, v, first_page + table, positions, segments)
 
     options: Any = {"scale": scale, "window": window, "soft_cap": soft_cap}
-    if gpu and work is not None:
-        lengths = jnp.where(segments[:, 0] > 0, positions[:, 0] + 1, 0)
-        read = attend_columns
-        if len(flat) == 1:
-            # Late, because only GPUs need this slow import.
-            from cipo_jax.policy.cache.gpu_kernel import attend_pages as read
-        out = read(q[:, 0], flat, first_page, table, lengths, **options)[:, None]
-    elif len(flat) == 1 and not gpu:  # TPU's kernel
+    if gpu and len(flat) == 1:
+        # Late, because only GPUs need this slow import.
+        from cipo_jax.policy.cache import gpu_kernel
+
+        if work is None:
+            rows = positions[:, 0], jnp.sum(segments > 0, axis=1, dtype=jnp.int32)
+            out = gpu_kernel.attend_stretch(q, flat, first_page, table, *rows, **options)
+        else:
+            lengths = _live_lengths(positions, segments)
+            out = gpu_kernel.attend_pages(q[:, 0], flat, first_page, table, lengths, **options)
+            out = out[:, None]
+    elif gpu and work is not None:
+        lengths = _live_lengths(positions, segments)
+        out = attend_columns(q[:, 0], flat, first_page, table, lengths, **options)[:, None]
+    elif len(flat) == 1:  # TPU's kernel
         branches = [functools.partial(_kernel, **{**options, "window": w}) for w in windows]
         sizes = jnp.asarray([attention.window_size(w) for w in windows], jnp.int32)
         which = 0 if window is None else jnp.argmax(sizes == window)
@@ -177,6 +185,11 @@ def _attend_shard(
         queries = (positions, segments)
         out = attention.attend(q, keys, values, *queries, k_positions, k_segments, **options)
     return out.astype(q.dtype), by_layer(flat, len(pages[0]))
+
+
+def _live_lengths(positions: jax.Array, segments: jax.Array) -> jax.Array:
+    """[B] tokens of each row, its one new token [B, 1] included; 0 where that is padding."""
+    return jnp.where(segments[:, 0] > 0, positions[:, 0] + 1, 0)
 
 
 # (row, page) pairs of one step of `_walk`, over which its fixed cost is spread.

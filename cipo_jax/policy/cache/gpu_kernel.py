@@ -1,6 +1,10 @@
-"""Decoding on CUDA GPUs: one kernel reads a row's live pages, a small one combines its parts.
+"""Sampling on CUDA GPUs by kernels that read the pages of each row where they lie.
 
-A row's keys are read in parts, by as many programs, so that a few long rows use the whole card.
+`attend_stretch`, for prefill: a program takes a block of a stretch's tokens and loops over the
+blocks of keys that they see, the stretch's own and those before it alike.
+
+`attend_pages`, for decoding: a row's keys are read in parts, by as many programs, so that a few
+long rows use the whole card; a second, small kernel combines the parts.
 The parts and the order of sums depend only on the number of tokens that the row sees, on the width
 of its heads and on the cache's dtype. So the same keys give the same bits, whatever the other rows
 are, on which pages the keys lie and how large those are; another kind of card, or of compiler, may
@@ -19,7 +23,14 @@ from jax.experimental.pallas import triton
 
 from cipo_jax.policy import attention, attention_kernels
 from cipo_jax.policy.cache.pages import Pages
-from cipo_jax.policy.triton_attention import add_block, nothing_added, power_of_two, product
+from cipo_jax.policy.triton_attention import (
+    add_block,
+    keys_of,
+    nothing_added,
+    power_of_two,
+    product,
+    query_blocks,
+)
 
 # A part has at least so many tokens, which pays for its result; a row has at most so many parts.
 PART_TOKENS, PARTS = 256, 16
@@ -57,9 +68,7 @@ def attend_pages(
     (B, N, H), K = q.shape, pool.shape[2] // 2
     group = N // K
     block = _block(H, pool.dtype.itemsize)
-    seen = attention.NO_WINDOW if window is None else window
-    # One array: the scalars of this call, then the rows' lengths.
-    scalars = jnp.stack([jnp.asarray(x, jnp.int32) for x in (first_page, seen)])
+    scalars = _scalars(first_page, window)
     rows: Any = {"block": block, "part_blocks": max(1, PART_TOKENS // block)}
     read = functools.partial(_read_part, scale=scale, soft_cap=soft_cap, **rows)
     of_part = (B, K, PARTS, group)
@@ -78,6 +87,49 @@ def attend_pages(
         out_shape=jax.ShapeDtypeStruct(q.shape, q.dtype),
         **_options(num_warps=4, num_stages=1),
     )(*parts, lengths, scalars)
+
+
+def attend_stretch(
+    q: jax.Array,
+    flat: Pages,
+    first_page: jax.Array,
+    table: jax.Array,
+    positions: jax.Array,
+    lengths: jax.Array,
+    *,
+    window: jax.Array | int | None,
+    scale: float,
+    soft_cap: float | None,
+) -> jax.Array:
+    """Attention of a stretch of each row's tokens to the row's pages, which hold its own keys and
+    values already; arguments as of `attend_pages`, except for:
+
+    Args:
+      q: [B, T, N, H].
+      positions: [B] int32, of each stretch's first token.
+      lengths: [B] int32, tokens of each stretch.
+
+    Returns:
+      [B, T, N, H] in q's dtype; 0 behind a stretch's last token.
+    """
+    [pool] = flat
+    B, T, N, H = q.shape
+    most, _ = query_blocks(H, jnp.promote_types(q.dtype, pool.dtype).itemsize)
+    queries = min(most, max(16, power_of_two(T)))
+    # Keys of a block, whatever T is, so that T does not change the order of sums.
+    sizes = (queries, keys_of(most))
+    return pl.pallas_call(
+        functools.partial(_read_stretch, scale=scale, soft_cap=soft_cap, sizes=sizes),
+        grid=(pl.cdiv(T, queries), N, B),
+        out_shape=jax.ShapeDtypeStruct(q.shape, q.dtype),
+        **_options(num_warps=8 if queries > 64 else 4, num_stages=2),
+    )(q, pool, table, positions, lengths, _scalars(first_page, window))
+
+
+def _scalars(first_page: jax.Array, window: jax.Array | int | None) -> jax.Array:
+    """[2] int32: what the kernels take besides arrays."""
+    seen = attention.NO_WINDOW if window is None else window
+    return jnp.stack([jnp.asarray(x, jnp.int32) for x in (first_page, seen)])
 
 
 def _options(num_warps: int, num_stages: int) -> dict[str, Any]:
@@ -102,6 +154,65 @@ def _row_parts(
     return first, per_part, (blocks + per_part - 1) // per_part
 
 
+def _load_tokens(
+    pool_ref: Any, table_ref: Any, scalars_ref: Any, row: Any, head: Any, at: jax.Array, live: Any
+) -> tuple[jax.Array, jax.Array]:
+    """Keys and values [tokens, H padded with zeros] of a head at the positions `at` of a row; 0
+    where they are not `live`."""
+    page_size, H = pool_ref.shape[1], pool_ref.shape[3]
+    dims = jnp.arange(power_of_two(H))
+    page = triton.load(table_ref.at[row, at // page_size], mask=live, other=0) + scalars_ref[0]
+    mask = live[:, None] & (dims < H)[None, :]
+
+    def load(alternate: Any) -> jax.Array:
+        place = (page[:, None], (at % page_size)[:, None], alternate, dims[None, :])
+        return triton.load(pool_ref.at[place], mask=mask, other=0.0)
+
+    return load(2 * head), load(2 * head + 1)
+
+
+def _read_stretch(
+    q_ref: Any,  # [B, T, N, H]
+    pool_ref: Any,  # [L P, page_size, 2K, H]
+    table_ref: Any,  # [B, W]
+    positions_ref: Any,  # [B]
+    lengths_ref: Any,  # [B]
+    scalars_ref: Any,  # [2]: first page, window
+    out_ref: Any,  # [B, T, N, H]
+    *,
+    scale: float,
+    soft_cap: float | None,
+    sizes: tuple[int, int],
+) -> None:
+    queries, keys = sizes
+    begin, query_head, row = pl.program_id(0) * queries, pl.program_id(1), pl.program_id(2)
+    T, N, H = q_ref.shape[1:]
+    head = query_head // (N // (pool_ref.shape[2] // 2))
+    first, length, window = positions_ref[row], lengths_ref[row], scalars_ref[1]
+    column, dims = begin + jnp.arange(queries), jnp.arange(power_of_two(H))
+    now = first + column
+    place = (row, column[:, None], query_head, dims[None, :])
+    mask = (column < T)[:, None] & (dims < H)[None, :]
+    q = triton.load(q_ref.at[place], mask=mask, other=0.0)
+    dtype = jnp.promote_types(q.dtype, pool_ref.dtype)
+    end = first + jnp.minimum(begin + queries, length)
+
+    def turn(i: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        at = i * keys + jnp.arange(keys)
+        live = at < end
+        k, v = _load_tokens(pool_ref, table_ref, scalars_ref, row, head, at, live)
+        distance = now[:, None] - at[None, :]
+        seen = live[None, :] & (distance >= 0) & (distance < window) & (column < length)[:, None]
+        scores = product(q.astype(dtype), k.astype(dtype), trans_b=True)
+        return add_block(carry, attention.soft_capped(scores * scale, soft_cap), seen, v)
+
+    oldest = jnp.maximum(first + begin - (window - 1), 0)
+    blocks = (oldest // keys, (end + keys - 1) // keys)
+    _, total, mixed = jax.lax.fori_loop(*blocks, turn, nothing_added(q))
+    out = mixed / jnp.maximum(total, 1e-30)[:, None]
+    triton.store(out_ref.at[place], out.astype(out_ref.dtype), mask=mask)
+
+
 def _read_part(
     q_ref: Any,  # [B, K, group, H]
     pool_ref: Any,  # [L P, page_size, 2K, H]
@@ -118,7 +229,7 @@ def _read_part(
     part_blocks: int,
 ) -> None:
     head, row, part = pl.program_id(0), pl.program_id(1), pl.program_id(2)
-    group, H, page_size = q_ref.shape[2], q_ref.shape[3], pool_ref.shape[1]
+    group, H = q_ref.shape[2:]
     length, window = lengths_ref[row], scalars_ref[1]
     first, per_part, parts = _row_parts(length, window, block=block, part_blocks=part_blocks)
 
@@ -135,15 +246,7 @@ def _read_part(
         def turn(i: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
             at = i * block + jnp.arange(block)
             seen = (at < length) & (at >= length - window)
-            page = triton.load(table_ref.at[row, at // page_size], mask=seen, other=0)
-            page += scalars_ref[0]
-            readable = seen[:, None] & (dims < H)[None, :]
-
-            def load(alternate: Any) -> jax.Array:
-                place = (page[:, None], (at % page_size)[:, None], alternate, dims[None, :])
-                return triton.load(pool_ref.at[place], mask=readable, other=0.0)
-
-            keys, values = load(2 * head), load(2 * head + 1)
+            keys, values = _load_tokens(pool_ref, table_ref, scalars_ref, row, head, at, seen)
             scores = product(q.astype(dtype), keys.astype(dtype), trans_b=True)
             scores = attention.soft_capped(scores * scale, soft_cap)
             return add_block(carry, scores, seen[None, :], values)

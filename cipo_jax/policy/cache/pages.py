@@ -56,6 +56,11 @@ def empty_pages(
     return tuple(constrain(jnp.zeros(shape, dtype), rules, axes) for shape, axes in arrays)
 
 
+def read_by_kernels(pages: Pages) -> bool:
+    """Whether the layout is that for kernels."""
+    return len(pages) == 1
+
+
 def stored_width(H: int, platform: str) -> int:
     """The width of a head in the cache, padding included."""
     return -(-H // LANES) * LANES if platform == "tpu" else H

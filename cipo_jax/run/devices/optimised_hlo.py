@@ -34,6 +34,7 @@ _SLICES = {"dynamic-slice", "slice", "gather"}
 _SCALAR = 4
 _TURNS = re.compile(r'known_trip_count[^}]*?"n":"(\d+)"')
 _CUDNN = re.compile(r'custom_call_target="__cudnn\$fmha\w*?(Backward)?"')
+_TRITON = re.compile(r'custom_call_target="__gpu\$xla.gpu.triton".* name = "(\w+)"')
 _IN_PLACE = {"scatter", "dynamic-update-slice"}
 
 
@@ -44,7 +45,8 @@ class Work:
     Attributes:
       turns: of the loop; None: decided while it runs, by live tokens for example.
       kernels: launched one after the other by the host, as on a GPU; copies count.
-      flops: of matrix products and of cuDNN's attention, which is counted whole, not causal.
+      flops: of matrix products and of attention by cuDNN or our own kernels, as if each row were
+        one segment without a window; cuDNN's whole, unless it is told that it is causal.
       bytes: read and written, operands of custom calls included.
       inner: loops in this one. Of a branch, the largest is taken.
     """
@@ -177,7 +179,15 @@ def _flops(program: Program, instruction: Instruction, of: dict[str, Instruction
         B, T, N, H = of[instruction.operands[0]].arrays[0].shape
         S = of[instruction.operands[1]].arrays[0].shape[1]
         products = 5 if found[1] else 2  # backward: scores again, and four gradients
-        return products * 2.0 * B * N * T * S * H
+        pairs = T * (T + 1) / 2 if '"mask_type":"CAUSAL"' in instruction.line else T * S
+        return products * 2.0 * B * N * pairs * H
+    if instruction.opcode == "custom-call" and (found := _TRITON.search(instruction.line)):
+        # Late, because only GPUs need this slow import.
+        from cipo_jax.policy.triton_attention import PRODUCTS, most_flops
+
+        if found[1] in PRODUCTS:
+            [queries] = of[instruction.operands[0]].arrays
+            return most_flops(found[1], queries.shape, queries.bytes // math.prod(queries.shape))
     return 0.0
 
 

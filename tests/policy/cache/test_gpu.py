@@ -1,5 +1,5 @@
-"""Decoding on GPUs without one: Triton's kernel, interpreted, and the portable steps over columns,
-both against the reference."""
+"""Sampling on GPUs without one: Triton's kernels, interpreted, and the portable steps over columns,
+against the reference."""
 
 import functools
 from typing import Any
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cipo_jax.policy import attention, attention_kernels, sharding
+from cipo_jax.policy import attention, attention_kernels, sharding, triton_attention
 from cipo_jax.policy.cache import attention as paged
 from cipo_jax.policy.cache import columns, gpu_kernel
 from cipo_jax.policy.cache import pages as page_arrays
@@ -31,6 +31,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_kernel, "BLOCK_BYTES", 16)
     monkeypatch.setattr(gpu_kernel, "PART_TOKENS", 16)
     monkeypatch.setattr(gpu_kernel, "PARTS", 4)
+    monkeypatch.setattr(triton_attention, "FORWARD_BYTES", 16)
     monkeypatch.setattr(columns, "STEP_BYTES", 20_000)
 
 
@@ -96,6 +97,47 @@ def test_equals_the_reference(form: str, shape: tuple) -> None:
         of_rows = np.array(lengths, np.int32)
         got = program(form, soft_cap)(q, pool, table, of_rows, np.int32(window))
         wanted = reference(q, keys, values, of_rows, window, soft_cap)
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=3e-6)
+
+    check()
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_a_stretch_equals_the_reference(shape: tuple) -> None:
+    """Up to 40 tokens in three blocks of queries, after up to 32 others; 0 behind the last."""
+    N, K, H, page_size, soft_cap = shape
+    T = 40
+    q, keys, values = (
+        3 * normal(B, T, N, H),
+        normal(B, TOKENS, K, H, seed=1),
+        normal(B, TOKENS, K, H),
+    )
+    pool, table = in_pages(keys, values, page_size)
+    everywhere = np.broadcast_to(np.arange(TOKENS), (B, TOKENS))
+    options: Any = {"scale": 0.4, "soft_cap": soft_cap}
+
+    @jax.jit
+    def run(first, lengths, window):
+        rows = (first, lengths)
+        kernel = gpu_kernel.attend_stretch
+        return kernel(q, (pool,), FIRST_PAGE, table, *rows, window=window, **options)
+
+    @settings(max_examples=8, derandomize=True, deadline=None, database=None)
+    @given(
+        first=st.lists(st.integers(0, TOKENS - T), min_size=B, max_size=B),
+        lengths=st.lists(st.integers(0, T), min_size=B, max_size=B),
+        window=st.one_of(st.integers(1, TOKENS), st.just(attention.NO_WINDOW)),
+    )
+    def check(first: list[int], lengths: list[int], window: int) -> None:
+        column = np.arange(T, dtype=np.int32)
+        positions = np.array(first, np.int32)[:, None] + column
+        own = (column < np.array(lengths)[:, None]).astype(np.int32)
+        got = run(positions[:, 0], np.array(lengths, np.int32), np.int32(window))
+        ones = np.ones_like(everywhere)
+        wanted = attention.attend(
+            q, keys, values, positions, own, everywhere, ones, window=window, **options
+        )
+        wanted = np.where(own[..., None, None] > 0, wanted, 0)
         np.testing.assert_allclose(got, wanted, rtol=0, atol=3e-6)
 
     check()
@@ -214,8 +256,8 @@ def test_a_prefill_writes_and_attends_to_what_is_before(
     np.testing.assert_allclose(run(pages)[real], wanted[real], rtol=0, atol=3e-6)
 
 
-def test_lowers_for_cuda_as_two_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At full size, without a loop over pages."""
+def test_lowers_for_cuda_as_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At full size, without a loop over pages: two for decoding, one for a stretch."""
     monkeypatch.undo()
     Sh = jax.ShapeDtypeStruct
 
@@ -228,10 +270,20 @@ def test_lowers_for_cuda_as_two_kernels(monkeypatch: pytest.MonkeyPatch) -> None
         Sh((64, 32, 96), jnp.bfloat16), Sh((9000, 48, 16, 96), jnp.bfloat16),
         Sh((64, 300), jnp.int32), Sh((64,), jnp.int32), integer, integer,
     )  # fmt: skip
-    text = jax.export.export(
-        jax.jit(attend),
-        platforms=["cuda"],
-        disabled_checks=[jax.export.DisabledSafetyCheck.custom_call("__gpu$xla.gpu.triton")],
-    )(*args).mlir_module()
-    assert text.count("__gpu$xla.gpu.triton") == 2
-    assert "stablehlo.while" not in text
+
+    def stretch(q, pool, table, lengths, first, window):
+        options: Any = {"window": window, "scale": 0.1, "soft_cap": 50.0}
+        rows = (lengths, lengths)
+        return gpu_kernel.attend_stretch(q, (pool,), first, table, *rows, **options)
+
+    for function, q, kernels in (
+        (attend, args[0], 2),
+        (stretch, Sh((64, 512, 32, 96), jnp.bfloat16), 1),
+    ):
+        text = jax.export.export(
+            jax.jit(function),
+            platforms=["cuda"],
+            disabled_checks=[jax.export.DisabledSafetyCheck.custom_call("__gpu$xla.gpu.triton")],
+        )(q, *args[1:]).mlir_module()
+        assert text.count("__gpu$xla.gpu.triton") == kernels
+        assert "stablehlo.while" not in text

@@ -1,5 +1,6 @@
 """Counts of a program that is small enough to count by hand."""
 
+from cipo_jax.policy.triton_attention import most_flops
 from cipo_jax.run.devices.optimised_hlo import collectives, hbm_traffic, parse, work
 
 # Two loops: over 8 layers inside one over steps. Layouts as the TPU compiler writes them: S(1) is
@@ -101,7 +102,7 @@ def test_collectives_by_kind_and_depth() -> None:
 
 
 # As XLA writes it for a GPU: a loop whose turns it knows, and one that ends when it ends. A branch
-# multiplies [4, 64] with [64, 32] in a fusion; cuDNN attends.
+# multiplies [4, 64] with [64, 32] in a fusion; cuDNN attends, and kernels of our own do.
 GPU_PROGRAM = """HloModule jit_step
 
 %product (p0: f32[4,64], p1: f32[64,32]) -> f32[4,32] {
@@ -147,6 +148,9 @@ ENTRY %main (q: bf16[2,100,4,16], k: bf16[2,100,2,16]) -> s32[] {
   %k = bf16[2,100,2,16]{3,2,1,0} parameter(1)
   %attention = (bf16[2,100,4,16]{3,2,1,0}, u8[8]{0}) custom-call(%q, %k, %k), custom_call_target="__cudnn$fmhaSoftmax"
   %gradient = (bf16[2,100,4,16]{3,2,1,0}, u8[8]{0}) custom-call(%q, %k, %k), custom_call_target="__cudnn$fmhaSoftmaxBackward"
+  %causal = (bf16[2,100,4,16]{3,2,1,0}, u8[8]{0}) custom-call(%q, %k, %k), custom_call_target="__cudnn$fmhaSoftmax", backend_config={"cudnn_fmha_backend_config":{"mask_type":"CAUSAL"}}
+  %own = (bf16[2,100,4,16]{3,2,1,0}, f32[2,4,100]{2,1,0}) custom-call(%q, %k, %k), custom_call_target="__gpu$xla.gpu.triton", backend_config={debug = false, grid_x = 1 : i32, ir = "ML\00 name", name = "_attend_block", num_stages = 2 : i32}
+  %other = (bf16[2,100,4,16]{3,2,1,0}, f32[2,4,100]{2,1,0}) custom-call(%q, %k, %k), custom_call_target="__gpu$xla.gpu.triton", backend_config={debug = false, grid_x = 1 : i32, ir = "ML\00 name", name = "_read_part", num_stages = 2 : i32}
   ROOT %steps = (s32[], f32[4,64]{1,0}, f32[64,32]{1,0}) while(%q), condition=%counted, body=%while_live, backend_config={}
 }
 """  # noqa: E501
@@ -155,7 +159,9 @@ ENTRY %main (q: bf16[2,100,4,16], k: bf16[2,100,2,16]) -> s32[] {
 def test_work_is_counted_loop_by_loop() -> None:
     program = work(*parse(GPU_PROGRAM))
     attention = 2 * 4 * 100 * 100 * 16 * 2
-    assert (program.kernels, program.flops) == (2, 2 * attention + 5 * attention)
+    causal = 2 * 4 * (100 * 101 / 2) * 16 * 2
+    own = most_flops("_attend_block", (2, 100, 4, 16), itemsize=2)
+    assert (program.kernels, program.flops) == (5, 7 * attention + 2 * causal + own)
     (steps,) = program.inner
     # The host reads the condition, which a kernel computes.
     assert (steps.turns, steps.kernels, steps.flops) == (None, 1, 0)
@@ -165,9 +171,9 @@ def test_work_is_counted_loop_by_loop() -> None:
     assert (layers.turns, layers.kernels, layers.flops) == (8, 2, product)
     assert layers.bytes == 2 * weights + (4 * 64 * 4 + weights + 4 * 32 * 4)
     # The loop that ends when it ends is counted once.
-    assert program.total("kernels") == 2 + 1 + 8 * 2
+    assert program.total("kernels") == 5 + 1 + 8 * 2
     assert program.open_loops == [steps]
     lines = program.lines()
-    assert len(lines) == 3 and lines[0].startswith("a call: 2 kernels, ")
+    assert len(lines) == 3 and lines[0].startswith("a call: 5 kernels, ")
     assert lines[1].startswith("  each of as many turns as needed: 1 kernels")
     assert lines[2].startswith("    each of 8 turns: 2 kernels, 1.64e+04 FLOPs, 2.")
