@@ -28,7 +28,8 @@ setup(
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
     packages=find_packages(include=["cipo_jax", "cipo_jax.*"]),
-    package_data={"cipo_jax.report": ["templates/*"]},
+    package_data={"cipo_jax": ["py.typed"], "cipo_jax.report": ["templates/*"]},
+    entry_points={"console_scripts": ["cipo-jax = cipo_jax.main:main"]},
     python_requires=">=3.11",
     install_requires=[
         "absl-py",

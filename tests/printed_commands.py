@@ -113,5 +113,8 @@ def _is_ours(words: list[str]) -> bool:
         return words[0].endswith(".sh") and len(words) > 1
     if re.fullmatch(r"benchmarks/\w+\.py", words[0]):  # as tables of results name them
         return len(words) > 1
-    after = [word for word in words[1:] if word.startswith(("cipo_jax.", "benchmarks/"))]
+    if "cipo-jax" in words[:-1]:  # with arguments, whatever starts it
+        return True
+    named = ("cipo_jax.", "benchmarks/")
+    after = [word for word in words[1:] if word.startswith(named) or word == "cipo_jax"]
     return bool(after) and any(word.endswith("python") for word in words)

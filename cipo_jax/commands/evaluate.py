@@ -33,9 +33,9 @@ from cipo_jax.data.benchmarks.rows import Item
 from cipo_jax.data.benchmarks.suites import (
     CORRECT,
     CRITIQUE,
-    SUITES,
     LoadedSuite,
     Suite,
+    check_writable,
     find_suite,
     load_suite,
 )
@@ -134,26 +134,9 @@ def _check_places(config: Config, workdir: Path, step: str) -> None:
     if not e.check_gold:
         check_parameters(config, workdir, step)
         if config.data.tokenizer:  # a model's own writes any text
-            _check_tokenizer(config)
+            check_writable(e.suites, open_tokenizer(config), config.data.tokenizer)
         if e.name:
             _require_no_results(workdir / EVALUATIONS_DIR / e.name)
-
-
-def _check_tokenizer(config: Config) -> None:
-    """Refuses benchmarks whose templates the tokenizer cannot write."""
-    tokenizer = open_tokenizer(config)
-    for suite in (SUITES[name] for name in config.eval.suites):
-        template = suite.correction_prompt if suite.task == CORRECT else suite.prompt
-        try:
-            tokenizer.encode(template)
-        except CipoError as error:
-            raise CipoError(
-                f"config.eval.suites: {suite.name}: its prompts cannot be written with "
-                f"data.tokenizer={config.data.tokenizer!r}, which this model uses; evaluate one "
-                "that reads any text, such as --config.model.source=Qwen/Qwen3-4B with "
-                "--config.data.tokenizer=, or leave config.eval.suites empty for the run's own "
-                "problems"
-            ) from error
 
 
 def _evaluate_suites(
