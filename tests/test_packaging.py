@@ -3,6 +3,7 @@
 import email
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -73,6 +74,24 @@ def check_metadata(wheel: Path) -> None:
     needed = [r for r in told.get_all("Requires-Dist") or () if "extra ==" not in r]
     assert any(r.startswith("jax") for r in needed)
     assert not any(r.startswith(("torch", "pytest", "ruff", "datasets")) for r in needed)
+
+
+def test_commits_are_checked_by_what_the_tests_install() -> None:
+    """So that a hook and `make style` are of one version and say the same."""
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    hooks = [hook for repo in config["repos"] for hook in repo["hooks"]]
+    assert {repo["repo"] for repo in config["repos"]} == {"local"}
+    extra = (ROOT / "setup.py").read_text().partition('"test": [')[2].partition("]")[0]
+    for hook in hooks:
+        tool = hook["entry"].split()[0].removeprefix(".venv/bin/")
+        assert re.search(rf'"{tool}(-\w+)?>=', extra), f"{tool} is not of the extra test"
+    styled = re.search(r"(?m)^style:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text())
+    assert styled is not None
+    for command in styled[1].splitlines():
+        words = command.replace("$(BIN)/", "").split()
+        known = [hook["entry"].removeprefix(".venv/bin/") for hook in hooks]
+        named = [word for word in words if word not in ("--check", ".")]
+        assert any(entry.split()[: len(named)] == named for entry in known), command
 
 
 def test_the_citation_is_of_this_version_and_of_the_paper() -> None:
