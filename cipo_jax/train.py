@@ -228,7 +228,8 @@ def open_run(
         parts = stack.enter_context(open_parts(c, hosts))
         train_set, eval_set = open_training(c, parts.prompts), open_evaluation(c)
         check_enough(train_set.source, c.rollout.problems_per_step)
-        eval_prompts = list(map(parts.prompts.base, eval_set.source.first(c.data.eval_problems)))
+        evaluated = eval_set.first(c.data.eval_problems, "data.eval_problems")
+        eval_prompts = list(map(parts.prompts.base, evaluated))
         o = c.optimizer
         schedule = make_schedule(
             o.schedule, o.learning_rate, o.warmup_steps, o.decay_steps, o.final_share

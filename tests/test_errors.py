@@ -179,6 +179,17 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
     "longer than the model": ([TINY, "--config.model.source=short"], "64 positions", "max_"),
     # Data.
     "missing data": ([TINY, "--config.data.train=nowhere.jsonl"], "nowhere.jsonl", "data.train"),
+    "more to evaluate on than there is": (
+        [TINY, *GOOD, "--config.data.eval_problems=300", "--config.cold_start.max_steps=0"],
+        "config.data.eval_problems: got 300 problems",
+        "wanted at most the 8",
+    ),
+    "more to check than there is": (
+        [TINY, *GOOD, "--config.data.eval_problems=8", "--config.cold_start.max_steps=1"]
+        + ["--config.cold_start.check_problems=99"],
+        "config.cold_start.check_problems: got 99 problems",
+        "wanted at most the 8",
+    ),
     "broken line": ([TINY, "--config.data.train=broken.jsonl"], "broken.jsonl:3", "json"),
     "empty data": (
         [TINY, "--config.data.train=empty.jsonl"],

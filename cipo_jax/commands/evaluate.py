@@ -243,7 +243,7 @@ def load_suites(config: Config) -> list[LoadedSuite]:
             load_suite(name, e.data_dir, e.suite_problems, e.released_from, e.released_until)
             for name in dict.fromkeys(e.suites)
         ]
-    problems = open_evaluation(c).source.first(c.data.eval_problems)
+    problems = open_evaluation(c).first(c.data.eval_problems, "data.eval_problems")
     own = Suite(
         OWN,
         (),

@@ -164,7 +164,7 @@ def test_first_keeps_file_order():
     source = ListedProblems(problems(5), seed=0)
     assert source.first(3) == problems(5)[:3]
     assert source.first(0) == problems(5)
-    with pytest.raises(CipoError, match="got 6, wanted at most the 5"):
+    with pytest.raises(CipoError, match="got 6 problems, wanted at most the 5"):
         source.first(6)
 
 
