@@ -221,7 +221,7 @@ def open_run(
         stack.enter_context(explained(f"{workdir}, or the output"))
         lock = stack.enter_context(DirectoryLock(workdir, takes=hosts.first))
         if hosts.first:
-            check_records(workdir)
+            check_records(workdir, c.log)
         check_places(c)
         if c.init_from:
             check_fits(Path(c.init_from), c, "config.init_from")

@@ -266,6 +266,12 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
         ":1",
         "response",
     ),
+    # Records.
+    "wandb that is not installed": (
+        [TINY, "--config.log.wandb=mine", "--workdir=new_run"],
+        "config.log.wandb: got 'mine'",
+        "cipo_jax[wandb]",
+    ),
     # Runs and directories.
     "run of another config": ([TINY, "--workdir=other_run"], "seed: 7 there, 0", "--workdir"),
     "not a run's config": ([TINY, "--workdir=bad_run"], "bad_run", "choose another"),
@@ -356,7 +362,10 @@ IMPORT_MUCH = ("tokenizer without files", "unknown tfds data")  # transformers, 
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=pytest.mark.slow if n in IMPORT_MUCH else ()) for n in MISTAKES]
 )
-def test_mistakes_are_explained(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_explained(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)  # as if it were not installed
     arguments, wrong, right = MISTAKES[name]
     message = message_of(arguments, capsys)
     assert message.startswith("error: ") and message.count("error: ") == 1

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cipo_jax.run.records.files import explained, replacing
-from cipo_jax.run.records.wandb_run import WandbRun
+from cipo_jax.run.records.wandb_run import WandbRun, wandb_package
 from cipo_jax.types import CipoError
 
 METRICS_FILE = "metrics.jsonl"
@@ -120,6 +120,23 @@ class MetricWriter:
                 self._file.close()
 
 
+def check_charts(tensorboard: bool, wandb: str) -> None:
+    """Whether the packages of the charts are there. Arguments and errors as of `MetricWriter`."""
+    if tensorboard:
+        _require_event_packages()
+    if wandb:
+        wandb_package(wandb)
+
+
+def _require_event_packages() -> None:
+    for package in ("clu", "tensorflow", "tensorboard"):
+        if importlib.util.find_spec(package) is None:
+            raise CipoError(
+                f"config.log.tensorboard: got True, but {package} cannot be imported; pip install "
+                "clu, tensorboard and tensorflow-cpu, or set --config.log.tensorboard=False"
+            )
+
+
 class EventFiles:
     """TensorBoard's event files, written by a thread of their own: clu's writer imports TensorFlow,
     which takes seconds, for which the run need not wait. It begins with the first write: while
@@ -130,13 +147,7 @@ class EventFiles:
     """
 
     def __init__(self, logdir: Path):
-        for package in ("clu", "tensorflow", "tensorboard"):
-            if importlib.util.find_spec(package) is None:
-                raise CipoError(
-                    f"config.log.tensorboard: got True, but {package} cannot be imported; pip "
-                    "install clu, tensorboard and tensorflow-cpu, or set "
-                    "--config.log.tensorboard=False"
-                )
+        _require_event_packages()
         self._logdir = logdir
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tensorboard")
         self._pending: deque[Future[None]] = deque()

@@ -10,12 +10,30 @@ import contextlib
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from cipo_jax.config.resolve import read_values
 from cipo_jax.run.records.files import write_text
 from cipo_jax.types import CipoError
 
 ID_FILE = "wandb_id.txt"
+
+
+def wandb_package(project: str) -> Any:
+    """The package, which is optional.
+
+    Raises:
+      CipoError: it is not installed; with the project that asked for it.
+    """
+    try:
+        import wandb
+    except ImportError as error:
+        raise CipoError(
+            f"config.log.wandb: got {project!r}, but the package wandb cannot be imported "
+            f"({error}); pip install 'cipo_jax[wandb]' (or pip install wandb), or leave "
+            "config.log.wandb empty"
+        ) from error
+    return wandb
 
 
 class WandbRun:
@@ -31,14 +49,7 @@ class WandbRun:
     """
 
     def __init__(self, workdir: Path, project: str):
-        try:
-            import wandb  # here and not at the top: an optional package
-        except ImportError as error:
-            raise CipoError(
-                f"config.log.wandb: got {project!r}, but the package wandb cannot be imported "
-                f"({error}); pip install 'cipo_jax[wandb]' (or pip install wandb), or leave "
-                "config.log.wandb empty"
-            ) from error
+        wandb = wandb_package(project)
         self._errors = (wandb.errors.Error, OSError)
         known, config = workdir / ID_FILE, workdir / "config.json"
         if not known.is_file():

@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
+from cipo_jax.config.keys import Log
 from cipo_jax.run.records.metrics_file import MetricWriter
+from cipo_jax.run.records.record import check_records
 from cipo_jax.run.records.wandb_run import ID_FILE
 from cipo_jax.types import CipoError
 
@@ -87,8 +89,12 @@ def test_a_package_that_is_missing_or_refuses_is_explained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(CipoError, match=r"log\.wandb: got 'mine'.*pip install 'cipo_jax\[wandb\]'"):
-        MetricWriter(tmp_path, tensorboard=False, wandb="mine")
+    missing = r"log\.wandb: got 'mine'.*pip install 'cipo_jax\[wandb\]'"
+    with pytest.raises(CipoError, match=missing):
+        MetricWriter(tmp_path / "a", tensorboard=False, wandb="mine")
+    with pytest.raises(CipoError, match=missing):  # before anything is written
+        check_records(tmp_path / "b", Log(tensorboard=False, wandb="mine"))
+    assert not (tmp_path / "b").exists()
     monkeypatch.setitem(sys.modules, "wandb", Package(refuses="No API key configured"))
     with pytest.raises(CipoError, match="No API key configured; log in by .*WANDB_MODE=offline"):
         MetricWriter(tmp_path, tensorboard=False, wandb="mine")
