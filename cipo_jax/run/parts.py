@@ -184,7 +184,7 @@ def make_model_config(model: keys.Model, tokenizer_name: str, tokenizer: Tokeniz
     """The architecture: that of `model.source`, or the config's own sizes.
 
     Raises:
-      CipoError: the tokenizer is one of the embedded tasks, and the model has its own; or the model
+      CipoError: the tokenizer is one of the embedded tasks, and the model has another; or the model
         has no embedding for some of the tokenizer's tokens.
     """
     computed: dict[str, Any] = {
@@ -209,7 +209,10 @@ def make_model_config(model: keys.Model, tokenizer_name: str, tokenizer: Tokeniz
         )
     directory = model_directory(model.source)
     loaded = hf_config.config_from_hf(directory, **computed)
-    if tokenizer_name and not Path(tokenizer_name).exists() and holds_tokenizer(directory):
+    is_embedded = tokenizer_name and not Path(tokenizer_name).exists()
+    # One with as many tokens is the model's: --mode=export writes it beside the model too.
+    other_size = tokenizer.vocab_size != loaded.vocab_size
+    if is_embedded and other_size and holds_tokenizer(directory):
         raise CipoError(
             f"config.data.tokenizer: got {tokenizer_name!r}, but the model in {model.source!r} was "
             "trained with the tokenizer that lies beside it; take that one by "
