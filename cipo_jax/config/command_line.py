@@ -147,7 +147,7 @@ def parse(argv: Sequence[str], modes: Sequence[Mode]) -> Invocation:
                 f"--workdir={workdir}: holds no run (no config.json), and --config is not given; "
                 "wanted a run directory such as runs/demo, or a config file"
             )
-        raise CipoError("--config is missing; try --config=configs/demo.py")
+        raise CipoError("--config is missing; in a checkout, try --config=configs/demo.py")
     config = Config() if raw is None else resolve(raw)
 
     def where_from() -> dict[str, dict[str, Any]]:

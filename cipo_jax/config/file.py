@@ -91,9 +91,10 @@ def check_file(config: str) -> None:
         elif there:
             hint = f"there are {', '.join(map(str, sorted(there.values())))}"
         else:
+            places = dict.fromkeys(str(place.resolve()) for place in (path.parent, _CONFIGS))
             hint = (
-                f"neither {path.parent.resolve()} nor {_CONFIGS.resolve()} holds a config file; "
-                "start in a checkout of the project, or write one (docs/own_task.md has an example)"
+                f"no config file is in {' or '.join(places)}; start in a checkout of the project, "
+                "or write one (docs/own_task.md has an example)"
             )
         raise CipoError(f"--config={name}: there is no such file; {hint}")
     if path.suffix != ".py" or not path.is_file():

@@ -96,8 +96,10 @@ def test_where_no_config_is_near_it_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(CipoError, match=f"neither {tmp_path} nor .*configs holds a config file"):
+    with pytest.raises(CipoError, match=f"is in {tmp_path} or {tmp_path}/configs; start in a"):
         read("--config=demo.py")
+    with pytest.raises(CipoError, match=f"is in {tmp_path}/configs; start in a"):
+        read("--config=configs/demo.py")
     (tmp_path / "mine.py").touch()
     with pytest.raises(CipoError, match="no such file; there are mine.py"):
         read("--config=demo.py")
