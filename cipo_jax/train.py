@@ -221,14 +221,15 @@ def open_run(
         stack.enter_context(explained(f"{workdir}, or the output"))
         lock = stack.enter_context(DirectoryLock(workdir, takes=hosts.first))
         if hosts.first:
-            check_records(workdir)
+            check_records(workdir, c.log)
         check_places(c)
         if c.init_from:
             check_fits(Path(c.init_from), c, "config.init_from")
         parts = stack.enter_context(open_parts(c, hosts))
         train_set, eval_set = open_training(c, parts.prompts), open_evaluation(c)
         check_enough(train_set.source, c.rollout.problems_per_step)
-        eval_prompts = list(map(parts.prompts.base, eval_set.source.first(c.data.eval_problems)))
+        evaluated = eval_set.first(c.data.eval_problems, "data.eval_problems")
+        eval_prompts = list(map(parts.prompts.base, evaluated))
         o = c.optimizer
         schedule = make_schedule(
             o.schedule, o.learning_rate, o.warmup_steps, o.decay_steps, o.final_share
@@ -254,6 +255,7 @@ def open_run(
                 config_agrees=begun,
             )
         )
+        parts.heartbeat.begin("start", "where metrics go")  # a service may let wait
         record = stack.enter_context(Record(workdir, c.log, write_report, writes=hosts.first))
         stack.enter_context(open_compilation_cache(c.log.compilation_cache, workdir))
         ledger_file = workdir / LEDGER_FILE if hosts.first else None

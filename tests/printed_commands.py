@@ -15,7 +15,7 @@ _MODULES = [
     for folder in ("cipo_jax", "configs", "benchmarks", "tests/fixtures")
     for file in sorted((ROOT / folder).rglob("*.py"))
 ]
-_SCRIPTS = sorted((ROOT / "launch").glob("*.sh"))
+_SCRIPTS = [*sorted((ROOT / "launch").glob("*.sh")), ROOT / "launch" / "Dockerfile"]
 _MAKEFILE = ROOT / "Makefile"
 _RESULTS = ROOT / "benchmarks" / "RESULTS.md"
 
@@ -87,11 +87,11 @@ def _lines(file: Path) -> list[str]:
         return [line.partition("||")[0] for line in re.findall(r"(?m)^\t(.*)$", text)]
     if file.suffix == ".py":  # of the module; a backslash at the end of a line joins it there
         text = ast.get_docstring(ast.parse(text)) or ""
-    elif file.suffix == ".sh":
+    elif file in _SCRIPTS:
         comments = (line[2:] for line in text.splitlines() if line.startswith("# "))
         text = "\n".join(comments)
     outside = without_blocks(text)
-    block = _INDENTED if file.suffix != ".sh" else re.compile(r"(?m)^ {2,}(\S.*)$")
+    block = _INDENTED if file not in _SCRIPTS else re.compile(r"(?m)^ {2,}(\S.*)$")
     lines = "\n".join([*_FENCED.findall(text), *block.findall(outside)])
     return [*re.sub(r" *\\\n *", " ", lines).splitlines(), *inline_code(text)]
 
@@ -113,5 +113,8 @@ def _is_ours(words: list[str]) -> bool:
         return words[0].endswith(".sh") and len(words) > 1
     if re.fullmatch(r"benchmarks/\w+\.py", words[0]):  # as tables of results name them
         return len(words) > 1
-    after = [word for word in words[1:] if word.startswith(("cipo_jax.", "benchmarks/"))]
+    if "cipo-jax" in words[:-1]:  # with arguments, whatever starts it
+        return True
+    named = ("cipo_jax.", "benchmarks/")
+    after = [word for word in words[1:] if word.startswith(named) or word == "cipo_jax"]
     return bool(after) and any(word.endswith("python") for word in words)

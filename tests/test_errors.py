@@ -73,6 +73,8 @@ FILES = {
     "small/config.json": json.dumps(QWEN3 | {"vocab_size": 20}),
     "no_files/README.md": "",
     "a_file": "",
+    "own_words/config.json": json.dumps(QWEN3),
+    "own_words/tokenizer.json": "{}",
     "bad_run/config.json": "{",
     "damaged_run/metrics.jsonl": '{"phase": "train", "step": 1}\n{"phase": "train", "step": 5}\n',
     "damaged_archive/attempts/train-000001.jsonl.gz": "no gzip",
@@ -86,7 +88,11 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
     "unknown flag": ([TINY, "--workdr=x"], "workdr", "workdir"),
     "stray argument": ([TINY, "seed=3"], "seed=3", "--config.section.key=value"),
     "number as text": ([TINY, "--samples=many"], "samples", "many"),
-    "missing config file": (["--config=nowhere.py"], "nowhere.py: there is no such", "configs/"),
+    "missing config file": (
+        ["--config=nowhere.py"],
+        "nowhere.py: there is no such",
+        "are bad_import.py",
+    ),
     "config is a directory": (["--config=no_files"], "no_files", "Python file"),
     "config is yaml": (["--config=config.yaml"], "config.yaml", "get_config()"),
     "config has a syntax error": (["--config=syntax.py"], "syntax.py", "line 1"),
@@ -146,8 +152,8 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
     "tokenizer is no model": ([TINY, "--config.data.tokenizer=bad.model"], "bad.model", "sentence"),
     "tokenizer without files": (
         [TINY, "--config.data.tokenizer=no_files"],
-        "no_files",
-        "tokenizer",
+        "no_files holds no tokenizer",
+        "looked for tokenizer.json, tokenizer.model",
     ),
     "no chat template": ([TINY, "--config.data.chat_template=True"], "chat_template", "False"),
     "no such model": ([TINY, "--config.model.source=nowhere"], "nowhere", "Qwen/Qwen3-4B"),
@@ -155,6 +161,16 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
     "model without files": ([TINY, "--config.model.source=no_files"], "no_files", "config.json"),
     "unknown architecture": ([TINY, "--config.model.source=neox"], "GPTNeoX", "Qwen3For"),
     "tokenizer of another model": ([TINY, "--config.model.source=small"], "20", "belongs"),
+    "run as a model": (
+        [TINY, "--config.model.source=other_run"],
+        "'other_run' is the directory of a run",
+        "--mode=export",
+    ),
+    "characters for a model with words": (
+        [TINY, "--config.model.source=own_words"],
+        "tokenizer: got 'char', but the model in 'own_words'",
+        "--config.data.tokenizer=",
+    ),
     "model without weights": (
         [TINY, "--config.model.source=no_weights"],
         "no_weights: wanted model.safetensors",
@@ -163,13 +179,28 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
     "longer than the model": ([TINY, "--config.model.source=short"], "64 positions", "max_"),
     # Data.
     "missing data": ([TINY, "--config.data.train=nowhere.jsonl"], "nowhere.jsonl", "data.train"),
+    "more to evaluate on than there is": (
+        [TINY, *GOOD, "--config.data.eval_problems=300", "--config.cold_start.max_steps=0"],
+        "config.data.eval_problems: got 300 problems",
+        "wanted at most the 8",
+    ),
+    "more to check than there is": (
+        [TINY, *GOOD, "--config.data.eval_problems=8", "--config.cold_start.max_steps=1"]
+        + ["--config.cold_start.check_problems=99"],
+        "config.cold_start.check_problems: got 99 problems",
+        "wanted at most the 8",
+    ),
     "broken line": ([TINY, "--config.data.train=broken.jsonl"], "broken.jsonl:3", "json"),
     "empty data": (
         [TINY, "--config.data.train=empty.jsonl"],
         "empty.jsonl: the file is empty",
         "one json object",
     ),
-    "no answer": ([TINY, "--config.data.train=no_answer.jsonl"], "no_answer.jsonl:1", "answer"),
+    "no answer": (
+        [TINY, "--config.data.train=no_answer.jsonl"],
+        "no_answer.jsonl:1",
+        "no other column",
+    ),
     "no question": ([TINY, "--config.data.train=no_question.jsonl"], ":1", "question_column"),
     "column that is not there": (
         [TINY, *GOOD, "--config.data.question_column=query"],
@@ -235,6 +266,12 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
         ":1",
         "response",
     ),
+    # Records.
+    "wandb that is not installed": (
+        [TINY, "--config.log.wandb=mine", "--workdir=new_run"],
+        "config.log.wandb: got 'mine'",
+        "cipo_jax[wandb]",
+    ),
     # Runs and directories.
     "run of another config": ([TINY, "--workdir=other_run"], "seed: 7 there, 0", "--workdir"),
     "not a run's config": ([TINY, "--workdir=bad_run"], "bad_run", "choose another"),
@@ -275,6 +312,12 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
         [TINY, "--mode=evaluate", "--config.eval.suites=('math5000',)"],
         "math5000",
         "math500",
+    ),
+    # Said before the hub is asked for either.
+    "benchmark in words for a model of characters": (
+        [TINY, "--mode=evaluate", "--config.model.source=a/b", "--config.eval.suites=('math500',)"],
+        "math500: its prompts cannot be written with data.tokenizer='char'",
+        "--config.data.tokenizer=",
     ),
     "compare nothing": (["--mode=compare"], "--mode=compare", "run"),
     "compare what is no run": (["--mode=compare", "a_file", "b"], "a_file", "run"),
@@ -319,7 +362,10 @@ IMPORT_MUCH = ("tokenizer without files", "unknown tfds data")  # transformers, 
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=pytest.mark.slow if n in IMPORT_MUCH else ()) for n in MISTAKES]
 )
-def test_mistakes_are_explained(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_explained(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)  # as if it were not installed
     arguments, wrong, right = MISTAKES[name]
     message = message_of(arguments, capsys)
     assert message.startswith("error: ") and message.count("error: ") == 1

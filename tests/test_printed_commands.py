@@ -36,9 +36,10 @@ FILLED_IN = {"--config=...": "--config=configs/demo.py", "...": "", "--prompt=..
 
 def of_main(printed: Printed) -> list[str]:
     """The arguments of a command of this program, or those that a launch script passes on to it."""
-    words, name = printed.words, "cipo_jax.main"
-    if name in words:
-        given = words[words.index(name) + 1 :]
+    words = printed.words
+    names = [word for word in words if word in ("cipo_jax.main", "cipo_jax", "cipo-jax")]
+    if names:
+        given = words[words.index(names[-1]) + 1 :]
     else:
         flags = (i for i, word in enumerate(words) if word.startswith(("--mode=", "--config=")))
         given = words[next(flags, len(words)) :]
@@ -166,6 +167,7 @@ def test_modules_that_are_run_exist() -> None:
     modules = {c.words[c.words.index("-m") + 1] for c in COMMANDS if "-m" in c.words}
     assert len(modules) > 2
     for module in modules:
+        module = f"{module}.__main__" if module == "cipo_jax" else module
         spec = importlib.util.find_spec(module)
         assert spec and spec.origin and '__name__ == "__main__"' in Path(spec.origin).read_text()
 

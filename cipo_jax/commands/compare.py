@@ -2,6 +2,8 @@
 
     python -m cipo_jax.main --mode=compare runs/cipo-* runs/grpo-* [--workdir=runs/comparison]
 
+Table and figure go to --workdir, by default to the directory `comparison` beside the first run.
+
 Runs whose configs differ only in the seed (and in what cannot change results) are one method; the
 first run's method is the baseline. Curves at equal steps flatter a method that samples more per
 step, so everything is shown twice: against steps, and against sampled tokens.
@@ -102,10 +104,11 @@ class Comparison:
 
 def command(invocation: Invocation) -> None:
     """The mode."""
-    given, workdir = invocation.workdir_given, invocation.workdir
-    out = workdir if given else Path("runs/comparison")
+    paths, out = list(map(Path, invocation.paths)), invocation.workdir
+    if paths and not invocation.workdir_given:
+        out = Path(os.path.normpath(paths[0])).parent / "comparison"
     with Heartbeat(invocation.config.log.heartbeat_seconds) as heartbeat:
-        compare(list(map(Path, invocation.paths)), out, heartbeat)
+        compare(paths, out, heartbeat)
 
 
 def compare(

@@ -35,6 +35,7 @@ from cipo_jax.data.benchmarks.suites import (
     CRITIQUE,
     LoadedSuite,
     Suite,
+    check_writable,
     find_suite,
     load_suite,
 )
@@ -132,6 +133,8 @@ def _check_places(config: Config, workdir: Path, step: str) -> None:
         check_sources(config.data.eval, "data.eval")
     if not e.check_gold:
         check_parameters(config, workdir, step)
+        if config.data.tokenizer:  # a model's own writes any text
+            check_writable(e.suites, open_tokenizer(config), config.data.tokenizer)
         if e.name:
             _require_no_results(workdir / EVALUATIONS_DIR / e.name)
 
@@ -240,7 +243,7 @@ def load_suites(config: Config) -> list[LoadedSuite]:
             load_suite(name, e.data_dir, e.suite_problems, e.released_from, e.released_until)
             for name in dict.fromkeys(e.suites)
         ]
-    problems = open_evaluation(c).source.first(c.data.eval_problems)
+    problems = open_evaluation(c).first(c.data.eval_problems, "data.eval_problems")
     own = Suite(
         OWN,
         (),

@@ -164,7 +164,7 @@ def measure(
     as the ambient one."""
     config, d = setting.config, setting.config.data
     prompts = open_prompts(config, tokenizer)
-    problems = open_evaluation(config).source.first(d.eval_problems)[:PROBLEMS]
+    problems = open_evaluation(config).first(d.eval_problems, "data.eval_problems")[:PROBLEMS]
     asked = [prompts.base(problem).tokens for problem in problems]
     with attention_kernels.without_kernels() if setting.reference else contextlib.nullcontext():
         policy = open_policy(config, tokenizer, mesh, d.max_prompt_tokens)

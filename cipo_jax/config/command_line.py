@@ -18,7 +18,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from cipo_jax.config.file import check_file, describe_failure
+from cipo_jax.config.file import check_file, describe_failure, written_keys
 from cipo_jax.config.keys import Config, flatten
 from cipo_jax.config.resolve import provenance, read_resolved, resolve
 from cipo_jax.types import CipoError
@@ -147,16 +147,17 @@ def parse(argv: Sequence[str], modes: Sequence[Mode]) -> Invocation:
                 f"--workdir={workdir}: holds no run (no config.json), and --config is not given; "
                 "wanted a run directory such as runs/demo, or a config file"
             )
-        raise CipoError("--config is missing; try --config=configs/demo.py")
+        raise CipoError("--config is missing; in a checkout, try --config=configs/demo.py")
     config = Config() if raw is None else resolve(raw)
 
     def where_from() -> dict[str, dict[str, Any]]:
         file_alone = [argv[0], f"--config={config_file}"]
         alone, _, _ = _read_config(file_alone, modes, config_file, None)
-        from_file = config
+        from_file, written = config, set[str]()
         with contextlib.suppress(CipoError):  # a file may be valid only with the command line
-            from_file = config if alone is None else resolve(alone)
-        return provenance(config, from_file, overridden)
+            if alone is not None:
+                from_file, written = resolve(alone), written_keys(alone)
+        return provenance(config, from_file, overridden, written)
 
     return Invocation(
         mode=mode,

@@ -11,6 +11,7 @@ import runpy
 import traceback
 import types
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -21,9 +22,38 @@ _CONFIGS = Path("configs")  # of a checkout, which commands are started in
 _WANTED = "wanted a Python file with a function get_config(), such as configs/demo.py"
 
 
+class _Written(ConfigDict):
+    """A `ConfigDict` that remembers which of its keys were set after it was made."""
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        super().__setitem__(key, value)
+        self.__dict__.setdefault("_written", set()).add(key)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:  # of a copy, which sets them all
+        super().__setstate__(state)
+        self.__dict__["_written"] = set(state["_written"])
+
+
 def default_config() -> ConfigDict:
     """The defaults as a locked `ConfigDict`, for config files to change."""
-    return ConfigDict(dataclasses.asdict(Config())).lock()
+    values = dataclasses.asdict(Config())
+    sections = {name: _Written(v) for name, v in values.items() if isinstance(v, dict)}
+    config = _Written(values | sections)
+    for made in (config, *sections.values()):
+        made.__dict__["_written"] = set()
+    return config.lock()
+
+
+def written_keys(raw: ConfigDict) -> set[str]:
+    """The dotted names of the keys that a config file has set, whatever their values: all of them
+    where it does not start from `default_config`."""
+    written = set()
+    for key, value in raw.items():
+        if isinstance(value, ConfigDict):
+            written |= {f"{key}.{name}" for name in written_keys(value)}
+        elif not isinstance(raw, _Written) or key in raw.__dict__.get("_written", ()):
+            written.add(key)
+    return written
 
 
 def load_file(name: str, beside: str) -> types.SimpleNamespace:
@@ -56,7 +86,16 @@ def check_file(config: str) -> None:
         there = {f.name: f for folder in (_CONFIGS, path.parent) for f in folder.glob("*.py")}
         whole = path.name if path.suffix else f"{path.name}.py"
         close = difflib.get_close_matches(whole, there, n=1)
-        hint = f"did you mean {there[close[0]]}?" if close else f"{_CONFIGS}/ has some"
+        if close:
+            hint = f"did you mean {there[close[0]]}?"
+        elif there:
+            hint = f"there are {', '.join(map(str, sorted(there.values())))}"
+        else:
+            places = dict.fromkeys(str(place.resolve()) for place in (path.parent, _CONFIGS))
+            hint = (
+                f"no config file is in {' or '.join(places)}; start in a checkout of the project, "
+                "or write one (docs/own_task.md has an example)"
+            )
         raise CipoError(f"--config={name}: there is no such file; {hint}")
     if path.suffix != ".py" or not path.is_file():
         raise CipoError(f"--config={name}: {_WANTED}")

@@ -286,6 +286,9 @@ class Log:
     """What a run records and shows besides its metrics."""
 
     tensorboard: bool = True  # event files through clu (imports TensorFlow)
+    # Project of Weights & Biases that gets the metrics too (pip install 'cipo_jax[wandb]'); "":
+    # none. WANDB_MODE=offline keeps them in the run directory.
+    wandb: str = ""
     # Steps between attempt/correction pairs on screen; 0: never.
     show_samples_every: NotNegative[int] = 10
     archive: bool = True  # write every attempt to attempts/*.jsonl.gz

@@ -10,6 +10,7 @@ import difflib
 import json
 import typing
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -61,16 +62,23 @@ def resolve_section(cls: type[_Section], raw: Mapping[str, Any], where: str = "c
     return cls(**values)
 
 
-def provenance(config: Config, from_file: Config, command_line: set[str]) -> dict[str, dict]:
+def provenance(
+    config: Config,
+    from_file: Config,
+    command_line: AbstractSet[str],
+    written: AbstractSet[str] = frozenset(),
+) -> dict[str, dict]:
     """Where each value came from: {"section.key": {"value", "source"}}.
 
-    `from_file` is the config before command-line overrides; `command_line` holds the dotted names
-    that were overridden there. A value of the file that equals the default counts as "default".
+    Args:
+      from_file: the config before command-line overrides.
+      command_line: the dotted names that were overridden there.
+      written: those that the file is known to set, be it to the default.
     """
     defaults, in_file, values = flatten(Config()), flatten(from_file), {}
     for key, value in flatten(config).items():
-        source = "default" if in_file[key] == defaults[key] else "file"
-        source = "command line" if key in command_line else source
+        in_it = key in written or in_file[key] != defaults[key]
+        source = "command line" if key in command_line else "file" if in_it else "default"
         values[key] = {"value": value, "source": source}
     return values
 

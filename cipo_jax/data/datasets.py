@@ -145,9 +145,7 @@ class ListedProblems(_EpochShuffled[Problem]):
         """
         if not 0 <= n <= len(self._items):
             count = len(self._items)
-            raise CipoError(
-                f"number of problems: got {n}, wanted at most the {count} there are, or 0 for all"
-            )
+            raise CipoError(f"got {n} problems, wanted at most the {count} there are, or 0 for all")
         return self._items[:n] if n else list(self._items)
 
 
@@ -176,8 +174,8 @@ def load_problems(source: str, columns: Columns = Columns()) -> list[Placed]:  #
         answer = _answer(row, columns)
         if answer is None and tests is None:
             raise CipoError(
-                f"{row.where}: answer: missing; wanted an answer (text) or tests (an object), or "
-                f"data.answer_column or data.tests_column set to one of: {_names(row)}"
+                f"{row.where}: answer: missing; wanted an answer (text) or tests (an object) "
+                f"{_under('answer', 'tests')}; {_others(row, 'answer', 'tests')}"
             )
         if problem_id in problems:
             raise CipoError(
@@ -200,7 +198,7 @@ def load_demonstrations(source: str) -> list[Demonstration]:
         problem_id, question = _id_and_question(row, Columns())
         solution = _optional_text(row, "solution")
         if solution is None:
-            raise CipoError(f"{row.where}: solution: missing; other columns: {_names(row)}")
+            raise CipoError(f"{row.where}: solution: missing; {_others(row)}")
         previous = _optional_text(row, "previous_attempt")
         problem = Problem(problem_id, question, answer=_answer(row, Columns()), meta=row.columns)
         demonstrations.append(Demonstration(problem, solution, previous_attempt=previous))
@@ -237,8 +235,8 @@ def _take(row: Row, columns: Columns, field: str) -> Any:
         )
     if getattr(columns, field) and not present and field != "id":
         raise CipoError(
-            f"{row.where}: data.{field}_column: got {getattr(columns, field)!r}, wanted one of: "
-            f"{_names(row)}"
+            f"{row.where}: data.{field}_column: got {getattr(columns, field)!r}, which the row "
+            f"does not have; {_others(row)}"
         )
     return row.columns.pop(present[0]) if present else None
 
@@ -248,8 +246,8 @@ def _id_and_question(row: Row, columns: Columns) -> tuple[str, str]:
     question = _take(row, columns, "question")
     if question is None:
         raise CipoError(
-            f"{row.where}: question: missing; set data.question_column to one of the row's "
-            f"columns: {_names(row)}"
+            f"{row.where}: question: missing; wanted a text {_under('question')}; "
+            f"{_others(row, 'question')}"
         )
     question = checked_text(row.where, "question", question)
     row_id = _take(row, columns, "id")
@@ -275,5 +273,15 @@ def _optional_text(row: Row, field: str) -> str | None:
     return None if value is None else checked_text(row.where, field, value)
 
 
-def _names(row: Row) -> str:
-    return ", ".join(row.columns) or "none"
+def _under(*fields: str) -> str:
+    """The usual names of the fields' columns, for a message."""
+    return f"as {', '.join(name for field in fields for name in ALIASES[field])}"
+
+
+def _others(row: Row, *fields: str) -> str:
+    """The columns that are left of the row, and which keys would say that a field is one of them,
+    for a message."""
+    if not row.columns:
+        return "the row has no other column"
+    keys = " or ".join(f"data.{field}_column" for field in fields)
+    return f"other columns: {', '.join(row.columns)}" + f"; {keys} can name one" * bool(keys)

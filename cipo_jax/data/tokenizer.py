@@ -94,6 +94,11 @@ class Tokenizer(Protocol):
         writes them, else `eos_id`. Raises as `frame`."""
 
 
+def holds_tokenizer(directory: Path) -> bool:
+    """Whether a directory has a tokenizer's files; none is read."""
+    return any((directory / name).is_file() for name in _FILES)
+
+
 def load_tokenizer(name: str, thinking: str = "") -> Tokenizer:
     """The tokenizer called `name`.
 
@@ -148,12 +153,16 @@ class HFTokenizer:
                 str(self._directory), local_files_only=True, split_special_tokens=True
             )
         except Exception as error:  # transformers raises many kinds for broken directories
-            why = ": " + str(error).strip().partition("\n")[0]
-            if not any((self._directory / name).is_file() for name in _FILES):
-                why = " in it; copy the model's there, or name another directory that has them"
+            if not holds_tokenizer(self._directory):
+                raise CipoError(
+                    f"config.data.tokenizer: {self._directory} holds no tokenizer; looked for "
+                    f"{', '.join(_FILES)}; copy the model's there, or name another directory "
+                    "that has one"
+                ) from error
             raise CipoError(
-                f"config.data.tokenizer: cannot load one from {self._directory}, wanted a "
-                f"directory with tokenizer.json or another tokenizer file of transformers{why}"
+                f"config.data.tokenizer: the one in {self._directory} cannot be read: "
+                f"{str(error).strip().partition(chr(10))[0]}; restore its files, or name another "
+                "directory"
             ) from error
         if self._tokenizer.eos_token_id is None:
             raise CipoError(

@@ -60,7 +60,8 @@ def open_material(config: Config, parts: Parts) -> Material:
     )
     for demonstration in demonstrations.batch(0, cs.batch_size):
         parts.prompts.demonstration(demonstration)
-    problems = open_training(config, parts.prompts, "dev").source.first(cs.check_problems)
+    held_out = open_training(config, parts.prompts, "dev")
+    problems = held_out.first(cs.check_problems, "cold_start.check_problems")
     return Material(demonstrations, [parts.prompts.base(problem) for problem in problems])
 
 

@@ -8,6 +8,7 @@ parameters come from `parameters.py`.
 import contextlib
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ from cipo_jax.config import keys
 from cipo_jax.config.keys import Config
 from cipo_jax.data.prompts import PromptWriter
 from cipo_jax.data.stop_tokens import with_stop_tokens
-from cipo_jax.data.tokenizer import Tokenizer, load_tokenizer
+from cipo_jax.data.tokenizer import Tokenizer, holds_tokenizer, load_tokenizer
 from cipo_jax.policy import sharding
 from cipo_jax.policy.host_copy import host_meshes
 from cipo_jax.policy.huggingface import config as hf_config
@@ -183,7 +184,8 @@ def make_model_config(model: keys.Model, tokenizer_name: str, tokenizer: Tokeniz
     """The architecture: that of `model.source`, or the config's own sizes.
 
     Raises:
-      CipoError: the model has no embedding for some of the tokenizer's tokens.
+      CipoError: the tokenizer is one of the embedded tasks, and the model has another; or the model
+        has no embedding for some of the tokenizer's tokens.
     """
     computed: dict[str, Any] = {
         "param_dtype": model.param_dtype,
@@ -205,7 +207,17 @@ def make_model_config(model: keys.Model, tokenizer_name: str, tokenizer: Tokeniz
             tie_embeddings=model.tie_embeddings,
             **computed,
         )
-    loaded = hf_config.config_from_hf(model_directory(model.source), **computed)
+    directory = model_directory(model.source)
+    loaded = hf_config.config_from_hf(directory, **computed)
+    is_embedded = tokenizer_name and not Path(tokenizer_name).exists()
+    # One with as many tokens is the model's: --mode=export writes it beside the model too.
+    other_size = tokenizer.vocab_size != loaded.vocab_size
+    if is_embedded and other_size and holds_tokenizer(directory):
+        raise CipoError(
+            f"config.data.tokenizer: got {tokenizer_name!r}, but the model in {model.source!r} was "
+            "trained with the tokenizer that lies beside it; take that one by "
+            "--config.data.tokenizer="
+        )
     if tokenizer.vocab_size > loaded.vocab_size:
         raise CipoError(
             f"config.data.tokenizer: {tokenizer_name or model.source!r} has "

@@ -21,7 +21,7 @@ from cipo_jax.data.mixture import Part, TaskSplit, fingerprints, load_parts, ope
 from cipo_jax.data.prompts import PromptWriter
 from cipo_jax.data.sources import GENERATED, check_sources
 from cipo_jax.data.tasks.generated import given_solutions
-from cipo_jax.types import Attempt, CipoError, Completion, Outcome, Prompt, Verdict
+from cipo_jax.types import Attempt, CipoError, Completion, Outcome, Problem, Prompt, Verdict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +37,20 @@ class ProblemSet:
     source: ProblemSource
     dropped: dict[str, int]
     fingerprints: dict[str, dict[str, Any]]
+
+    def first(self, count: int, key: str) -> list[Problem]:
+        """As `source.first`.
+
+        Args:
+          key: of the config, which says how many.
+
+        Raises:
+          CipoError: as there, with the key.
+        """
+        try:
+            return self.source.first(count)
+        except CipoError as error:
+            raise CipoError(f"config.{key}: {error}") from error
 
 
 def check_places(config: Config) -> None:

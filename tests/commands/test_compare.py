@@ -140,8 +140,11 @@ def test_runs_without_an_archive_say_so(tmp_path: Path) -> None:
     b = make_run(tmp_path / "b", 100, {4: 0.5}, num_steps=61)
     for file in (b / "attempts").iterdir():
         file.unlink()
-    assert compare([a, b], tmp_path / "out") == []
-    assert "no archived evaluations in b" in (tmp_path / "out" / "comparison.md").read_text()
+    command(["cipo_jax", "--mode=compare", f"{a}/", str(b)])
+    written = tmp_path / "comparison"  # beside the runs, wherever the command was typed
+    assert "no archived evaluations in b" in (written / "comparison.md").read_text()
+    assert (written / "comparison.png").is_file()
+    assert json.loads((written / "comparison.json").read_text()) == []
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:

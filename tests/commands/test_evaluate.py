@@ -217,7 +217,7 @@ def test_what_is_not_there_is_named_before_anything_is_read(
             evaluate_run(wrong, workdir, step)
     no_weights = tmp_path / "no_weights"
     no_weights.mkdir()
-    (no_weights / "config.json").touch()
+    (no_weights / "config.json").write_text("{}")
     with pytest.raises(CipoError, match="wanted model.safetensors or .*found neither"):
         evaluate_run(with_source(str(no_weights)), tmp_path)
 

@@ -90,3 +90,36 @@ def test_the_nearest_config_is_named(name: str, monkeypatch: pytest.MonkeyPatch)
 def test_a_bucket_is_no_run_directory() -> None:
     with pytest.raises(CipoError, match=r"wanted a directory; .*checkpoint\.directory=gs://"):
         read(SMOKE, "--workdir=gs://bucket/run")
+
+
+def test_where_no_config_is_near_it_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CipoError, match=f"is in {tmp_path} or {tmp_path}/configs; start in a"):
+        read("--config=demo.py")
+    with pytest.raises(CipoError, match=f"is in {tmp_path}/configs; start in a"):
+        read("--config=configs/demo.py")
+    (tmp_path / "mine.py").touch()
+    with pytest.raises(CipoError, match="no such file; there are mine.py"):
+        read("--config=demo.py")
+
+
+def test_what_a_file_sets_to_its_default_is_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import copy\n"
+        "from cipo_jax.config import default_config\n"
+        "def get_config():\n"
+        "    c = default_config()\n"
+        f"    c.num_steps = {Config().num_steps}\n"
+        f"    c.eval.update(every={Config().eval.every})\n"
+        "    return copy.deepcopy(c)\n"
+    )
+    file = f"--config={tmp_path / 'mine.py'}"
+    sources = {key: entry["source"] for key, entry in read(file).provenance().items()}
+    assert {key for key, source in sources.items() if source == "file"} == {
+        "num_steps",
+        "eval.every",
+    }
+    values = read(file, "--config.num_steps=3").provenance()
+    assert values["num_steps"] == {"value": 3, "source": "command line"}

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import logging
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -116,6 +117,23 @@ def test_missing_columns_name_what_is_there() -> None:
         row.text("blank")
     with pytest.raises(CipoError, match="f:7: q: got .*, wanted a list of texts"):
         row.texts("q")
+
+
+def test_what_the_hub_warns_of_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By its own handler: that of the root logger would say it again."""
+
+    def warn(*_: object, **__: object) -> None:
+        logging.getLogger("huggingface_hub.utils._http").warning("Retrying in 1s")
+        raise ConnectionError("no network")
+
+    logger = logging.getLogger("huggingface_hub")
+    monkeypatch.setattr(logger, "propagate", True)
+    monkeypatch.setattr("datasets.load_dataset", warn)
+    with pytest.raises(CipoError, match="no network"):
+        list(read_hub(HubSource("someone/something")))
+    assert not caplog.records
 
 
 def test_the_hub_without_its_package_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -235,7 +235,7 @@ def test_hf_pad_falls_back_to_end_of_sequence(tmp_path):
 
 
 def test_hf_refuses_a_directory_it_cannot_use(tmp_path):
-    with pytest.raises(CipoError, match="cannot load one from .*transformers in it; copy"):
+    with pytest.raises(CipoError, match="no tokenizer; looked for tokenizer.json, .*; copy"):
         HFTokenizer(tmp_path)
     with pytest.raises(CipoError, match="is not a directory"):
         HFTokenizer(tmp_path / "missing")

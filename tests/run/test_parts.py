@@ -2,6 +2,8 @@
 
 import dataclasses
 import re
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -68,3 +70,26 @@ def test_lengths_that_exceed_the_model_come_with_lengths_that_fit(
     for name, value in re.findall(r"--config\.data\.(\w+)=(\d+)", str(e.value)):
         raw.data[name] = int(value)
     open_with(resolve(raw))  # fits
+
+
+@pytest.mark.parametrize("tokens", ["as many", "more"])
+def test_the_characters_of_a_task_are_for_models_of_characters(
+    tokens: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An exported run has the tokenizer's files beside it, and as many tokens; others have more."""
+    raw = default_config()
+    raw.model.source = str(tmp_path)
+    config = resolve(raw)
+    tokenizer = open_tokenizer(config)
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "tokenizer.json").write_text("{}")
+    size = tokenizer.vocab_size + (tokens == "more")
+    loaded = SimpleNamespace(vocab_size=size)
+    monkeypatch.setattr(module.hf_config, "config_from_hf", lambda *_, **__: loaded)
+    if tokens == "as many":
+        assert module.make_model_config(config.model, "char", tokenizer) is loaded
+    else:
+        with pytest.raises(CipoError, match="got 'char', but the model in .*data.tokenizer="):
+            module.make_model_config(config.model, "char", tokenizer)
+    (tmp_path / "tokenizer.json").unlink()
+    assert module.make_model_config(config.model, "char", tokenizer) is loaded

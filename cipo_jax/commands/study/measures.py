@@ -90,7 +90,7 @@ def measure_run(directory: Path) -> Record:
     step = json.loads(made_from.read_text())["step"]
     train = [line for line in read_metrics(directory) if line["phase"] == "train"]
     timing = read_timing(directory)
-    problems = open_evaluation(config).source.first(config.data.eval_problems)
+    problems = open_evaluation(config).first(config.data.eval_problems, "data.eval_problems")
     task = GENERATED.get(config.data.eval)
     solutions = {p.id: task.solution(p).splitlines() for p in problems} if task else {}
     record = {

@@ -23,6 +23,7 @@ from cipo_jax.data.benchmarks.rows import (
     minerva_item,
 )
 from cipo_jax.data.rows import HubSource, Row, read_file, read_hub
+from cipo_jax.data.tokenizer import Tokenizer
 from cipo_jax.types import CipoError
 
 SOLVE, CORRECT, CRITIQUE = "solve", "correct", "critique"
@@ -141,6 +142,27 @@ def find_suite(name: str, data_dir: str = "") -> Path | HubSource:
             "is not on the hub"
         )
     return source
+
+
+def check_writable(names: Iterable[str], tokenizer: Tokenizer, called: str) -> None:
+    """Whether a tokenizer can write the templates of some suites; nothing is read.
+
+    Args:
+      called: the tokenizer, as `data.tokenizer`.
+
+    Raises:
+      CipoError: it cannot: it is one of an embedded task.
+    """
+    for suite in (SUITES[name] for name in names):
+        try:
+            tokenizer.encode(suite.correction_prompt if suite.task == CORRECT else suite.prompt)
+        except CipoError as error:
+            raise CipoError(
+                f"config.eval.suites: {suite.name}: its prompts cannot be written with "
+                f"data.tokenizer={called!r}, which this model uses; evaluate one that reads any "
+                "text, such as --config.model.source=Qwen/Qwen3-4B with --config.data.tokenizer=, "
+                "or leave config.eval.suites empty for the run's own problems"
+            ) from error
 
 
 def _find_file(suite: Suite, data_dir: Path) -> Path:

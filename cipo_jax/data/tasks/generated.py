@@ -89,7 +89,7 @@ class GeneratedProblems:
         """
         if n <= 0:
             raise CipoError(
-                f"number of {self.task.name}: got {n}, wanted a number > 0 "
+                f"got {n} {self.task.name}, wanted a number > 0 "
                 "(the generator is unlimited, there is no 'all')"
             )
         return self._draw([self.task.stream(self.split)], n)

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from cipo_jax.policy.huggingface.json_files import read_json
 from cipo_jax.types import CipoError
 
 _WANTED = ["*.safetensors", "*.json", "*.txt", "*.jinja", "tokenizer.model"]
@@ -81,13 +82,19 @@ def download_model(source: str, directory: Path) -> None:
 
 
 def _require_model(source: str, directory: Path) -> None:
-    """Refuses a directory without config.json. Plans need no weights: these are looked for where
-    they are read (`load`)."""
+    """Refuses a directory without a model's config.json. Plans need no weights: these are looked
+    for where they are read (`load`)."""
     if not (directory / "config.json").is_file():
         where = "" if Path(source) == directory else f" (in {directory})"
         raise CipoError(
             f"config.model.source: {source!r} has no config.json{where}; wanted a model in Hugging "
-            "Face format"
+            "Face format: config.json, model.safetensors or model.safetensors.index.json with "
+            "its parts, and for data.tokenizer='' tokenizer.json or the like"
+        )
+    if "model.source" in read_json(directory / "config.json"):  # a key of this program's configs
+        raise CipoError(
+            f"config.model.source: {source!r} is the directory of a run, wanted a model; "
+            "--mode=export writes a run's parameters as one, and --config.init_from takes a run"
         )
 
 
@@ -103,7 +110,9 @@ def _download(source: str, into: Path | None, wanted: Sequence[str] = _WANTED) -
     import huggingface_hub
     from filelock import FileLock
     from huggingface_hub import constants, errors
+    from huggingface_hub.utils.logging import disable_propagation
 
+    disable_propagation()  # the root logger would print each of its warnings again
     repository, _, revision = source.partition("@")
     # One lock per host, and none in the cache, which may be read-only or shared between hosts.
     lock = f"cipo-jax-{os.getuid()}-{repository.replace('/', '--')}.lock"

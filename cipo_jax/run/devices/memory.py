@@ -1,6 +1,7 @@
 """How much memory programs may use on a device, and who says so."""
 
 import os
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -30,7 +31,10 @@ def device_memory(device: Any) -> Memory | None:
     if device.platform == "cpu":
         count = len(jax.local_devices(backend="cpu"))
         whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return Memory(whole // count, f"this machine's memory over {count} device(s)")
+        what = "this machine's memory"
+        if (limit := control_group_limit()) is not None and limit < whole:
+            whole, what = limit, "the memory limit of this process's control group"
+        return Memory(whole // count, f"{what} over {count} device(s)")
     try:
         stats = device.memory_stats()
     except RuntimeError:  # JAX's: it is of another host, or there to compile for
@@ -44,6 +48,33 @@ def device_memory(device: Any) -> Memory | None:
         return Memory(chip.memory, "as its compiler allows")
     share, why = gpu_fraction()
     return Memory(int(share * chip.memory), f"{share:.0%} of {chip.memory / 2**30:.1f} GiB, {why}")
+
+
+def control_group_limit(
+    listed: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")
+) -> int | None:
+    """The least memory limit, in bytes, of the control groups that this process is in, as a
+    container or a batch system sets it; None without one.
+
+    Args:
+      listed: the groups, as Linux lists them.
+      root: where both versions of control groups are mounted.
+    """
+    limits = []
+    for line in listed.read_text().splitlines() if listed.is_file() else ():
+        _, controllers, group = line.split(":", 2)
+        if controllers == "":
+            place, file = root, "memory.max"
+        elif "memory" in controllers.split(","):
+            place, file = root / "memory", "memory.limit_in_bytes"
+        else:
+            continue
+        within = place / group.lstrip("/")
+        # A container sees its own group at the root, where the listed name leads nowhere.
+        above = [parent for parent in within.parents if parent.is_relative_to(place)]
+        files = (directory / file for directory in (within, *above))
+        limits += [found.read_text().strip() for found in files if found.is_file()]
+    return min((int(limit) for limit in limits if limit.isdecimal()), default=None)
 
 
 def gpu_fraction() -> tuple[float, str]:

@@ -1,7 +1,7 @@
-"""The numbers of a run on disk: metrics.jsonl and TensorBoard's event files.
+"""The numbers of a run: metrics.jsonl, and the charts that they also go to.
 
-Decides the format of metrics.jsonl and the TensorBoard tags. What the numbers mean is decided in
-`run/measures.py`.
+Decides the format of metrics.jsonl, the tags of charts, and TensorBoard's event files. What the
+numbers mean is decided in `run/measures.py`.
 
 metrics.jsonl has one json object a line, {"phase", "step", <metric>: <number>, ...}. A value that
 is not finite is written as null, and the line's "non_finite" object says which it was
@@ -17,9 +17,10 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from cipo_jax.run.records.files import explained, replacing
+from cipo_jax.run.records.wandb_run import WandbRun, wandb_package
 from cipo_jax.types import CipoError
 
 METRICS_FILE = "metrics.jsonl"
@@ -27,24 +28,41 @@ TENSORBOARD_DIR = "tensorboard"
 _AWAY = "or move the file away: the metrics then begin at the step that the run continues from"
 
 
+class Charts(Protocol):
+    """Another place for the numbers, where they are looked at while the run goes on."""
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Writes scalars by tag, soon."""
+
+    def close(self) -> None:
+        """Waits for everything to be written."""
+
+
 class MetricWriter:
-    """Appends scalars to `workdir`/metrics.jsonl and, if asked, to TensorBoard event files.
+    """Appends scalars to `workdir`/metrics.jsonl and, if asked, to charts.
+
+    Args:
+      tensorboard: whether to write event files.
+      wandb: project of Weights & Biases; "": none.
 
     Opening repairs a last line that was cut by a kill. Each line is on the disk when it has been
     written, so before a checkpoint of its step.
 
     Raises:
-      CipoError: TensorBoard is wanted and its packages are not installed, or the file cannot be
-        written.
+      CipoError: the packages of the charts are not installed, or a file cannot be written.
     """
 
-    def __init__(self, workdir: Path, tensorboard: bool):
+    def __init__(self, workdir: Path, tensorboard: bool, wandb: str = ""):
         self._path = workdir / METRICS_FILE
         with explained(self._path):
             workdir.mkdir(parents=True, exist_ok=True)
             _drop_cut_line(self._path)
             self._file = self._path.open("a", encoding="utf-8")
-        self._tensorboard = EventFiles(workdir / TENSORBOARD_DIR) if tensorboard else None
+        self._charts: list[Charts] = []
+        if tensorboard:
+            self._charts.append(EventFiles(workdir / TENSORBOARD_DIR))
+        if wandb:
+            self._charts.append(WandbRun(workdir, wandb))
 
     def write(self, step: int, scalars: Mapping[str, float], phase: str) -> None:
         """Appends one line. Scalars may be Python, NumPy or single-element device numbers; all are
@@ -63,14 +81,14 @@ class MetricWriter:
             self._file.write(json.dumps(line, allow_nan=False) + "\n")
             self._file.flush()
             os.fsync(self._file.fileno())
-        if self._tensorboard is not None:
-            tagged = {tensorboard_tag(name, phase): value for name, value in values.items()}
-            self._tensorboard.write(step, tagged)
+        tagged = {chart_tag(name, phase): value for name, value in values.items()}
+        for chart in self._charts:
+            chart.write(step, tagged)
 
     def rewind(self, phase: str, step: int) -> None:
         """Drops the lines of `phase` beyond `step`, which a resumed run will write again, so that
-        metrics.jsonl ends up as if it had never stopped. TensorBoard's event files only grow:
-        replayed steps are there twice.
+        metrics.jsonl ends up as if it had never stopped. Charts only grow: replayed steps are there
+        twice.
 
         Raises:
           CipoError: the training steps that are kept end before `step`: some are missing.
@@ -95,10 +113,28 @@ class MetricWriter:
         self._file = self._path.open("a", encoding="utf-8")
 
     def close(self) -> None:
-        with explained(self._path):
-            self._file.close()
-        if self._tensorboard is not None:
-            self._tensorboard.close()
+        with contextlib.ExitStack() as stack:  # all of them, whatever one raises
+            for chart in self._charts:
+                stack.callback(chart.close)
+            with explained(self._path):
+                self._file.close()
+
+
+def check_charts(tensorboard: bool, wandb: str) -> None:
+    """Whether the packages of the charts are there. Arguments and errors as of `MetricWriter`."""
+    if tensorboard:
+        _require_event_packages()
+    if wandb:
+        wandb_package(wandb)
+
+
+def _require_event_packages() -> None:
+    for package in ("clu", "tensorflow", "tensorboard"):
+        if importlib.util.find_spec(package) is None:
+            raise CipoError(
+                f"config.log.tensorboard: got True, but {package} cannot be imported; pip install "
+                "clu, tensorboard and tensorflow-cpu, or set --config.log.tensorboard=False"
+            )
 
 
 class EventFiles:
@@ -111,13 +147,7 @@ class EventFiles:
     """
 
     def __init__(self, logdir: Path):
-        for package in ("clu", "tensorflow", "tensorboard"):
-            if importlib.util.find_spec(package) is None:
-                raise CipoError(
-                    f"config.log.tensorboard: got True, but {package} cannot be imported; pip "
-                    "install clu, tensorboard and tensorflow-cpu, or set "
-                    "--config.log.tensorboard=False"
-                )
+        _require_event_packages()
         self._logdir = logdir
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tensorboard")
         self._pending: deque[Future[None]] = deque()
@@ -166,9 +196,9 @@ class EventFiles:
             ) from error
 
 
-def tensorboard_tag(name: str, phase: str) -> str:
-    """The tag of a metric. TensorBoard groups charts by the first part of a tag: the train phase
-    has its own groups (base/, loss/, ...), tags of other phases begin with the phase."""
+def chart_tag(name: str, phase: str) -> str:
+    """The tag of a metric. Charts are grouped by the first part of a tag: the train phase has its
+    own groups (base/, loss/, ...), tags of other phases begin with the phase."""
     return name if phase == "train" or name.startswith(phase + "/") else f"{phase}/{name}"
 
 

@@ -11,17 +11,24 @@ from typing import Any
 from cipo_jax.config.keys import Log
 from cipo_jax.run.records.archive import AttemptArchive, check_archive
 from cipo_jax.run.records.files import write_text
-from cipo_jax.run.records.metrics_file import MetricWriter, check_metrics, read_metrics
+from cipo_jax.run.records.metrics_file import (
+    MetricWriter,
+    check_charts,
+    check_metrics,
+    read_metrics,
+)
 from cipo_jax.types import Attempt, CipoError
 
 
-def check_records(workdir: Path) -> None:
-    """Reads what a run has left, before it is continued: a damaged file would otherwise be found
-    by the report, after hours.
+def check_records(workdir: Path, log: Log) -> None:
+    """Whether a run can be recorded as `log` asks, before it begins. What one that is continued has
+    left is read: a damaged file would otherwise be found by the report, after hours.
 
     Raises:
-      CipoError: metrics or attempts are damaged; with the file, the line, and what to do.
+      CipoError: packages are missing, or metrics or attempts are damaged; with the key, or with the
+        file, the line, and what to do.
     """
+    check_charts(log.tensorboard, log.wandb)
     check_metrics(workdir)
     check_archive(workdir)
 
@@ -46,7 +53,7 @@ class Record:
     ) -> None:
         self.workdir, self._report_pairs = workdir, log.report_pairs
         self._write_report = write_report
-        self._metrics = MetricWriter(workdir, log.tensorboard) if writes else None
+        self._metrics = MetricWriter(workdir, log.tensorboard, log.wandb) if writes else None
         self._archive = AttemptArchive(workdir) if writes and log.archive else None
 
     def write(self, step: int, scalars: Mapping[str, float], phase: str) -> None:

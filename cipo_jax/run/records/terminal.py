@@ -1,13 +1,14 @@
 """What a run prints: header, a line a step, an attempt beside its correction, the summary."""
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cipo_jax.config.keys import Config
 from cipo_jax.run.measures import transition
-from cipo_jax.run.records.metrics_file import read_metrics
+from cipo_jax.run.records.metrics_file import TENSORBOARD_DIR, read_metrics
 from cipo_jax.run.watch.learning import findings
 from cipo_jax.types import Attempt
 
@@ -117,7 +118,11 @@ def print_summary(workdir: Path, report: Path, verdict: str, seconds: float) -> 
         for name in names:
             before, after = first[name], last[name]
             print(f"  {name:{width}}  {before:9.3f}  {after:9.3f}  {after - before:+.3f}")
-    print(f"report   {report}\ncurves   tensorboard --logdir {workdir}/tensorboard", flush=True)
+    print(f"report   {report}")
+    if (workdir / TENSORBOARD_DIR).is_dir():
+        print(f"curves   tensorboard --logdir {shlex.quote(str(workdir / TENSORBOARD_DIR))}")
+    try_it = ["python", "-m", "cipo_jax.main", "--mode=generate", f"--workdir={workdir}"]
+    print(f'try it   {shlex.join(try_it)} --prompt="..."', flush=True)
 
 
 def printable(text: str) -> str:

@@ -22,9 +22,9 @@ def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def put_model(directory: Path) -> None:
-    """What makes a directory one of a model; what is in it is not looked at."""
+    """What makes a directory one of a model."""
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "config.json").touch()
+    (directory / "config.json").write_text("{}")
 
 
 def test_a_directory_is_taken_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,6 +37,9 @@ def test_a_directory_is_taken_as_it_is(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_directory_that_holds_no_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CipoError, match=f"model.source: '{tmp_path}' has no config.json; wanted"):
+        model_directory(str(tmp_path))
+    (tmp_path / "config.json").write_text('{"model.source": {"value": ""}}')
+    with pytest.raises(CipoError, match="is the directory of a run, wanted a model; --mode=export"):
         model_directory(str(tmp_path))
     put_model(tmp_path)
     assert model_directory(str(tmp_path)) == tmp_path

@@ -12,9 +12,9 @@ import pytest
 
 from cipo_jax.run.records.metrics_file import (
     MetricWriter,
+    chart_tag,
     check_metrics,
     read_metrics,
-    tensorboard_tag,
 )
 from cipo_jax.types import CipoError
 
@@ -170,9 +170,9 @@ def test_a_line_is_on_the_disk_before_the_next_thing_is_saved(tmp_path, monkeypa
 
 
 def test_tags_carry_their_phase_once():
-    assert tensorboard_tag("loss/total", "train") == "loss/total"
-    assert tensorboard_tag("eval/pass@1", "eval") == "eval/pass@1"
-    assert tensorboard_tag("pass_rate", "cold_start") == "cold_start/pass_rate"
+    assert chart_tag("loss/total", "train") == "loss/total"
+    assert chart_tag("eval/pass@1", "eval") == "eval/pass@1"
+    assert chart_tag("pass_rate", "cold_start") == "cold_start/pass_rate"
 
 
 def test_tensorflow_is_not_imported_without_tensorboard(tmp_path):

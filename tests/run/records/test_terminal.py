@@ -1,8 +1,17 @@
 """What is printed of a step."""
 
+import contextlib
 import math
+import shlex
+from pathlib import Path
 
-from cipo_jax.run.records.terminal import format_duration, format_step_line
+import pytest
+from places import ROOT
+
+from cipo_jax.config.command_line import parse
+from cipo_jax.main import MODES
+from cipo_jax.run.records.metrics_file import MetricWriter
+from cipo_jax.run.records.terminal import format_duration, format_step_line, print_summary
 
 
 def test_step_line_of_both_streams_and_of_one():
@@ -36,3 +45,25 @@ def test_durations():
         "?",
         "0:00",
     ]
+
+
+@pytest.mark.parametrize("tensorboard", [True, False])
+def test_the_summary_says_where_to_look_and_how_to_try_the_model(
+    tensorboard: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workdir = tmp_path / "a run"
+    with contextlib.closing(MetricWriter(workdir, tensorboard=False)) as metrics:
+        for step in (0, 4):
+            metrics.write(step, {"eval/pass@1": step / 8, "eval/pass@1_stderr": 0.1}, "eval")
+    if tensorboard:
+        (workdir / "tensorboard").mkdir()
+    print_summary(workdir, workdir / "report.html", "better", 61.0)
+    first, _, pass_at_1, *where = capsys.readouterr().out.splitlines()
+    assert first == "done in 1:01; better"
+    assert pass_at_1.split() == ["eval/pass@1", "0.000", "0.500", "+0.500"]
+    assert [line.split()[0] for line in where] == ["report", *["curves"] * tensorboard, "try"]
+    arguments = [*shlex.split(where[-1])[5:-1], "--prompt=1+1"]
+    invocation = parse(
+        ["cipo_jax", "--config=" + str(ROOT / "configs/smoke.py"), *arguments], MODES
+    )
+    assert invocation.mode.name == "generate" and invocation.workdir == workdir
