@@ -12,6 +12,7 @@ from cipo_jax.config.keys import Log
 from cipo_jax.run.records.archive import AttemptArchive, check_archive
 from cipo_jax.run.records.files import write_text
 from cipo_jax.run.records.metrics_file import MetricWriter, check_metrics, read_metrics
+from cipo_jax.run.records.starts import add_start, read_starts
 from cipo_jax.types import Attempt, CipoError
 
 
@@ -20,9 +21,10 @@ def check_records(workdir: Path) -> None:
     by the report, after hours.
 
     Raises:
-      CipoError: metrics or attempts are damaged; with the file, the line, and what to do.
+      CipoError: metrics, attempts or starts are damaged; with the file, the line, and what to do.
     """
     check_metrics(workdir)
+    read_starts(workdir)
     check_archive(workdir)
 
 
@@ -63,6 +65,11 @@ class Record:
         """A file of text in the run directory."""
         if self._metrics is not None:
             write_text(self.workdir / name, content)
+
+    def start(self, start: dict[str, Any]) -> None:
+        """A line on how the run was started, see `starts.this_start`."""
+        if self._metrics is not None:
+            add_start(self.workdir, start)
 
     def rewind(self, phase: str, step: int) -> None:
         """Drops what was written beyond `step`, see `MetricWriter.rewind`."""
