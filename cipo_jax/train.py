@@ -50,6 +50,7 @@ from cipo_jax.run.records.identity import claim_run
 from cipo_jax.run.records.lock import DirectoryLock
 from cipo_jax.run.records.origin import origin
 from cipo_jax.run.records.record import Record, check_records
+from cipo_jax.run.records.starts import this_start
 from cipo_jax.run.records.terminal import print_findings, print_header, print_summary
 from cipo_jax.run.start import frozen_reference, restore_or_begin
 from cipo_jax.run.training import Training
@@ -263,6 +264,7 @@ def open_run(
         traces = workdir / "profile" if hosts.first else None
         profile = stack.enter_context(Profile(traces, c.log.profile_steps))
         record.text("parameters.txt", parameter_table(update.abstract.params))
+        record.start(this_start(parts.policy.mesh, update.sizes.parameters))
         print_header(parts.config, parts, workdir, update)
         print(f"saving   {checkpoints.describe(update.abstract)}", flush=True)
 

@@ -15,6 +15,7 @@ from cipo_jax.run.measures import pass_rate_histogram, reduce_attempts, transiti
 from cipo_jax.run.records.archive import AttemptArchive
 from cipo_jax.run.records.files import write_json
 from cipo_jax.run.records.metrics_file import MetricWriter
+from cipo_jax.run.records.starts import add_start
 from cipo_jax.types import Attempt, Completion, Outcome, Problem, Prompt, Verdict
 
 
@@ -55,6 +56,20 @@ def make_run(workdir: Path, steps: int = 60, *, corrections: bool = True) -> Pat
     workdir.mkdir(parents=True, exist_ok=True)
     changed = Config(num_steps=steps, init_from="runs/cold <1>")
     write_json(workdir / "config.json", provenance(changed, changed, {"num_steps"}))
+    generated = {"arithmetic": {"problems": None, "fingerprint": "0"}}
+    write_json(workdir / "data.json", {"data.train": generated, "data.eval": generated})
+    for time in ("2026-01-31 18:05", "2026-02-01 07:00"):
+        add_start(
+            workdir,
+            {
+                "time": time,
+                "command": "python -m cipo_jax.main --config=configs/demo.py",
+                "versions": {"cipo_jax": "1.2.3", "jax": "0.9"},
+                "devices": "1 x cpu",
+                "machine": "x86_64, 2 cores",
+                "parameters": 151_328,
+            },
+        )
     writer, archive = MetricWriter(workdir, tensorboard=False), AttemptArchive(workdir)
     for step in range(0, 200, 10):
         cold = {"loss/demonstration": 3 * math.exp(-step / 60), "learning_rate": 3e-3}

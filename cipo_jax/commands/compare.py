@@ -17,38 +17,52 @@ import dataclasses
 import itertools
 import json
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cipo_jax import __version__
 from cipo_jax.config.command_line import Invocation
 from cipo_jax.config.keys import Config, flatten
 from cipo_jax.config.resolve import read_values
-from cipo_jax.report.comparison import draw_curves, line_styles, save_figure
-from cipo_jax.report.markdown import markdown_table, signed_interval
+from cipo_jax.report.blocks import Note, Section, Table, interval_places
+from cipo_jax.report.comparison import (
+    curve_figures,
+    draw_curves,
+    line_styles,
+    runs_table,
+    said_difference,
+    save_figure,
+)
+from cipo_jax.report.figures import FigureGrid
+from cipo_jax.report.html import Page, write_page
+from cipo_jax.report.markdown import markdown_page, signed_interval
 from cipo_jax.run.comparison import (
     LearningCurve,
-    is_judged,
+    Outcomes,
     learning_curve,
+    outcomes,
     points,
-    stream_of,
+    suite_outcomes,
 )
-from cipo_jax.run.records.archive import ATTEMPTS_DIR, read_attempts
 from cipo_jax.run.records.files import write_json, write_text
 from cipo_jax.run.statistics import Difference, mcnemar, paired_difference
 from cipo_jax.run.watch.heartbeat import Heartbeat
-from cipo_jax.types import CipoError, Outcome
+from cipo_jax.types import CipoError
 
 # Keys in which the runs of one method may differ.
 _SAME_METHOD = ("seed", "log.", "mesh.", "checkpoint.", "eval.", "verifier.workers")
 # Evaluations at equal compute may exceed the budget by this share.
 _TOLERANCE = 0.05
+PAGE = "comparison.html"
+_PAIRED = (
+    "p: bootstrap over problems (and seeds, where there are several). Alone: problems solved by "
+    "more than half of the attempts of one method only, McNemar's p."
+)
 _CURVES = ("pass@1", "correction/accuracy_after", "correction/w2r")
-
-# {measure, such as "eval pass@1": {problem id: whether each attempt is right}}; None: no verdict
-Outcomes = dict[str, dict[str, list[bool | None]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +128,8 @@ def command(invocation: Invocation) -> None:
 def compare(
     paths: Sequence[Path], out: Path, heartbeat: Heartbeat | None = None
 ) -> list[Comparison]:
-    """Compares runs; writes comparison.md, .json, .png and .svg to `out`, and prints the table.
+    """Compares runs; writes comparison.html, .md, .json, .png and .svg to `out`, and prints the
+    tables.
 
     Args:
       heartbeat: says what the mode is doing; None: nothing does.
@@ -130,6 +145,7 @@ def compare(
     counted = heartbeat.counting(paths, "runs read", len(paths))
     methods = group_runs([load_run(path) for path in counted])
     curves = {name: [run.curve for run in runs] for name, runs in methods.items()}
+    places = {name: [run.path for run in runs] for name, runs in methods.items()}
     last_step = min(curve["step"][-1] for seeds in curves.values() for curve in seeds)
     budget = min(curve["tokens"][-1] for seeds in curves.values() for curve in seeds)
     most = budget * (1 + _TOLERANCE)
@@ -158,29 +174,18 @@ def compare(
 
     heartbeat.begin("compare", f"table and figure in {out}")
     metrics = _shared_metrics([curve for seeds in curves.values() for curve in seeds])
-    lines = [
-        "# Comparison",
-        "",
+    about = (
         f"Equal steps: {last_step} steps. Equal tokens: {budget:,.0f} sampled tokens, the number "
         "that the cheapest run had sampled at its last evaluation; values there are interpolated "
         "between evaluations. Step and tokens are those of the evaluation that the paired tests "
-        f"use: the last one with at most {_TOLERANCE:.0%} more. Means over seeds ± standard error.",
-        "",
-        *_value_table(methods, metrics, limits, budget),
-        "",
-        "Paired by problem. p: bootstrap over problems (and seeds, where there are several). "
-        "Alone: problems solved by more than half of the attempts of one method only, McNemar's p.",
-        "",
-        *_paired_table(comparisons),
-        "",
-        "## Methods",
-        "",
+        f"use: the last one with at most {_TOLERANCE:.0%} more. Means over seeds ± standard error."
+    )
+    sections = [
+        Section("Values", [_value_table(methods, metrics, limits, budget)]),
+        Section("Paired by problem", [Note(_PAIRED), _paired_table(comparisons)]),
+        Section("Methods", [*_method_notes(methods), *map(Note, notes)]),
     ]
-    configs = [runs[0].config for runs in methods.values()]
-    for name, runs in methods.items():
-        lines.append(f"- {name}: {', '.join(str(run.path) for run in runs)}")
-        lines += [f"    - {difference}" for difference in _differences(runs[0].config, configs)]
-    text = "\n".join([*lines, *(f"\n{note}" for note in notes)]) + "\n"
+    text = markdown_page("Comparison", about, sections)
 
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "comparison.md", text)
@@ -188,7 +193,26 @@ def compare(
     write_json(out / "comparison.json", raw)
     labels = {metric: metric for metric in metrics}
     drawn = draw_curves(curves, labels, line_styles(curves), each_seed=True)
-    print(text + f"\nfigure  {save_figure(drawn, out / 'comparison')}", flush=True)
+    figure = save_figure(drawn, out / "comparison")
+    page = Page(
+        kind="cipo_jax comparison",
+        name=" and ".join(methods),
+        verdict=_verdict(comparisons),
+        facts={
+            "Baseline": next(iter(methods)),
+            "Equal steps": f"{last_step}",
+            "Equal tokens": f"{budget:,.0f} sampled",
+            "Page by": f"cipo_jax {__version__}",
+        },
+        command=_command(paths, out),
+        sections=[
+            Section("Curves", [FigureGrid(curve_figures(curves, labels))]),
+            Section("Runs", [runs_table(places)]),
+            sections[0]._replace(blocks=[Note(about), *sections[0].blocks]),
+            *sections[1:],
+        ],
+    )
+    print(f"{text}\nfigure  {figure}\nreport  {write_page(out / PAGE, page)}", flush=True)
     return comparisons
 
 
@@ -224,37 +248,6 @@ def group_runs(runs: Sequence[ComparedRun]) -> Methods:
         name = names[0] if len(names) == 1 else f"{shared} ({len(names)} seeds)"
         methods[str(members[0].path) if name in methods else name] = members
     return methods
-
-
-def suite_outcomes(path: Path) -> Outcomes:
-    """The outcomes of every suite of `evaluations/`, each at the last step it was evaluated at; of
-    several evaluations of one step, the one with the last number."""
-    last: dict[str, tuple[int, int, str]] = {}  # suite -> step, and length and name of a directory
-    for file in (path / "evaluations").glob(f"*/{ATTEMPTS_DIR}/*.jsonl.gz"):
-        suite, _, number = file.name.removesuffix(".jsonl.gz").rpartition("-")
-        directory = file.parents[1].name
-        place = (int(number), len(directory), directory)
-        last[suite] = max(last.get(suite, place), place)
-    tables: Outcomes = {}
-    for suite, (step, _, directory) in sorted(last.items()):
-        tables |= outcomes(path / "evaluations" / directory, suite, step)
-    return tables
-
-
-def outcomes(path: Path, phase: str, step: int) -> Outcomes:
-    """Those of one evaluation, from the archive in `path`; {} if it has none."""
-    measures = {
-        "base": f"{phase} pass@1",
-        "own": f"{phase} after correction",
-        # A benchmark of corrections has no other attempts to correct.
-        "given": f"{phase} {'given attempts ' if phase == 'eval' else ''}after correction",
-    }
-    tables: Outcomes = {}
-    for record in read_attempts(path, phase, {step}):
-        table = tables.setdefault(measures[stream_of(record)], {})
-        right = record["outcome"] == Outcome.CORRECT if is_judged(record) else None
-        table.setdefault(record["problem_id"], []).append(right)
-    return tables
 
 
 def _with_baseline(at: str, tables: dict[str, list[Outcomes]]) -> list[Comparison]:
@@ -295,7 +288,7 @@ def _with_verdicts(table: dict[str, list[bool | None]]) -> dict[str, list[bool]]
 
 def _value_table(
     methods: Methods, metrics: Sequence[str], limits: dict[str, tuple[str, float]], budget: float
-) -> list[str]:
+) -> Table:
     """The metrics of each method at each limit; at equal tokens interpolated to the budget."""
     rows = []
     for (at, limit), (name, runs) in itertools.product(limits.items(), methods.items()):
@@ -311,27 +304,57 @@ def _value_table(
         steps = dict.fromkeys(str(evaluation["step"]) for evaluation in latest)
         spent = np.mean([evaluation["tokens"] for evaluation in latest])
         rows.append((name, at, ", ".join(steps), f"{spent:,.0f}", *cells))
-    return markdown_table(("method", "at", "step", "sampled tokens", *metrics), rows)
+    return Table("Values", ("method", "at", "step", "sampled tokens", *metrics), rows)
 
 
-def _paired_table(comparisons: Sequence[Comparison]) -> list[str]:
-    head = ("at", "measure", "problems", "method", "baseline", "difference", "95% interval", "p")
+def _paired_table(comparisons: Sequence[Comparison]) -> Table:
+    head = ("at", "measure", "", "problems", "method", "baseline", "difference", "95% interval")
+    bounds = [abs(x) for c in comparisons for x in (c.difference.low, c.difference.high)]
     rows = [
         (
             c.at,
             c.measure,
+            interval_places(d.low, d.value, d.high, max(bounds)),
             c.problems,
             f"{c.method} {c.values[0]:.3f}",
             f"{c.baseline} {c.values[1]:.3f}",
-            f"{c.difference.value:+.3f}",
-            signed_interval(c.difference.low, c.difference.high),
-            f"{c.difference.p:.4f}",
+            f"{d.value:+.3f}",
+            signed_interval(d.low, d.high),
+            f"{d.p:.4f}",
             f"{c.only_method} : {c.only_baseline}",
             f"{c.p_mcnemar:.4f}",
         )
         for c in comparisons
+        for d in [c.difference]
     ]
-    return markdown_table((*head, "alone", "McNemar p"), rows)
+    columns = (*head, "p", "alone", "McNemar p")
+    return Table("Paired by problem", columns, rows, ("text", "text", "interval"))
+
+
+def _method_notes(methods: Methods) -> list[Note]:
+    """A list of the methods: their runs, and in which keys they differ."""
+    configs = [runs[0].config for runs in methods.values()]
+    lines = []
+    for name, runs in methods.items():
+        lines.append(f"- {name}: {', '.join(str(run.path) for run in runs)}")
+        lines += [f"    - {difference}" for difference in _differences(runs[0].config, configs)]
+    return [Note("\n".join(lines), "list")]
+
+
+def _verdict(comparisons: Sequence[Comparison]) -> str:
+    """What the paired tests say of pass@1 on the runs' own evaluations."""
+    told = [
+        f"{c.method} at {c.at}: "
+        f"{said_difference(c.baseline, c.difference, f'{c.problems} problems')}"
+        for c in comparisons
+        if c.measure == "eval pass@1"
+    ]
+    return f"pass@1: {'; '.join(told)}" if told else "no paired test of pass@1"
+
+
+def _command(paths: Sequence[Path], out: Path) -> str:
+    program = ("python", "-m", "cipo_jax.main", "--mode=compare")
+    return shlex.join([*program, *map(str, paths), f"--workdir={out}"])
 
 
 def _shared_metrics(curves: Sequence[LearningCurve]) -> list[str]:

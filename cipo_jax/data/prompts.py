@@ -74,11 +74,13 @@ class PromptWriter:
           CipoError: no room for head, mark and tail, the template lacks a field, or the tokenizer
             cannot write the text.
         """
-        text = anchor.text
-        if not self._data.quote_thoughts:
-            text = said(anchor)
-        if self._show_failed_test and anchor.problem.tests is not None and not anchor.correct:
-            text = f"{text}\n[{anchor.verdict.detail}]"
+        shows = self._show_failed_test and anchor.problem.tests is not None and not anchor.correct
+        text = quoted_text(
+            anchor.text,
+            anchor.prompt.opening,
+            self._data.quote_thoughts,
+            anchor.verdict.detail if shows else None,
+        )
         tokens, trimmed = self._correction_tokens(anchor.problem.question, text)
         opening = self._opening(self._data.correction_template)
         return Prompt(anchor.problem, tokens, anchor, trimmed, opening)
@@ -230,12 +232,29 @@ class PromptWriter:
         return self._tokenizer.trims(self._data.chat_template)
 
 
+def quoted_text(text: str, opening: str, thoughts: bool, failed_test: str | None) -> str:
+    """What a correction prompt quotes of an attempt, before that is cut to its budget.
+
+    Args:
+      text: of the attempt.
+      opening: what its own prompt opened.
+      thoughts: whether its thoughts are quoted as well.
+      failed_test: the verifier's line on its first failing test; None: not shown.
+    """
+    words = text if thoughts else _without_thoughts(text, opening)
+    return words if failed_test is None else f"{words}\n[{failed_test}]"
+
+
 def said(attempt: Attempt) -> str:
     """What an attempt says beside its thoughts, with the code block that its prompt opened; its
     text, if that is nothing."""
-    whole = attempt.prompt.opening + attempt.text
+    return _without_thoughts(attempt.text, attempt.prompt.opening)
+
+
+def _without_thoughts(text: str, opening: str) -> str:
+    whole = opening + text
     rest = without_thinking(whole)
-    return whole if rest == whole else rest.strip() or attempt.text
+    return whole if rest == whole else rest.strip() or text
 
 
 def _trim_middle(

@@ -1,13 +1,19 @@
-"""How methods are shown beside each other: curves as png and svg."""
+"""How methods are shown beside each other: curves as png and svg, and as figures of a page."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
+from cipo_jax.report.blocks import Table
+from cipo_jax.report.figures import Figure as PageFigure
+from cipo_jax.report.figures import methods_figure
+from cipo_jax.report.plots import Plot
 from cipo_jax.run.comparison import LearningCurve, mean_curve, points
 from cipo_jax.run.records.files import replacing
+from cipo_jax.run.records.starts import read_starts
+from cipo_jax.run.statistics import Difference
 
 
 def line_styles(methods: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -52,6 +58,48 @@ def draw_curves(
         axis.set_xlabel(label)
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside right upper")
     return figure
+
+
+def curve_figures(
+    methods: Mapping[str, Sequence[LearningCurve]],
+    metrics: Mapping[str, str],
+    not_shares: Collection[str] = (),
+    prefix: str = "",
+) -> list[PageFigure]:
+    """For a page: each metric against steps and against sampled tokens, as far as there are any.
+
+    Args:
+      methods: name -> the curve of each seed.
+      metrics: name -> label.
+      not_shares: the metrics that are no shares.
+      prefix: of titles, which are unique in a page.
+    """
+    found = []
+    for metric, label in metrics.items():
+        for x, against in (("step", "steps"), ("tokens", "sampled tokens")):
+            title = f"{prefix}{label}, by {against}"
+            plot = Plot(title, {}, x=x, share=metric not in not_shares, tight=True)
+            found.append(methods_figure(plot, methods, metric))
+    return [figure for figure in found if figure]
+
+
+def runs_table(methods: Mapping[str, Sequence[Path]]) -> Table:
+    """When and on what runs were made, as far as their directories say."""
+    rows = []
+    for name, paths in methods.items():
+        for path in paths:
+            start: Mapping[str, Any] = (read_starts(path) or [{}])[-1]
+            told = [str(start.get(key, "not recorded")) for key in ("devices", "time")]
+            version = start.get("versions", {}).get("cipo_jax", "not recorded")
+            rows.append((str(path), name, *told, version))
+    return Table("Runs", ("run", "method", "devices", "started (UTC)", "version"), rows, ("code",))
+
+
+def said_difference(reference: str, d: Difference, cases: str) -> str:
+    """A difference of shares from a reference, with its 95% interval, in words."""
+    word = "above" if d.low > 0 else "below" if d.high < 0 else "no difference from"
+    points = [f"{100 * x:+.1f}" for x in (d.value, d.low, d.high)]
+    return "{} {} ({} points, 95% interval {} to {}, {})".format(word, reference, *points, cases)
 
 
 def save_figure(figure: Figure, path: Path) -> Path:

@@ -1,56 +1,42 @@
-"""One figure of the run report: its curves as SVG, with what its legend and caption say.
+"""One figure of a page: its curves, what its legend says, and what a pointer shows of a point.
 
-Decides how a figure looks. Colours are CSS variables of the page, so that one drawing is legible in
-light and in dark. Not decided here: which metrics are drawn together (`plots.py`), where a figure
-stands on the page (`page.py`), the HTML around it (templates/blocks.html).
+Decides how curves are shortened, smoothed and coloured. Colours are CSS variables of the page, so
+that one drawing is legible in light and in dark. Not decided here: which metrics are drawn together
+(`plots.py`), how a figure is drawn (`drawing.py`), where it stands on the page, and the HTML around
+it (templates/blocks.html).
 """
 
 import dataclasses
-import io
-import re
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from markupsafe import Markup
 
+from cipo_jax.report.drawing import Breach, Curve, draw
 from cipo_jax.report.plots import Plot
+from cipo_jax.run.comparison import LearningCurve, mean_curve, points
 
 MAX_POINTS = 400  # of one curve; longer ones are averaged
 MAX_STACKED_POINTS = 100  # likewise where there are many areas
-MARKED_POINTS = 15  # up to this number, each point gets a marker
-SMOOTHED_POINTS = 40  # from this number, the raw curve is pale, its moving average on top
+SMOOTHED_POINTS = 40  # from this number, a curve is drawn as its moving average within a band
+BAND = (10, 90)  # percentiles of the values around a point, the edges of that band
 SPARK_POINTS = 60  # of the small curves in tables
+NORMAL = 1.96  # standard errors to each side, for a 95% interval
 
-_SERIES_COLOURS = ("var(--s1)", "var(--s2)", "var(--s3)", "var(--s4)")
-_AXIS, _GRID, _BAD = "var(--axis)", "var(--grid)", "var(--bad)"
-_DASHES = ("solid", "solid", "dashed", "dotted")  # told apart without colour where four meet
-
-
-class Breach(NamedTuple):
-    """A health rule that fired, to be marked where its metric is drawn."""
-
-    limit: float | None  # None if it is not known
-    steps: tuple[int, ...]  # at which it fired
-
-
-class Curve(NamedTuple):
-    """One series of a plot, with its points."""
-
-    label: str
-    place: int  # among the plot's series
-    colour: str  # of CSS
-    x: np.ndarray  # [n] float64
-    y: np.ndarray  # [n] float64
+_NUM_COLOURS = 8  # --s1 to --s8
+_DASHES = ("solid", "dashed", "dotted")
 
 
 class Figure(NamedTuple):
-    """A drawing, and what is drawn in it, for the legend and for a screen reader."""
+    """A drawing, and what is drawn in it, for legend, pointer and screen reader."""
 
     plot: Plot
     curves: Sequence[Curve]
     breaches: Sequence[Breach]
     svg: Markup
+    hover: str  # json that report.js reads, see `_hover`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,17 +53,31 @@ def figure(
     """`plot` drawn, or None if no record has any of its metrics.
 
     Args:
-      records: lines of metrics.jsonl, of the plot's phase only, in order of steps.
+      records: lines of metrics.jsonl, of the plot's phase only, in order of steps. A metric with a
+        standard error (`..._stderr`) is drawn with its 95% interval.
       breaches: {metric: the health rule that fired for it}.
     """
     limit = MAX_STACKED_POINTS if plot.ramp else MAX_POINTS
     curves = []
     for index, (metric, label) in enumerate(plot.series.items()):
-        steps, values = _finite_points(metric, records, limit)
-        if len(steps):
-            curves.append(Curve(label, index, _colour(plot, index), steps, values))
-    found = [(breaches or {}).get(metric) for metric in plot.series]
-    return _draw(plot, curves, [breach for breach in found if breach])
+        found = [(r["step"], r[metric], r.get(metric + "_stderr")) for r in records if metric in r]
+        rows = np.array(found, np.float64).reshape(-1, 3)
+        rows = rows[np.isfinite(rows[:, 1])]
+        if not len(rows):
+            continue
+        shorter = _averaged(rows, limit)
+        x, y, error = shorter.T
+        curve = Curve(label, *_look(plot, index), x, y, merged=-(-len(rows) // len(shorter)))
+        if np.isfinite(error).all():
+            low, high = y - NORMAL * error, y + NORMAL * error
+            if plot.share:
+                low, high = np.clip(low, 0, 1), np.clip(high, 0, 1)
+            curve = curve._replace(low=low, high=high)
+        elif plot.ramp or not plot.stacked:
+            curve = _smoothed(curve)
+        curves.append(curve)
+    fired = [(breaches or {}).get(metric) for metric in plot.series]
+    return finish(plot, curves, [breach for breach in fired if breach])
 
 
 def pass_at_k_figure(
@@ -89,11 +89,49 @@ def pass_at_k_figure(
         return None
     plot, curves = Plot("pass@k against k, held out", {}, x="k", share=True), []
     for index, record in enumerate((evaluations[0], evaluations[-1])[: len(evaluations)]):
-        points = [(float(name.partition("@")[2]), record.get(name, np.nan)) for name in pass_at]
-        k, values = np.array([p for p in points if np.isfinite(p[1])]).reshape(-1, 2).T
+        values = [(float(name.partition("@")[2]), record.get(name, np.nan)) for name in pass_at]
+        k, y = np.array([p for p in values if np.isfinite(p[1])]).reshape(-1, 2).T
         if len(k):
-            curves.append(Curve(f"step {record['step']}", index, _colour(plot, index), k, values))
-    return _draw(plot, curves, [])
+            curves.append(Curve(f"step {record['step']}", *_look(plot, index), k, y))
+    return finish(plot, curves)
+
+
+def methods_figure(
+    plot: Plot, methods: Mapping[str, Sequence[LearningCurve]], metric: str
+) -> Figure | None:
+    """A metric of several methods: the mean over seeds of each, and its seeds as thin lines. None
+    if no method has it in all its seeds; the others keep their colours."""
+    curves = []
+    against = "step" if plot.x == "step" else "tokens"
+    for index, (name, seeds) in enumerate(methods.items()):
+        if (mean := mean_curve(seeds, metric, against)) is None or not len(mean[0]):
+            continue
+        each = [points(seed, metric, against) for seed in seeds] if len(seeds) > 1 else []
+        curves.append(Curve(name, *_look(plot, index), *mean, seeds=each))
+    return finish(plot, curves)
+
+
+def estimates_figure(
+    plot: Plot, methods: Mapping[str, tuple[Sequence[float], Sequence[tuple[float, float, float]]]]
+) -> Figure | None:
+    """Estimates of several methods with their intervals.
+
+    Args:
+      methods: name -> x, and (value, low, high) at each.
+    """
+    curves = []
+    for index, (name, (x, estimates)) in enumerate(methods.items()):
+        y, low, high = np.array(estimates, np.float64).reshape(-1, 3).T
+        curves.append(Curve(name, *_look(plot, index), np.array(x, float), y, low=low, high=high))
+    return finish(plot, curves)
+
+
+def finish(plot: Plot, curves: Sequence[Curve], breaches: Sequence[Breach] = ()) -> Figure | None:
+    """The figure of curves; None without any."""
+    if not curves:
+        return None
+    drawing = draw(plot, curves, breaches)
+    return Figure(plot, curves, breaches, drawing.svg, _hover(plot, curves, drawing.box))
 
 
 def spark(values: np.ndarray) -> str:
@@ -108,142 +146,58 @@ def spark(values: np.ndarray) -> str:
     return " ".join(f"{1 + 98 * x:.0f},{17 - 15 * y:.1f}" for x, y in unit)
 
 
-def _draw(plot: Plot, curves: Sequence[Curve], breaches: Sequence[Breach]) -> Figure | None:
-    return Figure(plot, curves, breaches, _svg(plot, curves, breaches)) if curves else None
-
-
-def _colour(plot: Plot, place: int) -> str:
-    """The CSS colour of a series. Those of a ramp go from one through the grid's to another."""
-    if not plot.ramp:
-        return _SERIES_COLOURS[place]
-    share = 2 * place / max(1, len(plot.series) - 1) - 1
-    end = _SERIES_COLOURS[0 if share > 0 else 1]
-    return f"color-mix(in oklab, {end} {100 * abs(share):.0f}%, {_GRID})"
-
-
-def _finite_points(
-    metric: str, records: Sequence[Mapping[str, Any]], limit: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """(steps, values), [n] float64 each with n <= limit."""
-    points = np.array([(r["step"], r[metric]) for r in records if metric in r], dtype=np.float64)
-    points = points.reshape(-1, 2)
-    points = _averaged(points[np.isfinite(points[:, 1])], limit)
-    return points[:, 0], points[:, 1]
+def _look(plot: Plot, place: int) -> tuple[str, str]:
+    """The CSS colour and the dashes of a series. Those of a ramp go from one colour through the
+    grid's to another; of the others no two of the first 24 are the same."""
+    if plot.ramp:
+        share = 2 * place / max(1, len(plot.series) - 1) - 1
+        end = "var(--s1)" if share > 0 else "var(--s2)"
+        return f"color-mix(in oklab, {end} {100 * abs(share):.0f}%, var(--grid))", "solid"
+    dash = _DASHES[place // _NUM_COLOURS % len(_DASHES)]
+    if plot.series:  # of four at most: the third and the fourth differ without colour as well
+        dash = ("solid", "solid", "dashed", "dotted")[place]
+    return f"var(--s{place % _NUM_COLOURS + 1})", dash
 
 
 def _averaged(points: np.ndarray, limit: int) -> np.ndarray:
-    """[n, 2] -> [min(n, limit), 2]: means of runs of about equal length, if there are too many."""
+    """[n, d] -> [min(n, limit), d]: means of runs of about equal length, if there are too many."""
     if len(points) <= limit:
         return points
     return np.stack([run.mean(axis=0) for run in np.array_split(points, limit)])
 
 
-def _moving_average(values: np.ndarray) -> np.ndarray:
-    """[n] -> [n]: centred, over about a twentieth of the curve, shorter windows at the ends."""
-    half = max(1, len(values) // 40)
-    window = np.ones(2 * half + 1)
-    counts = np.convolve(np.ones_like(values), window, "same")
-    return np.convolve(values, window, "same") / counts
+def _smoothed(curve: Curve) -> Curve:
+    """A long curve with its moving average and the band around it; others as they are. A window is
+    about a twentieth of the curve, centred, and shorter at the ends."""
+    if len(curve.y) < SMOOTHED_POINTS:
+        return curve
+    half = max(1, len(curve.y) // 40)
+    padded = np.pad(curve.y, half, constant_values=np.nan)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * half + 1)
+    low, high = np.nanpercentile(windows, BAND, axis=1)
+    return curve._replace(average=np.nanmean(windows, axis=1), low=low, high=high)
 
 
-def _svg(plot: Plot, curves: Sequence[Curve], breaches: Sequence[Breach]) -> Markup:
-    # Here and not at the top: matplotlib is slow to import, and a run needs it at evaluations only.
-    import matplotlib
-    import matplotlib.figure
-    from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, PercentFormatter
+def _hover(plot: Plot, curves: Sequence[Curve], box: tuple[float, ...]) -> str:
+    """What report.js shows of the point under the pointer, as json: "x" the axis' name, "k" whether
+    it is logarithmic, "share", "box" (see `drawing.Drawing`), and for each curve its label, colour,
+    number of merged points, and lists of x, y, and if there are any of averages or of bounds."""
 
-    # matplotlib does not know CSS variables: it draws in stand-ins, which are replaced at the end.
-    colours = dict.fromkeys((_AXIS, _GRID, _BAD, *(curve.colour for curve in curves)))
-    paint = {colour: f"#fe{index:04x}" for index, colour in enumerate(colours)}
-    # Text stays text, in the page's font; ids depend on the drawing alone.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": plot.title}):
-        canvas = matplotlib.figure.Figure(figsize=(4.6, 2.5))  # inches of 72 viewBox units
-        axes = canvas.add_axes((0.145, 0.19, 0.835, 0.74))  # a layout engine takes twice the time
-        if plot.x == "k":
-            axes.set_xscale("log", base=2)
-        if len({x for curve in curves for x in curve.x}) == 1:
-            axes.set_xlim(curves[0].x[0] - 1, curves[0].x[0] + 1)
-        if plot.stacked:
-            _draw_stacked(axes, plot, curves, paint)
-        else:
-            for curve in curves:
-                _draw_curve(axes, curve, paint[curve.colour])
-        for breach in breaches:
-            _mark(axes, breach, paint[_BAD])
-        if plot.share:
-            shares = [*(c.y.max() for c in curves), *(b.limit or 0 for b in breaches)]
-            top = 1.0 if plot.stacked else _top(shares)
-            axes.set_ylim(-0.03 * top, 1.03 * top)
-            axes.set_yticks(np.linspace(0, top, 5))
-            axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        else:
-            axes.ticklabel_format(axis="y", scilimits=(-3, 5))  # the left margin is fixed
-            if plot.stacked:
-                axes.set_ylim(bottom=0)
-        if plot.x == "k":
-            ticks = sorted({x for curve in curves for x in curve.x})
-            axes.xaxis.set_major_locator(FixedLocator(ticks))
-            axes.xaxis.set_minor_locator(NullLocator())
-            axes.set_xticklabels([f"{tick:g}" for tick in ticks])
-        else:
-            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
-        axes.set_xlabel(plot.x, color=paint[_AXIS], fontsize=10)
-        axes.tick_params(colors=paint[_AXIS], labelsize=10, length=0)
-        axes.yaxis.offsetText.set(color=paint[_AXIS], fontsize=10)
-        axes.grid(axis="y", color=paint[_GRID], linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.spines["bottom"].set_color(paint[_AXIS])
-        out = io.StringIO()
-        canvas.savefig(out, format="svg", transparent=True, metadata={"Date": None})
-    svg = _for_page(out.getvalue(), prefix=re.sub(r"\W+", "-", plot.title.lower()).strip("-"))
-    for colour, stand_in in paint.items():
-        svg = svg.replace(stand_in, colour)
-    return Markup(svg)  # it holds numbers and the x axis' label, no text of a model
+    def short(values: np.ndarray | None) -> list[float] | None:
+        return None if values is None else [float(f"{value:.4g}") for value in values]
 
-
-def _top(shares: Sequence[float]) -> float:
-    """The upper end of an axis of shares: 100%, or less where all of them are small."""
-    return next((top for top in (0.04, 0.2, 0.4) if max(shares) <= top), 1.0)
-
-
-def _draw_curve(axes: Any, curve: Curve, colour: str) -> None:
-    x, y = curve.x, curve.y
-    style = {"color": colour, "linestyle": _DASHES[curve.place], "linewidth": 1.8}
-    if len(x) <= MARKED_POINTS:
-        style |= {"marker": "o", "markersize": 4}
-    if len(x) < SMOOTHED_POINTS:
-        axes.plot(x, y, **style)
-    else:
-        axes.plot(x, y, color=colour, linewidth=0.8, alpha=0.35)
-        axes.plot(x, _moving_average(y), **style)
-
-
-def _draw_stacked(axes: Any, plot: Plot, curves: Sequence[Curve], paint: Mapping[str, str]) -> None:
-    x = np.unique(np.concatenate([c.x for c in curves]))
-    heights = [np.interp(x, c.x, c.y, left=0, right=0) for c in curves]
-    if plot.ramp and len(x) >= SMOOTHED_POINTS:
-        heights = [_moving_average(y) for y in heights]
-    if len(x) == 1:  # an area needs a width
-        x, heights = x + np.array([-0.5, 0.5]), [np.repeat(y, 2) for y in heights]
-    colours, alpha = [paint[curve.colour] for curve in curves], 1.0 if plot.ramp else 0.75
-    axes.stackplot(x, *heights, colors=colours, alpha=alpha, linewidth=0)
-
-
-def _mark(axes: Any, breach: Breach, colour: str) -> None:
-    """The rule's limit, and triangles at the top at the steps where it fired."""
-    if breach.limit is not None:
-        axes.axhline(breach.limit, color=colour, linewidth=0.8, linestyle="dotted")
-    place = {"transform": axes.get_xaxis_transform(), "clip_on": False}  # y: a share of the height
-    axes.plot(breach.steps, [1.0] * len(breach.steps), "v", color=colour, markersize=6, **place)
-
-
-def _for_page(svg: str, prefix: str) -> str:
-    """matplotlib's document as an element of the page: its ids under `prefix`, since ids are
-    unique in a page, its font and size left to the page."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'(<svg [^>]*?)width="[^"]*" height="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\1{prefix}-", svg)
-    svg = re.sub(r"font-family: [^;]*;", "", svg)
-    return re.sub(r"\n\s*", "\n", svg).strip()
+    shown = [
+        {
+            "label": curve.label,
+            "colour": curve.colour,
+            "merged": curve.merged,
+            "x": [float(f"{x:.7g}") for x in curve.x],
+            "y": short(curve.y),
+            "average": short(curve.average),
+            "low": None if curve.average is not None else short(curve.low),
+            "high": None if curve.average is not None else short(curve.high),
+        }
+        for curve in curves
+    ]
+    content = {"x": plot.x, "share": plot.share, "box": [round(v, 6) for v in box], "curves": shown}
+    return json.dumps(content, separators=(",", ":"))

@@ -14,7 +14,8 @@ page and what is read for it are bounded:
     the packed pairs would be larger than MAX_PACKED_BYTES.
 
 The pairs are gzipped json in base64. The page's script, templates/report.js, unpacks and lists
-them.
+them. It also writes the correction prompt: that is the config's template with question and attempt
+filled in, and so is neither archived nor packed.
 """
 
 import base64
@@ -29,10 +30,10 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from cipo_jax.report.blocks import Block, Note
 from cipo_jax.report.plots import TRANSITIONS
-from cipo_jax.report.tables import Note
 from cipo_jax.run.comparison import is_judged
-from cipo_jax.run.records.archive import ATTEMPTS_DIR, read_attempts
+from cipo_jax.run.records.archive import ATTEMPTS_DIR, archived_quote, read_attempts
 from cipo_jax.types import Outcome
 
 MAX_READ_BYTES = 16_000_000  # of archive files, compressed, that one report reads
@@ -77,7 +78,8 @@ def look_up_archive(workdir: Path, records: Iterable[Mapping[str, Any]]) -> Arch
 def choose_pairs(
     workdir: Path, places: Mapping[Place, int], max_pairs: int, first: Collection[Place] = ()
 ) -> list[dict[str, Any]]:
-    """Archived corrections to show, each with its "transition"; chosen as said at the top.
+    """Archived corrections to show, each with its "transition" and, as "quoted_record", the record
+    of the attempt that it quotes, None if it is not archived; chosen as said at the top.
 
     Args:
       places: {place: bytes} of the files to choose from, in order.
@@ -94,12 +96,17 @@ def choose_pairs(
         attempts = read_attempts(workdir, phase, steps)
         for _, of_step in itertools.groupby(attempts, key=lambda attempt: attempt["step"]):
             by_anchor: dict[str, dict[Any, list]] = {kind: {} for kind in TRANSITIONS}
+            by_index: dict[int | None, Mapping[str, Any]] = {}
             for attempt in of_step:
-                if (anchor := attempt["anchor"]) and is_judged(attempt):
+                anchor = attempt["anchor"]
+                if anchor is None:
+                    by_index[attempt["index"]] = attempt
+                elif is_judged(attempt):
                     rights = [o == Outcome.CORRECT for o in (anchor["outcome"], attempt["outcome"])]
                     kind = "2".join("wr"[right] for right in rights)
                     same = by_anchor[kind].setdefault((attempt["problem_id"], anchor["text"]), [])
-                    same.append({**attempt, "transition": kind})
+                    quoted = by_index.get(anchor["index"])
+                    same.append({**attempt, "transition": kind, "quoted_record": quoted})
             by_kind = [_in_turn(groups.values()) for groups in by_anchor.values()]
             # Each step starts with another transition: with few pairs a step all four still occur.
             turn = len(pairs) % len(TRANSITIONS)
@@ -127,8 +134,9 @@ def _in_turn(groups: Iterable[Sequence]) -> list:
     return [item for turn in turns for item in turn if item is not None]
 
 
-def pack_pairs(pairs: Sequence[Mapping[str, Any]]) -> str:
+def pack_pairs(pairs: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> str:
     """The pairs as base64 of gzipped json: characters that are inert inside a <script> element.
+    `config`: {"section.key": {"value", ...}}.
 
     At most MAX_PACKED_BYTES, unless there are too many pairs even with 100 characters of a text.
     """
@@ -137,8 +145,9 @@ def pack_pairs(pairs: Sequence[Mapping[str, Any]]) -> str:
     limit = MAX_TEXT
     while limit >= 200 and np.minimum(lengths, limit).sum() > MAX_JSON_BYTES:
         limit //= 2
+    quotes = [_quote(pair, config) for pair in pairs]
     while True:
-        shown = [_shown(pair, limit) for pair in pairs]
+        shown = [_shown(*pair, limit) for pair in zip(pairs, quotes, strict=True)]
         text = json.dumps(shown, separators=(",", ":"), ensure_ascii=False)
         packed = base64.b64encode(gzip.compress(text.encode(), compresslevel=6, mtime=0)).decode()
         if len(packed) <= MAX_PACKED_BYTES or limit < 200:
@@ -146,7 +155,18 @@ def pack_pairs(pairs: Sequence[Mapping[str, Any]]) -> str:
         limit //= 2
 
 
-def _shown(pair: Mapping[str, Any], limit: int) -> dict[str, Any]:
+def _quote(pair: Mapping[str, Any], config: Mapping[str, Any]) -> str | None:
+    """What the correction prompt quotes where that is not the whole attempt and nothing else."""
+
+    def value(key: str) -> bool:
+        return bool(config.get(key, {}).get("value", False))
+
+    keys = ("data.quote_thoughts", "correction.show_failed_test")
+    quote = archived_quote(pair, pair["quoted_record"], *map(value, keys))
+    return None if quote == pair["anchor"]["text"] else quote
+
+
+def _shown(pair: Mapping[str, Any], quote: str | None, limit: int) -> dict[str, Any]:
     """What the page shows of a pair; texts longer than `limit` characters lose their middle."""
 
     def cut(text: str | None) -> str | None:
@@ -166,6 +186,7 @@ def _shown(pair: Mapping[str, Any], limit: int) -> dict[str, Any]:
         "id": cut(pair["problem_id"]),
         "question": cut(pair["question"]),
         "answer": cut(pair["answer"]),
+        "quote": cut(quote),
         "trimmed": pair["trimmed"],
         "tokens": pair["completion_tokens"],
         "finished": pair["finished"],
@@ -183,10 +204,17 @@ class PairBrowser:
     num_pairs: int
     places: Sequence[str]  # phase and step of each file that is shown
     kinds: Sequence[tuple[str, str, int]]  # transition, its name, how many of the pairs
+    lengths: tuple[int, int]  # of the corrections, in tokens: shortest and longest
+    template: str  # of correction prompts; "" if the config is not known
+    framing: str  # what is around it, in words
+    budget: str  # of a quoted attempt, in words
 
 
-def pair_browser(pairs: Sequence[Mapping[str, Any]], archive: Archive) -> PairBrowser | Note:
-    """The browser of `pairs`, or a line on why there is nothing to browse."""
+def pair_browser(
+    pairs: Sequence[Mapping[str, Any]], archive: Archive, config: Mapping[str, Any]
+) -> Block:
+    """The browser of `pairs`, or a line on why there is nothing to browse; `config` as in
+    `pack_pairs`."""
     if not archive.num_files:
         return Note("No attempts are archived yet, or log.archive is off.")
     if not pairs:
@@ -194,4 +222,16 @@ def pair_browser(pairs: Sequence[Mapping[str, Any]], archive: Archive) -> PairBr
     places = tuple(dict.fromkeys(f"{p['phase']} {p['step']}" for p in pairs))
     counts = collections.Counter(p["transition"] for p in pairs)
     kinds = [(kind, words, counts[kind]) for kind, words in TRANSITIONS.items()]
-    return PairBrowser(archive, len(pairs), places, kinds)
+    lengths = [p["completion_tokens"] for p in pairs]
+    values = {key: entry["value"] for key, entry in config.items()}
+    framed = values.get("data.chat_template", False)
+    return PairBrowser(
+        archive,
+        len(pairs),
+        places,
+        kinds,
+        (min(lengths), max(lengths)),
+        template=values.get("data.correction_template", ""),
+        framing="in a turn of the chat template" if framed else "without a chat template",
+        budget=f"{values.get('data.max_attempt_tokens', '?')} tokens",
+    )

@@ -24,8 +24,9 @@ class Plot:
       title: what is shown.
       series: {metric: label} of the curves, at most four, or more if `ramp`.
       phase: whose lines of metrics.jsonl; "eval" takes those of the final evaluation too.
-      x: what the x axis shows; that of "k" is logarithmic.
+      x: what the x axis shows; that of "k" is logarithmic, "tokens" are sampled ones.
       share: values are shares: the axis is in percent, from 0 to 100.
+      tight: the axis spans the values alone, so that curves close together can be told apart.
       stacked: areas on top of each other instead of curves.
       ramp: the series are ordered, and coloured from one end to the other.
       needs: what a run needs to have data, said where there is none.
@@ -34,11 +35,21 @@ class Plot:
     title: str
     series: Mapping[str, str]
     phase: str = "train"
-    x: Literal["step", "k"] = "step"
+    x: Literal["step", "k", "tokens"] = "step"
     share: bool = False
+    tight: bool = False
     stacked: bool = False
     ramp: bool = False
     needs: str = ""
+
+    @property
+    def id(self) -> str:
+        """What the ids of its drawing begin with; unique in a page."""
+        return re.sub(r"\W+", "-", f"{self.title} by {self.x}".lower()).strip("-")
+
+    @property
+    def x_label(self) -> str:
+        return "sampled tokens" if self.x == "tokens" else self.x
 
 
 def _streams(metric: str) -> dict[str, str]:
@@ -201,7 +212,7 @@ def plots(pass_at: Sequence[str], histogram: Sequence[str] = ()) -> dict[str, tu
         Plot("pass@k, held out", {n: n.removeprefix("eval/") for n in pass_at}, "eval", share=True),
         Plot(
             "Correction accuracy, held out",
-            {accuracy + "before": "first attempt", accuracy + "after": "after correction"},
+            {accuracy + "before": "first attempt", accuracy + "after": "after a correction"},
             "eval",
             share=True,
         ),

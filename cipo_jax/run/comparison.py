@@ -13,12 +13,15 @@ from typing import Any
 
 import numpy as np
 
+from cipo_jax.run.records.archive import ATTEMPTS_DIR, read_attempts
 from cipo_jax.run.records.metrics_file import read_metrics
 from cipo_jax.types import CipoError, Outcome
 
 # "step", "tokens" (sampled up to that step), and each metric: one value per evaluation, in the
 # order of steps; None where an evaluation lacks the metric.
 LearningCurve = Mapping[str, Sequence[Any]]
+# {measure, such as "eval pass@1": {problem id: whether each attempt is right}}; None: no verdict
+Outcomes = dict[str, dict[str, list[bool | None]]]
 
 
 def learning_curve(directory: Path) -> dict[str, list[Any]]:
@@ -81,3 +84,34 @@ def stream_of(attempt: Mapping[str, Any]) -> str:
     if attempt["anchor"] is None:
         return "base"
     return "given" if attempt["anchor"]["index"] is None else "own"
+
+
+def suite_outcomes(path: Path) -> Outcomes:
+    """The outcomes of every suite of `evaluations/`, each at the last step it was evaluated at; of
+    several evaluations of one step, the one with the last number."""
+    last: dict[str, tuple[int, int, str]] = {}  # suite -> step, and length and name of a directory
+    for file in (path / "evaluations").glob(f"*/{ATTEMPTS_DIR}/*.jsonl.gz"):
+        suite, _, number = file.name.removesuffix(".jsonl.gz").rpartition("-")
+        directory = file.parents[1].name
+        place = (int(number), len(directory), directory)
+        last[suite] = max(last.get(suite, place), place)
+    tables: Outcomes = {}
+    for suite, (step, _, directory) in sorted(last.items()):
+        tables |= outcomes(path / "evaluations" / directory, suite, step)
+    return tables
+
+
+def outcomes(path: Path, phase: str, step: int) -> Outcomes:
+    """Those of one evaluation, from the archive in `path`; {} if it has none."""
+    measures = {
+        "base": f"{phase} pass@1",
+        "own": f"{phase} after correction",
+        # A benchmark of corrections has no other attempts to correct.
+        "given": f"{phase} {'given attempts ' if phase == 'eval' else ''}after correction",
+    }
+    tables: Outcomes = {}
+    for record in read_attempts(path, phase, {step}):
+        table = tables.setdefault(measures[stream_of(record)], {})
+        right = record["outcome"] == Outcome.CORRECT if is_judged(record) else None
+        table.setdefault(record["problem_id"], []).append(right)
+    return tables

@@ -160,9 +160,11 @@ def evaluate_critiques(
 
 
 def plain_values(metrics: Mapping[str, Estimate]) -> dict[str, float]:
-    """The values by name, and "pass@k_stderr"; what training logs."""
+    """The values by name, and the standard errors of pass@k and of what corrections made of
+    attempts, as "pass@k_stderr" and so on; what training logs."""
     values = {name: metric.value for name, metric in metrics.items()}
-    return values | {f"{k}_stderr": m.stderr for k, m in metrics.items() if k.startswith("pass@")}
+    uncertain = ("pass@", "correction/", "given/")
+    return values | {f"{k}_stderr": m.stderr for k, m in metrics.items() if k.startswith(uncertain)}
 
 
 def count_votes(group: Sequence[Attempt], same_answers: SameAnswers) -> tuple[int, list[int], int]:

@@ -159,7 +159,8 @@ eval/correction/w2r | share | Of wrong own attempts, those that are corrected.
 eval/correction/r2r | share | Of right own attempts, those that are kept right.
 eval/correction/r2w | share | Of right own attempts, those that are spoilt.
 eval/correction/error | share | Of their corrections, those without a verdict.
-eval/given/{name} | share | The same six for attempts that the task makes (`eval.given_attempts`).
+eval/correction/{name}_stderr | share | Of any of these, its standard error over problems.
+eval/given/{name} | share | The same for attempts that the task makes (`eval.given_attempts`).
 time/eval | seconds | The evaluation.
 
 # Cold start

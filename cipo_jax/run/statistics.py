@@ -142,6 +142,28 @@ def estimate(numerators: np.ndarray, denominators: np.ndarray | None = None) -> 
     return Estimate(value, stderr, *_interval(ratios))
 
 
+def share_estimate(numerators: np.ndarray, denominators: np.ndarray) -> Estimate:
+    """As `estimate`, of a share. Where all cases agree, resampling them gives an interval of no
+    width, whatever their number: the exact binomial one is taken then, of the problems that have a
+    case (Clopper and Pearson 1934, Biometrika 26).
+
+    Args:
+      numerators: [N] cases that count, of each problem.
+      denominators: [N] cases.
+
+    Raises:
+      ValueError: as `estimate`.
+    """
+    found = estimate(numerators, denominators)
+    if 0 < found.value < 1:
+        return found
+    problems = int(np.count_nonzero(denominators))
+    missed = ((1 - _LEVEL) / 2) ** (1 / problems)
+    if found.value <= 0:
+        return dataclasses.replace(found, low=0.0, high=1 - missed)
+    return dataclasses.replace(found, low=missed, high=1.0)
+
+
 def paired_difference(a: np.ndarray, b: np.ndarray) -> Difference:
     """Compares two methods on the same problems.
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from invented_run import Page
 
 from cipo_jax.commands import compare as mode
 from cipo_jax.commands.compare import compare, group_runs, load_run
@@ -75,6 +76,13 @@ def test_more_samples_a_step_look_better_at_equal_steps_only(
         assert (tmp_path / "out" / f"comparison.{ending}").stat().st_size > 10_000
     saved = json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert len(saved) == len(found) == 2
+    page = Page(tmp_path / "out" / "comparison.html")
+    assert list(page.sections) == ["curves", "runs", "values", "paired-by-problem", "methods"]
+    assert "greedy at equal tokens: no difference from frugal (+0.0 points" in page.source
+    assert "greedy at equal steps: above frugal (+10.0 points, 95% interval +" in page.source
+    assert page.tags.count("figure") == 4  # pass@1 and pass@8, each by steps and by tokens
+    assert page.source.count('class="interval"') == 2
+    assert not [v for _, name, v in page.attributes if name in ("href", "src") and v[0] != "#"]
 
 
 def test_values_between_evaluations_are_interpolated(tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ import pytest
 from invented_run import Page, make_attempt, make_run
 
 from cipo_jax.report import tables
-from cipo_jax.report.figures import Breach, figure
+from cipo_jax.report.blocks import Table
 from cipo_jax.report.page import write_report
-from cipo_jax.report.plots import Plot, histogram_names, plots
+from cipo_jax.report.plots import histogram_names, plots
 from cipo_jax.run.records.archive import AttemptArchive
 from cipo_jax.run.records.metrics_file import MetricWriter
 from cipo_jax.types import CipoError, Problem
@@ -31,13 +31,19 @@ def page(tmp_path_factory) -> Page:
     return Page(write_report(make_run(tmp_path_factory.mktemp("runs") / "demo"), max_pairs=40))
 
 
-def test_before_and_after_come_from_the_first_and_last_evaluation(page):
-    text = page.sections["before-and-after"]
-    assert "step 0" in text and "step 60" in text
-    rows = re.findall(r"(pass@1|accuracy after correction)([^a-z]*)", text)
-    numbers = {label: re.findall(r"[+−]?[\d.]+", cells) for label, cells in rows}
-    assert numbers["pass@1"] == ["38.8", "2.1", "63.8", "2.1", "+25.0"]
-    assert numbers["accuracy after correction"] == ["26.0", "69.0", "+43.0"]
+def test_the_head_says_what_was_run_on_what(page):
+    head = re.sub(r"<[^>]*>", "\n", page.source[page.source.index("<h1>") :].partition("<nav")[0])
+    lines = [line for line in head.splitlines() if line.strip()]
+    facts = dict(zip(lines[2::2], lines[3::2], strict=True))
+    assert facts["Method"] == "CIPO, lambda 1"
+    assert facts["Model"] == "from scratch, 151,328 parameters"
+    assert facts["Training problems"] == "arithmetic, unlimited"
+    assert facts["Held-out problems"] == "arithmetic, 256 at most, 8 attempts each"
+    assert facts["Device"] == "1 x cpu (x86_64, 2 cores)"
+    assert facts["Started"] == "2026-01-31 18:05 UTC, continued 2026-02-01 07:00 UTC"
+    assert facts["Version"] == "cipo_jax 1.2.3, jax 0.9"
+    assert facts["Command"] == "python -m cipo_jax.main --config=configs/demo.py"
+    assert facts["RL steps"] == "60 of 60"
 
 
 def test_all_figures_of_a_whole_run_are_drawn(page):
@@ -96,7 +102,7 @@ def test_rules_younger_than_the_run_are_not_shown():
     config = {key: {"value": value, "source": "default"} for key, value in limits.items()}
     [table, _] = tables.health([], config)
     assert [row[0] for row in table.rows] == ["entropy_floor"]
-    assert not isinstance(tables.health([], {})[0], tables.Table)
+    assert not isinstance(tables.health([], {})[0], Table)
 
 
 def test_health_says_which_rule_fired_and_where(page):
@@ -126,31 +132,16 @@ def test_histogram_is_that_of_the_largest_group():
     assert histogram_names([{"base/pass_rate": 0.5}]) == []
 
 
-def test_breach_marks_the_figure_and_shows_the_limit():
-    plot, records = Plot("t", {"m": "m"}), [{"step": i, "m": 0.5} for i in range(9)]
-    plain, marked = figure(plot, records), figure(plot, records, {"m": Breach(0.4, (3, 7))})
-    assert "var(--bad)" not in plain.svg and plain.breaches == []
-    assert marked.svg.count("var(--bad)") >= 2 and marked.breaches == [Breach(0.4, (3, 7))]
-    other = figure(plot, records, {"other": Breach(0.4, (3,))})
-    assert other.svg == plain.svg and other.breaches == []
-
-
-def test_rare_shares_are_not_drawn_flat():
-    plot = Plot("t", {"m": "m"}, share=True)
-    for highest, top in ((0.03, "4%"), (0.3, "40%"), (0.41, "100%")):
-        svg = figure(plot, [{"step": i, "m": highest * (i % 2)} for i in range(9)]).svg
-        ticks = re.findall(r">([\d.]+%)<", svg)
-        assert ticks[-1] == top, ticks
-
-
 def write_hostile_run(workdir: Path) -> Path:
     problem = Problem(HOSTILE, HOSTILE, answer=HOSTILE)
     anchor = make_attempt(problem, HOSTILE, right=False)
     AttemptArchive(workdir).write(
         "train", 1, [anchor, make_attempt(problem, HOSTILE, True, anchor)]
     )
+    template = "{question}\n{attempt}\nCheck and correct it."
+    config = {HOSTILE: [HOSTILE], "data.correction_template": template, "model.source": HOSTILE}
     (workdir / "config.json").write_text(
-        json.dumps({HOSTILE: {"value": [HOSTILE], "source": HOSTILE}})
+        json.dumps({key: {"value": v, "source": HOSTILE} for key, v in config.items()})
     )
     writer = MetricWriter(workdir, tensorboard=False)
     writer.write(1, {HOSTILE: math.nan, "transition/w2r": 1.0}, "train")
@@ -194,6 +185,7 @@ def test_one_evaluation_is_no_comparison(tmp_path):
     writer.close()
     text = Page(write_report(tmp_path, 5)).sections["before-and-after"]
     assert "nothing to compare" not in text and "+25.0 pts" in text
+    assert "at step 0 and at step 7 are not archived: the number of cases is not known" in text
 
 
 def test_values_that_are_not_finite_are_named_and_not_drawn(tmp_path):
@@ -204,15 +196,6 @@ def test_values_that_are_not_finite_are_named_and_not_drawn(tmp_path):
     page = Page(write_report(tmp_path, 5))
     assert "train 2, train 3, train 4, train 5, train 6 and 1 more" in page.source
     assert "total: first 0.1, last 0.1" in page.source
-
-
-def test_long_curves_are_averaged():
-    records = [{"step": i, "m": float(i % 2)} for i in range(10_000)]
-    drawn = figure(Plot("t", {"m": "m"}), records)
-    assert len(drawn.svg) < 60_000
-    (curve,) = drawn.curves
-    ends = (f"{curve.y[0]:.4g}", f"{curve.y[-1]:.4g}")
-    assert ends in (("0.48", "0.52"), ("0.5", "0.5"))
 
 
 def test_missing_workdir_and_damaged_config(tmp_path):
@@ -242,4 +225,6 @@ def test_page_runs_in_a_browser_without_errors(tmp_path):
     )
     assert "Pairs 1–1 of 1" in run.stdout
     assert run.stdout.count("<article>") == 1 and "<img" not in run.stdout
+    prompt = re.search(r'<pre class="prompt".*?</pre>', run.stdout, re.DOTALL)[0]
+    assert prompt.count("window.pwned") == 2 and "Check and correct it." in prompt
     assert "CONSOLE" not in run.stderr

@@ -1,6 +1,7 @@
 """Which pairs the report shows: spread over the run, bounded in reading and in size."""
 
 import gzip
+import json
 import re
 import time
 from pathlib import Path
@@ -68,6 +69,37 @@ def test_steps_without_corrections_are_not_read(tmp_path):
     assert archive.num_files == 5 and archive.places == {}
     (run / "metrics.jsonl").unlink()
     assert len(look_up_archive(run, []).places) == 5
+
+
+def test_a_pair_has_what_its_correction_prompt_is_made_of(tmp_path):
+    problem = Problem("p", "2+2?")
+    plain = make_attempt(problem, "5", right=False)
+    thinking = make_attempt(problem, "<think>so 5</think>\n5", right=False)
+    attempts = [plain, thinking, *(make_attempt(problem, "4", True, a) for a in (plain, thinking))]
+    AttemptArchive(tmp_path).write("train", 1, attempts)
+    config = {"data.correction_template": "{question} <b> {attempt}", "data.quote_thoughts": False}
+    config |= {"data.chat_template": True, "data.max_attempt_tokens": 64}
+    (tmp_path / "config.json").write_text(
+        json.dumps({key: {"value": value, "source": "file"} for key, value in config.items()})
+    )
+    page = Page(write_report(tmp_path, max_pairs=9))
+    assert [(pair["before"][2], pair["quote"]) for pair in page.pairs] == [
+        ("5", None),
+        ("<think>so 5</think>\n5", "5"),
+    ]
+    told = {name: value for _, name, value in page.attributes}
+    assert told["data-template"] == "{question} <b> {attempt}"
+    assert told["data-framing"] == "in a turn of the chat template"
+    assert told["data-budget"] == "64 tokens"
+
+
+def test_the_filters_know_steps_lengths_and_changes(tmp_path):
+    page = Page(write_report(make_run(tmp_path / "run", steps=3), max_pairs=30))
+    fields = {value for _, name, value in page.attributes if name == "id"}
+    assert {"kind", "step", "words", "least", "most"} <= fields
+    options = [value for tag, name, value in page.attributes if tag == "option" and name == "value"]
+    assert options == ["", "r2r", "r2w", "w2r", "w2w", ""]
+    assert all(isinstance(pair["tokens"], int) for pair in page.pairs)
 
 
 def test_texts_that_do_not_compress_are_cut_until_the_page_is_small(tmp_path, monkeypatch):

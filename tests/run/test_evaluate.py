@@ -100,7 +100,11 @@ def test_rates_by_hand() -> None:
         "correction/r2w": 1 / 3,
         "correction/w2r": 1 / 3,
     }
-    assert metrics == pytest.approx(rates)
+    of_corrections = [k for k in metrics if k.startswith("correction/") and "stderr" in k]
+    assert {k: v for k, v in metrics.items() if k not in of_corrections} == pytest.approx(rates)
+    # Of 2 each, 1, 0 and 2 were right: the residuals are 0, -1/2 and 1/2.
+    assert metrics["correction/accuracy_before_stderr"] == pytest.approx(math.sqrt(1 / 18))
+    assert len(of_corrections) == 6
     assert len(attempts) == 12 + 6
     assert [a.problem.id for a in attempts[:12]] == list("aaaabbbbcccc")
     quoted = [(a.problem.id, a.prompt.anchor.text) for a in attempts if a.prompt.anchor]
@@ -135,7 +139,7 @@ def test_given_attempts_are_corrected_besides() -> None:
         "w2r": 1,
         "error": 0,
     }
-    shown = {k: v for k, v in values.items() if k.startswith("given/")}
+    shown = {k: v for k, v in values.items() if k.startswith("given/") and "stderr" not in k}
     assert shown == pytest.approx({f"given/{k}": v for k, v in rates.items()})
     # What is said of own attempts is as without.
     alone, _, _ = run(corrected_attempts=2)
@@ -219,7 +223,8 @@ def test_corrections_and_critiques_without_a_verdict_are_left_out() -> None:
     ]
     key = jax.random.key(0)
     found, _ = evaluate_corrections(attempt, PARAMS, anchors, lambda a: a.prompt, 2, key)
-    assert plain_values(found) == pytest.approx(
+    shown = {k: v for k, v in plain_values(found).items() if "stderr" not in k}
+    assert shown == pytest.approx(
         {
             "correction/accuracy_before": 1 / 2,
             "correction/accuracy_after": 1 / 2,
@@ -325,7 +330,8 @@ def test_given_attempts_by_hand() -> None:
         key=jax.random.key(0),
         groups=["x", "x", "y"],
     )
-    assert plain_values(metrics) == pytest.approx(
+    shown = {k: v for k, v in plain_values(metrics).items() if "stderr" not in k}
+    assert shown == pytest.approx(
         {
             "correction/accuracy_before": 1 / 3,
             "correction/accuracy_after": (0.5 + 1 + 0) / 3,

@@ -4,7 +4,8 @@
     queue.py      which run is next when several run at a time, and on which cores
     run.py        does the runs, each in processes of its own, and continues after a stop
     measures.py   a run's record, from its directory; measures as functions of records
-    report.py     results.json and table.md
+    report.py     results.json and the tables
+    page.py       study.html, the page with figures and tables
     figures.py    learning curves, pass@k, differences
 
 Decided here: how runs are paired and matched in compute, what is measured on them, how it is shown.
@@ -27,6 +28,6 @@ To add one more:
   for them, as `repeats` does. A measure in `measures` is shown in the tables of values and
   differences; `_DIFFERENCES` of `figures.py` names those that are drawn. Say in docs/study.md what
   it is.
-- table or figure: a function of records in `report.py`, called by `format_study`, or in
-  `figures.py`, called by `draw_study`.
+- table or figure: a function of records in `report.py`, called by `study_sections`, or in
+  `figures.py`, called by `draw_study`, or in `page.py`.
 """

@@ -25,7 +25,7 @@ from cipo_jax.report.comparison import draw_curves, line_styles, save_figure
 from cipo_jax.run.statistics import difference_by_seed, over_seeds
 
 # Metrics of the curves, as far as the runs have them, with their labels.
-_CURVES = {
+CURVES = {
     "pass@1": "pass@1",
     "correction/accuracy_after": "after correction of own attempts",
     "given/w2r": "given wrong attempts corrected",
@@ -33,6 +33,7 @@ _CURVES = {
     "entropy": "entropy, nats per token",
     "length/mean": "response length, tokens",
 }
+NOT_SHARES = ("entropy", "length/mean")
 _DIFFERENCES = ("pass@1", "two-turn", "w2r", "r2w", "given w2r", "given r2w")
 
 
@@ -58,7 +59,7 @@ def _curves(methods: Mapping[str, list[Record]]) -> Figure | None:
     curves = {name: [r["curve"] for r in records] for name, records in methods.items()}
     trained = {name: cs for name, cs in curves.items() if all(len(c["step"]) > 1 for c in cs)}
     found = {metric for cs in trained.values() for curve in cs for metric in curve}
-    metrics = {metric: label for metric, label in _CURVES.items() if metric in found}
+    metrics = {metric: label for metric, label in CURVES.items() if metric in found}
     return draw_curves(trained, metrics, line_styles(methods)) if metrics else None
 
 

@@ -1,7 +1,8 @@
-"""The report of a study: results.json, a table, figures; from run directories alone.
+"""The report of a study: results.json, tables, figures, a page; from run directories alone.
 
-The records of all runs (`measures.py`) are results.json. Table and figures are functions of it, so
-they can be made again without the runs. This file decides what the table shows.
+The records of all runs (`measures.py`) are results.json. Tables, figures (`figures.py`) and page
+(`page.py`) are functions of it, so they can be made again without the runs. This file decides what
+the tables show.
 
 Intervals are 95% and over seeds and test problems, see `statistics.over_seeds`; differences are
 paired: a seed is one cold start and one order of training problems, shared by all methods.
@@ -31,8 +32,10 @@ from cipo_jax.commands.study.measures import (
     repeats,
     tasks_of,
 )
+from cipo_jax.commands.study.page import write_study_page
 from cipo_jax.commands.study.plan import PlannedRun
-from cipo_jax.report.markdown import markdown_table, signed_interval
+from cipo_jax.report.blocks import Block, Note, Section, Table, interval_places
+from cipo_jax.report.markdown import markdown_page, signed_interval
 from cipo_jax.run.records.files import write_text
 from cipo_jax.run.statistics import (
     Estimate,
@@ -43,12 +46,16 @@ from cipo_jax.run.statistics import (
 )
 from cipo_jax.types import CipoError
 
+ABOUT = (
+    "Means over seeds with 95% bootstrap intervals over seeds and test problems. docs/study.md "
+    "says what each measure is."
+)
 _LAST_STEPS = 10
 _OF_ATTEMPTS = ("pass@", "length", "entropy")  # measures that have a table of their own
 
 
 def write_study_report(runs: Sequence[PlannedRun], reference: str, out: Path) -> dict[str, Any]:
-    """Writes results.json, table.md and the figures to `out`; prints the table.
+    """Writes results.json, table.md, the figures and study.html to `out`; prints the table.
 
     Args:
       runs: of the plan; those without a last evaluation are left out.
@@ -73,41 +80,46 @@ def write_study_report(runs: Sequence[PlannedRun], reference: str, out: Path) ->
     table = format_study(results)
     write_text(out / "table.md", table)
     figures = draw_study(results, out)
-    print(table + "".join(f"figure  {path}\n" for path in figures), flush=True)
+    page = write_study_page(results, study_sections(results), ABOUT, out)
+    shown = "".join(f"figure  {path}\n" for path in figures)
+    print(f"{table}{shown}report  {page}", flush=True)
     return results
 
 
 def format_study(results: Mapping[str, Any]) -> str:
-    """The results as markdown."""
-    lines = [
-        "# Study",
-        "",
-        "Means over seeds with 95% bootstrap intervals over seeds and test problems. docs/study.md "
-        "says what each measure is.",
-    ]
+    """The tables as markdown."""
+    return markdown_page("Study", ABOUT, study_sections(results))
+
+
+def study_sections(results: Mapping[str, Any]) -> list[Section]:
+    """The tables of each task."""
+    sections = []
     for task in tasks_of(results):
         methods = by_method(results, task)
-        lines += ["", f"## {task}", "", *_value_tables(methods)]
+        blocks = _value_tables(methods)
         if results["reference"] in methods:
-            lines += ["", *_difference_table(methods, results["reference"])]
-        lines += ["", *_difficulty_table(methods), *_mechanism_table(methods)]
-        lines += [*_repeat_table(methods), "", *_compute_table(methods)]
+            blocks += _difference_table(methods, results["reference"])
+        blocks += _difficulty_table(methods) + _mechanism_table(methods)
+        blocks += _repeat_table(methods) + _compute_table(methods)
         runs = itertools.chain(*methods.values())
         if errors := sum(sum(run["problems"].get("errors", [])) for run in runs):
-            lines += ["", f"{errors} attempts without a verdict (outcome error) are left out."]
-    return "\n".join(lines) + "\n"
+            blocks.append(
+                Note(f"{errors} attempts without a verdict (outcome error) are left out.")
+            )
+        sections.append(Section(task, blocks))
+    return sections
 
 
-def _value_tables(methods: Mapping[str, list[Record]]) -> list[str]:
+def _value_tables(methods: Mapping[str, list[Record]]) -> list[Block]:
     """The measures of attempts, then those of corrections."""
     found = {name: measures(records) for name, records in methods.items()}
     names = _names(found)
-    lines: list[str] = []
-    for title, of_attempts in (("Attempts:", True), ("Corrections:", False)):
+    blocks: list[Block] = []
+    for title, of_attempts in (("Attempts", True), ("Corrections", False)):
         shown = [name for name in names if name.startswith(_OF_ATTEMPTS) == of_attempts]
         rows = [(k, len(methods[k]), *_cells(values, shown)) for k, values in found.items()]
-        lines += [title, "", *markdown_table(("method", "seeds", *shown), rows), ""]
-    return lines[:-1]
+        blocks += [Note(f"{title}:"), Table(title, ("method", "seeds", *shown), rows)]
+    return blocks
 
 
 def _names(found: Mapping[str, Mapping[str, Ratio]]) -> list[str]:
@@ -125,28 +137,41 @@ def _estimate(measure: str, e: Estimate) -> str:
     return f"{e.value:.{digits}f} [{e.low:.{digits}f}, {e.high:.{digits}f}]"
 
 
-def _difference_table(methods: Mapping[str, list[Record]], reference: str) -> list[str]:
+def _difference_table(methods: Mapping[str, list[Record]], reference: str) -> list[Block]:
     """Every method minus the reference, on the seeds that both have."""
+    found = {
+        (method, name): (
+            difference_by_seed(ours, theirs),
+            seed_ratios(*ours) - seed_ratios(*theirs),
+        )
+        for method in methods
+        if method != reference
+        for name, (ours, theirs) in paired_measures(methods, method, reference).items()
+    }
+    # Intervals of one measure are drawn to one scale.
+    scales: dict[str, float] = {}
+    for (_, name), (d, _) in found.items():
+        scales[name] = max(scales.get(name, 0.0), abs(d.low), abs(d.high))
     rows = []
-    for method in (name for name in methods if name != reference):
-        for name, (ours, theirs) in paired_measures(methods, method, reference).items():
-            d = difference_by_seed(ours, theirs)
-            each = seed_ratios(*ours) - seed_ratios(*theirs)
-            low, high = t_interval(each)
-            bootstrap = (f"{d.value:+.3f}", signed_interval(d.low, d.high), f"{d.p:.4f}")
-            by_t = "one seed" if math.isinf(low) else signed_interval(low, high)
-            rows.append((method, name, *bootstrap, by_t, f"{(each > 0).sum()}/{len(each)}"))
-    head = ("method", "measure", "difference", "95% bootstrap", "p", "95% t", "ahead")
+    for (method, name), (d, each) in found.items():
+        low, high = t_interval(each)
+        bootstrap = (f"{d.value:+.3f}", signed_interval(d.low, d.high), f"{d.p:.4f}")
+        by_t = "one seed" if math.isinf(low) else signed_interval(low, high)
+        ahead = f"{(each > 0).sum()}/{len(each)}"
+        drawn = interval_places(d.low, d.value, d.high, scales[name])
+        rows.append((method, name, drawn, *bootstrap, by_t, ahead))
+    head = ("method", "measure", "", "difference", "95% bootstrap", "p", "95% t", "ahead")
     return [
-        f"Difference from {reference}, paired by seed and problem. Bootstrap as above; t: "
-        "Student's t over the seeds alone, the better one with few seeds. Ahead: seeds in which "
-        f"the method is above {reference}.",
-        "",
-        *markdown_table(head, rows),
+        Note(
+            f"Difference from {reference}, paired by seed and problem. Bootstrap as above; t: "
+            "Student's t over the seeds alone, the better one with few seeds. Ahead: seeds in "
+            f"which the method is above {reference}."
+        ),
+        Table(f"Differences from {reference}", head, rows, ("text", "text", "interval")),
     ]
 
 
-def _difficulty_table(methods: Mapping[str, list[Record]]) -> list[str]:
+def _difficulty_table(methods: Mapping[str, list[Record]]) -> list[Block]:
     """pass@1 and pass@k of the largest k by number of operations."""
     some = next(iter(methods.values()))
     operations = np.array(some[0]["problems"]["operations"])
@@ -164,13 +189,12 @@ def _difficulty_table(methods: Mapping[str, list[Record]]) -> list[str]:
             (method, *(f"{one:.3f} / {many:.3f}" for one, many in zip(*shares, strict=True)))
         )
     return [
-        f"pass@1 / pass@{k} by number of operations (test problems):",
-        "",
-        *markdown_table(("method", *heads), rows),
+        Note(f"pass@1 / pass@{k} by number of operations (test problems):"),
+        Table("By number of operations", ("method", *heads), rows),
     ]
 
 
-def _mechanism_table(methods: Mapping[str, list[Record]]) -> list[str]:
+def _mechanism_table(methods: Mapping[str, list[Record]]) -> list[Block]:
     """What may explain the differences; nothing where no run has any of it."""
     rows = []
     for method, records in methods.items():
@@ -188,16 +212,16 @@ def _mechanism_table(methods: Mapping[str, list[Record]]) -> list[str]:
         return []
     heads = [f"{stage} error" for stage in STAGES]
     return [
-        "",
-        "w2r / resampled w2r by the third of the worked solution in which the attempt leaves it. "
-        "Over the training steps: the cosine between the gradients of the two streams, the norm of "
-        "the correction stream's over the base stream's, rho, and retention.",
-        "",
-        *markdown_table(("method", *heads, "cosine", "norms", "rho", "retention"), rows),
+        Note(
+            "w2r / resampled w2r by the third of the worked solution in which the attempt leaves "
+            "it. Over the training steps: the cosine between the gradients of the two streams, the "
+            "norm of the correction stream's over the base stream's, rho, and retention."
+        ),
+        Table("Mechanism", ("method", *heads, "cosine", "norms", "rho", "retention"), rows),
     ]
 
 
-def _repeat_table(methods: Mapping[str, list[Record]]) -> list[str]:
+def _repeat_table(methods: Mapping[str, list[Record]]) -> list[Block]:
     """Whether errors are repeated; nothing where no record says."""
     found = {name: values for name, records in methods.items() if (values := repeats(records))}
     if not found:
@@ -205,11 +229,11 @@ def _repeat_table(methods: Mapping[str, list[Record]]) -> list[str]:
     names = _names(found)
     rows = [(method, *_cells(values, names)) for method, values in found.items()]
     return [
-        "",
-        "Of wrong attempts that have an answer, the share whose correction gives the same answer; "
-        "resampled: the share that another attempt does.",
-        "",
-        *markdown_table(("method", *names), rows),
+        Note(
+            "Of wrong attempts that have an answer, the share whose correction gives the same "
+            "answer; resampled: the share that another attempt does."
+        ),
+        Table("Repeated answers", ("method", *names), rows),
     ]
 
 
@@ -226,7 +250,7 @@ def _training_mean(record: Record, name: str) -> float | None:
     return float(np.mean(values)) if values else None
 
 
-def _compute_table(methods: Mapping[str, list[Record]]) -> list[str]:
+def _compute_table(methods: Mapping[str, list[Record]]) -> list[Block]:
     rows = []
     for method, records in methods.items():
         steps, group_size, sampled, trained = (
@@ -243,8 +267,9 @@ def _compute_table(methods: Mapping[str, list[Record]]) -> list[str]:
         rows.append((method, *cells, minutes, reward))
     heads = ("steps", "group size", "sampled tokens", "budget", "trained tokens", "minutes")
     return [
-        "What it took, means over seeds. Budget: sampled tokens over those the run was to sample. "
-        f"Reward: of attempts at training problems in the last {_LAST_STEPS} steps.",
-        "",
-        *markdown_table(("method", *heads, "reward"), rows),
+        Note(
+            "What it took, means over seeds. Budget: sampled tokens over those the run was to "
+            f"sample. Reward: of attempts at training problems in the last {_LAST_STEPS} steps."
+        ),
+        Table("What it took", ("method", *heads, "reward"), rows),
     ]

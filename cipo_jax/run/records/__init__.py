@@ -9,6 +9,7 @@
     origin.py            the config and the versions that a checkpoint comes from
     scores.py            which checkpoints are kept
     metrics_file.py      metrics.jsonl and TensorBoard's event files
+    starts.py            starts.jsonl: when, by which command and on what the run was started
     archive.py           every attempt, attempts/*.jsonl.gz
     record.py            all that is written in a step, by the first host alone
     terminal.py          header, a line a step, samples, summary

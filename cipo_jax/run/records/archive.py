@@ -38,6 +38,7 @@ from typing import Any
 
 import numpy as np
 
+from cipo_jax.data.prompts import quoted_text
 from cipo_jax.run.records.files import explained, replacing
 from cipo_jax.types import Attempt, CipoError, Problem
 
@@ -119,6 +120,25 @@ def archived_problem(record: Mapping[str, Any]) -> Problem:
         tests=record["tests"],
         meta=record["meta"] or {},  # older archives have none
     )
+
+
+def archived_quote(
+    record: Mapping[str, Any],
+    anchor: Mapping[str, Any] | None,
+    quote_thoughts: bool,
+    show_failed_test: bool,
+) -> str:
+    """What the prompt of an archived correction quotes, before that is cut to its budget.
+
+    Args:
+      anchor: the record of the quoted attempt; None if it is not in the archive.
+      quote_thoughts, show_failed_test: of the run's config.
+    """
+    quoted = record["anchor"]
+    opening = anchor.get("opening", "") if anchor else ""
+    shows = show_failed_test and record["tests"] is not None and quoted["outcome"] != "correct"
+    failed_test = anchor["detail"] if anchor and shows else None
+    return quoted_text(quoted["text"], opening, quote_thoughts, failed_test)
 
 
 def check_archive(workdir: Path, most_bytes: int = CHECKED_BYTES) -> None:

@@ -17,6 +17,7 @@ from cipo_jax.run.records.metrics_file import (
     check_metrics,
     read_metrics,
 )
+from cipo_jax.run.records.starts import add_start, read_starts
 from cipo_jax.types import Attempt, CipoError
 
 
@@ -25,11 +26,12 @@ def check_records(workdir: Path, log: Log) -> None:
     left is read: a damaged file would otherwise be found by the report, after hours.
 
     Raises:
-      CipoError: packages are missing, or metrics or attempts are damaged; with the key, or with the
-        file, the line, and what to do.
+      CipoError: packages are missing, or metrics, attempts or starts are damaged; with the key, or
+        with the file, the line, and what to do.
     """
     check_charts(log.tensorboard, log.wandb)
     check_metrics(workdir)
+    read_starts(workdir)
     check_archive(workdir)
 
 
@@ -70,6 +72,11 @@ class Record:
         """A file of text in the run directory."""
         if self._metrics is not None:
             write_text(self.workdir / name, content)
+
+    def start(self, start: dict[str, Any]) -> None:
+        """A line on how the run was started, see `starts.this_start`."""
+        if self._metrics is not None:
+            add_start(self.workdir, start)
 
     def rewind(self, phase: str, step: int) -> None:
         """Drops what was written beyond `step`, see `MetricWriter.rewind`."""

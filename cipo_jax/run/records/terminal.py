@@ -22,10 +22,9 @@ def print_header(config: Config, parts: "Parts", workdir: Path, update: "Update"
     model, mesh, sizes = parts.policy.model, parts.policy.mesh, update.sizes
     axes = " x ".join(f"{name} {length}" for name, length in mesh.shape.items())
     r, k = config.rollout, config.correction
-    method = f"CIPO, lambda {k.weight:g}" if k.weight else "GRPO (correction.weight = 0)"
     isolation = f"verifier {parts.isolation}\n" if parts.isolation else ""
     print(
-        f"method   {method}\n"
+        f"method   {method_name(k.weight)}\n"
         f"policy   {sizes.parameters:,} parameters ({config.model.source or 'from scratch'}), "
         f"{model.num_layers} layers, {sizes.weight_bytes / 2**20:,.1f} MiB of {model.param_dtype} "
         f"weights, {model.compute_dtype} compute\n"
@@ -37,6 +36,11 @@ def print_header(config: Config, parts: "Parts", workdir: Path, update: "Update"
         f"workdir  {workdir}",
         flush=True,
     )
+
+
+def method_name(weight: float) -> str:
+    """The method, by `correction.weight`."""
+    return f"CIPO, lambda {weight:g}" if weight else "GRPO (correction.weight = 0)"
 
 
 # What the terminal shows of a step: (label, metric, how a value is written).

@@ -2,12 +2,15 @@
 
 import dataclasses
 import gzip
+import html
 import itertools
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from invented_run import Page
 
 from cipo_jax.commands.study import measures as study_measures
 from cipo_jax.commands.study.measures import by_method, measure_run, measures, repeats
@@ -282,6 +285,17 @@ def test_the_report_of_a_study(tmp_path: Path, capsys: pytest.CaptureFixture[str
     names = {path.name for path in (tmp_path / "out").iterdir()}
     for figure in ("curves", "pass_at_k", "differences"):
         assert {f"arithmetic_{figure}.png", f"arithmetic_{figure}.svg"} <= names
+    page = Page(tmp_path / "out" / "study.html")
+    assert (
+        "arithmetic, pass@1: grpo below cipo (-25.0 points, 95% interval -25.0 to -25.0, 3 seeds)"
+        in page.source
+    )
+    # pass@1 and entropy by steps and by tokens, and pass@k.
+    assert page.tags.count("figure") == 5
+    cells = re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", page.source)
+    for line in table.splitlines():
+        if line.startswith("| "):
+            assert all(cell.strip() in cells for cell in html.escape(line, False).split("|"))
 
 
 def test_only_seeds_of_both_are_paired(tmp_path: Path) -> None:

@@ -9,9 +9,13 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from cipo_jax.config.keys import Data
+from cipo_jax.data.plain_tokenizers import ByteTokenizer
+from cipo_jax.data.prompts import PromptWriter
 from cipo_jax.run.records.archive import (
     AttemptArchive,
     archived_problem,
+    archived_quote,
     check_archive,
     read_attempts,
 )
@@ -194,3 +198,22 @@ def test_stranger_in_the_directory_is_named(tmp_path):
     (tmp_path / "attempts" / "notes.jsonl.gz").write_bytes(b"")
     with pytest.raises(CipoError, match="notes.*wanted PHASE-STEP"):
         list(read_attempts(tmp_path))
+
+
+@pytest.mark.parametrize("quote_thoughts", [True, False])
+@pytest.mark.parametrize("show_failed_test", [True, False])
+def test_what_a_correction_quotes_can_be_told_from_the_archive(
+    tmp_path, quote_thoughts, show_failed_test
+):
+    problem = Problem("p-2", "What is 2+2?", tests={"calls": []})
+    base = Prompt(problem, np.zeros(5, np.int32), opening="<think>")
+    wrong = dataclasses.replace(attempt("so 5</think>\n5", Outcome.WRONG), prompt=base)
+    data = Data(correction_template="{question} {attempt}", quote_thoughts=quote_thoughts)
+    tokenizer = ByteTokenizer()
+    prompt = PromptWriter(tokenizer, data, show_failed_test).correction(wrong)
+    fixed = dataclasses.replace(attempt("4"), prompt=prompt)
+    AttemptArchive(tmp_path).write("train", 1, [wrong, fixed])
+    before, after = read_attempts(tmp_path)
+    quote = archived_quote(after, before, quote_thoughts, show_failed_test)
+    assert tokenizer.decode(prompt.tokens) == f"What is 2+2? {quote}"
+    assert ("so 5" in quote, "[equal]" in quote) == (quote_thoughts, show_failed_test)

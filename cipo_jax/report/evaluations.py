@@ -1,0 +1,228 @@
+"""The table before and after: the first and the last evaluation, each number with its cases.
+
+Values are those of metrics.jsonl. Of how many cases each is, and how uncertain it is, is counted in
+the archived attempts; where those are not kept, the table says so and shows what metrics.jsonl
+tells. Intervals are 95%, over problems; formulas are in `run/statistics.py`.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cipo_jax.report.blocks import Block, Note, Table
+from cipo_jax.report.figures import NORMAL
+from cipo_jax.run.comparison import is_judged, stream_of
+from cipo_jax.run.records.archive import read_attempts
+from cipo_jax.run.statistics import difference_by_seed, pass_at_k, share_estimate
+from cipo_jax.types import Outcome
+
+_LENGTH = "eval/length/mean"
+# Shares: the end of a metric's name, what it is, and of what.
+_OF_CORRECTIONS = (
+    ("accuracy_before", "right before it was corrected", "attempts"),
+    ("accuracy_after", "right after a correction", "corrections"),
+    ("w2r", "wrong → right: mended by a correction", "wrong attempts"),
+    ("r2r", "right → right: kept by a correction", "right attempts"),
+)
+
+
+class Measure(NamedTuple):
+    """A row of the table: a metric, what it is in plain words, and of what it is a share or a
+    mean."""
+
+    metric: str
+    label: str
+    cases: str
+
+
+class Counted(NamedTuple):
+    """What an archive says of a metric: for each problem two numbers, of which the metric is the
+    ratio of sums, and of how many cases that is."""
+
+    ratios: Mapping[str, tuple[float, float]]
+    cases: str
+
+
+def measures(pass_at: Sequence[str]) -> list[Measure]:
+    """The rows, in order; `pass_at` as of `plots.pass_at_names`."""
+    found = []
+    for name in pass_at:
+        k = name.partition("@")[2]
+        words = "first attempt right" if k == "1" else f"one of {k} attempts right"
+        found.append(Measure(name, f"{words} (pass@{k})", "attempts"))
+    for prefix, whose in (("correction", ""), ("given", "given attempts, ")):
+        found += [
+            Measure(f"eval/{prefix}/{name}", whose + label, cases)
+            for name, label, cases in _OF_CORRECTIONS
+        ]
+    found.append(Measure("eval/no_answer", "no answer found", "attempts"))
+    return [*found, Measure(_LENGTH, "length, tokens", "attempts")]
+
+
+def before_after(
+    workdir: Path, evaluations: Sequence[Mapping[str, Any]], pass_at: Sequence[str]
+) -> list[Block]:
+    """The first and the last of `evaluations`, which are in order of steps, with their differences.
+
+    Args:
+      workdir: of the run, for its archived attempts.
+      pass_at: as of `plots.pass_at_names`.
+
+    Raises:
+      CipoError: the archive is damaged.
+    """
+    if not evaluations:
+        return [Note("No evaluation yet.")]
+    both = [evaluations[0], evaluations[-1]][: len(evaluations)]
+    wanted = measures(pass_at)
+    counted = {step: count(workdir, step, wanted) for step in {e["step"] for e in both}}
+    rows = []
+    for measure in wanted:
+        values = [evaluation.get(measure.metric, math.nan) for evaluation in both]
+        if not np.isfinite(values).any():
+            continue
+        errors = [evaluation.get(f"{measure.metric}_stderr") for evaluation in both]
+        sides = [counted[evaluation["step"]].get(measure.metric) for evaluation in both]
+        cells = zip(values, errors, sides, strict=True)
+        shown = [_cell(measure.metric, *cell) for cell in cells]
+        if len(both) == 2:
+            shown.append(_difference(measure.metric, values, errors, sides))
+        rows.append((measure.label, *shown))
+    columns = ["Held-out problems", *(f"step {e['step']}" for e in both), "difference"]
+    columns, kinds = columns[: len(rows[0])] if rows else columns, ("text", *["estimate"] * 3)
+    blocks: list[Block] = [Table("Before and after", columns, rows, kinds, numbers=True)]
+    if len(both) == 1:
+        blocks.insert(0, Note("One evaluation so far: nothing to compare yet."))
+    if any(len(cell) > 1 for row in rows for cell in row[1:]):
+        words = "In brackets: 95% intervals over problems; those of differences are paired."
+        blocks.append(Note(words, "note"))
+    if missing := [str(step) for step, found in sorted(counted.items()) if not found]:
+        blocks.append(
+            Note(
+                f"The attempts of the evaluation at step {' and at step '.join(missing)} are not "
+                "archived: the number of cases is not known, and intervals are from standard "
+                "errors, where metrics.jsonl has any."
+            )
+        )
+    return blocks
+
+
+def count(workdir: Path, step: int, wanted: Sequence[Measure]) -> dict[str, Counted]:
+    """{metric: what the archived attempts of an evaluation say of it}, as far as they have a case.
+
+    Raises:
+      CipoError: the archive is damaged.
+    """
+    sums: dict[str, dict[str, list[float]]] = {}
+    rights: dict[str, list[bool]] = {}
+
+    def add(metric: str, problem: str, value: float) -> None:
+        of = sums.setdefault(metric, {}).setdefault(problem, [0.0, 0.0])
+        of[0] += value
+        of[1] += 1
+
+    for attempt in read_attempts(workdir, "eval", {step}):
+        problem, right = attempt["problem_id"], attempt["outcome"] == Outcome.CORRECT
+        stream, judged = stream_of(attempt), is_judged(attempt)
+        if stream == "base":
+            add(_LENGTH, problem, attempt["completion_tokens"])
+        if not judged:
+            continue
+        if stream == "base":
+            rights.setdefault(problem, []).append(right)
+            add("eval/no_answer", problem, attempt["outcome"] == Outcome.NO_ANSWER)
+            continue
+        prefix = f"eval/{'correction' if stream == 'own' else 'given'}"
+        was_right = attempt["anchor"]["outcome"] == Outcome.CORRECT
+        add(f"{prefix}/accuracy_before", problem, was_right)
+        add(f"{prefix}/accuracy_after", problem, right)
+        add(f"{prefix}/{'r2r' if was_right else 'w2r'}", problem, right)
+    found = {}
+    for measure in wanted:
+        if measure.metric.startswith("eval/pass@"):
+            k = int(measure.metric.partition("@")[2])
+            if ratios := _pass_at(k, rights):
+                cases = _problems(len(ratios))
+                if k == 1:
+                    total, good = sum(map(len, rights.values())), sum(map(sum, rights.values()))
+                    cases = f"{good:,} of {total:,} attempts at {cases}"
+                found[measure.metric] = Counted(ratios, cases)
+        elif of := sums.get(measure.metric):
+            above, below = np.sum([*of.values()], axis=0)
+            cases = f"{below:,.0f} {measure.cases}"
+            if measure.metric != _LENGTH:
+                cases = f"{above:,.0f} of {cases}"
+            ratios = {problem: (a, b) for problem, (a, b) in of.items()}
+            found[measure.metric] = Counted(ratios, cases)
+    return found
+
+
+def _pass_at(k: int, rights: Mapping[str, Sequence[bool]]) -> dict[str, tuple[float, float]]:
+    """pass@k of each problem with k verdicts, and 1: the metric is the mean over problems."""
+    known = {problem: of for problem, of in rights.items() if len(of) >= k}
+    return {p: (float(pass_at_k(np.array([of]), k)[0]), 1.0) for p, of in known.items()}
+
+
+def _cell(
+    metric: str, value: float, error: float | None, counted: Counted | None
+) -> tuple[str, ...]:
+    """A number, its interval, and the cases behind it, as far as they are known."""
+    number = _number(metric, value)
+    if counted is not None:
+        above, below = np.array([*counted.ratios.values()]).T
+        of = share_estimate(above, below)
+        low, high = of.low, of.high
+        if metric == _LENGTH:  # no share
+            low, high = of.value - NORMAL * of.stderr, of.value + NORMAL * of.stderr
+        return number, _interval(metric, low, high), counted.cases
+    if error is None or not math.isfinite(value):
+        return (number,)
+    return number, _interval(metric, value - NORMAL * error, value + NORMAL * error)
+
+
+def _difference(
+    metric: str,
+    values: Sequence[float],
+    errors: Sequence[float | None],
+    sides: Sequence[Counted | None],
+) -> tuple[str, ...]:
+    """The last value minus the first."""
+    gain = values[1] - values[0]
+    number = _number(metric, gain, signed=True)
+    if not math.isfinite(gain):
+        return (number,)
+    first, last = sides
+    if first is None or last is None:
+        if None in errors:
+            return (number,)
+        half = NORMAL * math.hypot(*filter(None, errors))
+        return number, _interval(metric, gain - half, gain + half, signed=True)
+    shared = sorted(first.ratios.keys() & last.ratios.keys())
+    if not shared:
+        return number, "no problem has both"
+    pairs = [np.array([[of.ratios[p] for p in shared]]) for of in (last, first)]
+    d = difference_by_seed(*((pair[..., 0], pair[..., 1]) for pair in pairs))
+    cases = _problems(len(shared))
+    if (pairs[0] == pairs[1]).all():  # resampling would give an interval of no width
+        return number, f"equal in {cases}"
+    return number, _interval(metric, d.low, d.high, signed=True), cases
+
+
+def _problems(count: int) -> str:
+    return f"{count:,} problem{'s' * (count != 1)}"
+
+
+def _number(metric: str, value: float, signed: bool = False) -> str:
+    """A share in percent, a difference of shares (`signed`) in percentage points."""
+    if not math.isfinite(value):
+        return "–"
+    scale, unit = (1, "") if metric == _LENGTH else (100, " pts" if signed else "%")
+    return f"{value * scale:{'+' if signed else ''}.1f}{unit}".replace("-", "−")
+
+
+def _interval(metric: str, low: float, high: float, signed: bool = False) -> str:
+    scale, sign = (1 if metric == _LENGTH else 100), "+" if signed else ""
+    return f"[{low * scale:{sign}.1f}, {high * scale:{sign}.1f}]".replace("-", "−")

@@ -1,0 +1,91 @@
+"""The table before and after: each number with its interval and its cases."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from invented_run import make_attempt
+
+from cipo_jax.report.blocks import Note, Table
+from cipo_jax.report.evaluations import before_after
+from cipo_jax.run.records.archive import AttemptArchive
+from cipo_jax.types import Attempt, Outcome, Problem, Verdict
+
+
+def evaluation(rights: list[int], fixed: int) -> list[Attempt]:
+    """Of problem i's four samples the first `rights[i]` are right; of the first samples, which are
+    corrected, right ones stay right, and the first `fixed` of the wrong ones become right."""
+    own = [
+        make_attempt(Problem(f"p{i}", "?"), "", j < right)
+        for i, right in enumerate(rights)
+        for j in range(4)
+    ]
+    wrong = [a for a in own[::4] if not a.correct]
+    return own + [make_attempt(a.problem, "", a not in wrong[fixed:], a) for a in own[::4]]
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple]:
+    workdir = tmp_path_factory.mktemp("run")
+    archive = AttemptArchive(workdir)
+    archive.write("eval", 0, evaluation([0, 0, 0, 2, 4], fixed=0))
+    after = evaluation([0, 2, 4, 4, 4], fixed=1)
+    after[1] = dataclasses.replace(after[1], verdict=Verdict(Outcome.NO_ANSWER))
+    archive.write("eval", 8, after)
+    values = (
+        {"step": 0, "eval/pass@1": 6 / 20, "eval/pass@4": 2 / 5, "eval/length/mean": 12.0}
+        | {"eval/correction/w2r": 0.0, "eval/correction/r2r": 1.0, "eval/no_answer": 0.0},
+        {"step": 8, "eval/pass@1": 14 / 20, "eval/pass@4": 4 / 5, "eval/length/mean": 12.0}
+        | {"eval/correction/w2r": 1.0, "eval/correction/r2r": 1.0, "eval/no_answer": 1 / 20},
+    )
+    table, note = before_after(workdir, values, ["eval/pass@1", "eval/pass@4"])
+    assert isinstance(table, Table) and isinstance(note, Note) and "95%" in note.text
+    assert table.columns == ["Held-out problems", "step 0", "step 8", "difference"]
+    return {str(name): cells for name, *cells in table.rows}
+
+
+def test_every_number_says_of_how_many_it_is(rows: dict[str, tuple]) -> None:
+    cases = {name: [cell[-1] for cell in cells] for name, cells in rows.items()}
+    assert cases == {
+        "first attempt right (pass@1)": [
+            "6 of 20 attempts at 5 problems",
+            "14 of 20 attempts at 5 problems",
+            "5 problems",
+        ],
+        "one of 4 attempts right (pass@4)": ["5 problems"] * 3,
+        "wrong → right: mended by a correction": [
+            "0 of 3 wrong attempts",
+            "1 of 1 wrong attempts",
+            "1 problem",
+        ],
+        "right → right: kept by a correction": [
+            "2 of 2 right attempts",
+            "4 of 4 right attempts",
+            "equal in 2 problems",
+        ],
+        "no answer found": ["0 of 20 attempts", "1 of 20 attempts", "5 problems"],
+        "length, tokens": ["20 attempts", "20 attempts", "equal in 5 problems"],
+    }
+
+
+def test_every_number_has_its_interval(rows: dict[str, tuple]) -> None:
+    first, last, gain = rows["first attempt right (pass@1)"]
+    assert (first[0], last[0], gain[0]) == ("30.0%", "70.0%", "+40.0 pts")
+    low, high = (float(x) for x in gain[1].strip("[]").replace("−", "-").split(", "))
+    assert low < 40 < high
+    # None of three, at three problems: not an interval of no width.
+    none, all_of_one, _ = rows["wrong → right: mended by a correction"]
+    bound = 100 * (1 - 0.025 ** (1 / 3))
+    assert none[:2] == ("0.0%", f"[0.0, {bound:.1f}]")
+    assert all_of_one[:2] == ("100.0%", "[2.5, 100.0]")
+
+
+def test_without_an_archive_the_table_says_what_it_does_not_know(tmp_path: Path) -> None:
+    known = {"step": 3, "eval/pass@1": 0.5, "eval/pass@1_stderr": 0.1, "eval/no_answer": 0.0}
+    one, table, _, missing = before_after(tmp_path, [known], ["eval/pass@1"])
+    assert "nothing to compare yet" in one.text and "step 3 are not archived" in missing.text
+    assert [*table.columns] == ["Held-out problems", "step 3"]
+    assert table.rows == [
+        ("first attempt right (pass@1)", ("50.0%", "[30.4, 69.6]")),
+        ("no answer found", ("0.0%",)),
+    ]
