@@ -102,6 +102,8 @@ def _step(config: Config) -> Iterator[Row]:
     yield "anchors", f"{anchors} a step"
     each = f"{r.problems_per_step} problems x {r.group_size} attempts"
     each += f" + {anchors} anchors x {k.group_size} corrections" if anchors else ""
+    if anchors and k.wrong_group_multiple > 1:
+        each += f", wrong ones x {k.wrong_group_multiple} in so many times fewer groups"
     yield "completions", f"{completions} a step: {each}"
     yield "sampled tokens", f"at most {completions * limit:,} a step, {limit:,} a completion"
     if r.max_refills:

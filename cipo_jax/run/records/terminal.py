@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cipo_jax.config.keys import Config
-from cipo_jax.run.measures import transition
 from cipo_jax.run.records.metrics_file import read_metrics
+from cipo_jax.run.transitions import transition
 from cipo_jax.run.watch.learning import findings
 from cipo_jax.types import Attempt
 
