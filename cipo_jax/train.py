@@ -30,10 +30,9 @@ from cipo_jax.config.command_line import Invocation
 from cipo_jax.config.keys import Config
 from cipo_jax.policy.overview import parameter_table
 from cipo_jax.report.page import write_report
-from cipo_jax.rl.anchors import select_anchors
 from cipo_jax.rl.optimizer import make_schedule
 from cipo_jax.rl.packing import pad_share
-from cipo_jax.rl.rewards import correct_array, retention, reward_array, verified_array
+from cipo_jax.rl.rewards import reward_array
 from cipo_jax.run import streams
 from cipo_jax.run.cold_start import open_material
 from cipo_jax.run.draw import Draw, check_enough
@@ -123,20 +122,9 @@ def take_step(run: Training) -> None:
 
     # 2. anchors
     heartbeat.begin("correct")
-    known = verified_array(attempts, G, verifier)
-    anchors = select_anchors(
-        correct_array(attempts, G),
-        known,
-        streams.eligible_array(known, attempts, c.correction.cut_anchors),
-        c.num_anchors,
-        run.host.replay.rho,
-        (c.correction.band_low, c.correction.band_high),
-        c.correction.max_per_problem,
-        c.correction.shortage,
-        np.random.default_rng([c.seed, step, ANCHOR_STREAM]),
-    )
-    places = zip(anchors.problem, anchors.sample, strict=True)
-    asked = [parts.prompts.correction(attempts[i * G + j]) for i, j in places]
+    rho, rng = run.host.replay.rho, np.random.default_rng([c.seed, step, ANCHOR_STREAM])
+    anchors = streams.choose_anchors(attempts, G, c.num_anchors, rho, c.correction, verifier, rng)
+    asked = [parts.prompts.correction(attempts[i * G + j]) for i, j in anchors.in_slots()]
 
     # 3. correct
     corrections = streams.sample_corrections(parts.attempt, run.state.params, asked, G_c, key)
@@ -144,18 +132,26 @@ def take_step(run: Training) -> None:
 
     # 4. advantages
     heartbeat.begin("update", "the device")
-    limit, risk = c.data.max_completion_tokens, c.correction.lambda_risk
+    limit, sizes = c.data.max_completion_tokens, (G, G_c)
+    kept = streams.judge_retention(attempts, corrections, anchors, sizes, c.replay, verifier)
     rewards = reward_array(attempts, G, verifier)
     correction_rewards = reward_array(corrections, G_c, verifier)
     sequences = streams.base_sequences(attempts, rewards, c.algorithm, verifier, limit)
     sequences += streams.correction_sequences(
-        corrections, correction_rewards, anchors.right, risk, c.algorithm, verifier, limit
+        corrections,
+        correction_rewards,
+        anchors,
+        c.correction,
+        kept.is_held,
+        c.algorithm,
+        verifier,
+        limit,
     )
 
     # 5. update
     sampled = base.sampled if c.rollout.max_refills else None
     streamed = stream_measures(
-        attempts, sampled, corrections, (G, G_c), anchors, verifier, c.algorithm.overlong
+        attempts, sampled, corrections, sizes, anchors, sequences, verifier, c.algorithm
     )
     if step == 0:
         print_findings(streamed)
@@ -176,9 +172,6 @@ def take_step(run: Training) -> None:
     run.require_finite(on_device)
 
     # 6. controller
-    rho = run.host.replay.rho
-    known = verified_array(corrections, G_c, verifier)
-    kept = retention(correct_array(corrections, G_c), anchors.right, known)
     tokens = sum(len(a.completion.tokens) for a in (*base.sampled, *corrections))
     run.host = run.host.after_step(c.rollout, c.replay, verifier, base, kept, tokens, draw.drawn)
 
@@ -189,6 +182,7 @@ def take_step(run: Training) -> None:
         **device_measures(on_device),
         **{name: float(value) for name, value in gradient_stats.items()},
         "replay/rho": rho,
+        **({} if kept.target is None else {"replay/target": kept.target}),
         "rollout/replaced_groups": float(len(base.replaced) // G),
         "learning_rate": float(run.schedule(step * c.num_updates)),
         "tokens/sampled": float(tokens),

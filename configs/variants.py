@@ -15,8 +15,20 @@ def cipo(c):
 
 
 def grpo(c):
-    """GRPO (arXiv 2402.03300): the base stream alone."""
+    """The base stream alone: GRPO's advantages (arXiv 2402.03300) in the base config's loss, by
+    default a mean over tokens without a KL term, as GRPO is mostly run today."""
     c.correction.weight = 0.0
+
+
+def grpo_sequence_kl(c):
+    """GRPO in the form of its paper (arXiv 2402.03300, eq. 3 and section 4.2): a mean over
+    sequences of their mean over tokens, and 0.04 times the KL (k3) to the initial policy."""
+    grpo(c)
+    c.algorithm.advantage_norm = "group"
+    c.algorithm.aggregation = "sequence_mean"
+    c.algorithm.clip_low = c.algorithm.clip_high = 0.2
+    c.algorithm.kl_coef = 0.04
+    c.algorithm.kl_estimator = "k3"
 
 
 def dr_grpo(c):
@@ -45,6 +57,18 @@ def gspo(c):
     c.algorithm.aggregation = "sequence_mean"
     c.algorithm.clip_low = 3e-4
     c.algorithm.clip_high = 4e-4
+
+
+def paper_controller(c):
+    """CIPO with the controller and anchors as in the paper, whatever the base config has. Of its
+    values we know a public reimplementation's reading alone."""
+    c.replay.adaptive = True
+    c.replay.initial, c.replay.minimum, c.replay.maximum = 0.3, 0.2, 0.8
+    c.replay.target, c.replay.target_retention = "constant", 0.8
+    c.replay.gap_weight, c.replay.drop_weight, c.replay.streak_weight = 0.8, 0.3, 0.05
+    c.correction.right_limits = ()
+    c.correction.wrong_min_pass_rate = 0.0
+    c.correction.wrong_group_multiple = 1
 
 
 def constant_rho(c):
@@ -90,9 +114,11 @@ VARIANTS = {
     for f in (
         cipo,
         grpo,
+        grpo_sequence_kl,
         dr_grpo,
         dapo,
         gspo,
+        paper_controller,
         constant_rho,
         no_risk,
         no_difficulty,

@@ -11,11 +11,12 @@ import numpy as np
 
 from cipo_jax.config.keys import Config
 from cipo_jax.config.resolve import provenance
-from cipo_jax.run.measures import pass_rate_histogram, reduce_attempts, transitions
+from cipo_jax.run.measures import pass_rate_histogram, reduce_attempts
 from cipo_jax.run.records.archive import AttemptArchive
 from cipo_jax.run.records.files import write_json
 from cipo_jax.run.records.metrics_file import MetricWriter
 from cipo_jax.run.records.starts import add_start
+from cipo_jax.run.transitions import transitions
 from cipo_jax.types import Attempt, Completion, Outcome, Problem, Prompt, Verdict
 
 

@@ -35,7 +35,7 @@ ARROWS: dict[str, set[str]] = {
 RUN = (
     {"devices"},
     {"hosts", "watch", "problems", "update", "budget", "statistics", "draw"},
-    {"rollout", "sampler", "sizes"},
+    {"rollout", "sampler", "sizes", "transitions"},
     {"streams", "evaluate", "measures", "parts"},
     {"host_state", "records", "memory_plan"},
     {"parameters", "comparison", "proposal"},

@@ -33,6 +33,7 @@ PAPER: dict[str, tuple[Any, str]] = {
     "replay.initial": (0.3, _READ),
     "replay.minimum": (0.2, _READ),
     "replay.maximum": (0.8, _READ),
+    "replay.target": ("constant", _READ),
     "replay.target_retention": (0.8, _READ),
     "replay.gap_weight": (0.8, _READ),
     "replay.drop_weight": (0.3, _READ),
@@ -102,6 +103,8 @@ def _step(config: Config) -> Iterator[Row]:
     yield "anchors", f"{anchors} a step"
     each = f"{r.problems_per_step} problems x {r.group_size} attempts"
     each += f" + {anchors} anchors x {k.group_size} corrections" if anchors else ""
+    if anchors and k.wrong_group_multiple > 1:
+        each += f", wrong ones x {k.wrong_group_multiple} in so many times fewer groups"
     yield "completions", f"{completions} a step: {each}"
     yield "sampled tokens", f"at most {completions * limit:,} a step, {limit:,} a completion"
     if r.max_refills:

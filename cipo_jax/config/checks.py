@@ -46,6 +46,9 @@ def check_combinations(c: Config) -> None:
     if k.weight and c.num_anchors < 1:
         wanted = "a fraction that gives at least one anchor per step (or correction.weight=0)"
         _refuse(c, "correction.replay_fraction", wanted)
+    if k.weight and k.wrong_group_multiple > max(c.num_anchors, 1):
+        wanted = f"<= {c.num_anchors}, the anchors of a step: a larger group has no place"
+        _refuse(c, "correction.wrong_group_multiple", wanted)
     if k.weight and k.group_size < 2:
         wanted = ">= 2: a group of one has no group-relative advantage (or correction.weight=0)"
         _refuse(c, "correction.group_size", wanted)
@@ -73,6 +76,9 @@ def check_combinations(c: Config) -> None:
         _refuse(c, "eval.pass_at", f"every k between 1 and eval.samples = {c.eval.samples}")
     if c.eval.corrected_attempts > c.eval.samples:
         _refuse(c, "eval.corrected_attempts", f"<= eval.samples = {c.eval.samples}")
+    if c.eval.correction_rounds > 1 and not c.eval.corrected_attempts:
+        wanted = "1 with eval.corrected_attempts = 0, which leaves nothing to correct"
+        _refuse(c, "eval.correction_rounds", wanted)
 
 
 def check_training(c: Config) -> None:

@@ -38,9 +38,9 @@ from cipo_jax.config.ranges import (
 class Data:
     """Problems, tokenizer, prompts."""
 
-    # Problems to train on: "arithmetic", "lists", "programs" or "word_problems" (embedded
-    # generators), a jsonl file (local or gs://), "hf:owner/name:split", "tfds:name:split", or
-    # several as "a.jsonl=0.7,b.jsonl=0.3"; see data/sources.py.
+    # Problems to train on: "arithmetic", "lists", "programs", "word_problems", "guess" or
+    # "colouring" (embedded generators), a jsonl file (local or gs://), "hf:owner/name:split",
+    # "tfds:name:split", or several as "a.jsonl=0.7,b.jsonl=0.3"; see data/sources.py.
     train: str = "arithmetic"
     eval: str = "arithmetic"  # problems to evaluate on, written as `train`
     question_column: str = ""  # column of the question; "": question, problem or prompt
@@ -59,8 +59,8 @@ class Data:
     # How many problems of `eval` are used; 0: all (a generator needs a number).
     eval_problems: NotNegative[int] = 256
     # "char" (embedded; "char_code" for "programs", "char_lists" for "lists", "char_words" for
-    # "word_problems"), "bytes", "" (that of model.source), a directory of a Hugging Face tokenizer,
-    # or a sentencepiece *.model file.
+    # "word_problems", "char_guess" for "guess", "char_graphs" for "colouring"), "bytes", "" (that
+    # of model.source), a directory of a Hugging Face tokenizer, or a sentencepiece *.model file.
     tokenizer: str = "char"
     # Wrap prompts by the tokenizer's chat template. One that writes the date gets 26 Jul 2024, so
     # that prompts do not change from day to day.
@@ -80,7 +80,8 @@ class Data:
     max_attempt_tokens: Positive[int] = 44  # of the quoted attempt; longer ones lose their middle
     max_completion_tokens: Positive[int] = 44  # of a completion, stop token included
     min_operations: Positive[int] = 2  # the fewest operations of a generator's problem
-    max_operations: int = 5  # the most; at least min_operations, of "word_problems" 6 at most
+    # The most; at least min_operations, of "word_problems" and "colouring" 6 at most.
+    max_operations: int = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,6 +167,9 @@ class ColdStart:
     batch_size: Positive[int] = 96  # demonstrations per step
     correction_share: Share = 0.4  # of generated demonstrations: share that are corrections
     right_share: Share = 0.3  # of generated corrections: share whose previous attempt is right
+    # Of generated demonstrations of "guess" and "colouring": share that are neither solutions nor
+    # corrections, but parts of solutions, and honest wrong ones.
+    practice_share: Share = 0.3
     learning_rate: Positive[float] = 6e-3  # peak; linear warm-up over 20 steps, then constant
     stop_at_pass_rate: Share = 1.0  # ends the phase once pass@1 on held-out problems reaches it
     check_every: Positive[int] = 50  # steps between those checks
@@ -246,6 +250,9 @@ class Eval:
     pass_at: tuple[int, ...] = (1, 8)  # each k of pass@k, from 1 to `samples`
     # The policy's own attempts per problem that it then corrects; 0: none.
     corrected_attempts: NotNegative[int] = 1
+    # Rounds of that: each corrects what the last one gave, and is set against as many tokens spent
+    # on independent attempts. Those of 3 rounds need about 4 `samples` to compare with.
+    correction_rounds: Positive[int] = 1
     # Given attempts per problem of an embedded task: this many wrong solutions of the generator,
     # and its right one, are to be corrected, the same for every run; 0: none.
     given_attempts: NotNegative[int] = 0

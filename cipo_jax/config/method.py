@@ -57,6 +57,19 @@ class Correction:
     # then gives away that the attempt was wrong, which the paper's does not.
     show_failed_test: bool = False
     lambda_risk: NotNegative[float] = 0.5  # penalty on spoiling a right attempt (value ours)
+    # What bounds right anchors, besides rho (ours; () as the paper): "count", no more of them than
+    # wrong ones; "weight", no more gradient weight than the wrong ones have (|advantage| x tokens;
+    # their advantages are scaled down); "retention", no gradient while retention is at its target
+    # (replay.target). Their corrections reward repeating what is there, and where all corrections
+    # of wrong attempts fail, nothing else has a gradient.
+    right_limits: tuple[Literal["count", "weight", "retention"], ...] = ()
+    # Wrong anchors only from problems with at least this pass rate in the step; 0: any. A value up
+    # to 1 / rollout.group_size asks for one right attempt (ours).
+    wrong_min_pass_rate: Share = 0.0
+    # Groups of wrong anchors are this many times as large, and there are so many times fewer of
+    # them: a step samples the same. Where few corrections succeed, fewer groups are all wrong
+    # (ours).
+    wrong_group_multiple: Positive[int] = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +81,11 @@ class Replay:
     initial: Share = 0.3  # rho of the first step
     minimum: Share = 0.2  # lower bound of rho
     maximum: Share = 0.8  # upper bound of rho
-    target_retention: Share = 0.8  # tau, a share of corrections of right attempts
+    # What retention is compared with: "constant", target_retention; "fresh", what another attempt
+    # reaches, the pass rate of the other attempts at the right anchors' problems (ours). A policy
+    # that is right in half of its attempts keeps no more than that by solving the problem anew.
+    target: Literal["constant", "fresh"] = "constant"
+    target_retention: Share = 0.8  # tau, a share of corrections of right attempts; with "constant"
     gap_weight: NotNegative[float] = 0.8  # w1, on tau - retention
     drop_weight: NotNegative[float] = 0.3  # w2, on the fall of retention since the last step
     streak_weight: NotNegative[float] = 0.05  # w3, on min(steps below tau, 3)

@@ -88,6 +88,7 @@ def open_demonstrations(
     right_share: float,
     min_operations: int = 2,
     max_operations: int = 5,
+    practice_share: float = 0.0,
 ) -> DemonstrationSource:
     """The demonstrations of one source, see `sources.py`. Only embedded tasks use the shares and
     the numbers of operations (see `GeneratedDemonstrations`).
@@ -97,7 +98,13 @@ def open_demonstrations(
     """
     if name in GENERATED:
         return GeneratedDemonstrations(
-            GENERATED[name], seed, correction_share, right_share, min_operations, max_operations
+            GENERATED[name],
+            seed,
+            correction_share,
+            right_share,
+            min_operations,
+            max_operations,
+            practice_share,
         )
     return ListedDemonstrations(load_demonstrations(name), seed)
 

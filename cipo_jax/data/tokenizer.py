@@ -104,8 +104,8 @@ def load_tokenizer(name: str, thinking: str = "") -> Tokenizer:
 
     Args:
       name: that of an embedded task's tokenizer ("char", "char_code", "char_lists",
-        "char_words"), "bytes" (one token per UTF-8 byte, for any text), a directory with Hugging
-        Face tokenizer files, or a sentencepiece `*.model` file.
+        "char_words", "char_guess", "char_graphs"), "bytes" (one token per UTF-8 byte, for any
+        text), a directory with Hugging Face tokenizer files, or a sentencepiece `*.model` file.
       thinking: "on" or "off" sets the chat template's `enable_thinking` (Qwen3); "" leaves it.
 
     Raises:

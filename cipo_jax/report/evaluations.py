@@ -58,7 +58,12 @@ def measures(pass_at: Sequence[str]) -> list[Measure]:
             Measure(f"eval/{prefix}/{name}", whose + label, cases)
             for name, label, cases in _OF_CORRECTIONS
         ]
-    found.append(Measure("eval/no_answer", "no answer found", "attempts"))
+    found += [
+        Measure(
+            "eval/correction/w2r_gain", "mended, minus another attempt right", "wrong attempts"
+        ),
+        Measure("eval/no_answer", "no answer found", "attempts"),
+    ]
     return [*found, Measure(_LENGTH, "length, tokens", "attempts")]
 
 
@@ -77,7 +82,7 @@ def before_after(
     if not evaluations:
         return [Note("No evaluation yet.")]
     both = [evaluations[0], evaluations[-1]][: len(evaluations)]
-    wanted = measures(pass_at)
+    wanted = [*measures(pass_at), *_rounds(both[-1])]
     counted = {step: count(workdir, step, wanted) for step in {e["step"] for e in both}}
     rows = []
     for measure in wanted:
@@ -134,6 +139,8 @@ def count(workdir: Path, step: int, wanted: Sequence[Measure]) -> dict[str, Coun
         if stream == "base":
             rights.setdefault(problem, []).append(right)
             add("eval/no_answer", problem, attempt["outcome"] == Outcome.NO_ANSWER)
+            continue
+        if stream not in ("own", "given"):  # of a further round, which metrics.jsonl tells
             continue
         prefix = f"eval/{'correction' if stream == 'own' else 'given'}"
         was_right = attempt["anchor"]["outcome"] == Outcome.CORRECT
@@ -209,6 +216,24 @@ def _difference(
     if (pairs[0] == pairs[1]).all():  # resampling would give an interval of no width
         return number, f"equal in {cases}"
     return number, _interval(metric, d.low, d.high, signed=True), cases
+
+
+def _rounds(evaluation: Mapping[str, Any]) -> list[Measure]:
+    """The rows of correction rounds, as far as the evaluation has any."""
+    rows = {
+        "accuracy": ("right after {} rounds of correction", "corrections"),
+        "solved_gain": (
+            "right at any time in {} rounds, minus pass@k of as many tokens",
+            "problems",
+        ),
+    }
+    found = []
+    for metric in evaluation:
+        start, _, name = metric.rpartition("/")
+        if start.startswith("eval/correction/round_") and name in rows:
+            label, cases = rows[name]
+            found.append(Measure(metric, label.format(start.rpartition("_")[2]), cases))
+    return found
 
 
 def _problems(count: int) -> str:

@@ -4,6 +4,9 @@ Difficulty-aware: problems whose pass rate lies in a medium band come first, the
 it. A share rho of the anchors are right attempts, the others wrong ones. At equal distance to the
 band, problems take turns, so that anchors spread over many problems.
 
+A slot is one group of corrections. A right anchor takes one; wrong ones may take several, and these
+groups then are one.
+
 Not decided here: how many anchors a step has, which attempts are eligible, the share (`replay`).
 """
 
@@ -20,12 +23,24 @@ class Selection:
       problem, sample: [k] int, indices into the [N, G] attempts.
       right: [k] bool, whether the attempt was right.
       in_band: [k] bool, whether its problem's pass rate lies in the band.
+      wrong_slots: slots that each wrong one takes.
     """
 
     problem: np.ndarray
     sample: np.ndarray
     right: np.ndarray
     in_band: np.ndarray
+    wrong_slots: int = 1
+
+    @property
+    def slots(self) -> np.ndarray:
+        """[k] int, the slots of each."""
+        return np.where(self.right, 1, self.wrong_slots)
+
+    def in_slots(self) -> list[tuple[int, int]]:
+        """(problem, sample) of each slot in use, in order."""
+        places = zip(self.problem.repeat(self.slots), self.sample.repeat(self.slots), strict=True)
+        return [(int(i), int(j)) for i, j in places]
 
     def __len__(self) -> int:
         return len(self.problem)
@@ -41,27 +56,36 @@ def select_anchors(
     max_per_problem: int,
     shortage: str,
     rng: np.random.Generator,
+    wrong_min_pass_rate: float = 0.0,
+    wrong_slots: int = 1,
+    balanced: bool = False,
 ) -> Selection:
-    """Chooses up to `count` anchors.
+    """Chooses anchors for up to `count` slots.
 
     Args:
       correct: [N, G] bool, verdicts of the base stream.
       verified: [N, G] bool, which attempts have a verdict; pass rates are of these.
       eligible: [N, G] bool, which of them may be anchors at all.
       count: K, slots for anchors.
-      success_share: rho, the share of right attempts among them.
+      success_share: rho, the share of the slots for right attempts.
       band: lowest and highest pass rate that count as medium difficulty, both included.
       max_per_problem: most anchors of one problem, right and wrong together.
       shortage: if one class has too few attempts, "other" fills its slots from the other class,
         "empty" leaves them unused.
       rng: breaks ties; the same state gives the same anchors.
+      wrong_min_pass_rate: wrong attempts only of problems with at least this pass rate.
+      wrong_slots: slots that a wrong attempt takes. What is left of them stays empty.
+      balanced: no more right anchors than wrong ones.
     """
     pass_rate = (correct & verified).sum(axis=1) / np.maximum(verified.sum(axis=1), 1)
     distance = np.maximum(0.0, np.maximum(band[0] - pass_rate, pass_rate - band[1]))
+    eligible = eligible & (correct | (pass_rate >= wrong_min_pass_rate)[:, None])
     used = np.zeros(len(correct), int)
     chosen: list[tuple[int, int]] = []
     successes = round(success_share * count)
-    slots = {0: count - successes, 1: successes}
+    if balanced:  # the others are for wrong ones
+        successes = min(successes, count // (1 + wrong_slots))
+    wanted_of = {0: (count - successes) // wrong_slots, 1: successes}
     queues = {right: _candidates(correct == right, eligible, distance, rng) for right in (0, 1)}
 
     def take(right: int, wanted: int) -> int:
@@ -78,18 +102,22 @@ def select_anchors(
         return wanted
 
     def spare(right: int) -> int:
-        """How many more attempts of a class the caps allow than it has slots."""
+        """How many more attempts of a class the caps allow than are wanted of it."""
         per_problem = (eligible & (correct == right)).sum(axis=1)
-        return int(np.minimum(per_problem, max_per_problem).sum()) - slots[right]
+        return int(np.minimum(per_problem, max_per_problem).sum()) - wanted_of[right]
 
     # The scarcer class chooses first: the other could use up the caps of the few problems with it.
-    missing = {right: take(right, slots[right]) for right in sorted(slots, key=spare)}
+    missing = {right: take(right, wanted_of[right]) for right in sorted(wanted_of, key=spare)}
     if shortage == "other":
-        take(1, missing[0])
-        take(0, missing[1])
+        take(1, missing[0] * wrong_slots)
+        take(0, missing[1] // wrong_slots)
 
     problem, sample = np.array(chosen, int).reshape(-1, 2).T
-    return Selection(problem, sample, correct[problem, sample], distance[problem] == 0)
+    right = correct[problem, sample]
+    if balanced:
+        kept = ~right | (np.cumsum(right) <= (~right).sum())
+        problem, sample, right = problem[kept], sample[kept], right[kept]
+    return Selection(problem, sample, right, distance[problem] == 0, wrong_slots)
 
 
 def _candidates(

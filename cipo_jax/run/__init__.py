@@ -9,6 +9,7 @@
     update.py         the compiled update with its shapes and shardings
     evaluate.py       how good a policy is; statistics.py: with which uncertainty
     measures.py       every metric: name, unit, meaning, and what is computed from attempts
+    transitions.py    what corrections made of the attempts they quote
     parameters.py     finding, checking and loading parameters of a run or a model
     cold_start.py     supervised warm-up
     start.py          where a run begins or continues
@@ -27,8 +28,9 @@ Not decided here: the order of a step (`train.py`), the method's formulas (`rl/`
 prints (`commands/`). `tests/test_layering.py` has the order in which these files may import one
 another.
 
-To add a metric: compute it where it is known (from attempts: in `measures.py`), put it into the
-step's `measures` in `train.py`, and add a line to the table in `measures.py`; then run
+To add a metric: compute it where it is known (from attempts: in `measures.py` or
+`transitions.py`), put it into the step's `measures` in `train.py`, and add a line to the table in
+`measures.py`; then run
 `python -m cipo_jax.run.measures > docs/metrics.md`. A figure of it is a `Plot` in
 `report/plots.py`.
 

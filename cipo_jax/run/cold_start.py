@@ -57,6 +57,7 @@ def open_material(config: Config, parts: Parts) -> Material:
         right_share=cs.right_share,
         min_operations=d.min_operations,
         max_operations=d.max_operations,
+        practice_share=cs.practice_share,
     )
     for demonstration in demonstrations.batch(0, cs.batch_size):
         parts.prompts.demonstration(demonstration)

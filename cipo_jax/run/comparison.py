@@ -80,9 +80,11 @@ def is_judged(attempt: Mapping[str, Any]) -> bool:
 
 def stream_of(attempt: Mapping[str, Any]) -> str:
     """What an archived attempt of an evaluation is: "base", or a correction, of an attempt of its
-    "own" file or of one that was "given"."""
+    "own" file or of one that was "given"; or "round 2", "round 3", ... of own corrections."""
     if attempt["anchor"] is None:
         return "base"
+    if (number := attempt.get("round", 1)) > 1:
+        return f"round {number}"
     return "given" if attempt["anchor"]["index"] is None else "own"
 
 
@@ -111,7 +113,9 @@ def outcomes(path: Path, phase: str, step: int) -> Outcomes:
     }
     tables: Outcomes = {}
     for record in read_attempts(path, phase, {step}):
-        table = tables.setdefault(measures[stream_of(record)], {})
+        whose = stream_of(record)
+        measure = measures.get(whose, f"{phase} after correction, {whose}")
+        table = tables.setdefault(measure, {})
         right = record["outcome"] == Outcome.CORRECT if is_judged(record) else None
         table.setdefault(record["problem_id"], []).append(right)
     return tables

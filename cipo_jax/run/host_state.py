@@ -7,7 +7,7 @@ import numpy as np
 
 from cipo_jax.config import keys
 from cipo_jax.rl.difficulty import Difficulty, remember
-from cipo_jax.rl.replay import ReplayState, update_replay
+from cipo_jax.rl.replay import ReplayState, Retention, update_replay
 from cipo_jax.rl.rewards import correct_array, pass_rates, verified_array
 from cipo_jax.run.streams import BaseStream
 
@@ -37,14 +37,13 @@ class HostState:
         replay: keys.Replay,
         verifier: keys.Verifier,
         base: BaseStream,
-        retention: float | None,
+        retention: Retention,
         sampled_tokens: int,
         drawn: int,
     ) -> "HostState":
         """The state after a step's two streams.
 
         Args:
-          retention: accuracy of the corrections of right anchors; None if there were none.
           sampled_tokens: in this step.
           drawn: problems drawn, in all steps.
         """
@@ -53,7 +52,6 @@ class HostState:
             controller = update_replay(
                 controller,
                 retention,
-                target=replay.target_retention,
                 minimum=replay.minimum,
                 maximum=replay.maximum,
                 gap_weight=replay.gap_weight,

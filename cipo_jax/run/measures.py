@@ -1,9 +1,10 @@
 """Every metric of a run: its name, its unit, what it is, and how it is computed from attempts.
 
 `METRICS` is the one list of names; `python -m cipo_jax.run.measures > docs/metrics.md` makes the
-page. What is a function of attempts, anchors and verdicts is computed here. The rest comes from
-where it is measured: the train step (losses, entropy, gradients), sampler, verifier pool, clock and
-compiler. Not decided here: when anything is written, and how hosts are combined.
+page. What is a function of attempts, anchors and verdicts is computed here, what compares
+corrections with the attempts they quote in `transitions.py`. The rest comes from where it is
+measured: the train step (losses, entropy, gradients), sampler, verifier pool, clock and compiler.
+Not decided here: when anything is written, and how hosts are combined.
 """
 
 import dataclasses
@@ -14,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from cipo_jax.config.keys import Verifier
-from cipo_jax.data.prompts import said
+from cipo_jax.config.keys import Algorithm, Verifier
 from cipo_jax.rl.anchors import Selection
-from cipo_jax.rl.rewards import is_counted, is_known, reward_of, verified_array
+from cipo_jax.rl.packing import TrainSequence
+from cipo_jax.rl.rewards import is_counted, reward_of, verified_array
+from cipo_jax.run.transitions import gradient_weight, transitions, wrong_solved
 from cipo_jax.types import STREAMS, Attempt, Outcome, Prompt
 
 
@@ -86,11 +88,23 @@ correction/copy_rate | share | Of corrections whose text is the quoted attempt's
     space aside.
 correction/answer_changed_frac | share | Of corrections whose extracted answer is another string
     than the quoted attempt's; no answer equals no answer only.
+correction/copy_rate/{class} | share | As correction/copy_rate, of corrections of right or of wrong
+    attempts alone.
+correction/same_answer/{class} | share | Of corrections of right or of wrong attempts that have an
+    answer, those with the same answer (the same string). Of a wrong attempt it is an error that
+    was repeated.
+correction/right_weight | share | Of the correction stream's gradient weight, the part of right
+    anchors: sums of abs(advantage) x completion tokens (with `algorithm.aggregation` sequence_mean
+    of abs(advantage)), after `correction.right_limits`. Near 1 the stream teaches to keep what is
+    there, and not to correct. It is no gradient: parts of that cancel.
+correction/wrong_solved | share | Of wrong anchors, those with at least one right correction. The
+    other ones' groups are all wrong and teach nothing.
 anchor/count | number | Attempts put back.
 anchor/realised_success_share | share | Of them that are right.
 anchor/fallback_frac | share | Of them from problems outside the band of difficulty.
 anchor/trimmed_frac | share | Of correction prompts whose quoted attempt was cut.
 replay/rho | share | Of anchors that are to be right, as the controller wants it (rho).
+replay/target | share | What the step's retention is compared with (`replay.target`).
 
 # Update
 loss/total | loss | L_base + lambda L_corr, the mean over the step's updates.
@@ -159,8 +173,24 @@ eval/correction/w2r | share | Of wrong own attempts, those that are corrected.
 eval/correction/r2r | share | Of right own attempts, those that are kept right.
 eval/correction/r2w | share | Of right own attempts, those that are spoilt.
 eval/correction/error | share | Of their corrections, those without a verdict.
+eval/correction/resampled_w2r | share | For the same wrong own attempts: of the other attempts at
+    their problems, those that are right.
+eval/correction/w2r_gain | difference | eval/correction/w2r minus that: whether a correction is
+    better than another attempt. Where it is not, attempts hold nothing that helps the policy, and
+    corrections have little to teach.
+eval/correction/round_{r}/accuracy | share | With `eval.correction_rounds`: of corrected own
+    attempts, those that are right after r rounds.
+eval/correction/round_{r}/solved | share | Of them, those that were right at any time up to then,
+    the first attempt included.
+eval/correction/round_{r}/attempts | number | As many attempts take the tokens of the attempt and
+    its r corrections.
+eval/correction/round_{r}/pass | share | pass@k of the same problems with that many attempts, linear
+    between whole numbers; absent where there are fewer `eval.samples`.
+eval/correction/round_{r}/solved_gain | difference | solved minus pass, paired by problem.
+eval/correction/round_{r}/vote | share | maj@k with that many attempts (`--mode=evaluate`).
 eval/correction/{name}_stderr | share | Of any of these, its standard error over problems.
-eval/given/{name} | share | The same for attempts that the task makes (`eval.given_attempts`).
+eval/given/{name} | share | The first six of these for attempts that the task makes
+    (`eval.given_attempts`).
 time/eval | seconds | The evaluation.
 
 # Cold start
@@ -212,7 +242,7 @@ is absent. A value that is not finite is null, and `non_finite` says which it wa
 
 def reduce_attempts(
     attempts: Sequence[Attempt],
-    group_size: int,
+    group_size: int | Sequence[int],
     prefix: str,
     verifier: Verifier = Verifier(),  # noqa: B008
     overlong: str = "keep",
@@ -220,28 +250,32 @@ def reduce_attempts(
     """The metrics `prefix`/... of one stream of attempts; nothing for no attempts.
 
     Args:
-      attempts: [n * group_size], group-major.
+      attempts: group-major.
+      group_size: of all groups, or of each.
       prefix: the stream's name, such as "base".
       verifier: what a verdict earns and which say nothing; the default: 1 if correct, else 0.
       overlong: `algorithm.overlong`.
 
     Raises:
-      ValueError: the number of attempts is not a multiple of `group_size`.
+      ValueError: the attempts are not whole groups of these sizes.
     """
-    if len(attempts) % group_size:
+    sizes = group_size
+    if isinstance(sizes, int):
+        sizes = [sizes] * (len(attempts) // sizes)
+    if len(attempts) != sum(sizes):
         raise ValueError(f"{len(attempts)} attempts are not whole groups of {group_size}")
     if not attempts:
         return {}
     correct = np.array([a.correct for a in attempts])
     lengths = np.array([len(a.completion.tokens) for a in attempts])
     outcomes = [a.verdict.outcome for a in attempts]
-    rights = correct.reshape(-1, group_size).sum(axis=1)
     rewards = np.array([reward_of(a.verdict, verifier) for a in attempts])
     counted = np.array([is_counted(a, verifier, overlong) for a in attempts])
-    verified = verified_array(attempts, group_size, verifier).ravel()
-    known = verified.reshape(-1, group_size).sum(axis=1)
-    starts = range(0, len(attempts), group_size)
-    earned = [rewards[i : i + group_size][counted[i : i + group_size]] for i in starts]
+    verified = verified_array(attempts, 1, verifier).ravel()
+    starts = np.cumsum([0, *sizes[:-1]])
+    rights, known = (np.add.reduceat(flags.astype(int), starts) for flags in (correct, verified))
+    spans = [slice(i, i + size) for i, size in zip(starts, sizes, strict=True)]
+    earned = [rewards[span][counted[span]] for span in spans]
     metrics = {
         "reward/mean": float(rewards.mean()),
         "pass_rate": float((correct & verified).sum() / max(int(verified.sum()), 1)),
@@ -263,18 +297,21 @@ def stream_measures(
     corrections: Sequence[Attempt],
     group_sizes: tuple[int, int],
     anchors: Selection,
+    sequences: Sequence[TrainSequence],
     verifier: Verifier,
-    overlong: str,
+    algorithm: Algorithm,
 ) -> dict[str, float]:
     """The metrics of both streams of a step that attempts and anchors decide.
 
     Args:
       attempts: [N * G], group-major.
       sampled: these and what dynamic sampling replaced; None without dynamic sampling.
-      corrections: [K * G_c], group-major, of `anchors`.
+      corrections: group-major, of `anchors`, G_c for each of their slots.
       group_sizes: G and G_c.
+      sequences: both streams', with their advantages.
     """
     G, G_c = group_sizes
+    overlong, sizes = algorithm.overlong, (anchors.slots * G_c).tolist()
 
     def histogram(attempts: Sequence[Attempt]) -> dict[str, float]:
         correct = np.array([a.correct for a in attempts]).reshape(-1, G)
@@ -286,11 +323,13 @@ def stream_measures(
         of_sampled |= {f"sampled/{name}": share for name, share in histogram(sampled).items()}
     return {
         **reduce_attempts(attempts, G, "base", verifier, overlong),
-        **reduce_attempts(corrections, G_c, "correction", verifier, overlong),
+        **reduce_attempts(corrections, sizes, "correction", verifier, overlong),
         **histogram(attempts),
         **of_sampled,
         **transitions(corrections, verifier),
-        **anchor_metrics(anchors, [c.prompt for c in corrections[::G_c]]),
+        **wrong_solved(corrections, sizes, verifier),
+        **gradient_weight(sequences, anchors.right, algorithm.aggregation),
+        **anchor_metrics(anchors, [c.prompt for c in corrections[::G_c]]),  # one for each slot
     }
 
 
@@ -302,49 +341,6 @@ def pass_rate_histogram(correct: np.ndarray) -> dict[str, float]:
         return {}
     counts = np.bincount(correct.sum(axis=1), minlength=G + 1)
     return {f"pass_rate/{k}_of_{G}": float(n / groups) for k, n in enumerate(counts)}
-
-
-def transition(correction: Attempt) -> str:
-    """Whether the quoted attempt, then the correction, was correct: "r2r", "r2w", "w2r" or "w2w".
-
-    Raises:
-      ValueError: the attempt is not a correction.
-    """
-    if correction.prompt.anchor is None:
-        raise ValueError(f"attempt at problem {correction.problem.id!r} has no anchor")
-    return "wr"[correction.prompt.anchor.correct] + "2" + "wr"[correction.correct]
-
-
-def transitions(
-    corrections: Sequence[Attempt],
-    verifier: Verifier = Verifier(),  # noqa: B008
-) -> dict[str, float]:
-    """How corrections changed the attempts they quote; nothing for no corrections.
-
-    `correction/fix_rate` is absent if no quoted attempt was wrong, `correction/retention` and
-    `correction/break_rate` if none was right. Corrections whose verdict says nothing are left out.
-
-    Raises:
-      ValueError: an attempt has no anchor.
-    """
-    corrections = [c for c in corrections if is_known(c.verdict, verifier)]
-    if not corrections:
-        return {}
-    kinds = [transition(c) for c in corrections]
-    n = len(kinds)
-    count = {kind: kinds.count(kind) for kind in ("r2r", "r2w", "w2r", "w2w")}
-    pairs = [(c.prompt.anchor, c) for c in corrections if c.prompt.anchor is not None]
-    copied = sum(said(a).strip() == said(c).strip() for a, c in pairs)
-    changed = sum(a.verdict.extracted != c.verdict.extracted for a, c in pairs)
-    metrics = {f"transition/{kind}": number / n for kind, number in count.items()}
-    metrics |= {f"transition/{kind}_count": float(number) for kind, number in count.items()}
-    metrics |= {"correction/copy_rate": copied / n, "correction/answer_changed_frac": changed / n}
-    if wrong := count["w2r"] + count["w2w"]:
-        metrics["correction/fix_rate"] = count["w2r"] / wrong
-    if right := count["r2r"] + count["r2w"]:
-        metrics["correction/retention"] = count["r2r"] / right
-        metrics["correction/break_rate"] = count["r2w"] / right
-    return metrics
 
 
 def anchor_metrics(anchors: Selection, prompts: Sequence[Prompt]) -> dict[str, float]:

@@ -1,8 +1,8 @@
 """The two streams of a step: prompts, sampling, and attempts as training sequences.
 
 Decided here: what dynamic sampling replaces, with which keys streams are sampled, and which
-attempts take part in what. Problems are drawn in `draw.py`, advantages computed in `rl/advantages`,
-anchors chosen in `rl/anchors`.
+attempts take part in what. Problems are drawn in `draw.py`, advantages computed in `rl/advantages`
+and limited in `rl/limits`, anchors chosen in `rl/anchors`.
 """
 
 import dataclasses
@@ -11,14 +11,18 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from cipo_jax.config.keys import Algorithm, Verifier
+from cipo_jax.config.keys import Algorithm, Correction, Replay, Verifier
 from cipo_jax.policy.model import Params
 from cipo_jax.rl.advantages import group_advantages, overlong_penalty
+from cipo_jax.rl.anchors import Selection, select_anchors
+from cipo_jax.rl.limits import limit_right
 from cipo_jax.rl.packing import TrainSequence
+from cipo_jax.rl.replay import Retention, fresh_rate
 from cipo_jax.rl.rewards import (
     correct_array,
     is_counted,
     outcome_reward,
+    retention,
     reward_of,
     shaped_rewards,
     verified_array,
@@ -104,6 +108,34 @@ def sample_base(
     return BaseStream([a for group in groups for a in group], replaced)
 
 
+def choose_anchors(
+    attempts: Sequence[Attempt],
+    group_size: int,
+    count: int,
+    success_share: float,
+    correction: Correction,
+    verifier: Verifier,
+    rng: np.random.Generator,
+) -> Selection:
+    """The attempts of the base stream ([N * G], group-major) that are put back, as
+    `select_anchors` takes `count`, `success_share` and `rng`."""
+    known = verified_array(attempts, group_size, verifier)
+    return select_anchors(
+        correct_array(attempts, group_size),
+        known,
+        eligible_array(known, attempts, correction.cut_anchors),
+        count,
+        success_share,
+        (correction.band_low, correction.band_high),
+        correction.max_per_problem,
+        correction.shortage,
+        rng,
+        wrong_min_pass_rate=correction.wrong_min_pass_rate,
+        wrong_slots=correction.wrong_group_multiple,
+        balanced="count" in correction.right_limits,
+    )
+
+
 def sample_corrections(
     attempt: MakeAttempts,
     params: Params,
@@ -111,7 +143,8 @@ def sample_corrections(
     group_size: int,
     key: jax.Array,
 ) -> list[Attempt]:
-    """[K * G_c], group-major: corrections of the anchors that the prompts quote."""
+    """[n * G_c], prompt-major: corrections of the anchors that the prompts quote. A prompt that is
+    there several times gets others each time."""
     if not prompts:
         return []
     return attempt(params, prompts, group_size, jax.random.fold_in(key, CORRECTION_KEY), "correct")
@@ -131,42 +164,78 @@ def base_sequences(
       max_tokens: the token limit of a completion.
     """
     norm = algorithm.advantage_norm
-    return _sequences(attempts, rewards, norm, algorithm, verifier, max_tokens, BASE)
+    ones = np.ones(len(rewards), int)
+    return _sequences(attempts, rewards, ones, norm, algorithm, verifier, max_tokens, BASE)
+
+
+def judge_retention(
+    attempts: Sequence[Attempt],
+    corrections: Sequence[Attempt],
+    anchors: Selection,
+    group_sizes: tuple[int, int],
+    replay: Replay,
+    verifier: Verifier,
+) -> Retention:
+    """The step's retention, and what `replay` compares it with.
+
+    Args:
+      attempts: [N * G], group-major, of the base stream.
+      corrections: group-major, of `anchors`, G_c for each of their slots.
+      group_sizes: G and G_c.
+    """
+    G, G_c = group_sizes
+    known = verified_array(corrections, G_c, verifier)
+    right = anchors.right.repeat(anchors.slots)
+    value, target = retention(correct_array(corrections, G_c), right, known), None
+    if replay.target == "constant":
+        target = replay.target_retention
+    elif value is not None:
+        base = correct_array(attempts, G), verified_array(attempts, G, verifier)
+        target = fresh_rate(*base, anchors.problem[anchors.right], known[right].sum(axis=1))
+    return Retention(value, target)
 
 
 def correction_sequences(
     corrections: Sequence[Attempt],
     rewards: np.ndarray,
-    anchor_right: np.ndarray,
-    lambda_risk: float,
+    anchors: Selection,
+    correction: Correction,
+    retention_is_held: bool,
     algorithm: Algorithm,
     verifier: Verifier,
     max_tokens: int,
 ) -> list[TrainSequence]:
-    """The corrections ([K * G_c], group-major) with their advantages, from risk-averse shaped
-    rewards.
+    """The corrections (group-major, G_c for each slot of `anchors`) with their advantages, from
+    risk-averse shaped rewards, within `correction.right_limits`.
 
     Args:
-      rewards: [K, G_c].
-      anchor_right: [K] bool, whether each group's anchor was right.
+      rewards: [slots, G_c].
+      retention_is_held: `Retention.is_held` of the step.
       max_tokens: the token limit of a completion.
     """
     correct = correct_array(corrections, rewards.shape[1])
     verified = verified_array(corrections, rewards.shape[1], verifier)
-    shaped = shaped_rewards(rewards, correct, anchor_right, lambda_risk, verified)
+    right, slots = anchors.right, anchors.slots
+    shaped = shaped_rewards(rewards, correct, right.repeat(slots), correction.lambda_risk, verified)
     norm = algorithm.correction_advantage_norm
-    return _sequences(corrections, shaped, norm, algorithm, verifier, max_tokens, CORRECTION)
+    sequences = _sequences(
+        corrections, shaped, slots, norm, algorithm, verifier, max_tokens, CORRECTION
+    )
+    limits, aggregation = correction.right_limits, algorithm.aggregation
+    return limit_right(sequences, right, limits, aggregation, retention_is_held)
 
 
 def _sequences(
     attempts: Sequence[Attempt],
     rewards: np.ndarray,
+    slots: np.ndarray,
     norm: str,
     algorithm: Algorithm,
     verifier: Verifier,
     max_tokens: int,
     stream: int,
 ) -> list[TrainSequence]:
+    """Attempts with their advantages; group k is the next `slots[k]` rows of `rewards`."""
     shape = rewards.shape
     counted = [is_counted(a, verifier, algorithm.overlong) for a in attempts]
     bare = np.array([outcome_reward(a.verdict, verifier) for a in attempts]).reshape(shape)
@@ -175,7 +244,19 @@ def _sequences(
         rewards = rewards + overlong_penalty(lengths, max_tokens, algorithm.overlong_buffer)
     included = np.array(counted, bool).reshape(shape)
     span = verifier.reward_correct - verifier.reward_wrong
-    advantages = group_advantages(rewards, norm, bare, included, span).reshape(-1).tolist()
+    # [groups, G of the largest]: the places of a row that a smaller group does not have take part
+    # in nothing.
+    sizes = slots * shape[1]
+    exists = np.arange(sizes.max(initial=0)) < sizes[:, None]
+
+    def grouped(values: np.ndarray) -> np.ndarray:
+        whole = np.zeros(exists.shape, values.dtype)
+        whole[exists] = values.reshape(-1)
+        return whole
+
+    by_group = grouped(rewards), norm, grouped(bare), grouped(included), span
+    advantages = group_advantages(*by_group)[exists].tolist()
+    group_of = np.arange(len(slots)).repeat(sizes).tolist()
     return [
         TrainSequence(
             prompt=a.prompt.tokens,
@@ -183,7 +264,7 @@ def _sequences(
             old_logprobs=a.completion.logprobs,
             advantage=advantage,
             stream=stream,
-            group=i // shape[1],
+            group=group_of[i],
             trained=counted[i],
         )
         for i, (a, advantage) in enumerate(zip(attempts, advantages, strict=True))

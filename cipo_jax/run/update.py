@@ -80,7 +80,7 @@ class BatchPlan:
       sequences: of the base and of the correction stream.
       microbatch_rows: rows of a microbatch, over all devices; a multiple of the row shards.
       row_tokens: tokens of a row, at least the longest sequence.
-      group_sizes: completions of one prompt in each stream, kept together in a minibatch.
+      group_sizes: most completions of one prompt in each stream, kept together in a minibatch.
       minibatches, epochs: optimiser updates per batch, see `rl/train_step`.
       share_prompts: whether completions of one prompt share it; None: see `shares_prompts`.
     """
@@ -275,12 +275,12 @@ def make_policy_update(config: Config, policy: Policy, schedule: optax.Schedule)
 
 def policy_plan(config: Config) -> BatchPlan:
     """The batch of an RL step."""
-    batch = config.batch
+    batch, k = config.batch, config.correction
     return BatchPlan(
         sequences=(config.num_attempts, config.num_corrections),
         microbatch_rows=batch.microbatch_rows,
         row_tokens=batch.row_tokens,
-        group_sizes=(config.rollout.group_size, config.correction.group_size),
+        group_sizes=(config.rollout.group_size, k.group_size * k.wrong_group_multiple),
         minibatches=batch.minibatches,
         epochs=batch.epochs,
     )

@@ -98,7 +98,9 @@ def test_variants_are_valid_changes_of_the_demo(name: str) -> None:
     get_config = runpy.run_path(str(PACKAGE.parent / "configs" / "demo.py"))["get_config"]
     assert VARIANTS[name].__doc__
     variant = resolve(get_config(name))
-    assert (variant != resolve(get_config())) == (name != "cipo")
+    # The controller of the paper is the default as well; the variant keeps its values.
+    same = name in ("cipo", "paper_controller")
+    assert (variant == resolve(get_config())) == same
 
 
 # Keys and types.
@@ -206,6 +208,7 @@ def test_no_number_may_be_nan(key: str) -> None:
         ({"replay__initial": 0.9}, "replay.initial", "[0.2, 0.8]"),
         ({"correction__replay_fraction": 0.01}, "correction.replay_fraction", "one anchor"),
         ({"correction__group_size": 1}, "correction.group_size", ">= 2"),
+        ({"correction__wrong_group_multiple": 33}, "correction.wrong_group_multiple", "<= 32"),
         (
             {"algorithm__correction_advantage_norm": "group"},
             "correction.lambda_risk",
@@ -227,6 +230,11 @@ def test_no_number_may_be_nan(key: str) -> None:
         ({"eval__pass_at": (0,)}, "eval.pass_at", "between 1 and eval.samples = 8"),
         ({"eval__pass_at": (1, 9)}, "eval.pass_at", "between 1 and eval.samples = 8"),
         ({"eval__corrected_attempts": 9}, "eval.corrected_attempts", "<= eval.samples = 8"),
+        (
+            {"eval__corrected_attempts": 0, "eval__correction_rounds": 3},
+            "eval.correction_rounds",
+            "nothing to correct",
+        ),
     ],
 )
 def test_values_out_of_range_or_at_odds_are_refused(values: dict, key: str, wanted: str) -> None:

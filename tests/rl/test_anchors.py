@@ -24,6 +24,9 @@ class Case:
     max_per_problem: int = 2
     shortage: str = "other"
     seed: int = 0
+    wrong_min_pass_rate: float = 0.0
+    wrong_slots: int = 1
+    balanced: bool = False
 
     def select(self) -> Selection:
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
@@ -226,3 +229,43 @@ def test_pass_rates_are_of_all_verdicts_whoever_may_be_an_anchor() -> None:
     rng = np.random.default_rng(0)
     anchors = select_anchors(correct, verified, eligible, 2, 1.0, (0.375, 0.75), 2, "other", rng)
     assert anchors.problem.tolist() == [0, 0] and anchors.in_band.all()
+
+
+# What bounds right anchors, and larger groups for wrong ones.
+
+
+@given(cases(), st.integers(1, 4), st.booleans())
+def test_slots_are_never_more_than_there_are(c: Case, wrong_slots: int, balanced: bool) -> None:
+    c = dataclasses.replace(c, wrong_slots=wrong_slots, balanced=balanced)
+    selection = c.select()
+    assert selection.slots.sum() == len(selection.in_slots()) <= c.count
+    assert selection.slots.tolist() == [1 if right else wrong_slots for right in selection.right]
+    assert list(dict.fromkeys(selection.in_slots())) == chosen_of(selection)
+    assert max(np.bincount(selection.problem), default=0) <= c.max_per_problem
+    if balanced:
+        assert selection.right.sum() <= (~selection.right).sum()
+
+
+def test_balance_gives_the_slots_of_right_anchors_to_wrong_ones() -> None:
+    mixed = case(np.tile([True, False], (8, 4)), count=12, success_share=0.75)
+    assert mixed.select().right.sum() == 9
+    balanced = dataclasses.replace(mixed, balanced=True)
+    assert (balanced.select().right.sum(), len(balanced.select())) == (6, 12)
+    thrice = dataclasses.replace(balanced, wrong_slots=3).select()
+    assert (thrice.right.sum(), (~thrice.right).sum()) == (3, 3)
+    # Where wrong ones are few, slots stay empty.
+    few = np.ones((8, 8), bool)
+    few[3, 4] = few[5, 1] = False
+    few_wrong = case(few, count=12, success_share=0.25, balanced=True).select()
+    assert (few_wrong.right.sum(), len(few_wrong)) == (2, 4)
+
+
+def test_wrong_anchors_of_problems_that_are_never_solved_can_be_left_out() -> None:
+    anywhere = case(RATES, count=32, success_share=0.0, shortage="empty", max_per_problem=8)
+    assert set(anywhere.select().problem.tolist()) == {0, 1, 2}
+    for rate, problems in ((1 / 8, {0, 1, 2}), (0.2, {1, 2}), (0.5, {2}), (0.6, set())):
+        chosen = dataclasses.replace(anywhere, wrong_min_pass_rate=rate).select()
+        assert set(chosen.problem.tolist()) == problems
+    # Right ones stay.
+    rights = dataclasses.replace(anywhere, wrong_min_pass_rate=1.0, success_share=1.0).select()
+    assert set(rights.problem.tolist()) == {0, 1, 2, 3}

@@ -2,12 +2,12 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
-from cipo_jax.rl.replay import ReplayState, update_replay
+from cipo_jax.rl.replay import ReplayState, Retention, fresh_rate, update_replay
 
 SETTINGS = {
-    "target": 0.8,
     "minimum": 0.2,
     "maximum": 0.8,
     "gap_weight": 0.8,
@@ -18,7 +18,7 @@ SETTINGS = {
 
 def run(state: ReplayState, *retentions: float | None) -> ReplayState:
     for value in retentions:
-        state = update_replay(state, value, **SETTINGS)
+        state = update_replay(state, Retention(value, 0.8), **SETTINGS)
     return state
 
 
@@ -66,3 +66,41 @@ def test_streak_counts_consecutive_steps_below_and_saturates_at_three() -> None:
 
     gap = 1 + 0.8 * 0.1
     assert [factor(n) - gap for n in (0, 1, 2, 3, 9)] == pytest.approx([0.05, 0.1, *[0.15] * 3])
+
+
+def test_without_a_target_nothing_changes() -> None:
+    state = ReplayState(rho=0.37, previous_retention=0.6, below=2)
+    assert update_replay(state, Retention(0.5, None), **SETTINGS) == state
+
+
+def test_what_is_kept_is_compared_with_a_fresh_attempt() -> None:
+    # Half of what is right is kept. That is what the policy reaches anyway, so nothing is spoilt;
+    # compared with 0.8 it is.
+    state = ReplayState(rho=0.4)
+    assert update_replay(state, Retention(0.5, 0.5), **SETTINGS).rho == 0.4
+    assert update_replay(state, Retention(0.5, 0.8), **SETTINGS).rho > 0.4
+
+
+@pytest.mark.parametrize(
+    ("value", "target", "held"),
+    [(0.5, 0.5, True), (0.6, 0.5, True), (0.4, 0.5, False), (None, 0.5, False), (0.5, None, False)],
+)
+def test_retention_is_held_at_its_target(value, target, held) -> None:
+    assert Retention(value, target).is_held is held
+
+
+def test_the_fresh_rate_is_of_the_other_attempts() -> None:
+    correct = np.array([[1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]], bool)
+    verified = np.array([[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 0], [1, 0, 0, 0]], bool)
+
+    def rate(*problems: int, weights: list[int]) -> float | None:
+        return fresh_rate(correct, verified, np.array(problems, int), np.array(weights))
+
+    assert rate(0, weights=[8]) == pytest.approx(1 / 3)
+    assert rate(1, weights=[8]) == 0
+    assert rate(2, weights=[8]) == 1
+    assert rate(0, 0, 2, weights=[2, 1, 1]) == pytest.approx((3 / 3 + 1) / 4)
+    # The one of problem 3 has no others with a verdict; an anchor without corrections counts 0.
+    assert rate(0, 3, weights=[8, 8]) == pytest.approx(1 / 3)
+    assert rate(3, weights=[8]) is None and rate(0, weights=[0]) is None
+    assert rate(weights=[]) is None

@@ -10,7 +10,7 @@ from cipo_jax.data.mixture import Part, TaskSplit, open_mixture
 from cipo_jax.data.tasks.arithmetic import TASK
 from cipo_jax.data.tasks.generated import GeneratedProblems
 from cipo_jax.rl.difficulty import Difficulty
-from cipo_jax.rl.replay import ReplayState
+from cipo_jax.rl.replay import ReplayState, Retention
 from cipo_jax.run.draw import Draw, check_enough
 from cipo_jax.run.host_state import HostState
 from cipo_jax.run.streams import BaseStream
@@ -96,7 +96,7 @@ def test_fewer_problems_than_a_step_has_are_refused() -> None:
 
 def test_how_many_were_drawn_is_kept_and_known_of_older_checkpoints() -> None:
     state = HostState(ReplayState(0.3)).after_step(
-        Rollout(), Replay(), Verifier(), BaseStream([], []), None, 0, drawn=41
+        Rollout(), Replay(), Verifier(), BaseStream([], []), Retention(None, None), 0, drawn=41
     )
     rollout = Rollout(problems_per_step=4, max_refills=1)
     saved = state.to_json()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from places import ROOT
 
-from cipo_jax.config.keys import Verifier
+from cipo_jax.config.keys import Algorithm, Verifier
 from cipo_jax.rl.anchors import Selection
 from cipo_jax.run.measures import (
     METRICS,
@@ -15,9 +15,8 @@ from cipo_jax.run.measures import (
     reduce_attempts,
     reference,
     stream_measures,
-    transition,
-    transitions,
 )
+from cipo_jax.run.transitions import transitions
 from cipo_jax.types import Attempt, Completion, Outcome, Problem, Prompt, Verdict
 
 PROBLEM = Problem("p", "1+1?", "2")
@@ -123,12 +122,12 @@ def test_what_was_sampled_is_told_apart_from_what_was_kept():
     right, wrong = attempt(Outcome.CORRECT), attempt(Outcome.WRONG)
     none = Selection(*(np.zeros(0, int) for _ in range(4)))
     kept, sampled = [right, wrong], [right, wrong, wrong, wrong]
-    metrics = stream_measures(kept, sampled, [], (2, 2), none, Verifier(), "keep")
+    metrics = stream_measures(kept, sampled, [], (2, 2), none, [], Verifier(), Algorithm())
     assert metrics["base/pass_rate"] == 1 / 2 and metrics["sampled/pass_rate"] == 1 / 4
     assert (metrics["pass_rate/0_of_2"], metrics["sampled/pass_rate/0_of_2"]) == (0, 1 / 2)
     assert metrics["sampled/group/mixed"] == 1 / 2
     assert not [name for name in metrics if find_metric(name) is None]
-    without = stream_measures(kept, None, [], (2, 2), none, Verifier(), "keep")
+    without = stream_measures(kept, None, [], (2, 2), none, [], Verifier(), Algorithm())
     assert not [name for name in without if name.startswith("sampled/")]
 
 
@@ -136,68 +135,15 @@ def test_groups_are_consecutive_attempts():
     right, wrong = attempt(Outcome.CORRECT), attempt(Outcome.WRONG)
     assert reduce_attempts([right, right, wrong, wrong], 2, "b")["b/group/mixed"] == 0
     assert reduce_attempts([right, wrong, right, wrong], 2, "b")["b/group/mixed"] == 1
+    uneven = reduce_attempts([right, right, wrong, wrong, wrong], [1, 3, 1], "b")
+    assert uneven["b/group/mixed"] == uneven["b/group/all_right"] == pytest.approx(1 / 3)
+    assert uneven["b/group/informative"] == pytest.approx(1 / 3)
 
 
 def test_reduce_attempts_of_nothing_and_of_broken_groups():
     assert reduce_attempts([], 4, "base") == {}
     with pytest.raises(ValueError, match="3 attempts are not whole groups of 2"):
         reduce_attempts([attempt(Outcome.WRONG)] * 3, 2, "base")
-
-
-def test_transitions_by_hand():
-    right = attempt(Outcome.CORRECT, text="so 2", extracted="2")
-    wrong = attempt(Outcome.WRONG, text="so 3\n", extracted="3")
-    silent = attempt(Outcome.NO_ANSWER, text="", extracted=None)
-    corrections = [
-        attempt(Outcome.CORRECT, text=" so 2 ", extracted="2", anchor=right),  # r2r, a copy
-        attempt(Outcome.CORRECT, text="it is 2", extracted="2", anchor=right),  # r2r
-        attempt(Outcome.WRONG, text="so 5", extracted="5", anchor=right),  # r2w, changed
-        attempt(Outcome.CORRECT, text="so 2", extracted="2", anchor=wrong),  # w2r, changed
-        attempt(Outcome.WRONG, text="so 3", extracted="3", anchor=wrong),  # w2w, a copy
-        attempt(Outcome.TIMEOUT, text="hm", extracted=None, anchor=silent),  # w2w
-        attempt(Outcome.WRONG, text="4", extracted="4", anchor=silent),  # w2w, changed
-        attempt(Outcome.NO_ANSWER, text="?", extracted=None, anchor=wrong),  # w2w, changed
-    ]
-    assert [transition(c) for c in corrections] == [
-        "r2r",
-        "r2r",
-        "r2w",
-        "w2r",
-        "w2w",
-        "w2w",
-        "w2w",
-        "w2w",
-    ]
-    assert transitions(corrections) == pytest.approx(
-        {
-            "transition/r2r": 2 / 8,
-            "transition/r2w": 1 / 8,
-            "transition/w2r": 1 / 8,
-            "transition/w2w": 4 / 8,
-            "transition/r2r_count": 2,
-            "transition/r2w_count": 1,
-            "transition/w2r_count": 1,
-            "transition/w2w_count": 4,
-            "correction/fix_rate": 1 / 5,
-            "correction/break_rate": 1 / 3,
-            "correction/retention": 2 / 3,
-            "correction/copy_rate": 2 / 8,
-            "correction/answer_changed_frac": 4 / 8,
-        }
-    )
-
-
-def test_rates_without_a_denominator_are_absent():
-    right, wrong = attempt(Outcome.CORRECT), attempt(Outcome.WRONG)
-    only_wrong = transitions([attempt(Outcome.CORRECT, anchor=wrong)])
-    assert only_wrong["correction/fix_rate"] == 1
-    assert not {"correction/retention", "correction/break_rate"} & only_wrong.keys()
-    only_right = transitions([attempt(Outcome.WRONG, anchor=right)])
-    assert only_right["correction/break_rate"] == 1 and only_right["correction/retention"] == 0
-    assert "correction/fix_rate" not in only_right
-    assert transitions([]) == {}
-    with pytest.raises(ValueError, match="no anchor"):
-        transitions([right])
 
 
 def test_a_step_without_a_gradient_keeps_its_metrics():

@@ -6,13 +6,18 @@ import jax
 import numpy as np
 import pytest
 
-from cipo_jax.config.keys import Algorithm, Verifier
+from cipo_jax.config.keys import Algorithm, Replay, Verifier
+from cipo_jax.config.method import Correction
 from cipo_jax.rl.advantages import NORMS
+from cipo_jax.rl.anchors import Selection
+from cipo_jax.rl.packing import TrainSequence
+from cipo_jax.rl.replay import Retention
 from cipo_jax.rl.rewards import reward_array, verified_array
 from cipo_jax.run.streams import (
     base_sequences,
     correction_sequences,
     eligible_array,
+    judge_retention,
     sample_base,
     sample_corrections,
 )
@@ -140,15 +145,40 @@ def test_what_is_left_out_makes_no_group_worth_keeping(
     assert problems_of(base.attempts) == ["b" if refilled else "a"]
 
 
+def of_corrections(
+    attempts: list[Attempt],
+    rewards: np.ndarray,
+    right: list[bool],
+    algorithm: Algorithm | None = None,
+    verifier: Verifier | None = None,
+    held: bool = False,
+    wrong_slots: int = 1,
+    **correction,
+) -> list[TrainSequence]:
+    """The training sequences of corrections of anchors that were `right`."""
+    places = np.zeros(len(right), int)
+    anchors = Selection(places, places, np.array(right), np.array(right), wrong_slots)
+    section = Correction(**correction)
+    return correction_sequences(
+        attempts,
+        rewards,
+        anchors,
+        section,
+        held,
+        algorithm or Algorithm(),
+        verifier or Verifier(),
+        max_tokens=8,
+    )
+
+
 def test_what_is_left_out_is_measured_without_an_advantage() -> None:
     attempts = [Attempt(prompt("a"), done(2), "", VERDICTS[letter]) for letter in "rwet"]
     for left_out, counted in ((("error",), [0, 1, 3]), (("error", "timeout"), [0, 1])):
         verifier = Verifier(left_out=left_out)
         rewards = reward_array(attempts, 4, verifier)
-        right = np.array([True])
         for sequences in (
             base_sequences(attempts, rewards, Algorithm(), verifier, 8),
-            correction_sequences(attempts, rewards, right, 0.5, Algorithm(), verifier, 8),
+            of_corrections(attempts, rewards, [True], verifier=verifier),
         ):
             assert [i for i, s in enumerate(sequences) if s.trained] == counted
             others = [s.advantage for s in sequences if not s.trained]
@@ -166,9 +196,7 @@ def test_overlong_penalties_never_end_a_step(norm: str) -> None:
     ]
     algorithm = Algorithm(correction_advantage_norm=norm, overlong="soft", overlong_buffer=4)
     rewards = reward_array(attempts, 4, Verifier())
-    sequences = correction_sequences(
-        attempts, rewards, np.array([True]), 0.5, algorithm, Verifier(), 8
-    )
+    sequences = of_corrections(attempts, rewards, [True], algorithm)
     assert max(abs(s.advantage) for s in sequences) < 2
 
 
@@ -215,8 +243,7 @@ def test_advantages_come_from_the_rewards_of_the_config() -> None:
 def test_the_risk_penalty_adds_to_partial_credit_and_the_bare_outcomes_give_the_scale() -> None:
     attempts = verified(*GROUP)
     rewards = reward_array(attempts, 4, VERIFIER)
-    right = np.array([True])
-    sequences = correction_sequences(attempts, rewards, right, 0.5, Algorithm(), VERIFIER, 8)
+    sequences = of_corrections(attempts, rewards, [True], verifier=VERIFIER)
     shaped = REWARDS - 0.5 * np.array([0, 1, 1, 1])
     expected = (shaped - shaped.mean()) / (np.std([1, 0, -0.5, -0.25]) + 1e-6)
     np.testing.assert_allclose([s.advantage for s in sequences], expected, rtol=1e-5)
@@ -225,3 +252,83 @@ def test_the_risk_penalty_adds_to_partial_credit_and_the_bare_outcomes_give_the_
 def test_by_default_only_right_attempts_earn_anything() -> None:
     attempts = verified(*GROUP, Verdict(Outcome.ERROR), Verdict(Outcome.WRONG, score=0.9))
     np.testing.assert_array_equal(reward_array(attempts, 3, Verifier()), [[1, 0, 0], [0, 0, 0]])
+
+
+# Corrections of right and of wrong attempts.
+
+
+def outcomes(letters: str) -> list[Attempt]:
+    return [Attempt(prompt("a"), done(2), "", VERDICTS[letter]) for letter in letters]
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_the_slots_of_a_wrong_anchor_are_one_group(norm: str) -> None:
+    """Its first slot has no right correction and teaches nothing by itself."""
+    attempts = outcomes("rw" + "ww" + "wr" + "ww" + "rr")
+    algorithm = Algorithm(correction_advantage_norm=norm)
+    rewards = reward_array(attempts, 2, Verifier())
+    sequences = of_corrections(
+        attempts, rewards, [True, False, False], algorithm, wrong_slots=2, lambda_risk=0.0
+    )
+    assert [s.group for s in sequences] == [0, 0, 1, 1, 1, 1, 2, 2, 2, 2]
+    got = np.array([s.advantage for s in sequences])
+    assert got[2] < 0 and got[2] == got[3] == got[4]
+    assert got[5] == pytest.approx(-got[2:5].sum(), rel=1e-5)
+    if norm != "stream":  # its scale is that of the whole stream
+        alone = of_corrections(
+            attempts[2:6], rewards[1:3].reshape(1, 4), [False], algorithm, lambda_risk=0.0
+        )
+        np.testing.assert_allclose(got[2:6], [s.advantage for s in alone], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("limits", "held", "right_scale"),
+    [
+        ((), True, 1.0),
+        (("count",), True, 1.0),  # of the choice of anchors
+        (("retention",), False, 1.0),
+        (("retention",), True, 0.0),
+        (("weight",), True, 1 / 2),  # two groups of right anchors, one of wrong ones
+        (("weight", "retention"), True, 0.0),
+        (("weight", "retention"), False, 1 / 2),
+    ],
+)
+def test_limits_scale_the_advantages_of_right_anchors_alone(limits, held, right_scale) -> None:
+    attempts = outcomes("rw" + "rw" + "wr" + "ww")
+    rewards, right = reward_array(attempts, 2, Verifier()), [True, True, False, False]
+
+    def advantages(limits) -> np.ndarray:
+        sequences = of_corrections(
+            attempts, rewards, right, held=held, lambda_risk=0.0, right_limits=limits
+        )
+        assert all(s.trained for s in sequences)  # so that the normaliser stays
+        return np.array([s.advantage for s in sequences])
+
+    free = advantages(())
+    np.testing.assert_allclose(advantages(limits)[:4], right_scale * free[:4], rtol=1e-6)
+    np.testing.assert_array_equal(advantages(limits)[4:], free[4:])
+
+
+def test_where_wrong_anchors_teach_nothing_right_ones_do_not_either() -> None:
+    attempts = outcomes("rw" + "ww")
+    rewards = reward_array(attempts, 2, Verifier())
+    limited = of_corrections(attempts, rewards, [True, False], right_limits=("weight",))
+    assert [s.advantage for s in limited] == [0.0] * 4
+
+
+def test_retention_and_what_it_is_compared_with() -> None:
+    attempts = outcomes("rrww" + "rwww")  # a right one has a third, or none, right beside it
+    places, right = np.array([0, 0, 1]), np.array([True, False, True])
+    anchors = Selection(places, np.zeros(3, int), right, right, wrong_slots=2)
+    corrections = outcomes("rr" + "rwww" + "re")
+
+    def judged(target: str, anchors: Selection, corrections: list[Attempt]) -> Retention:
+        replay = Replay(target=target, target_retention=0.75)
+        return judge_retention(attempts, corrections, anchors, (4, 2), replay, Verifier())
+
+    assert judged("constant", anchors, corrections) == Retention(1.0, 0.75)
+    # Two corrections with a verdict at the first problem, one at the second.
+    assert judged("fresh", anchors, corrections) == Retention(1.0, pytest.approx(2 / 9))
+    none = Selection(*(array[:0] for array in (places, places, right, right)))
+    assert judged("fresh", none, []) == Retention(None, None)
+    assert judged("constant", none, []) == Retention(None, 0.75)

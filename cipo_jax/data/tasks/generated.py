@@ -35,6 +35,9 @@ class Task:
     tokenizer: str = "char"  # name of the embedded tokenizer that can write the task's texts
     characters: str = ""  # what that tokenizer has besides the pieces of "char"
     phrases: tuple[str, ...] = ()
+    # A demonstration of a part of what solutions of this problem are made of, or of an honest wrong
+    # one; None: the task has none. Its problem need not be one of the task.
+    practise: Callable[[Problem, np.random.Generator], Demonstration] | None = None
 
     def stream(self, use: str) -> int:
         """The random stream of "train", "dev", "test", "demonstrations" or "given"."""
@@ -115,9 +118,10 @@ class GeneratedDemonstrations:
     right_share: float
     min_operations: int = 2
     max_operations: int = 5
+    practice_share: float = 0.0  # probability of `Task.practise`, if the task has it
 
     def __post_init__(self) -> None:
-        for name in ("correction_share", "right_share"):
+        for name in ("correction_share", "right_share", "practice_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise CipoError(f"{name}: got {getattr(self, name)}, wanted a share in [0, 1]")
         _check_operations(self.min_operations, self.max_operations)
@@ -130,6 +134,11 @@ class GeneratedDemonstrations:
         return [self._demonstration(problem, rng) for problem in problems]
 
     def _demonstration(self, problem: Problem, rng: np.random.Generator) -> Demonstration:
+        if self.task.practise and rng.random() < self.practice_share:
+            while True:
+                practice = self.task.practise(problem, rng)
+                if split_of(practice.problem.id) == "train":
+                    return practice
         worked = self.task.solution(problem)
         if rng.random() >= self.correction_share:
             return Demonstration(problem, worked)

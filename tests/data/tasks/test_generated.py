@@ -143,3 +143,19 @@ def test_generation_is_fast(task):
 def test_bad_settings_are_refused(make, message):
     with pytest.raises(CipoError, match=message):
         make()
+
+
+def test_practice_is_a_share_of_the_demonstrations_of_tasks_that_have_it():
+    guess = GENERATED["guess"]
+
+    def solved(task, share: float) -> int:
+        source = GeneratedDemonstrations(task, 0, 0.0, 0.0, 2, 3, practice_share=share)
+        return sum(
+            d.solution == task.solution(d.problem)
+            for d in source.batch(0, 100)
+            if d.problem.question.startswith(("Find", "Compute"))
+        )
+
+    assert solved(guess, 0.0) == 100 and solved(guess, 1.0) == 0
+    assert 30 < solved(guess, 0.5) < 70
+    assert solved(ARITHMETIC, 1.0) == 100
