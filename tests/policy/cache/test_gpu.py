@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cipo_jax.policy import attention, attention_kernels, sharding, triton_attention
@@ -93,6 +93,7 @@ def test_equals_the_reference(form: str, shape: tuple) -> None:
         lengths=st.lists(st.integers(0, TOKENS), min_size=B, max_size=B),
         window=st.one_of(st.integers(1, TOKENS), st.just(attention.NO_WINDOW)),
     )
+    @example(lengths=[TOKENS, 41, 9], window=30)
     def check(lengths: list[int], window: int) -> None:
         of_rows = np.array(lengths, np.int32)
         got = program(form, soft_cap)(q, pool, table, of_rows, np.int32(window))
@@ -128,6 +129,7 @@ def test_a_stretch_equals_the_reference(shape: tuple) -> None:
         lengths=st.lists(st.integers(0, T), min_size=B, max_size=B),
         window=st.one_of(st.integers(1, TOKENS), st.just(attention.NO_WINDOW)),
     )
+    @example(first=[0, 17, 32], lengths=[40, 23, 5], window=7)
     def check(first: list[int], lengths: list[int], window: int) -> None:
         column = np.arange(T, dtype=np.int32)
         positions = np.array(first, np.int32)[:, None] + column
