@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cipo_jax.report.blocks import Block, Note, Table
+from cipo_jax.report.blocks import Block, Cell, Kind, Note, Table
 from cipo_jax.report.figures import NORMAL
 from cipo_jax.run.comparison import is_judged, stream_of
 from cipo_jax.run.records.archive import read_attempts
@@ -79,7 +79,7 @@ def before_after(
     both = [evaluations[0], evaluations[-1]][: len(evaluations)]
     wanted = measures(pass_at)
     counted = {step: count(workdir, step, wanted) for step in {e["step"] for e in both}}
-    rows = []
+    rows: list[tuple[Cell, ...]] = []
     for measure in wanted:
         values = [evaluation.get(measure.metric, math.nan) for evaluation in both]
         if not np.isfinite(values).any():
@@ -92,11 +92,12 @@ def before_after(
             shown.append(_difference(measure.metric, values, errors, sides))
         rows.append((measure.label, *shown))
     columns = ["Held-out problems", *(f"step {e['step']}" for e in both), "difference"]
-    columns, kinds = columns[: len(rows[0])] if rows else columns, ("text", *["estimate"] * 3)
+    columns = columns[: 2 * len(both)]
+    kinds: tuple[Kind, ...] = ("text", "estimate", "estimate", "estimate")
     blocks: list[Block] = [Table("Before and after", columns, rows, kinds, numbers=True)]
     if len(both) == 1:
         blocks.insert(0, Note("One evaluation so far: nothing to compare yet."))
-    if any(len(cell) > 1 for row in rows for cell in row[1:]):
+    if any(isinstance(cell, tuple) and len(cell) > 1 for row in rows for cell in row):
         words = "In brackets: 95% intervals over problems; those of differences are paired."
         blocks.append(Note(words, "note"))
     if missing := [str(step) for step, found in sorted(counted.items()) if not found]:
