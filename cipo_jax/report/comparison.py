@@ -81,8 +81,7 @@ def curve_figures(
         by_tokens = dataclasses.replace(
             by_step, title=f"{prefix}{label}, by sampled tokens", x="tokens"
         )
-        for plot in (by_step, by_tokens):
-            found.append(methods_figure(plot, methods, metric))
+        found += [methods_figure(plot, methods, metric) for plot in (by_step, by_tokens)]
     return [figure for figure in found if figure]
 
 

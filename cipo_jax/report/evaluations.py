@@ -16,7 +16,7 @@ from cipo_jax.report.blocks import Block, Cell, Kind, Note, Table
 from cipo_jax.report.figures import NORMAL
 from cipo_jax.run.comparison import is_judged, stream_of
 from cipo_jax.run.records.archive import read_attempts
-from cipo_jax.run.statistics import difference_by_seed, pass_at_k, share_estimate
+from cipo_jax.run.statistics import pass_at_k, share_difference, share_estimate
 from cipo_jax.types import Outcome
 
 _LENGTH = "eval/length/mean"
@@ -201,15 +201,14 @@ def _difference(
             return (number,)
         half = NORMAL * math.hypot(*filter(None, errors))
         return number, _interval(metric, gain - half, gain + half, signed=True)
-    shared = sorted(first.ratios.keys() & last.ratios.keys())
-    if not shared:
-        return number, "no problem has both"
-    pairs = [np.array([[of.ratios[p] for p in shared]]) for of in (last, first)]
-    d = difference_by_seed(*((pair[..., 0], pair[..., 1]) for pair in pairs))
-    cases = _problems(len(shared))
+    # A problem without a case on one side adds nothing to the sums of that side.
+    problems = sorted(first.ratios.keys() | last.ratios.keys())
+    pairs = [np.array([of.ratios.get(p, (0.0, 0.0)) for p in problems]).T for of in (last, first)]
+    cases = _problems(len(problems))
     if (pairs[0] == pairs[1]).all():  # resampling would give an interval of no width
         return number, f"equal in {cases}"
-    return number, _interval(metric, d.low, d.high, signed=True), cases
+    low, high = share_difference(*((above, below) for above, below in pairs))
+    return number, _interval(metric, low, high, signed=True), cases
 
 
 def _problems(count: int) -> str:

@@ -117,7 +117,9 @@ def _value_tables(methods: Mapping[str, list[Record]]) -> list[Block]:
     blocks: list[Block] = []
     for title, of_attempts in (("Attempts", True), ("Corrections", False)):
         shown = [name for name in names if name.startswith(_OF_ATTEMPTS) == of_attempts]
-        rows = [(k, len(methods[k]), *_cells(values, shown)) for k, values in found.items()]
+        rows: list[tuple[Cell, ...]] = [
+            (k, len(methods[k]), *_cells(values, shown)) for k, values in found.items()
+        ]
         blocks += [Note(f"{title}:"), Table(title, ("method", "seeds", *shown), rows)]
     return blocks
 
