@@ -106,7 +106,8 @@ class Prompt:
     Attributes:
       tokens: [P] int32, P >= 1.
       anchor: the earlier attempt this prompt quotes; None in the base stream.
-      trimmed: the quoted attempt was cut in the middle to fit its token budget.
+      kept: of a quoted attempt that was cut in the middle to fit its token budget, the number of
+        characters of its head and of its tail that are quoted; None if nothing was cut.
       opening: what its end opens and the completion goes on in, such as `<think>` or a code block
         (`verifiers/openings.py`); "" for nothing. Verifiers see it before the completion.
     """
@@ -114,8 +115,12 @@ class Prompt:
     problem: Problem
     tokens: np.ndarray
     anchor: "Attempt | None" = None
-    trimmed: bool = False
+    kept: tuple[int, int] | None = None
     opening: str = ""
+
+    @property
+    def trimmed(self) -> bool:
+        return self.kept is not None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

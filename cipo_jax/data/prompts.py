@@ -81,9 +81,9 @@ class PromptWriter:
             self._data.quote_thoughts,
             anchor.verdict.detail if shows else None,
         )
-        tokens, trimmed = self._correction_tokens(anchor.problem.question, text)
+        tokens, kept = self._correction_tokens(anchor.problem.question, text)
         opening = self._opening(self._data.correction_template)
-        return Prompt(anchor.problem, tokens, anchor, trimmed, opening)
+        return Prompt(anchor.problem, tokens, anchor, kept, opening)
 
     def demonstration(self, demo: Demonstration) -> tuple[np.ndarray, np.ndarray]:
         """([P] int32 prompt, [C] int32 completion with the end of its turn) of a demonstration.
@@ -190,8 +190,11 @@ class PromptWriter:
         longest = max(len(self._tokenizer.encode(text)) for text in (question, texts[_QUESTION]))
         return tokens, max(len(tokens), len(start) + longest + len(end))
 
-    def _correction_tokens(self, question: str, attempt: str) -> tuple[np.ndarray, bool]:
-        """The tokens of a correction prompt, and whether the attempt was cut."""
+    def _correction_tokens(
+        self, question: str, attempt: str
+    ) -> tuple[np.ndarray, tuple[int, int] | None]:
+        """The tokens of a correction prompt, and if the attempt was cut, the characters of its head
+        and of its tail."""
         tokenizer, template = self._tokenizer, self._data.correction_template
         _check_fields(template, _QUESTION, _ATTEMPT)
         template, texts = self._trimmed(template, {_QUESTION: question, _ATTEMPT: attempt})
@@ -201,12 +204,13 @@ class PromptWriter:
             else tokenizer.encode_trusted(part)
             for part in template.split(_ATTEMPT)
         )
-        quoted, trimmed = _trim_middle(
-            tokenizer.encode(texts[_ATTEMPT]),
-            tokenizer.encode(CUT_MARK),
-            self._data.max_attempt_tokens,
+        mark = tokenizer.encode(CUT_MARK)
+        head, tail = _trim_middle(
+            tokenizer.encode(texts[_ATTEMPT]), len(mark), self._data.max_attempt_tokens
         )
-        return np.array(self._framed([*before, *quoted, *after]), np.int32), trimmed
+        quoted = [*head, *mark, *tail] if tail else head
+        tokens = np.array(self._framed([*before, *quoted, *after]), np.int32)
+        return tokens, (len(tokenizer.show(head)), len(tokenizer.show(tail))) if tail else None
 
     def _framed(self, body: list[int]) -> list[int]:
         """The user's text in its frame. A template that writes the sequence's first token itself
@@ -258,15 +262,15 @@ def _without_thoughts(text: str, opening: str) -> str:
 
 
 def _trim_middle(
-    tokens: Sequence[int], mark: Sequence[int], max_tokens: int
-) -> tuple[Sequence[int], bool]:
-    """`tokens`, or its head, `mark` and its tail in `max_tokens`, and whether it was cut."""
-    _check_attempt_budget(max_tokens, len(mark))
+    tokens: Sequence[int], mark_tokens: int, max_tokens: int
+) -> tuple[Sequence[int], Sequence[int]]:
+    """Head and tail of `tokens`, which with a mark between them fit; all and nothing, if they fit
+    without."""
+    _check_attempt_budget(max_tokens, mark_tokens)
     if len(tokens) <= max_tokens:
-        return tokens, False
-    tail = (max_tokens - len(mark)) // 2
-    head = max_tokens - len(mark) - tail
-    return [*tokens[:head], *mark, *tokens[-tail:]], True
+        return tokens, ()
+    tail = (max_tokens - mark_tokens) // 2
+    return tokens[: max_tokens - mark_tokens - tail], tokens[-tail:]
 
 
 def _check_attempt_budget(max_attempt_tokens: int, mark_tokens: int) -> None:

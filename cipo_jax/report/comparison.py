@@ -1,5 +1,6 @@
 """How methods are shown beside each other: curves as png and svg, and as figures of a page."""
 
+import dataclasses
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -76,10 +77,11 @@ def curve_figures(
     """
     found = []
     for metric, label in metrics.items():
-        for x, against in (("step", "steps"), ("tokens", "sampled tokens")):
-            title = f"{prefix}{label}, by {against}"
-            plot = Plot(title, {}, x=x, share=metric not in not_shares, tight=True)
-            found.append(methods_figure(plot, methods, metric))
+        by_step = Plot(f"{prefix}{label}, by steps", {}, share=metric not in not_shares, tight=True)
+        by_tokens = dataclasses.replace(
+            by_step, title=f"{prefix}{label}, by sampled tokens", x="tokens"
+        )
+        found += [methods_figure(plot, methods, metric) for plot in (by_step, by_tokens)]
     return [figure for figure in found if figure]
 
 

@@ -137,8 +137,8 @@ def _set_y(axes: Any, plot: Plot, curves: Sequence[Curve], breaches: Sequence[Br
         shares = [*(_highest(c) for c in curves), *(b.limit or 0 for b in breaches)]
         top = 1.0 if plot.stacked else _top(shares)
         axes.set_ylim(-0.03 * top, 1.03 * top)
-        ticks = np.linspace(0, top, 5)
-        axes.set_yticks(ticks, [f"{100 * tick:g}%" for tick in ticks])
+        quarters = np.linspace(0, top, 5)
+        axes.set_yticks(quarters, [f"{100 * tick:g}%" for tick in quarters])
         return
     if plot.stacked:
         axes.set_ylim(bottom=0)

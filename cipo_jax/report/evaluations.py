@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cipo_jax.report.blocks import Block, Note, Table
+from cipo_jax.report.blocks import Block, Cell, Kind, Note, Table
 from cipo_jax.report.figures import NORMAL
 from cipo_jax.run.comparison import is_judged, stream_of
 from cipo_jax.run.records.archive import read_attempts
-from cipo_jax.run.statistics import difference_by_seed, pass_at_k, share_estimate
+from cipo_jax.run.statistics import pass_at_k, share_difference, share_estimate
 from cipo_jax.types import Outcome
 
 _LENGTH = "eval/length/mean"
@@ -84,7 +84,7 @@ def before_after(
     both = [evaluations[0], evaluations[-1]][: len(evaluations)]
     wanted = [*measures(pass_at), *_rounds(both[-1])]
     counted = {step: count(workdir, step, wanted) for step in {e["step"] for e in both}}
-    rows = []
+    rows: list[tuple[Cell, ...]] = []
     for measure in wanted:
         values = [evaluation.get(measure.metric, math.nan) for evaluation in both]
         if not np.isfinite(values).any():
@@ -97,11 +97,12 @@ def before_after(
             shown.append(_difference(measure.metric, values, errors, sides))
         rows.append((measure.label, *shown))
     columns = ["Held-out problems", *(f"step {e['step']}" for e in both), "difference"]
-    columns, kinds = columns[: len(rows[0])] if rows else columns, ("text", *["estimate"] * 3)
+    columns = columns[: 2 * len(both)]
+    kinds: tuple[Kind, ...] = ("text", "estimate", "estimate", "estimate")
     blocks: list[Block] = [Table("Before and after", columns, rows, kinds, numbers=True)]
     if len(both) == 1:
         blocks.insert(0, Note("One evaluation so far: nothing to compare yet."))
-    if any(len(cell) > 1 for row in rows for cell in row[1:]):
+    if any(isinstance(cell, tuple) and len(cell) > 1 for row in rows for cell in row):
         words = "In brackets: 95% intervals over problems; those of differences are paired."
         blocks.append(Note(words, "note"))
     if missing := [str(step) for step, found in sorted(counted.items()) if not found]:
@@ -207,15 +208,14 @@ def _difference(
             return (number,)
         half = NORMAL * math.hypot(*filter(None, errors))
         return number, _interval(metric, gain - half, gain + half, signed=True)
-    shared = sorted(first.ratios.keys() & last.ratios.keys())
-    if not shared:
-        return number, "no problem has both"
-    pairs = [np.array([[of.ratios[p] for p in shared]]) for of in (last, first)]
-    d = difference_by_seed(*((pair[..., 0], pair[..., 1]) for pair in pairs))
-    cases = _problems(len(shared))
+    # A problem without a case on one side adds nothing to the sums of that side.
+    problems = sorted(first.ratios.keys() | last.ratios.keys())
+    pairs = [np.array([of.ratios.get(p, (0.0, 0.0)) for p in problems]).T for of in (last, first)]
+    cases = _problems(len(problems))
     if (pairs[0] == pairs[1]).all():  # resampling would give an interval of no width
         return number, f"equal in {cases}"
-    return number, _interval(metric, d.low, d.high, signed=True), cases
+    low, high = share_difference(*((above, below) for above, below in pairs))
+    return number, _interval(metric, low, high, signed=True), cases
 
 
 def _rounds(evaluation: Mapping[str, Any]) -> list[Measure]:

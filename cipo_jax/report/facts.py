@@ -34,6 +34,7 @@ def facts(
         "Model": _model(config, starts),
         "Training problems": _training_data(workdir, config),
         "Held-out problems": _held_out(config),
+        "Each step": _step(config),
     }
     if starts:
         first, last = starts[0], starts[-1]
@@ -104,6 +105,19 @@ def _training_data(workdir: Path, config: Mapping[str, Any]) -> str:
         return f"{name}, {'unlimited' if None in counts else format(sum(counts), ',')}"
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CipoError(f"{file}: not a run's data.json ({error!r}); restore it") from error
+
+
+def _step(config: Mapping[str, Any]) -> str:
+    """Of how many attempts and corrections the numbers of a step are."""
+    keys = ("rollout.problems_per_step", "rollout.group_size", "correction.group_size")
+    problems, group_size, corrections = (config.get(key, {}).get("value") for key in keys)
+    if None in (problems, group_size):
+        return ""
+    base = f"{problems} problems x {group_size} attempts"
+    if not config.get("correction.weight", {}).get("value"):
+        return base
+    share = config.get("correction.replay_fraction", {}).get("value", math.nan)
+    return f"{base} + {problems * share:.0f} anchors x {corrections} corrections"
 
 
 def _held_out(config: Mapping[str, Any]) -> str:

@@ -68,32 +68,33 @@ def figure(
         shorter = _averaged(rows, limit)
         x, y, error = shorter.T
         curve = Curve(label, *_look(plot, index), x, y, merged=-(-len(rows) // len(shorter)))
-        if np.isfinite(error).all():
-            low, high = y - NORMAL * error, y + NORMAL * error
-            if plot.share:
-                low, high = np.clip(low, 0, 1), np.clip(high, 0, 1)
-            curve = curve._replace(low=low, high=high)
-        elif plot.ramp or not plot.stacked:
+        curve = _with_interval(plot, curve, error)
+        if curve.low is None and (plot.ramp or not plot.stacked):
             curve = _smoothed(curve)
         curves.append(curve)
     fired = [(breaches or {}).get(metric) for metric in plot.series]
-    return finish(plot, curves, [breach for breach in fired if breach])
+    return _finish(plot, curves, [breach for breach in fired if breach])
 
 
 def pass_at_k_figure(
     evaluations: Sequence[Mapping[str, Any]], pass_at: Sequence[str]
 ) -> Figure | None:
     """pass@k against k in the first and the last evaluation; None for fewer than three values of k.
-    Arguments as in `tables.before_after`."""
+    Arguments as in `evaluations.before_after`."""
     if len(pass_at) < 3:
         return None
     plot, curves = Plot("pass@k against k, held out", {}, x="k", share=True), []
     for index, record in enumerate((evaluations[0], evaluations[-1])[: len(evaluations)]):
-        values = [(float(name.partition("@")[2]), record.get(name, np.nan)) for name in pass_at]
-        k, y = np.array([p for p in values if np.isfinite(p[1])]).reshape(-1, 2).T
-        if len(k):
-            curves.append(Curve(f"step {record['step']}", *_look(plot, index), k, y))
-    return finish(plot, curves)
+        found = [
+            (float(name.partition("@")[2]), record.get(name), record.get(f"{name}_stderr"))
+            for name in pass_at
+        ]
+        rows = np.array(found, np.float64)
+        rows = rows[np.isfinite(rows[:, 1])]
+        if len(rows):
+            curve = Curve(f"step {record['step']}", *_look(plot, index), rows[:, 0], rows[:, 1])
+            curves.append(_with_interval(plot, curve, rows[:, 2]))
+    return _finish(plot, curves)
 
 
 def methods_figure(
@@ -108,7 +109,7 @@ def methods_figure(
             continue
         each = [points(seed, metric, against) for seed in seeds] if len(seeds) > 1 else []
         curves.append(Curve(name, *_look(plot, index), *mean, seeds=each))
-    return finish(plot, curves)
+    return _finish(plot, curves)
 
 
 def estimates_figure(
@@ -123,10 +124,10 @@ def estimates_figure(
     for index, (name, (x, estimates)) in enumerate(methods.items()):
         y, low, high = np.array(estimates, np.float64).reshape(-1, 3).T
         curves.append(Curve(name, *_look(plot, index), np.array(x, float), y, low=low, high=high))
-    return finish(plot, curves)
+    return _finish(plot, curves)
 
 
-def finish(plot: Plot, curves: Sequence[Curve], breaches: Sequence[Breach] = ()) -> Figure | None:
+def _finish(plot: Plot, curves: Sequence[Curve], breaches: Sequence[Breach] = ()) -> Figure | None:
     """The figure of curves; None without any."""
     if not curves:
         return None
@@ -164,6 +165,16 @@ def _averaged(points: np.ndarray, limit: int) -> np.ndarray:
     if len(points) <= limit:
         return points
     return np.stack([run.mean(axis=0) for run in np.array_split(points, limit)])
+
+
+def _with_interval(plot: Plot, curve: Curve, error: np.ndarray) -> Curve:
+    """The curve with its 95% interval, if its standard error is known at each point."""
+    if not np.isfinite(error).all():
+        return curve
+    low, high = curve.y - NORMAL * error, curve.y + NORMAL * error
+    if plot.share:
+        low, high = np.clip(low, 0, 1), np.clip(high, 0, 1)
+    return curve._replace(low=low, high=high)
 
 
 def _smoothed(curve: Curve) -> Curve:

@@ -188,6 +188,7 @@ def _shown(pair: Mapping[str, Any], quote: str | None, limit: int) -> dict[str, 
         "answer": cut(pair["answer"]),
         "quote": cut(quote),
         "trimmed": pair["trimmed"],
+        "whole": pair["trimmed"] and not pair.get("kept"),  # where it was cut is not known
         "tokens": pair["completion_tokens"],
         "finished": pair["finished"],
         "before": [anchor["outcome"], cut(anchor["extracted"]), cut(anchor["text"])],

@@ -246,8 +246,12 @@ def measure_rounds(
 
 def _majorities(votes: Sequence[Votes], k: int) -> np.ndarray:
     """[N] maj@k of each problem; NaN where fewer than k attempts have a verdict."""
-    cast = [(right, wrong, silent, right + sum(wrong) + silent) for right, wrong, silent in votes]
-    return np.array([majority_at_k(*vote, k) if n >= k else np.nan for *vote, n in cast])
+
+    def majority(right: int, wrong: Sequence[int], silent: int) -> float:
+        known = right + sum(wrong) + silent
+        return majority_at_k(right, wrong, silent, k) if known >= k else np.nan
+
+    return np.array([majority(*vote) for vote in votes])
 
 
 def evaluate_critiques(

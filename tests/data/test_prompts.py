@@ -156,7 +156,7 @@ def test_correction_prompt_quotes_the_attempt():
 def test_a_long_attempt_is_cut_in_the_middle_only():
     anchor = attempt_at(Problem("p", "Compute (7+2)."), "".join(str(i % 10) for i in range(100)))
     prompt = correction_prompt(anchor, CharTokenizer(), "{question}\n{attempt}\n", False, 20)
-    assert prompt.trimmed
+    assert prompt.trimmed and prompt.kept == (8, 7)
     assert CharTokenizer().decode(prompt.tokens) == "Compute (7+2).\n01234567\n...\n3456789\n"
 
 

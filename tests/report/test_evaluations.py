@@ -1,6 +1,7 @@
 """The table before and after: each number with its interval and its cases."""
 
 import dataclasses
+import math
 from pathlib import Path
 
 import pytest
@@ -56,12 +57,12 @@ def test_every_number_says_of_how_many_it_is(rows: dict[str, tuple]) -> None:
         "wrong → right: mended by a correction": [
             "0 of 3 wrong attempts",
             "1 of 1 wrong attempts",
-            "1 problem",
+            "3 problems",
         ],
         "right → right: kept by a correction": [
             "2 of 2 right attempts",
             "4 of 4 right attempts",
-            "equal in 2 problems",
+            "4 problems",
         ],
         "no answer found": ["0 of 20 attempts", "1 of 20 attempts", "5 problems"],
         "length, tokens": ["20 attempts", "20 attempts", "equal in 5 problems"],
@@ -74,10 +75,12 @@ def test_every_number_has_its_interval(rows: dict[str, tuple]) -> None:
     low, high = (float(x) for x in gain[1].strip("[]").replace("−", "-").split(", "))
     assert low < 40 < high
     # None of three, at three problems: not an interval of no width.
-    none, all_of_one, _ = rows["wrong → right: mended by a correction"]
+    none, all_of_one, mended = rows["wrong → right: mended by a correction"]
     bound = 100 * (1 - 0.025 ** (1 / 3))
     assert none[:2] == ("0.0%", f"[0.0, {bound:.1f}]")
     assert all_of_one[:2] == ("100.0%", "[2.5, 100.0]")
+    low = 100 - math.hypot(97.5, bound)
+    assert mended[:2] == ("+100.0 pts", f"[{low:+.1f}, +100.0]".replace("-", "−"))
 
 
 def test_without_an_archive_the_table_says_what_it_does_not_know(tmp_path: Path) -> None:

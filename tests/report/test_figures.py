@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cipo_jax.report.drawing import Breach, tick_labels
-from cipo_jax.report.figures import Figure, figure, methods_figure
+from cipo_jax.report.figures import Figure, figure, methods_figure, pass_at_k_figure
 from cipo_jax.report.plots import Plot
 
 
@@ -78,6 +78,21 @@ def test_a_standard_error_is_drawn_as_an_interval() -> None:
     (shown,) = json.loads(made.hover)["curves"]
     assert shown["low"] == [0.304, 0.784] and shown["high"] == [0.696, 1.0]
     assert len(made.curves) == 1 and "LineCollection" in made.svg
+
+
+def test_pass_at_k_is_drawn_before_and_after_with_intervals() -> None:
+    names = ["eval/pass@1", "eval/pass@4", "eval/pass@16"]
+    values = dict(zip(names, (0.2, 0.5, 0.9), strict=True))
+    first = {"step": 0, **values, **{f"{name}_stderr": 0.1 for name in names}}
+    last = {"step": 8, **values}
+    made = pass_at_k_figure([first, last], names)
+    assert [(c.label, [*c.x], c.low is None) for c in made.curves] == [
+        ("step 0", [1, 4, 16], False),
+        ("step 8", [1, 4, 16], True),
+    ]
+    assert made.curves[0].high.max() == 1.0
+    assert {"1", "4", "16"} <= set(texts(made))
+    assert pass_at_k_figure([first], names[:2]) is None
 
 
 def test_a_pointer_finds_what_is_drawn() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from invented_run import Page, make_attempt, make_run
 
+from cipo_jax.config.keys import Config
 from cipo_jax.report import tables
 from cipo_jax.report.blocks import Table
 from cipo_jax.report.page import write_report
@@ -44,6 +45,11 @@ def test_the_head_says_what_was_run_on_what(page):
     assert facts["Version"] == "cipo_jax 1.2.3, jax 0.9"
     assert facts["Command"] == "python -m cipo_jax.main --config=configs/demo.py"
     assert facts["RL steps"] == "60 of 60"
+    c = Config()
+    assert facts["Each step"] == (
+        f"{c.rollout.problems_per_step} problems x {c.rollout.group_size} attempts + "
+        f"{c.num_anchors} anchors x {c.correction.group_size} corrections"
+    )
 
 
 def test_all_figures_of_a_whole_run_are_drawn(page):

@@ -1,5 +1,6 @@
 """Which pairs the report shows: spread over the run, bounded in reading and in size."""
 
+import dataclasses
 import gzip
 import json
 import re
@@ -76,6 +77,12 @@ def test_a_pair_has_what_its_correction_prompt_is_made_of(tmp_path):
     plain = make_attempt(problem, "5", right=False)
     thinking = make_attempt(problem, "<think>so 5</think>\n5", right=False)
     attempts = [plain, thinking, *(make_attempt(problem, "4", True, a) for a in (plain, thinking))]
+    long = make_attempt(problem, "0123456789", right=False)
+    cut = make_attempt(problem, "4", True, long)
+    attempts += [
+        long,
+        dataclasses.replace(cut, prompt=dataclasses.replace(cut.prompt, kept=(2, 1))),
+    ]
     AttemptArchive(tmp_path).write("train", 1, attempts)
     config = {"data.correction_template": "{question} <b> {attempt}", "data.quote_thoughts": False}
     config |= {"data.chat_template": True, "data.max_attempt_tokens": 64}
@@ -86,6 +93,11 @@ def test_a_pair_has_what_its_correction_prompt_is_made_of(tmp_path):
     assert [(pair["before"][2], pair["quote"]) for pair in page.pairs] == [
         ("5", None),
         ("<think>so 5</think>\n5", "5"),
+        ("0123456789", "01\n...\n9"),
+    ]
+    assert [(pair["trimmed"], pair["whole"]) for pair in page.pairs][1:] == [
+        (False, False),
+        (True, False),
     ]
     told = {name: value for _, name, value in page.attributes}
     assert told["data-template"] == "{question} <b> {attempt}"

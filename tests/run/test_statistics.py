@@ -15,6 +15,8 @@ from cipo_jax.run.statistics import (
     over_seeds,
     paired_difference,
     pass_at_k,
+    share_difference,
+    share_estimate,
     t_interval,
 )
 
@@ -133,6 +135,28 @@ def test_a_ratio_weighs_problems_by_their_denominators() -> None:
 
 
 # Comparisons.
+
+
+def test_a_share_of_cases_that_agree_has_an_exact_interval() -> None:
+    ones, none = np.ones(3), np.zeros(3)
+    bound = 0.025 ** (1 / 3)  # that none of three is seen has this chance below it
+    assert share_estimate(none, ones).low == 0
+    assert share_estimate(none, ones).high == pytest.approx(1 - bound)
+    assert share_estimate(ones, ones).low == pytest.approx(bound)
+    # Problems without a case do not count.
+    assert share_estimate(np.zeros(4), np.array([1, 1, 1, 0])).high == pytest.approx(1 - bound)
+    some = np.array([1.0, 0, 1])
+    assert share_estimate(some, ones) == estimate(some, ones)
+
+
+def test_a_difference_of_shares_has_an_interval_where_all_cases_agree() -> None:
+    ones, none, some = np.ones(3), np.zeros(3), np.array([1.0, 0, 1])
+    bound = 1 - 0.025 ** (1 / 3)
+    wide = share_difference((ones, ones), (none, ones))
+    assert wide == pytest.approx((1 - math.hypot(bound, bound), 1.0))
+    assert share_difference((none, ones), (none, ones)) == pytest.approx((-bound, bound))
+    d = difference_by_seed((some[None], ones[None]), (none[None], ones[None]))
+    assert share_difference((some, ones), (none, ones)) == (d.low, d.high)
 
 
 def test_pairing_removes_what_problems_share() -> None:

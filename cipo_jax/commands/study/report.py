@@ -34,7 +34,7 @@ from cipo_jax.commands.study.measures import (
 )
 from cipo_jax.commands.study.page import write_study_page
 from cipo_jax.commands.study.plan import PlannedRun
-from cipo_jax.report.blocks import Block, Note, Section, Table, interval_places
+from cipo_jax.report.blocks import Block, Cell, Note, Section, Table, interval_places
 from cipo_jax.report.markdown import markdown_page, signed_interval
 from cipo_jax.run.records.files import write_text
 from cipo_jax.run.statistics import (
@@ -117,7 +117,9 @@ def _value_tables(methods: Mapping[str, list[Record]]) -> list[Block]:
     blocks: list[Block] = []
     for title, of_attempts in (("Attempts", True), ("Corrections", False)):
         shown = [name for name in names if name.startswith(_OF_ATTEMPTS) == of_attempts]
-        rows = [(k, len(methods[k]), *_cells(values, shown)) for k, values in found.items()]
+        rows: list[tuple[Cell, ...]] = [
+            (k, len(methods[k]), *_cells(values, shown)) for k, values in found.items()
+        ]
         blocks += [Note(f"{title}:"), Table(title, ("method", "seeds", *shown), rows)]
     return blocks
 
@@ -152,7 +154,7 @@ def _difference_table(methods: Mapping[str, list[Record]], reference: str) -> li
     scales: dict[str, float] = {}
     for (_, name), (d, _) in found.items():
         scales[name] = max(scales.get(name, 0.0), abs(d.low), abs(d.high))
-    rows = []
+    rows: list[tuple[Cell, ...]] = []
     for (method, name), (d, each) in found.items():
         low, high = t_interval(each)
         bootstrap = (f"{d.value:+.3f}", signed_interval(d.low, d.high), f"{d.p:.4f}")

@@ -193,8 +193,9 @@ function element(tag, className, ...children) {
     const content = template.split(/(\{question\}|\{attempt\})/).map((part) =>
       part in filled ? element("span", "filled", filled[part]) : part);
     const notes = [framing];
-    if (pair.quote !== null) notes.push("the attempt as it is quoted");
-    if (pair.trimmed) notes.push("the attempt was cut in the middle to " + budget + ", not here");
+    if (pair.trimmed) notes.push("the attempt cut in the middle to " + budget);
+    else if (pair.quote !== null) notes.push("the attempt as it is quoted");
+    if (pair.whole) notes.push("shown whole, as it is not archived where");
     return element("div", "", element("h4", "", "Correction prompt"),
       element("p", "", notes.join("; ")), box("prompt", "Correction prompt", ...content));
   }

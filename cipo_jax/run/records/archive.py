@@ -20,7 +20,9 @@ Fields of a record:
     logprob_sum             natural log of the completion's probability under the sampling
                             distribution; null if not finite
     finished                a stop token or a stop string ended it
-    trimmed                 the attempt quoted in the prompt was cut in the middle
+    trimmed, kept           whether the attempt quoted in the prompt was cut in the middle; and if
+                            it was, the characters of its head and of its tail that were quoted,
+                            else null. Older files have no "kept"
     round                   0 in the base stream; 1 for the correction of such an attempt, or of one
                             that is not in this file; 2 for that correction's correction, and so on.
                             In older files it is missing, and is 0 or 1
@@ -41,7 +43,7 @@ from typing import Any
 
 import numpy as np
 
-from cipo_jax.data.prompts import quoted_text
+from cipo_jax.data.prompts import CUT_MARK, quoted_text
 from cipo_jax.run.records.files import explained, replacing
 from cipo_jax.types import Attempt, CipoError, Problem
 
@@ -131,7 +133,8 @@ def archived_quote(
     quote_thoughts: bool,
     show_failed_test: bool,
 ) -> str:
-    """What the prompt of an archived correction quotes, before that is cut to its budget.
+    """What the prompt of an archived correction quotes. One that was cut to its budget by a version
+    that did not archive where is given whole.
 
     Args:
       anchor: the record of the quoted attempt; None if it is not in the archive.
@@ -141,7 +144,11 @@ def archived_quote(
     opening = anchor.get("opening", "") if anchor else ""
     shows = show_failed_test and record["tests"] is not None and quoted["outcome"] != "correct"
     failed_test = anchor["detail"] if anchor and shows else None
-    return quoted_text(quoted["text"], opening, quote_thoughts, failed_test)
+    words = quoted_text(quoted["text"], opening, quote_thoughts, failed_test)
+    if kept := record.get("kept"):
+        head, tail = kept
+        words = f"{words[:head]}{CUT_MARK}{words[len(words) - tail :]}"
+    return words
 
 
 def check_archive(workdir: Path, most_bytes: int = CHECKED_BYTES) -> None:
@@ -222,7 +229,8 @@ def _record(attempt: Attempt, index_of: dict[int, int]) -> dict[str, Any]:
         "completion_tokens": len(completion.tokens),
         "logprob_sum": logprob_sum if math.isfinite(logprob_sum) else None,
         "finished": bool(completion.finished),
-        "trimmed": bool(attempt.prompt.trimmed),
+        "trimmed": attempt.prompt.trimmed,
+        "kept": attempt.prompt.kept,
         "anchor": quoted,
     }
 

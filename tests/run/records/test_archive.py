@@ -26,7 +26,7 @@ PROBLEM = Problem("p-1", "What is 1+1?", "2")
 
 def attempt(text="2", outcome=Outcome.CORRECT, anchor=None, seconds=0.0, logprobs=(-0.5, -0.25)):
     return Attempt(
-        Prompt(PROBLEM, np.zeros(5, np.int32), anchor, trimmed=anchor is not None),
+        Prompt(PROBLEM, np.zeros(5, np.int32), anchor, kept=(1, 0) if anchor else None),
         Completion(
             np.zeros(len(logprobs), np.int32), np.array(logprobs, np.float32), finished=True
         ),
@@ -63,6 +63,7 @@ def test_every_field_can_be_read_back(tmp_path):
         "logprob_sum": -0.75,
         "finished": True,
         "trimmed": False,
+        "kept": None,
         "anchor": None,
     }
     assert records[2]["stream"] == "correction" and records[2]["trimmed"] is True
@@ -202,15 +203,20 @@ def test_stranger_in_the_directory_is_named(tmp_path):
         list(read_attempts(tmp_path))
 
 
+@pytest.mark.parametrize("text", ["so 5</think>\n5", "so 5</think>\n" + "4+1=5\n" * 30 + "end"])
 @pytest.mark.parametrize("quote_thoughts", [True, False])
 @pytest.mark.parametrize("show_failed_test", [True, False])
 def test_what_a_correction_quotes_can_be_told_from_the_archive(
-    tmp_path, quote_thoughts, show_failed_test
+    tmp_path, text, quote_thoughts, show_failed_test
 ):
     problem = Problem("p-2", "What is 2+2?", tests={"calls": []})
     base = Prompt(problem, np.zeros(5, np.int32), opening="<think>")
-    wrong = dataclasses.replace(attempt("so 5</think>\n5", Outcome.WRONG), prompt=base)
-    data = Data(correction_template="{question} {attempt}", quote_thoughts=quote_thoughts)
+    wrong = dataclasses.replace(attempt(text, Outcome.WRONG), prompt=base)
+    data = Data(
+        correction_template="{question} {attempt}",
+        quote_thoughts=quote_thoughts,
+        max_attempt_tokens=40,
+    )
     tokenizer = ByteTokenizer()
     prompt = PromptWriter(tokenizer, data, show_failed_test).correction(wrong)
     fixed = dataclasses.replace(attempt("4"), prompt=prompt)
@@ -219,3 +225,4 @@ def test_what_a_correction_quotes_can_be_told_from_the_archive(
     quote = archived_quote(after, before, quote_thoughts, show_failed_test)
     assert tokenizer.decode(prompt.tokens) == f"What is 2+2? {quote}"
     assert ("so 5" in quote, "[equal]" in quote) == (quote_thoughts, show_failed_test)
+    assert ("\n...\n" in quote) == prompt.trimmed == (len(text) > 40)
