@@ -48,7 +48,7 @@ def test_files_that_are_named_exist(page: Path) -> None:
         known = any((place / name).exists() for place in places)
         parts = (ROOT / "cipo_jax", ROOT / "configs")
         in_package = "/" not in name and any(file for p in parts for file in p.rglob(name))
-        of_a_run = name in ("parameters.txt", "table.md")
+        of_a_run = name in ("parameters.txt", "table.md", "comparison.md")
         assert known or in_package or of_a_run, f"{page.name}: {name}"
 
 
