@@ -19,6 +19,7 @@ from cipo_jax.run import training
 from cipo_jax.run.measures import find_metric
 from cipo_jax.run.records.archive import read_attempts
 from cipo_jax.run.records.metrics_file import read_metrics
+from cipo_jax.run.records.starts import read_starts
 from cipo_jax.run.records.terminal import format_step_line
 from cipo_jax.run.watch.speed import MEASURED
 from cipo_jax.types import CipoError
@@ -129,6 +130,8 @@ def test_evaluations_and_report(finished: Path) -> None:
     assert [r["step"] for r in of_phase(finished, "eval")] == [0, 2, 4]
     page = (finished / "report.html").read_text()
     assert "pass@1" in page
+    (start,) = read_starts(finished)
+    assert start["devices"].endswith(" x cpu") and f"{start['parameters']:,} parameters" in page
     config = json.loads((finished / "config.json").read_text())
     assert config["mesh.data"] == {"value": 2, "source": "command line"}
     assert config["cold_start.batch_size"]["source"] == "file"
