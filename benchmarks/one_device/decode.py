@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -22,7 +23,7 @@ from cipo_jax.sampling.settings import EngineSettings, cache_dtype
 HBM_BANDWIDTH = {kind: chip.bandwidth for kind, chip in CHIPS.items()}
 
 
-def measure_decode(work: Work) -> list[dict[str, Any]]:
+def measure_decode(work: Work) -> Iterator[dict[str, Any]]:
     """Of each number of rows."""
     shape = dataclasses.replace(work.shape, param_dtype=work.compute_dtype)
     mesh = one_device()

@@ -7,6 +7,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from peers.turns import spread
 
 from cipo_jax.run.records.metrics_file import read_metrics
 
+PROGRAM = (sys.executable, "-m", "cipo_jax.main")
 WARMUP_STEPS = 2  # of the run: its programs for few rows are compiled as they are met
 STATE_BYTES = 12  # per parameter: itself and Adam's moments
 PHASES = ("time/rollout", "time/correct", "time/update", "time/step")
@@ -30,26 +33,47 @@ STEP_METRICS = (
 )
 
 
-def measure_step(work: Work) -> dict[str, Any]:
+def measure_step(work: Work) -> Iterator[dict[str, Any]]:
     """What the run's metrics say of its steps after the first ones."""
     jax.config.update("jax_platforms", "cpu")  # here; the run needs all memory of the device
     needed = int(1.1 * STATE_BYTES * count_parameters(work.shape))
     with tempfile.TemporaryDirectory() as place:
         free = shutil.disk_usage(place).free
         if free < needed:
-            return {
+            yield {
                 "skipped": f"{place} has {free / 2**30:.0f} GiB free, the run's checkpoint needs "
                 f"{needed / 2**30:.0f}; TMPDIR names another place"
             }
-        subprocess.run(run_command(work, Path(place)), stdout=sys.stderr, check=True)
+            return
+        for line in train(run_options(work, Path(place)), Path(place) / "run"):
+            if line["phase"] == "train":
+                yield {"step": line["step"], **{n: line[n] for n in STEP_METRICS if n in line}}
         lines = read_metrics(Path(place) / "run")
     steps = [x for x in lines if x["phase"] == "train" and x["step"] > WARMUP_STEPS]
     found = {name: spread([x[name] for x in steps]) for name in STEP_METRICS if name in steps[0]}
-    return {"steps": len(steps), "compile/count": sum(x["compile/count"] for x in steps), **found}
+    yield {"steps": len(steps), "compile/count": sum(x["compile/count"] for x in steps), **found}
 
 
-def run_command(work: Work, place: Path) -> list[str]:
-    """Starts the run, whose data and tokenizer are written to `place`."""
+def train(options: Sequence[str], directory: Path) -> Iterator[dict[str, Any]]:
+    """The lines of metrics of a run with these options, as they come; `directory`: where it writes.
+
+    Raises:
+      subprocess.CalledProcessError: the run failed.
+    """
+    command, seen, over = [*PROGRAM, *options, f"--workdir={directory}"], 0, False
+    with subprocess.Popen(command, stdout=sys.stderr) as run:
+        while not over:
+            time.sleep(0.1)
+            over = run.poll() is not None  # whatever it wrote until then is read
+            lines = read_metrics(directory)
+            yield from lines[seen:]
+            seen = len(lines)
+    if run.returncode:
+        raise subprocess.CalledProcessError(run.returncode, command)
+
+
+def run_options(work: Work, place: Path) -> list[str]:
+    """Of the run, whose data and tokenizer are written to `place`."""
     shape, steps = work.shape, WARMUP_STEPS + work.repeats
     first_word = write_tokenizer(place / "tokenizer", shape.vocab_size, work.new)
     rng = random.Random(0)
@@ -67,10 +91,8 @@ def run_command(work: Work, place: Path) -> list[str]:
     values |= {f"model.{k}": getattr(work, k) for k in ("compute_dtype", "remat")}
     values |= {f"sampling.{k}": getattr(work, k) for k in SAMPLING}
     config = Path(__file__).parents[2] / "configs" / "math.py"
-    options = [f"--config={config}", f"--workdir={place / 'run'}"]
-    options += [f"--config.{k}={v}" for k, v in values.items()]
-    options += [f"--config.{setting}" for setting in SETTINGS.format(**vars(work)).split()]
-    return [sys.executable, "-m", "cipo_jax.main", *options]
+    options = [f"--config={config}", *(f"--config.{k}={v}" for k, v in values.items())]
+    return options + [f"--config.{setting}" for setting in SETTINGS.format(**vars(work)).split()]
 
 
 SAMPLING = ("slots", "chunk", "page_size", "prefill_tokens")

@@ -2,6 +2,7 @@
 
 import functools
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ from cipo_jax.run.watch.speed import PEAK_FLOPS, update_flops
 from cipo_jax.types import BASE, CORRECTION
 
 
-def measure_update(work: Work) -> list[dict[str, Any]]:
+def measure_update(work: Work) -> Iterator[dict[str, Any]]:
     """Of each number of rows of a microbatch."""
     return by_size("microbatch_rows", work.microbatches, functools.partial(_update_at, work))
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -34,6 +34,7 @@ class Work:
       microbatches: rows of a gradient accumulation step, for the update; the RL step takes the
         first.
       peer_rows: rows of the peer; one of `rows`.
+      source: directory of a pretrained model; "": none.
     """
 
     model: str
@@ -42,7 +43,7 @@ class Work:
     repeats: int = 3
     prompt: int = 512
     new: int = 512
-    rows: Sequence[int] = (16, 64, 128, 256)
+    rows: Sequence[int] = (64, 16, 256)
     chunk: int = 32
     page_size: int = 64
     prefill_tokens: int = 32_768
@@ -54,6 +55,7 @@ class Work:
     microbatches: Sequence[int] = (4,)
     remat: str = "full"
     peer_rows: int = 64
+    source: str = ""
 
     @property
     def shape(self) -> ModelConfig:
@@ -76,16 +78,15 @@ def count_parameters(shape: ModelConfig) -> int:
 
 def by_size(
     name: str, sizes: Sequence[int], measure: Callable[[int], dict[str, Any]]
-) -> list[dict[str, Any]]:
+) -> Iterator[dict[str, Any]]:
     """Measures each size; {name: size, "out_of_memory": why} where the device has no room."""
-    found = []
     for size in sizes:
         try:
-            found.append({name: size, **measure(size)})
+            found = measure(size)
         except jax.errors.JaxRuntimeError as error:
             text = str(error)
             if "RESOURCE_EXHAUSTED" not in text and "out of memory" not in text.lower():
                 raise
-            found.append({name: size, "out_of_memory": text.splitlines()[0][:200]})
-        gc.collect()  # frees what the failed size held
-    return found
+            found = {"out_of_memory": text.splitlines()[0][:200]}
+        gc.collect()  # frees what a failed size held
+        yield {name: size, **found}

@@ -7,8 +7,12 @@ from one_device.work import Work
 from peers.turns import spread
 
 
-def measure_peer(work: Work) -> dict[str, Any]:
+def measure_peer(work: Work) -> list[dict[str, Any]]:
     """transformers' `generate` at `peer_rows` rows."""
+    return [_measure(work)]
+
+
+def _measure(work: Work) -> dict[str, Any]:
     import torch
     import transformers
 

@@ -6,7 +6,6 @@ attention included, not compiled.
 """
 
 import dataclasses
-import functools
 import json
 import os
 import re
@@ -15,22 +14,22 @@ import sys
 import jax
 import numpy as np
 import pytest
-from places import ROOT
+import tiny_hf
+import tiny_models
+from places import ROOT, TESTS
 
 BENCHMARKS = ROOT / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 
 import accelerator  # noqa: E402
-from one_device import decode, step, update, work  # noqa: E402
+from as_on_gpu import as_on_gpu, lowered_for_cuda  # noqa: E402
+from one_device import decode, small, smoke, step, update, work  # noqa: E402
 from one_device.work import Work  # noqa: E402
 from peers.transformers_generate import measure_peer  # noqa: E402
 
 from cipo_jax.policy import attention_kernels, model  # noqa: E402
-from cipo_jax.policy.cache import attention as paged  # noqa: E402
-from cipo_jax.policy.cache import pages as page_arrays  # noqa: E402
 from cipo_jax.run.update import Policy, make_policy_update, make_score  # noqa: E402
 from cipo_jax.run.watch.speed import PEAK_FLOPS  # noqa: E402
-from cipo_jax.sampling import decode as decoding  # noqa: E402
 from cipo_jax.sampling.choose import Choice  # noqa: E402
 from cipo_jax.sampling.programs import lower_decode  # noqa: E402
 from cipo_jax.sampling.settings import EngineSettings  # noqa: E402
@@ -51,7 +50,7 @@ def test_shapes_have_the_published_numbers_of_parameters():
 @pytest.mark.slow
 def test_decoding_reads_weights_and_live_tokens(monkeypatch):
     monkeypatch.setitem(decode.HBM_BANDWIDTH, "cpu", 1e9)
-    found = decode.measure_decode(TINY)
+    found = list(decode.measure_decode(TINY))
     assert [row["rows"] for row in found] == list(TINY.rows)
     shape = TINY.shape
     params = model.init_params(shape, jax.random.key(0))
@@ -69,7 +68,7 @@ def test_decoding_reads_weights_and_live_tokens(monkeypatch):
 @pytest.mark.slow
 def test_rows_that_are_never_all_decoded_together_are_refused():
     with pytest.raises(ValueError, match="8 rows are never all decoded together"):
-        decode.measure_decode(dataclasses.replace(TINY, rows=(8,), prefill_tokens=16))
+        list(decode.measure_decode(dataclasses.replace(TINY, rows=(8,), prefill_tokens=16)))
 
 
 @pytest.mark.slow
@@ -94,7 +93,7 @@ def test_a_size_without_room_does_not_end_the_others():
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nallocator ...")
         return {"value": 10 * size}
 
-    assert work.by_size("rows", (1, 2, 4), measure) == [
+    assert list(work.by_size("rows", (1, 2, 4), measure)) == [
         {"rows": 1, "value": 10},
         {"rows": 2, "out_of_memory": "RESOURCE_EXHAUSTED: Out of memory"},
         {"rows": 4, "value": 40},
@@ -106,12 +105,13 @@ def test_other_errors_of_the_device_end_it():
         raise jax.errors.JaxRuntimeError("INTERNAL: a kernel failed")
 
     with pytest.raises(jax.errors.JaxRuntimeError, match="a kernel failed"):
-        work.by_size("rows", (1,), measure)
+        list(work.by_size("rows", (1,), measure))
 
 
 def test_the_step_is_skipped_without_room_for_its_checkpoint(monkeypatch):
     monkeypatch.setattr(step, "STATE_BYTES", 1e15)
-    assert "checkpoint needs" in step.measure_step(TINY)["skipped"]
+    [row] = step.measure_step(TINY)
+    assert "checkpoint needs" in row["skipped"]
 
 
 @pytest.mark.slow  # imports torch
@@ -120,39 +120,112 @@ def test_the_peer_is_skipped_where_torch_has_no_such_device(platform, why):
     torch = pytest.importorskip("torch")
     if platform == "gpu" and torch.cuda.is_available():
         pytest.skip("torch has one")
-    assert why in measure_peer(dataclasses.replace(TINY, platform=platform))["skipped"]
+    [row] = measure_peer(dataclasses.replace(TINY, platform=platform))
+    assert why in row["skipped"]
 
 
-@pytest.fixture
-def for_cuda(monkeypatch):
-    """Whatever is lowered is lowered for CUDA, as if on a GPU with cuDNN and Triton."""
-    lower = jax.stages.Traced.lower
-    monkeypatch.setattr(
-        jax.stages.Traced, "lower", functools.partialmethod(lower, lowering_platforms=("cuda",))
-    )
-    for module in (attention_kernels, page_arrays, paged, decoding):
-        monkeypatch.setattr(module, "platform", lambda: "gpu")
-    monkeypatch.setattr(page_arrays, "triton_reads_pages", lambda device: True)
-    version = "jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version"
-    monkeypatch.setattr(version, lambda: 91000)
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "part", [pytest.param("smoke", marks=pytest.mark.long), "decode", "update"]
+)
+def test_parts_run_with_the_programs_of_a_gpu(part, monkeypatch):
+    monkeypatch.setattr(attention_kernels, "_log_once", lambda message: None)
+    before = jax.config.jax_default_matmul_precision
+    tiny = dataclasses.replace(TINY, rows=(4,))
+    try:
+        with as_on_gpu():
+            rows = list(accelerator.PARTS[part].measure(tiny))
+    finally:
+        jax.config.update("jax_default_matmul_precision", before)
+    assert rows and not any({"skipped", "out_of_memory"} & set(row) for row in rows)
+    if part == "smoke":
+        assert [row["compute_dtype"] for row in rows] == ["float32", "bfloat16"]
+        assert rows[0]["sampled_alike"] == 1 and rows[0]["logprob_difference"] < 1e-4
 
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_full_size_programs_lower_for_cuda(for_cuda):
+@pytest.mark.parametrize("part", ["step", "small"])
+def test_whole_runs_have_the_programs_of_a_gpu(part, tmp_path, monkeypatch):
+    flags = re.sub(r"--xla_force_host_platform_device_count=\d+", "", os.environ["XLA_FLAGS"])
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr(step, "PROGRAM", (sys.executable, str(TESTS / "as_on_gpu.py")))
+    tiny = TINY
+    if part == "small":
+        pytest.importorskip("torch")
+        config = tmp_path / "config.py"  # the tokenizer makes many tokens of a word
+        config.write_text(
+            "import runpy\n"
+            "def get_config():\n"
+            f"    c = runpy.run_path({small.CONFIG!r})['get_config']('short')\n"
+            "    c.data.max_prompt_tokens, c.cold_start.max_steps = 200, 2\n"
+            "    c.cold_start.check_every = 1\n"
+            "    return c\n"
+        )
+        monkeypatch.setattr(small, "STEPS", 1)
+        monkeypatch.setattr(small, "CONFIG", str(config))
+        size = tiny_hf.make_tokenizer(tmp_path / "model")
+        longest = {"max_position_embeddings": 4096}
+        tiny_models.save_tiny_model(tmp_path / "model", vocab_size=size, **longest)
+        tiny = dataclasses.replace(TINY, source=str(tmp_path / "model"))
+    rows = list(accelerator.PARTS[part].measure(tiny))
+    assert [row["step"] for row in rows if "time/update" in row and "step" in row] == (
+        [1] if part == "small" else [1, 2, 3]
+    )
+    evaluated = [row for row in rows if "evaluated after step" in row]
+    assert bool(evaluated) == (part == "small")
+    assert all("eval/pass@1" in row for row in evaluated)
+
+
+def test_smoke_fails_where_programs_are_wrong(monkeypatch):
+    """As with a kernel that leaves out a part of the keys."""
+    found = {"sampled": {}, "completions": {}, "logprobs": {0: [0.0]}, "own_difference": 0.0}
+    found["update"] = {"loss/total": 1.0, "grad_norm": 1.0}
+    wrong = iter([found, found | {"logprobs": {0: [0.1]}}])
+    monkeypatch.setattr(smoke, "_on", lambda *args: next(wrong))
+    monkeypatch.setattr(smoke, "_alike", lambda *args: 1.0)
+    with pytest.raises(ValueError, match="float32: 0.1 is more than rounding"):
+        list(smoke.measure_smoke(TINY))
+
+
+def test_a_part_without_time_is_ended_and_keeps_what_it_found(tmp_path, monkeypatch, capsys):
+    script = tmp_path / "part.py"
+    script.write_text(
+        "import json, sys, time\n"
+        "file = sys.argv[-1].removeprefix('--json=')\n"
+        "found = json.load(open(file)) | {'decode': [{'rows': 4}]}\n"
+        "json.dump(found, open(file, 'w'))\n"
+        "time.sleep(60)\n"
+    )
+    monkeypatch.setattr(accelerator, "PROGRAM", (sys.executable, str(script)))
+    file = tmp_path / "results.json"
+    file.write_text('{"work": 1}')
+    rows = accelerator.in_own_process("decode", TINY, accelerator.TimeLeft(4.0), file)
+    stopped = {"stopped": "after 2 s, its share of the time that was left"}
+    assert rows == [{"rows": 4}, stopped]
+    assert json.loads(file.read_text()) == {"work": 1, "decode": rows}
+    assert "after 2 s" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_full_size_programs_lower_for_cuda():
     full = Work("qwen3-0.6b", compute_dtype="bfloat16")
     shape, mesh = full.shape, work.one_device()
     settings = EngineSettings(
         full.prompt, full.new, Choice(()), page_size=64, cache_dtype="bfloat16", slots=64
     )
-    decode = lower_decode(shape, mesh, settings).as_text()
-    assert "bf16" in decode and decode.count("__gpu$xla.gpu.triton") == 2 * shape.num_layers
     config = update.update_config(full, full.microbatches[0])
     score = make_score(shape, mesh, 1.0)
     policy = Policy(mesh, shape, score, full.prompt, full.prompt + full.new, full.new)
-    program = make_policy_update(config, policy, lambda _: 1e-6).lower().as_text()
-    called = set(re.findall(r"custom_call @([\w$]+)", program))
-    assert {"__cudnn$fmhaScaleBiasSoftmax", "__cudnn$fmhaScaleBiasSoftmaxBackward"} <= called
+    with lowered_for_cuda():
+        decoding = lower_decode(shape, mesh, settings).as_text()
+        updating = make_policy_update(config, policy, lambda _: 1e-6).lower().as_text()
+    # Of the layers, which are alike, there is one function.
+    assert "bf16" in decoding and decoding.count("__gpu$xla.gpu.triton") == 2
+    # The kernels of a forward pass are there again for the backward pass.
+    assert updating.count("__gpu$xla.gpu.triton") == 4 and "__cudnn" not in updating
 
 
 @pytest.mark.slow
@@ -162,11 +235,14 @@ def test_the_command_measures_all_parts(tmp_path, monkeypatch, capsys):
     flags = re.sub(r"--xla_force_host_platform_device_count=\d+", "", os.environ["XLA_FLAGS"])
     monkeypatch.setenv("XLA_FLAGS", flags)
     file = tmp_path / "results.json"
-    accelerator.main(["--model=tiny", "--peer", "--repeats=1", f"--json={file}"])
+    parts = ",".join(p for p in accelerator.PARTS if p != "smoke")
+    accelerator.main(["--model=tiny", "--repeats=1", f"--parts={parts}", f"--json={file}"])
     results = json.loads(file.read_text())
-    assert results["device"]["count"] == 1
-    steps, peer = results["step"], results["peer"]
-    assert steps["steps"] == 1
+    assert results["device"][0]["count"] == 1
+    *_, steps = results["step"]
+    assert steps["steps"] == 1 and len(results["step"]) == 2 + 1 + 1
+    assert "names no directory" in results["small"][0]["skipped"]
+    [peer], ratio = results["peer"], results["over peer"]
     phases = [steps[f"time/{phase}"]["median"] for phase in ("rollout", "correct", "update")]
     assert steps["time/step"]["median"] == pytest.approx(sum(phases))
     assert 0 < steps["base/reward/mean"]["median"] < 1
@@ -176,5 +252,5 @@ def test_the_command_measures_all_parts(tmp_path, monkeypatch, capsys):
     (ours,) = [row for row in results["decode"] if row["rows"] == peer["rows"]]
     assert ours["share"] is None and results["update"][0]["mfu"] is None
     rates = [x["tokens_per_second"]["median"] for x in (ours, peer)]
-    assert peer["engine_faster_by"] == rates[0] / rates[1]
+    assert ratio["engine_faster_by"] == rates[0] / rates[1]
     assert "no share: what 'cpu' could reach is not known" in capsys.readouterr().out
