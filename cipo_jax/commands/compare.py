@@ -248,7 +248,9 @@ def outcomes(path: Path, phase: str, step: int) -> Outcomes:
     }
     tables: Outcomes = {}
     for record in read_attempts(path, phase, {step}):
-        table = tables.setdefault(measures[stream_of(record)], {})
+        whose = stream_of(record)
+        measure = measures.get(whose, f"{phase} after correction, {whose}")
+        table = tables.setdefault(measure, {})
         right = record["outcome"] == Outcome.CORRECT if is_judged(record) else None
         table.setdefault(record["problem_id"], []).append(right)
     return tables

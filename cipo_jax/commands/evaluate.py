@@ -55,7 +55,7 @@ from cipo_jax.run.problems import given_attempt, given_attempts, open_evaluation
 from cipo_jax.run.records.archive import ATTEMPTS_DIR, AttemptArchive
 from cipo_jax.run.records.files import explained, write_json, write_text
 from cipo_jax.run.records.lock import DirectoryLock
-from cipo_jax.run.records.terminal import printable
+from cipo_jax.run.records.terminal import print_gain, printable
 from cipo_jax.run.statistics import Estimate
 from cipo_jax.run.watch.heartbeat import Heartbeat
 from cipo_jax.types import Attempt, CipoError, Problem, Prompt
@@ -168,6 +168,7 @@ def _evaluate_suites(
                     summary = _summary(member, shared, metrics, attempts)
                     for line in summary["errors"]:
                         print(f"warning  {line}", flush=True)
+                    print_gain(metrics)
                     of_suite = [line for line in unread if line.startswith(member.source)]
                     results[member.suite.name] = summary | {"unread_answers": of_suite}
     return results
@@ -291,6 +292,7 @@ def evaluate_suite(
         samples=samples,
         pass_at=config.eval.pass_at,
         corrected_attempts=min(config.eval.corrected_attempts, samples),
+        correction_rounds=config.eval.correction_rounds,
         key=key,
         given=given,
         same_answers=same_answers,

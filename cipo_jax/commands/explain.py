@@ -33,6 +33,7 @@ PAPER: dict[str, tuple[Any, str]] = {
     "replay.initial": (0.3, _READ),
     "replay.minimum": (0.2, _READ),
     "replay.maximum": (0.8, _READ),
+    "replay.target": ("constant", _READ),
     "replay.target_retention": (0.8, _READ),
     "replay.gap_weight": (0.8, _READ),
     "replay.drop_weight": (0.3, _READ),

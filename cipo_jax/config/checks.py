@@ -76,6 +76,9 @@ def check_combinations(c: Config) -> None:
         _refuse(c, "eval.pass_at", f"every k between 1 and eval.samples = {c.eval.samples}")
     if c.eval.corrected_attempts > c.eval.samples:
         _refuse(c, "eval.corrected_attempts", f"<= eval.samples = {c.eval.samples}")
+    if c.eval.correction_rounds > 1 and not c.eval.corrected_attempts:
+        wanted = "1 with eval.corrected_attempts = 0, which leaves nothing to correct"
+        _refuse(c, "eval.correction_rounds", wanted)
 
 
 def check_training(c: Config) -> None:

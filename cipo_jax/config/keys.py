@@ -250,6 +250,9 @@ class Eval:
     pass_at: tuple[int, ...] = (1, 8)  # each k of pass@k, from 1 to `samples`
     # The policy's own attempts per problem that it then corrects; 0: none.
     corrected_attempts: NotNegative[int] = 1
+    # Rounds of that: each corrects what the last one gave, and is set against as many tokens spent
+    # on independent attempts. Those of 3 rounds need about 4 `samples` to compare with.
+    correction_rounds: Positive[int] = 1
     # Given attempts per problem of an embedded task: this many wrong solutions of the generator,
     # and its right one, are to be corrected, the same for every run; 0: none.
     given_attempts: NotNegative[int] = 0

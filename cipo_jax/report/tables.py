@@ -98,6 +98,12 @@ def before_after(evaluations: Records, pass_at: Sequence[str]) -> list[Note | Ta
         (correction + "accuracy_after", "accuracy after correction", True),
         (correction + "w2r", "wrong → right", True),
         (correction + "r2r", "right → right", True),
+        (correction + "w2r_gain", "wrong → right, minus another attempt", True),
+        *(
+            (name, name.removeprefix(correction).replace("_", " ").replace("/", ", "), True)
+            for name in last
+            if name.startswith(correction + "round_") and name.endswith(("accuracy", "solved_gain"))
+        ),
         ("eval/no_answer", "no answer found", True),
         ("eval/length/mean", "completion length, tokens", False),
     ]

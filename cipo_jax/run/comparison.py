@@ -77,7 +77,9 @@ def is_judged(attempt: Mapping[str, Any]) -> bool:
 
 def stream_of(attempt: Mapping[str, Any]) -> str:
     """What an archived attempt of an evaluation is: "base", or a correction, of an attempt of its
-    "own" file or of one that was "given"."""
+    "own" file or of one that was "given"; or "round 2", "round 3", ... of own corrections."""
     if attempt["anchor"] is None:
         return "base"
+    if (number := attempt.get("round", 1)) > 1:
+        return f"round {number}"
     return "given" if attempt["anchor"]["index"] is None else "own"

@@ -13,11 +13,12 @@ import numpy as np
 from cipo_jax.policy.model import Params
 from cipo_jax.rl.rewards import correct_array, pass_rates, verified_array
 from cipo_jax.run.rollout import MakeAttempts
-from cipo_jax.run.statistics import Estimate, estimate, majority_at_k, pass_at_k
+from cipo_jax.run.statistics import Estimate, between, estimate, majority_at_k, pass_at_k
 from cipo_jax.types import Attempt, Outcome, Prompt
 
 # Pairs of answers -> whether the two of a pair are equal.
 SameAnswers = Callable[[Sequence[tuple[str, str]]], Sequence[bool]]
+Votes = tuple[int, list[int], int]  # right, sizes of the classes of wrong answers, abstained
 WRONG = "incorrect"  # the verdict of a critique that is counted as a find
 EVAL_KEY = 2  # folded into the run's key: equal problems give equal attempts, in training or not
 
@@ -33,51 +34,68 @@ def evaluate(
     corrected_attempts: int,
     key: jax.Array,
     given: Sequence[Attempt] = (),
+    correction_rounds: int = 1,
     same_answers: SameAnswers | None = None,
 ) -> tuple[dict[str, Estimate], list[Attempt]]:
     """Evaluates `params` on the problems of `prompts`.
 
     Each problem gets `samples` attempts, of which the first `corrected_attempts` are then corrected
-    once each. The same key gives the same attempts.
+    once each; further rounds correct what the last one gave. The same key gives the same attempts.
 
     Attempts without a verdict (`Attempt.judged`) count in "error" and in the lengths alone. A
     metric for which too few verdicts are left is absent.
 
     Args:
       pass_at: the k of pass@k and maj@k.
-      given: attempts that others made, corrected once each as well.
+      given: attempts that others made, corrected once each, whatever the rounds.
+      correction_rounds: of own attempts, at least 1.
       same_answers: with it, maj@k is computed where problems have answers. Wrong answers that are
         written differently then count as one.
 
     Returns:
       metrics:
         "pass@k"; "maj@k"; "length/mean" (completion tokens); "no_answer"; "error";
-        those of `evaluate_corrections`, and of `given` the same as "given/w2r" and so on.
-      all attempts: prompt-major, then the corrections, those of `given` last.
+        those of `evaluate_corrections`, and of `given` the same as "given/w2r" and so on;
+        those of `against_another_attempt`, and with several rounds of `measure_rounds`.
+      all attempts: prompt-major, then the corrections, round by round, those of `given` last.
     """
     attempts = attempt(params, prompts, samples, key, "evaluate")
     groups = [attempts[i : i + samples] for i in range(0, len(attempts), samples)]
     correct, judged = correct_array(attempts, samples), verified_array(attempts, samples)
     shares = {f"pass@{k}": pass_at_k(correct, k, judged) for k in pass_at}
+    votes = None
     if same_answers and all(p.problem.answer is not None for p in prompts):
         votes = [count_votes(group, same_answers) for group in groups]
-        known = judged.sum(axis=1)
-        for k in pass_at:
-            of_votes = zip(votes, known, strict=True)
-            values = [majority_at_k(*v, k) if n >= k else np.nan for v, n in of_votes]
-            shares[f"maj@{k}"] = np.array(values)
+        shares |= {f"maj@{k}": _majorities(votes, k) for k in pass_at}
     metrics = {k: estimate(v[~np.isnan(v)]) for k, v in shares.items() if not np.isnan(v).all()}
     metrics |= _of_completions(groups)
     # An attempt that may be right or wrong can be neither kept nor corrected.
-    own = [a for group in groups for a in group[:corrected_attempts] if a.judged]
-    for number, (anchors, prefix) in enumerate(((own, "correction/"), (given, "given/")), 1):
-        if anchors:
-            of_pass = jax.random.fold_in(key, number)
-            corrected, corrections = evaluate_corrections(
-                attempt, params, anchors, correction_prompt, samples=1, key=of_pass
-            )
-            metrics |= {prefix + k.removeprefix("correction/"): e for k, e in corrected.items()}
-            attempts = attempts + corrections
+    chains = [[a] for group in groups for a in group[:corrected_attempts] if a.judged]
+    for number, (anchors, prefix) in enumerate(
+        (([a for a, *_ in chains], "correction/"), (given, "given/")), 1
+    ):
+        if not anchors:
+            continue
+        of_pass = jax.random.fold_in(key, number)
+        corrected, corrections = evaluate_corrections(
+            attempt, params, anchors, correction_prompt, samples=1, key=of_pass
+        )
+        metrics |= {prefix + k.removeprefix("correction/"): e for k, e in corrected.items()}
+        attempts = attempts + corrections
+        if prefix == "correction/":
+            chains = [[*c, after] for c, after in zip(chains, corrections, strict=True)]
+            metrics |= against_another_attempt(chains, groups)
+            for i in range(2, correction_rounds + 1):
+                # 1 and 2 are those of the passes above.
+                of_round, what = jax.random.fold_in(key, i + 1), f"evaluate corrections, round {i}"
+                going_on = [c for c in chains if len(c) == i and c[-1].judged]
+                asked = [correction_prompt(c[-1]) for c in going_on]
+                further = attempt(params, asked, 1, of_round, what) if asked else []
+                for chain, after in zip(going_on, further, strict=True):
+                    chain.append(after)
+                attempts = attempts + further
+            if correction_rounds > 1:
+                metrics |= measure_rounds(chains, groups, correction_rounds, votes)
     return metrics, attempts
 
 
@@ -126,6 +144,116 @@ def evaluate_corrections(
     }, corrections
 
 
+def against_another_attempt(
+    chains: Sequence[Sequence[Attempt]], groups: Sequence[Sequence[Attempt]]
+) -> dict[str, Estimate]:
+    """Whether a correction of a wrong attempt is better than another attempt. Where it is not,
+    nothing in an attempt helps the policy, and there is little that corrections could teach.
+
+    Args:
+      chains: an attempt with a verdict, its correction, and so on.
+      groups: all attempts at each problem.
+
+    Returns:
+      "correction/resampled_w2r": of wrong attempts, the share of right ones among the others at the
+        same problem.
+      "correction/w2r_gain": of the same attempts, the share corrected ("w2r") minus that.
+      Both are absent if no wrong attempt has another attempt and a correction with verdicts.
+    """
+    others = {
+        group[0].problem.id: (sum(a.correct for a in group), sum(a.judged for a in group) - 1)
+        for group in groups
+    }
+    names, fixed, resampled = [], [], []
+    for anchor, after, *_ in chains:
+        right, count = others[anchor.problem.id]
+        if not anchor.correct and after.judged and count:
+            names.append(anchor.problem.id)
+            fixed.append(float(after.correct))
+            resampled.append(right / count)
+    if not names:
+        return {}
+    counts, by_attempt = _grouped(np.ones(len(names)), names), _grouped(np.array(resampled), names)
+    return {
+        "correction/resampled_w2r": estimate(by_attempt, counts),
+        "correction/w2r_gain": estimate(_grouped(np.array(fixed), names) - by_attempt, counts),
+    }
+
+
+def measure_rounds(
+    chains: Sequence[Sequence[Attempt]],
+    groups: Sequence[Sequence[Attempt]],
+    rounds: int,
+    votes: Sequence[Votes] | None = None,
+) -> dict[str, Estimate]:
+    """Attempts corrected again and again, beside as many tokens spent on independent attempts.
+
+    A chain of r rounds takes the tokens of its attempt and of r corrections. As many tokens buy n
+    attempts at the same problems; n is no whole number, and pass@n is linear between whole ones.
+
+    Args:
+      chains: an attempt with a verdict, its correction, that one's, and so on. One that has come to
+        a correction without a verdict ends there, and counts in the rounds before.
+      groups: all attempts at each problem.
+      votes: of each problem, as `count_votes` gives them.
+
+    Returns: for r = 1, ..., `rounds`, as "correction/round_r/...":
+      "accuracy": of chains, those that are right after r rounds; "solved": that were right at any
+        time up to then, as a verifier would find out;
+      "attempts": n; "pass": pass@n of the chains' problems, the share that n attempts solve;
+      "solved_gain": "solved" minus "pass", paired by problem;
+      "vote": with `votes`, maj@n, what n attempts are right in without a verifier.
+      The last three are absent where no problem has n attempts with a verdict.
+    """
+    place = {group[0].problem.id: i for i, group in enumerate(groups)}
+    samples = len(groups[0]) if groups else 0
+    flat = [a for group in groups for a in group]
+    correct, judged = correct_array(flat, samples), verified_array(flat, samples)
+    length = np.array([np.mean([len(a.completion.tokens) for a in group]) for group in groups])
+    metrics: dict[str, Estimate] = {}
+    for r in range(1, rounds + 1):
+        known = [chain[: r + 1] for chain in chains if len(chain) > r and chain[r].judged]
+        if not known:
+            break
+        at = np.array([place[chain[0].problem.id] for chain in known])
+        names = [chain[0].problem.id for chain in known]
+
+        def over(values: Sequence[float] | np.ndarray, names: list[str] = names) -> np.ndarray:
+            return _grouped(np.asarray(values, float), names)
+
+        count = over(np.ones(len(known)))
+        solved = np.array([any(a.correct for a in chain) for chain in known], float)
+        tokens = [sum(len(a.completion.tokens) for a in chain) for chain in known]
+        attempts = estimate(over(tokens), over(length[at]))
+        found = {
+            "accuracy": estimate(over([chain[-1].correct for chain in known]), count),
+            "solved": estimate(over(solved), count),
+            "attempts": attempts,
+        }
+        # [chains], of each one's problem.
+        passed = between(lambda k: pass_at_k(correct, k, judged), attempts.value, samples)[at]
+        has = ~np.isnan(passed)
+        if has.any():
+            passed, of = np.where(has, passed, 0.0), over(has)
+            found["pass"] = estimate(over(passed), of)
+            found["solved_gain"] = estimate(over(np.where(has, solved - passed, 0.0)), of)
+        if votes is not None and has.any():
+            voted = between(lambda k: _majorities(votes, k), attempts.value, samples)[at]
+            found["vote"] = estimate(over(np.where(has, voted, 0.0)), over(has))
+        metrics |= {f"correction/round_{r}/{name}": value for name, value in found.items()}
+    return metrics
+
+
+def _majorities(votes: Sequence[Votes], k: int) -> np.ndarray:
+    """[N] maj@k of each problem; NaN where fewer than k attempts have a verdict."""
+
+    def majority(right: int, wrong: Sequence[int], silent: int) -> float:
+        enough = right + sum(wrong) + silent >= k
+        return majority_at_k(right, wrong, silent, k) if enough else np.nan
+
+    return np.array([majority(*vote) for vote in votes])
+
+
 def evaluate_critiques(
     attempt: MakeAttempts,
     params: Params,
@@ -165,7 +293,7 @@ def plain_values(metrics: Mapping[str, Estimate]) -> dict[str, float]:
     return values | {f"{k}_stderr": m.stderr for k, m in metrics.items() if k.startswith("pass@")}
 
 
-def count_votes(group: Sequence[Attempt], same_answers: SameAnswers) -> tuple[int, list[int], int]:
+def count_votes(group: Sequence[Attempt], same_answers: SameAnswers) -> Votes:
     """(right, sizes of the classes of wrong answers, abstained): the votes on one problem, of the
     attempts with a verdict. All right ones agree with the reference, so with each other."""
     right = sum(a.correct for a in group)

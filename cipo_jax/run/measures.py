@@ -173,7 +173,23 @@ eval/correction/w2r | share | Of wrong own attempts, those that are corrected.
 eval/correction/r2r | share | Of right own attempts, those that are kept right.
 eval/correction/r2w | share | Of right own attempts, those that are spoilt.
 eval/correction/error | share | Of their corrections, those without a verdict.
-eval/given/{name} | share | The same six for attempts that the task makes (`eval.given_attempts`).
+eval/correction/resampled_w2r | share | For the same wrong own attempts: of the other attempts at
+    their problems, those that are right.
+eval/correction/w2r_gain | difference | eval/correction/w2r minus that: whether a correction is
+    better than another attempt. Where it is not, attempts hold nothing that helps the policy, and
+    corrections have little to teach.
+eval/correction/round_{r}/accuracy | share | With `eval.correction_rounds`: of corrected own
+    attempts, those that are right after r rounds.
+eval/correction/round_{r}/solved | share | Of them, those that were right at any time up to then,
+    the first attempt included.
+eval/correction/round_{r}/attempts | number | As many attempts take the tokens of the attempt and
+    its r corrections.
+eval/correction/round_{r}/pass | share | pass@k of the same problems with that many attempts, linear
+    between whole numbers; absent where there are fewer `eval.samples`.
+eval/correction/round_{r}/solved_gain | difference | solved minus pass, paired by problem.
+eval/correction/round_{r}/vote | share | maj@k with that many attempts (`--mode=evaluate`).
+eval/given/{name} | share | The first six of these for attempts that the task makes
+    (`eval.given_attempts`).
 time/eval | seconds | The evaluation.
 
 # Cold start

@@ -9,7 +9,7 @@ seed, so that equal data give equal numbers.
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -68,6 +68,21 @@ def pass_at_k(correct: np.ndarray, k: int, judged: np.ndarray | None = None) -> 
     left = np.maximum(n[:, None] - draws, 1)
     missed = np.prod(np.maximum(wrong[:, None] - draws, 0) / left, axis=1)
     return np.where(n >= k, 1.0 - missed, np.nan)
+
+
+def between(of: Callable[[int], np.ndarray], k: float, most: int) -> np.ndarray:
+    """[N] values `of` a k that is no whole number, such as pass@k, linear between its neighbours:
+    the mean if each problem gets one of the two numbers of samples, k on average. A k below 1
+    counts as 1.
+
+    Returns:
+      [N] float64, NaN where `of` is, and everywhere if k is above `most`.
+    """
+    k = max(k, 1.0)
+    low, high = math.floor(k), math.ceil(k)
+    if high > most:
+        return np.full(len(of(1)), np.nan)
+    return of(low) + (k - low) * (of(high) - of(low)) if high > low else of(low)
 
 
 def majority_at_k(right: int, wrong: Sequence[int], abstained: int, k: int) -> float:

@@ -26,6 +26,7 @@ from cipo_jax.run.records.terminal import (
     format_step_line,
     print_evaluation,
     print_findings,
+    print_gain,
     print_pair,
 )
 from cipo_jax.run.update import Update, not_finite
@@ -103,6 +104,7 @@ class Training:
             samples=c.eval.samples,
             pass_at=c.eval.pass_at,
             corrected_attempts=c.eval.corrected_attempts,
+            correction_rounds=c.eval.correction_rounds,
             given=self.given,
             key=self.eval_key,
         )
@@ -114,6 +116,7 @@ class Training:
         seconds = parts.heartbeat.take_times()["eval"]
         self.record.write(self.step, named | {"time/eval": seconds}, "eval")
         print_evaluation(self.step, results)
+        print_gain(estimates)
         parts.heartbeat.said()
         return named
 

@@ -1,5 +1,6 @@
 """Comparing runs whose metrics and attempts are made by hand."""
 
+import dataclasses
 import json
 import time
 from pathlib import Path
@@ -133,6 +134,24 @@ def test_attempts_without_a_verdict_are_left_out(tmp_path: Path) -> None:
     assert [(c.problems, c.values, c.unjudged) for c in found] == [(2, (0.5, 0.5), 2)]
     text = (tmp_path / "out" / "comparison.md").read_text()
     assert "2 attempts without a verdict (outcome error) are left out of eval pass@1" in text
+
+
+def test_rounds_of_correction_are_compared_each_with_its_own(tmp_path: Path) -> None:
+    a = make_run(tmp_path / "a", 100, {4: 0.5})
+    b = make_run(tmp_path / "b", 100, {4: 0.5}, num_steps=61)
+    for run, once in ((a, True), (b, False)):
+        chain = [attempt(0, False)]
+        for right in (once, True):
+            made = attempt(0, right)
+            quoting = dataclasses.replace(made.prompt, anchor=chain[-1])
+            chain.append(dataclasses.replace(made, prompt=quoting))
+        AttemptArchive(run).write("eval", 4, chain)
+    found = compare([a, b], tmp_path / "out")
+    assert {c.measure: c.values for c in found if c.at == "equal steps"} == {
+        "eval pass@1": (0, 0),
+        "eval after correction": (0, 1),
+        "eval after correction, round 2": (1, 1),
+    }
 
 
 def test_runs_without_an_archive_say_so(tmp_path: Path) -> None:

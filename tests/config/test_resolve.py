@@ -230,6 +230,11 @@ def test_no_number_may_be_nan(key: str) -> None:
         ({"eval__pass_at": (0,)}, "eval.pass_at", "between 1 and eval.samples = 8"),
         ({"eval__pass_at": (1, 9)}, "eval.pass_at", "between 1 and eval.samples = 8"),
         ({"eval__corrected_attempts": 9}, "eval.corrected_attempts", "<= eval.samples = 8"),
+        (
+            {"eval__corrected_attempts": 0, "eval__correction_rounds": 3},
+            "eval.correction_rounds",
+            "nothing to correct",
+        ),
     ],
 )
 def test_values_out_of_range_or_at_odds_are_refused(values: dict, key: str, wanted: str) -> None:

@@ -102,11 +102,15 @@ def test_a_run_ends_with_its_tokens_and_goes_on_with_more(
 
 @pytest.mark.slow
 def test_no_steps_are_an_evaluation_alone_with_given_attempts(tmp_path: Path) -> None:
-    phases = train(tmp_path, "--config.num_steps=0", "--config.eval.given_attempts=2")
+    rounds = "--config.eval.correction_rounds=3"
+    phases = train(tmp_path, "--config.num_steps=0", "--config.eval.given_attempts=2", rounds)
     assert not phases["train"] and [line["step"] for line in phases["eval"]] == [0]
     assert phases["eval"][0]["eval/given/accuracy_before"] == pytest.approx(1 / 3)
     given = [r for r in read_attempts(tmp_path) if r["anchor"] and r["anchor"]["index"] is None]
     assert [r["anchor"]["outcome"] for r in given] == ["wrong", "wrong", "correct"] * 4
+    own = [r for r in read_attempts(tmp_path) if r not in given]
+    assert {r["round"] for r in own} == {0, 1, 2, 3}
+    assert 0 <= phases["eval"][0]["eval/correction/round_3/accuracy"] <= 1
 
 
 @pytest.mark.slow

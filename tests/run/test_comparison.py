@@ -58,4 +58,10 @@ def test_the_mean_reaches_as_far_as_all_seeds() -> None:
     ("anchor", "stream"), [(None, "base"), ({"index": 3}, "own"), ({"index": None}, "given")]
 )
 def test_an_anchor_outside_the_file_was_given(anchor: dict | None, stream: str) -> None:
-    assert stream_of({"anchor": anchor}) == stream
+    assert stream_of({"anchor": anchor}) == stream  # of an older file
+    rounds = {"round": 0 if anchor is None else 1}
+    assert stream_of({"anchor": anchor} | rounds) == stream
+
+
+def test_later_rounds_are_no_first_corrections() -> None:
+    assert stream_of({"anchor": {"index": 3}, "round": 2}) == "round 2"

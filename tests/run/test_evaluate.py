@@ -14,8 +14,10 @@ from cipo_jax.run.evaluate import (
     evaluate,
     evaluate_corrections,
     evaluate_critiques,
+    measure_rounds,
     plain_values,
 )
+from cipo_jax.run.measures import find_metric
 from cipo_jax.types import Attempt, Completion, Outcome, Problem, Prompt, Verdict
 
 # Evaluation. Verdicts: three problems, four samples each; then of corrections, by (problem, sample
@@ -99,6 +101,9 @@ def test_rates_by_hand() -> None:
         "correction/r2r": 2 / 3,
         "correction/r2w": 1 / 3,
         "correction/w2r": 1 / 3,
+        # The wrong one of a has two right ones among three others, those of b have none.
+        "correction/resampled_w2r": 2 / 9,
+        "correction/w2r_gain": 1 / 3 - 2 / 9,
     }
     assert metrics == pytest.approx(rates)
     assert len(attempts) == 12 + 6
@@ -167,6 +172,96 @@ def test_a_rate_over_nothing_is_absent(problem: str, present: str, absent: str) 
     assert f"correction/{present}" in metrics and f"correction/{absent}" not in metrics
 
 
+# Rounds. By problem and by what was written: "1cc" is what two corrections made of sample 1.
+
+ROUNDS = {
+    "a": {"0": "r", "1": "w", "2": "w", "3": "w", "0c": "w", "0cc": "r", "0ccc": "r"}
+    | {"1c": "w", "1cc": "w", "1ccc": "w"},
+    "b": {"0": "w", "1": "w", "2": "w", "3": "r", "0c": "r", "0cc": "error"}
+    | {"1c": "w", "1cc": "r", "1ccc": "w"},
+}
+OUTCOMES = {"r": Outcome.CORRECT, "w": Outcome.WRONG, "error": Outcome.ERROR}
+
+
+def run_rounds(**arguments: Any) -> tuple[dict[str, Any], list[Attempt], list[list[int]]]:
+    """Attempts take 4 tokens, corrections 2."""
+    keys = []
+
+    def attempt(params: Any, prompts: Any, samples: int, key: Any, purpose: str) -> list[Attempt]:
+        keys.append(jax.random.key_data(key).tolist())
+        made = []
+        for prompt, j in itertools.product(prompts, range(samples)):
+            text = f"{prompt.anchor.text}c" if prompt.anchor else str(j)
+            tokens = np.zeros(2 if prompt.anchor else 4, np.int32)
+            done = Completion(tokens, tokens.astype(np.float32), True)
+            outcome = OUTCOMES[ROUNDS[prompt.problem.id][text]]
+            made.append(Attempt(prompt, done, text, Verdict(outcome)))
+        return made
+
+    metrics, attempts = evaluate(
+        attempt,
+        PARAMS,
+        [Prompt(Problem(name, "?", answer="1"), np.array([1])) for name in ROUNDS],
+        lambda anchor: Prompt(anchor.problem, np.array([1, 2]), anchor=anchor),
+        samples=4,
+        pass_at=(1,),
+        corrected_attempts=2,
+        key=jax.random.key(5),
+        **arguments,
+    )
+    return metrics, attempts, keys
+
+
+def test_rounds_by_hand() -> None:
+    metrics, attempts, keys = run_rounds(correction_rounds=3, same_answers=lambda pairs: [])
+    assert [a.text for a in attempts[8:]] == [
+        *("0c", "1c", "0c", "1c", "0cc", "1cc", "0cc", "1cc"),
+        *("0ccc", "1ccc", "1ccc"),  # what has no verdict is not corrected
+    ]
+    assert len(set(map(str, keys))) == 4
+    # pass@1 is 1/4, pass@2 1/2, pass@3 3/4, of both problems. Nobody answers wrongly, so that a
+    # vote is right wherever an attempt is.
+    rounds = {
+        1: {"accuracy": 1 / 4, "solved": 1 / 2, "attempts": 6 / 4, "pass": 3 / 8},
+        2: {"accuracy": 2 / 3, "solved": 2 / 3, "attempts": 8 / 4, "pass": 1 / 2},
+        3: {"accuracy": 1 / 3, "solved": 2 / 3, "attempts": 10 / 4, "pass": 5 / 8},
+    }
+    for r, of in rounds.items():
+        of |= {"solved_gain": of["solved"] - of["pass"], "vote": of["pass"]}
+        found = {name: metrics[f"correction/round_{r}/{name}"].value for name in of}
+        assert found == pytest.approx(of)
+    gain = metrics["correction/round_2/solved_gain"]
+    assert gain.low < gain.value < gain.high
+    assert metrics["correction/w2r_gain"].value == pytest.approx(1 / 3 - 1 / 3)
+
+
+def test_one_round_is_what_it_was() -> None:
+    one, attempts, _ = run_rounds()
+    more, further, _ = run_rounds(correction_rounds=3)
+    assert not [name for name in one if "round_" in name]
+    assert {name: more[name] for name in one} == one
+    assert [a.text for a in further[: len(attempts)]] == [a.text for a in attempts]
+    assert not [name for name in more if name.endswith("vote")]  # without a judge of answers
+    assert all(find_metric(f"eval/{name}") for name in more)
+
+
+def test_too_few_samples_for_the_tokens_of_a_round_say_nothing_of_it() -> None:
+    wrong, right = (
+        Attempt(
+            Prompt(Problem("p", "?"), np.array([1])),
+            Completion(np.zeros(4, np.int32), np.zeros(4, np.float32), True),
+            "",
+            Verdict(outcome),
+        )
+        for outcome in (Outcome.WRONG, Outcome.CORRECT)
+    )
+    metrics = measure_rounds([[wrong, wrong, right]], [[wrong, right]], rounds=2)
+    assert metrics["correction/round_1/pass"].value == 1
+    assert metrics["correction/round_2/attempts"].value == 3
+    kept = {"accuracy", "solved", "attempts"}
+    assert {k.rpartition("/")[2] for k in metrics if "round_2" in k} == kept
+
+
 # Attempts without a verdict.
 
 FAILED = {
@@ -191,6 +286,8 @@ def test_errors_are_neither_right_nor_wrong() -> None:
         "correction/r2w": 0,
         "correction/w2r": 0,
         "correction/error": 0,
+        "correction/resampled_w2r": 1 / 2,  # of two others with a verdict
+        "correction/w2r_gain": -1 / 2,
     }
     assert {k: v for k, v in metrics.items() if "stderr" not in k} == pytest.approx(rates)
     assert attempter.calls[1][0] == 2 and len(attempts) == 12 + 2

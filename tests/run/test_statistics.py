@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from cipo_jax.run.statistics import (
+    between,
     difference_by_seed,
     estimate,
     majority_at_k,
@@ -224,3 +225,15 @@ def test_the_t_interval_covers_the_mean_as_often_as_it_says() -> None:
     intervals = [t_interval(random.normal(size=5)) for _ in range(2000)]
     assert np.mean([low < 0 < high for low, high in intervals]) == pytest.approx(0.95, abs=0.015)
     assert t_interval(np.array([1.0])) == (-math.inf, math.inf)
+
+
+def test_between_whole_numbers_a_rate_is_linear() -> None:
+    correct = np.array([[1, 0, 0, 0], [0, 0, 0, 0]], bool)
+
+    def of(k: int) -> np.ndarray:
+        return pass_at_k(correct, k)
+
+    np.testing.assert_allclose(between(of, 2, 4), [1 / 2, 0])
+    np.testing.assert_allclose(between(of, 2.25, 4), [1 / 2 + 1 / 16, 0])
+    np.testing.assert_allclose(between(of, 0.5, 4), [1 / 4, 0])
+    assert np.isnan(between(of, 4.1, 4)).all() and between(of, 4, 4)[0] == 1

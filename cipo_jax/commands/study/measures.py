@@ -7,6 +7,7 @@ of its records. This file decides what is measured; formulas of uncertainty are 
 """
 
 import collections
+import functools
 import itertools
 import json
 import math
@@ -24,7 +25,7 @@ from cipo_jax.run.problems import open_evaluation
 from cipo_jax.run.records.archive import read_attempts
 from cipo_jax.run.records.files import write_text
 from cipo_jax.run.records.metrics_file import read_metrics
-from cipo_jax.run.statistics import pass_at_k
+from cipo_jax.run.statistics import between, pass_at_k
 from cipo_jax.types import CipoError
 
 _RECORD = f"{FINAL}/measures.json"
@@ -54,7 +55,7 @@ _SUMS = (
     *(f"own_{kind}_{stage}" for stage in STAGES for kind in ("wrong", "w2r")),
     *_REPEATS,
 )
-_FORMAT = 4  # of a record; one of another format is made again
+_FORMAT = 5  # of a record; one of another format is made again
 
 Record = dict[str, Any]
 Ratio = tuple[np.ndarray, np.ndarray]  # [seeds, problems] each
@@ -76,7 +77,10 @@ def measure_run(directory: Path) -> Record:
       worked solution in which they leave it (0 where the task has no worked solutions);
       "own_answered" (wrong own attempts that have an answer), "own_repeated" (those whose
       correction answers the same), "own_agreed" (the sum, over them, of the share of the problem's
-      other samples that answer the same), "given_answered", "given_repeated".
+      other samples that answer the same), "given_answered", "given_repeated"; for each round r of
+      corrections "round_r_chains" (own attempts that were corrected r times), "round_r_right" and
+      "round_r_solved" (of them, right after r rounds, and at any time up to then) and
+      "round_r_tokens" (of the attempts and all their corrections).
 
     Raises:
       CipoError: there is no evaluation, or its archive is damaged.
@@ -141,6 +145,8 @@ def _problem_sums(
     sums: dict[str, dict[str, float]] = {}
     answers: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     corrected: list[tuple[str, str]] = []  # problem and answer of own wrong attempts
+    # By index: whether an attempt or what it goes back to is right, and the tokens of all of them.
+    chains: dict[int, tuple[bool, int]] = {}
     for attempt in read_attempts(directory / FINAL, "eval", {step}):
         of = sums.setdefault(attempt["problem_id"], dict.fromkeys(_SUMS, 0))
         if not is_judged(attempt):
@@ -148,6 +154,7 @@ def _problem_sums(
             continue
         right = attempt["outcome"] == "correct"
         if (whose := stream_of(attempt)) == "base":
+            chains[attempt["index"]] = right, attempt["completion_tokens"]
             of["samples"] += 1
             of["right"] += right
             of["tokens"] += attempt["completion_tokens"]
@@ -156,6 +163,16 @@ def _problem_sums(
             answers[attempt["problem_id"]][attempt["extracted"]] += 1
             continue
         anchor = attempt["anchor"]
+        if whose != "given":
+            solved, tokens = chains[anchor["index"]]
+            solved, tokens = solved or right, tokens + attempt["completion_tokens"]
+            chains[attempt["index"]] = solved, tokens
+            one = {"chains": 1, "right": right, "solved": solved, "tokens": tokens}
+            for name, value in one.items():
+                key = f"round_{attempt.get('round', 1)}_{name}"
+                of[key] = of.get(key, 0) + value
+            if whose != "own":
+                continue
         was_right = anchor["outcome"] == "correct"
         of[f"{whose}_{'right' if was_right else 'wrong'}"] += 1
         of[f"{whose}_{'r2w' if was_right else 'w2r'}"] += right != was_right
@@ -178,7 +195,8 @@ def _problem_sums(
     if not sums:
         raise CipoError(f"{directory / FINAL}: holds no attempts of step {step}; evaluate it again")
     names = sorted(sums)
-    return {"id": names} | {key: [sums[name][key] for name in names] for key in _SUMS}
+    keys = dict.fromkeys(key for of in sums.values() for key in of)
+    return {"id": names} | {key: [sums[name].get(key, 0) for name in names] for key in keys}
 
 
 def _last_line(attempt: Mapping[str, Any]) -> str:
@@ -202,6 +220,11 @@ def measures(records: Sequence[Record]) -> dict[str, Ratio]:
     w2r, r2w           of own attempts: share of wrong ones corrected, of right ones spoilt
     resampled w2r      of the same wrong attempts: share of right ones among the other samples of
                        their problems
+    w2r gain           w2r minus that
+    after r            from r = 2 on: accuracy after r rounds of correction
+    solved r           of own attempts: share that are right at any time up to round r
+    resampled r        share of their problems that as many sampled tokens of independent attempts
+                       solve; missing where the samples are too few
     given w2r, r2w     the same for the attempts that all runs are given
     length             completion tokens of an attempt
     entropy            nats per token: minus the log-prob of what was sampled, so an estimate
@@ -222,7 +245,36 @@ def measures(records: Sequence[Record]) -> dict[str, Ratio]:
         "length": (p["tokens"], p["samples"]),
         "entropy": (p["surprise"], p["tokens"]),
     }
-    return _with_cases(named)
+    return _with_cases(named | _of_rounds(p))
+
+
+def _of_rounds(p: Mapping[str, np.ndarray]) -> dict[str, Ratio]:
+    """The measures of rounds, and "w2r gain"; {} for records of an older format."""
+    if "round_1_chains" not in p:
+        return {}
+    gain = p["own_w2r"] - p["own_wrong"] * _others_right(p)
+    named = {"w2r gain": (gain, p["own_wrong"])}
+    length = p["tokens"] / np.maximum(p["samples"], 1)
+    for r in itertools.count(1):
+        if f"round_{r}_chains" not in p:
+            return named
+        chains, right, solved, tokens = (
+            p[f"round_{r}_{name}"] for name in ("chains", "right", "solved", "tokens")
+        )
+        if r > 1:
+            named[f"after {r}"] = right, chains
+        named[f"solved {r}"] = solved, chains
+        passed = []  # by seed, whose lengths say how many attempts these tokens are
+        for i, samples in enumerate(p["samples"]):
+            as_many = tokens[i].sum() / max((chains[i] * length[i]).sum(), 1)
+            drawn = np.arange(int(samples.max()))
+            correct, judged = (drawn < p[name][i][:, None] for name in ("right", "samples"))
+            of = functools.partial(pass_at_k, correct, judged=judged)
+            passed.append(between(of, as_many, len(drawn)))
+        known = ~np.isnan(passed)
+        weights = np.where(known, chains, 0.0)
+        named[f"resampled {r}"] = np.where(known, passed, 0.0) * weights, weights
+    raise AssertionError("unreachable")
 
 
 def by_first_error(records: Sequence[Record]) -> dict[str, tuple[Ratio, Ratio]]:
@@ -272,7 +324,7 @@ def _sums(records: Sequence[Record]) -> dict[str, np.ndarray]:
     """[seeds, problems] each sum that all records have."""
     return {
         name: np.array([r["problems"][name] for r in records], np.float64)
-        for name in _SUMS
+        for name in records[0]["problems"]
         if all(name in r["problems"] for r in records)
     }
 

@@ -58,7 +58,8 @@ class Study:
       methods: name -> method; the cold-started model is always one more.
       seeds: of the runs; a seed has one cold start, test problems are the same for all.
       reference: the method that others are matched to and compared with.
-      samples, pass_at, corrected_attempts: of the last evaluation, see `Eval` in `config/keys.py`.
+      samples, pass_at, corrected_attempts, correction_rounds: of the last evaluation, see `Eval` in
+        `config/keys.py`.
     """
 
     base: Callable[[], ConfigDict]
@@ -69,6 +70,7 @@ class Study:
     samples: int = 64
     pass_at: tuple[int, ...] = (1, 4, 16, 64)
     corrected_attempts: int = 4
+    correction_rounds: int = 1
 
     def config(self, run: str) -> ConfigDict:
         """The config of "task/method", before seed, parameters and budget are set.

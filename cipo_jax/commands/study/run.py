@@ -216,6 +216,7 @@ def _run_one(
         f"--config.eval.samples={study.samples}",
         f"--config.eval.pass_at={study.pass_at}",
         f"--config.eval.corrected_attempts={study.corrected_attempts}",
+        f"--config.eval.correction_rounds={study.correction_rounds}",
         "--config.eval.majority=False",
     ]
     began = time.monotonic()

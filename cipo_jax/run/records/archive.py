@@ -21,6 +21,9 @@ Fields of a record:
                             distribution; null if not finite
     finished                a stop token or a stop string ended it
     trimmed                 the attempt quoted in the prompt was cut in the middle
+    round                   0 in the base stream; 1 for the correction of such an attempt, or of one
+                            that is not in this file; 2 for that correction's correction, and so on.
+                            In older files it is missing, and is 0 or 1
     anchor                  null in the base stream; else {"index", "outcome", "extracted", "text"}
                             of the attempt that was quoted; index is null if it is not in this file
 """
@@ -184,6 +187,7 @@ def _record(attempt: Attempt, index_of: dict[int, int]) -> dict[str, Any]:
         }
     return {
         "stream": "base" if anchor is None else "correction",
+        "round": _round(attempt),
         "problem_id": problem.id,
         "question": problem.question,
         "answer": problem.answer,
@@ -201,6 +205,12 @@ def _record(attempt: Attempt, index_of: dict[int, int]) -> dict[str, Any]:
         "trimmed": bool(attempt.prompt.trimmed),
         "anchor": quoted,
     }
+
+
+def _round(attempt: Attempt) -> int:
+    """How many attempts stand before it in the chain of those that quote one another."""
+    anchor = attempt.prompt.anchor
+    return 0 if anchor is None else 1 + _round(anchor)
 
 
 def _tests(problem: Problem) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ from cipo_jax.types import Attempt
 
 if TYPE_CHECKING:  # the report shares this file, and needs no JAX
     from cipo_jax.run.parts import Parts
+    from cipo_jax.run.statistics import Estimate
     from cipo_jax.run.update import Update
 
 
@@ -83,6 +84,26 @@ def print_evaluation(step: int, results: Mapping[str, float]) -> None:
     """One line of an evaluation's numbers, standard errors left out."""
     shown = {k: v for k, v in results.items() if not k.endswith("_stderr")}
     print(f"eval  step {step}  " + "  ".join(f"{k} {v:.3f}" for k, v in shown.items()), flush=True)
+
+
+def print_gain(metrics: "Mapping[str, Estimate]") -> None:
+    """Whether a correction of a wrong attempt is better than another attempt; nothing if that was
+    not measured."""
+    gain = metrics.get("correction/w2r_gain")
+    if gain is None:
+        return
+    w2r, resampled = (metrics[f"correction/{name}"].value for name in ("w2r", "resampled_w2r"))
+    says = "corrections are not told apart from other attempts"
+    if gain.low > 0:
+        says = "corrections are better than other attempts"
+    elif gain.high < 0:
+        says = "other attempts are better than corrections"
+    print(
+        f"gain  of wrong attempts {w2r:.1%} are corrected, another attempt is right in "
+        f"{resampled:.1%}: {100 * gain.value:+.1f} points (95% interval {100 * gain.low:+.1f} to "
+        f"{100 * gain.high:+.1f}); {says}",
+        flush=True,
+    )
 
 
 def print_pair(attempts: Sequence[Attempt]) -> None:

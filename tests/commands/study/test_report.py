@@ -99,6 +99,11 @@ def test_the_measures_of_a_run(tmp_path: Path) -> None:
         "r2w": 1.0,
         # The wrong one is of the problem without a right sample.
         "resampled w2r": 0.0,
+        "w2r gain": 1.0,
+        # All three right ones were right before; the wrong one is corrected. Two completions buy
+        # two attempts: of problems with 0, 1, 2, 4 right samples pass@2 is 0, 1/2, 5/6, 1.
+        "solved 1": 1.0,
+        "resampled 1": pytest.approx((1 / 2 + 5 / 6 + 1) / 4),
         "given w2r": 1.0,
         "given r2w": 1.0,
         "length": LENGTH,
@@ -120,6 +125,27 @@ def test_the_measures_of_a_run(tmp_path: Path) -> None:
     assert sum(problems["own_wrong_early"]) == sum(problems["own_w2r_early"]) == 1
     assert problems["given_wrong"] == [2] * PROBLEMS and problems["given_right"] == [1] * PROBLEMS
     assert all(2 <= n <= 5 for n in problems["operations"])
+
+
+def test_rounds_come_from_the_chains_of_the_archive(tmp_path: Path) -> None:
+    directory = make_run(tmp_path / "run", 0, [0, 1, 2, 4], keeps=False, fixes=True)
+    problems = open_evaluation(Config(data=Data(eval_problems=PROBLEMS))).source.first(PROBLEMS)
+    attempts, chain = [], []
+    for problem, second in zip(problems, (False, True, False, True), strict=True):
+        first = attempt(problem, False)
+        once = attempt(problem, False, first)
+        attempts += [first, attempt(problem, True)]
+        chain += [once, attempt(problem, second, once)]
+    AttemptArchive(directory / FINAL).write("eval", 2, [*attempts, *chain])
+    record = measure_run(directory)
+    assert record["problems"]["own_wrong"] == [1] * 4  # of first corrections alone
+    assert record["problems"]["round_2_tokens"] == [3 * LENGTH] * 4
+    values = {
+        name: float(a.sum() / b.sum()) for name, (a, b) in measures([record]).items() if b.sum()
+    }
+    assert (values["two-turn"], values["after 2"]) == (0, 1 / 2)
+    assert (values["solved 1"], values["solved 2"]) == (0, 1 / 2)
+    assert values["resampled 1"] == 1 and "resampled 2" not in values  # needs three samples
 
 
 def test_attempts_without_a_verdict_are_counted_apart(tmp_path: Path) -> None:

@@ -68,6 +68,7 @@ def test_the_tasks_fit_their_budgets(file: Path) -> None:
             right_share=0.5,
             min_operations=operations,
             max_operations=operations,
+            practice_share=c.cold_start.practice_share,
         ).batch(0, 100):
             prompts = PromptWriter(tokenizer, c.data)
             prompt, completion = prompts.demonstration(demonstration)

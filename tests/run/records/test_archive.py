@@ -43,6 +43,7 @@ def test_every_field_can_be_read_back(tmp_path):
         "step": 7,
         "index": 0,
         "stream": "base",
+        "round": 0,
         "problem_id": "p-1",
         "question": "What is 1+1?",
         "answer": "2",
@@ -61,6 +62,7 @@ def test_every_field_can_be_read_back(tmp_path):
         "anchor": None,
     }
     assert records[2]["stream"] == "correction" and records[2]["trimmed"] is True
+    assert [record["round"] for record in records] == [0, 0, 1]
     # The anchor is the same object, not an equal one: records 0 and 2 have the same text.
     assert records[2]["anchor"] == {"index": 1, "outcome": "wrong", "extracted": "3", "text": "3"}
 

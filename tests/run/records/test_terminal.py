@@ -2,7 +2,10 @@
 
 import math
 
-from cipo_jax.run.records.terminal import format_duration, format_step_line
+import pytest
+
+from cipo_jax.run.records.terminal import format_duration, format_step_line, print_gain
+from cipo_jax.run.statistics import Estimate
 
 
 def test_step_line_of_both_streams_and_of_one():
@@ -36,3 +39,27 @@ def test_durations():
         "?",
         "0:00",
     ]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "says"),
+    [
+        (0.01, 0.09, "corrections are better than other attempts"),
+        (-0.09, -0.01, "other attempts are better than corrections"),
+        (-0.01, 0.05, "corrections are not told apart from other attempts"),
+    ],
+)
+def test_what_corrections_are_worth_is_said_with_its_interval(low, high, says, capsys):
+    middle = (low + high) / 2
+    metrics = {
+        "correction/w2r": Estimate(0.14, 0.01, 0.1, 0.2),
+        "correction/resampled_w2r": Estimate(0.213, 0.01, 0.1, 0.3),
+        "correction/w2r_gain": Estimate(middle, 0.01, low, high),
+    }
+    print_gain(metrics)
+    printed = capsys.readouterr().out
+    assert printed.startswith("gain  of wrong attempts 14.0% are corrected, another attempt is ")
+    assert f"{100 * middle:+.1f} points (95% interval {100 * low:+.1f} to" in printed
+    assert printed.endswith(f"; {says}\n")
+    print_gain({"pass@1": Estimate(0.5, 0.1, 0.4, 0.6)})
+    assert capsys.readouterr().out == ""
