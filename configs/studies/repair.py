@@ -1,0 +1,75 @@
+"""Tasks whose attempts carry information: is a correction worth more than another attempt there?
+
+    python -m cipo_jax.main --mode=study --config=configs/studies/repair.py --jobs=2 \\
+        --only='*/cold-*'
+    python -m cipo_jax.main --mode=study --config=configs/studies/repair.py --jobs=2 \\
+        --only='guess/*'
+    python -m cipo_jax.main --mode=study --config=configs/studies/repair.py --jobs=2 \\
+        --only='colouring/*'
+
+Hardware: two CPU cores; about ten minutes for the first command, some two hours for each other one.
+
+In `guess` a wrong attempt shows where its guess has led, too low or too high; in `colouring` it
+shows a conflict that could not be seen before. The first command trains and evaluates the cold
+starts alone: "w2r gain" in its table is what a correction of a wrong attempt is worth beyond
+another attempt, before any RL. Corrections have little to teach where that is not above 0.
+"""
+
+from cipo_jax.commands.study.plan import Method, Study
+from cipo_jax.config import load_file
+
+VARIANTS = load_file("../variants.py", beside=__file__).VARIANTS
+CONTROLLERS = load_file("controllers.py", beside=__file__).STUDY
+
+
+def base():
+    c = CONTROLLERS.base()
+    c.cold_start.max_steps = 3000
+    c.cold_start.check_every = 100
+    c.cold_start.correction_share = 0.5
+    c.cold_start.practice_share = 0.5  # honest lines are learned first
+    c.eval.every_tokens = 250_000
+    return c
+
+
+def guess(c):
+    """f(x) = c with two or three operations."""
+    c.data.train = c.data.eval = c.cold_start.demonstrations = "guess"
+    c.data.tokenizer = "char_guess"
+    c.data.min_operations, c.data.max_operations = 2, 3
+    c.data.max_prompt_tokens = 16
+    c.data.max_completion_tokens = c.data.max_attempt_tokens = 56
+    c.batch.row_tokens = 144
+    c.cold_start.stop_at_pass_rate = 0.25
+
+
+def colouring(c):
+    """Graphs with two or three nodes to colour."""
+    c.data.train = c.data.eval = c.cold_start.demonstrations = "colouring"
+    c.data.tokenizer = "char_graphs"
+    c.data.min_operations, c.data.max_operations = 2, 3
+    c.data.max_prompt_tokens = 56
+    c.data.max_completion_tokens = c.data.max_attempt_tokens = 60
+    c.batch.row_tokens = 192
+    c.cold_start.stop_at_pass_rate = 0.45
+
+
+STUDY = Study(
+    base=base,
+    tasks={"guess": guess, "colouring": colouring},
+    methods={
+        "cipo": Method(VARIANTS["paper_controller"]),
+        "balanced": CONTROLLERS.methods["balanced"],
+        "failures_only": Method(VARIANTS["failures_only"]),
+        "grpo": Method(VARIANTS["grpo"]),
+        "grpo_steps": Method(VARIANTS["grpo"], matched="steps"),
+        "grpo_samples": Method(VARIANTS["grpo"], matched="samples"),
+        "grpo_sequence_kl": Method(VARIANTS["grpo_sequence_kl"], matched="steps"),
+    },
+    seeds=(0, 1, 2, 3, 4),
+    correction_rounds=3,
+)
+
+
+def get_config(run="guess/cold"):
+    return STUDY.config(run)
