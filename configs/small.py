@@ -48,7 +48,6 @@ def get_config(variant="cipo"):
     c.rollout.problems_per_step = 8
     c.correction.replay_fraction = 0.5
     c.optimizer.learning_rate = 2e-5
-    c.batch.row_tokens = 512  # a prompt and most of its attempts
     c.batch.microbatch_rows = 1  # for the memory of a laptop; 0 derives more
 
     c.eval.every = 10

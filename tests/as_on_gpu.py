@@ -15,6 +15,7 @@ import jax
 from cipo_jax import main
 from cipo_jax.policy import attention_kernels, model
 from cipo_jax.policy.cache import attention, pages
+from cipo_jax.run import update
 from cipo_jax.sampling import weights
 
 
@@ -53,6 +54,7 @@ def _programs_of_a_gpu() -> Iterator[None]:
             "views_layers": lambda mesh: platform() == "cpu",
         }
         stack.enter_context(mock.patch.multiple(weights, **changed))
+        stack.enter_context(mock.patch.object(update, "shares_prompts", lambda mesh: False))
         stack.enter_context(mock.patch.object(pages, "triton_reads_pages", lambda device: True))
         yield
 

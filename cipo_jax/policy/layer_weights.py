@@ -65,7 +65,10 @@ def shapes(stack: jax.ShapeDtypeStruct) -> tuple[jax.ShapeDtypeStruct, ...]:
 
 
 def _of_one_layer(sharding: Any) -> NamedSharding:
-    return NamedSharding(sharding.mesh, P(*sharding.spec[1:]))
+    # On one device without the axes' names: what a program returns would have them too, and its
+    # second call would be told from its first.
+    spec = P() if sharding.mesh.size == 1 else P(*sharding.spec[1:])
+    return NamedSharding(sharding.mesh, spec)
 
 
 def one_by_one(params: dict[str, Any]) -> list[tuple[dict[str, Any], Apart]]:

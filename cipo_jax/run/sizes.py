@@ -1,6 +1,7 @@
 """The sizes that a config leaves open (0): derived from lengths, what is sampled, and the devices.
 
-    batch.row_tokens         the longest sequence that is trained on
+    batch.row_tokens         the longest sequence that is trained on; on a CPU at least d_model, for
+                             prompts with several completions: attention then is a small part
     batch.microbatch_rows    tokens that keep a device busy, in as few equal microbatches
     sampling.tensor          the fewest shards with which the weights take a small share of memory
     sampling.slots           what is sampled at a time, as far as the cache is large enough
@@ -23,7 +24,7 @@ from cipo_jax.policy.cache.pages import stored_width
 from cipo_jax.policy.model import ModelConfig, abstract_params
 from cipo_jax.run.devices.memory import device_memory
 from cipo_jax.run.hosts.processes import Hosts
-from cipo_jax.run.update import Policy, policy_plan, rows_needed
+from cipo_jax.run.update import Policy, policy_plan, rows_needed, shares_prompts
 from cipo_jax.sampling.settings import default_cache_dtype
 from cipo_jax.types import CipoError
 
@@ -91,8 +92,10 @@ def _of_the_update(config: Config, policy: Policy) -> dict[str, Size]:
     on_cpu = policy.mesh.devices.flat[0].platform == "cpu"
     if not batch.row_tokens:
         longest, block = longest_trained(config, policy), CPU_BLOCK if on_cpu else ACCELERATOR_BLOCK
-        tokens = -(-longest // block) * block
         why = f"the longest sequence has {longest:,}, in blocks of {block}"
+        if shares_prompts(policy.mesh) and policy.model.d_model > longest:
+            longest, why = policy.model.d_model, "completions share a prompt; as many as d_model"
+        tokens = -(-longest // block) * block
         sizes["batch.row_tokens"] = Size(tokens, why)
         batch = dataclasses.replace(batch, row_tokens=tokens)
     if not batch.microbatch_rows:

@@ -109,7 +109,7 @@ def test_rates_by_hand() -> None:
     assert {k: v for k, v in metrics.items() if k not in of_corrections} == pytest.approx(rates)
     # Of 2 each, 1, 0 and 2 were right: the residuals are 0, -1/2 and 1/2.
     assert metrics["correction/accuracy_before_stderr"] == pytest.approx(math.sqrt(1 / 18))
-    assert len(of_corrections) == 6
+    assert len(of_corrections) == 8
     assert len(attempts) == 12 + 6
     assert [a.problem.id for a in attempts[:12]] == list("aaaabbbbcccc")
     quoted = [(a.problem.id, a.prompt.anchor.text) for a in attempts if a.prompt.anchor]

@@ -105,6 +105,13 @@ def test_a_small_step_needs_no_more_than_it_has() -> None:
     }
 
 
+def test_rows_on_a_cpu_hold_a_prompt_with_several_completions() -> None:
+    wide = dataclasses.replace(policy().model, d_model=300)
+    cpu, tpu = (dataclasses.replace(policy(*on), model=wide) for on in ((), ("TPU v5e", 1)))
+    assert values(config(), cpu)["batch.row_tokens"] == 304  # in blocks of 16
+    assert values(config(), tpu)["batch.row_tokens"] == 128  # the longest sequence
+
+
 def test_what_is_asked_decides_the_slots() -> None:
     assert values(config(), policy(), 5)["sampling.slots"] == 5
     assert values(config(), policy(), 5_000)["sampling.slots"] == 256

@@ -8,6 +8,7 @@ import pytest
 from jax.sharding import Mesh
 
 from cipo_jax import __version__
+from cipo_jax.config.keys import Log
 from cipo_jax.run.records.record import check_records
 from cipo_jax.run.records.starts import (
     STARTS_FILE,
@@ -47,4 +48,4 @@ def test_the_command_is_one_that_can_be_typed(argv: list[str], command: str) -> 
 def test_a_damaged_line_is_named(tmp_path: Path) -> None:
     (tmp_path / STARTS_FILE).write_text('{"time": "2026-01-31 18:05"}\n')
     with pytest.raises(CipoError, match=r"starts.jsonl, line 1: .*'command'.*remove the line"):
-        check_records(tmp_path)
+        check_records(tmp_path, Log(tensorboard=False))
