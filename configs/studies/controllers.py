@@ -19,21 +19,7 @@ from cipo_jax.commands.study.plan import Method, Study
 from cipo_jax.config import load_file
 
 VARIANTS = load_file("../variants.py", beside=__file__).VARIANTS
-
-
-def base():
-    c = load_file("../demo.py", beside=__file__).get_config()
-    c.mesh.cpu_devices = 1  # --jobs gives each run a core
-    c.eval.every = 0
-    c.eval.samples = 4
-    c.eval.pass_at = (1, 4)
-    c.eval.given_attempts = 1
-    c.checkpoint.keep = 1
-    c.checkpoint.keep_best = 0
-    c.log.gradient_stats_every = 10
-    c.log.tensorboard = False
-    c.log.show_samples_every = 0
-    return c
+MAIN = load_file("main.py", beside=__file__)
 
 
 def demo(c):
@@ -94,7 +80,7 @@ def larger_groups(c):
 
 
 STUDY = Study(
-    base=base,
+    base=MAIN.of_demo,
     tasks={"demo": demo},
     methods={
         "paper_controller": changed(),

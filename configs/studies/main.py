@@ -15,16 +15,11 @@ from cipo_jax.config import load_file
 VARIANTS = load_file("../variants.py", beside=__file__).VARIANTS
 
 
-def base():
+def of_demo():
+    """The demo's config, with what a study measures of each run."""
     c = load_file("../demo.py", beside=__file__).get_config()
-    c.num_steps = 60
     c.mesh.cpu_devices = 1  # --jobs gives each run a core
-    c.cold_start.stop_at_pass_rate = 0.5
-    c.cold_start.check_every = 25
-    c.cold_start.correction_share = 0.6
-    c.cold_start.right_share = 0.5
     c.eval.every = 0
-    c.eval.every_tokens = 250_000
     c.eval.samples = 4
     c.eval.pass_at = (1, 4)
     c.eval.given_attempts = 1
@@ -33,6 +28,17 @@ def base():
     c.log.gradient_stats_every = 10
     c.log.tensorboard = False
     c.log.show_samples_every = 0
+    return c
+
+
+def base():
+    c = of_demo()
+    c.num_steps = 60
+    c.cold_start.stop_at_pass_rate = 0.5
+    c.cold_start.check_every = 25
+    c.cold_start.correction_share = 0.6
+    c.cold_start.right_share = 0.5
+    c.eval.every_tokens = 250_000
     return c
 
 

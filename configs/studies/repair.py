@@ -20,10 +20,11 @@ from cipo_jax.config import load_file
 
 VARIANTS = load_file("../variants.py", beside=__file__).VARIANTS
 CONTROLLERS = load_file("controllers.py", beside=__file__).STUDY
+MAIN = load_file("main.py", beside=__file__)
 
 
 def base():
-    c = CONTROLLERS.base()
+    c = MAIN.of_demo()
     c.cold_start.max_steps = 3000
     c.cold_start.check_every = 100
     c.cold_start.correction_share = 0.5
