@@ -21,25 +21,14 @@ import optax
 from peers.turns import spread, spread_text, write_json
 
 from cipo_jax.config.keys import Algorithm
-from cipo_jax.policy import model, sharding
+from cipo_jax.policy import model, published, sharding
 from cipo_jax.policy.config import ModelConfig
 from cipo_jax.rl.optimizer import make_optimizer
 from cipo_jax.rl.packing import TrainSequence
 from cipo_jax.run.update import BatchPlan, Policy, Update, make_score, policy_loss
 from cipo_jax.types import BASE, CORRECTION
 
-SMOLLM2 = ModelConfig(
-    vocab_size=49152,
-    num_layers=30,
-    d_model=576,
-    num_heads=9,
-    num_kv_heads=3,
-    head_dim=64,
-    mlp_dim=1536,
-    qk_norm=False,
-    tie_embeddings=True,
-    remat="none",
-)
+SMOLLM2 = ModelConfig(**published.SHAPES["HuggingFaceTB/SmolLM2-135M"], remat="none")
 MODELS = {
     "smollm2": SMOLLM2,
     "quarter": dataclasses.replace(SMOLLM2, num_layers=8),
