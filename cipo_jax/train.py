@@ -54,7 +54,7 @@ from cipo_jax.run.records.terminal import print_findings, print_header, print_su
 from cipo_jax.run.start import frozen_reference, restore_or_begin
 from cipo_jax.run.training import Training
 from cipo_jax.run.update import make_policy_update
-from cipo_jax.run.verdict import verdict
+from cipo_jax.run.verdict import verdicts
 from cipo_jax.run.watch.compiles import LEDGER_FILE, Ledger, open_compilation_cache
 from cipo_jax.run.watch.profiling import Profile
 from cipo_jax.run.watch.speed import speeds, step_times, update_flops
@@ -89,7 +89,7 @@ def train(config: Config, workdir: Path, provenance: dict[str, dict[str, Any]]) 
             if run.host.difficulty:
                 write_difficulty(workdir / "difficulty.jsonl", run.host.difficulty)
             report = run.record.report()
-            print_summary(workdir, report, verdict(workdir), time.monotonic() - began)
+            print_summary(workdir, report, verdicts(workdir), time.monotonic() - began)
 
 
 def take_step(run: Training) -> None:

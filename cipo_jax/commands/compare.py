@@ -197,7 +197,7 @@ def compare(
     page = Page(
         kind="cipo_jax comparison",
         name=" and ".join(methods),
-        verdict=_verdict(comparisons),
+        verdicts=[_verdict(comparisons)],
         facts={
             "Baseline": next(iter(methods)),
             "Equal steps": f"{last_step}",

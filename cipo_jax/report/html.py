@@ -26,7 +26,7 @@ class Page(NamedTuple):
     Attributes:
       kind: what it is a page of, such as "cipo_jax run".
       name: the heading.
-      verdict: the result in a sentence.
+      verdicts: the result, in a sentence each.
       facts: {label: value}.
       command: as it can be typed; "" if it is not known.
       command_of: its label.
@@ -37,7 +37,7 @@ class Page(NamedTuple):
 
     kind: str
     name: str
-    verdict: str
+    verdicts: Sequence[str]
     facts: Mapping[str, str]
     sections: Sequence[Section]
     command: str = ""

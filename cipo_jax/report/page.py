@@ -18,7 +18,7 @@ from cipo_jax.report.facts import command_line, facts, not_finite
 from cipo_jax.report.html import Page, write_page
 from cipo_jax.run.records.metrics_file import read_metrics
 from cipo_jax.run.records.starts import read_starts
-from cipo_jax.run.verdict import verdict
+from cipo_jax.run.verdict import verdicts
 from cipo_jax.types import CipoError
 
 REPORT_FILE = "report.html"
@@ -65,7 +65,7 @@ def write_report(workdir: Path, max_pairs: int) -> Path:
     page = Page(
         kind="cipo_jax run",
         name=workdir.resolve().name,
-        verdict=verdict(workdir),
+        verdicts=verdicts(workdir),
         facts=facts(workdir, records, config, starts, archive.num_bytes),
         command=command_line(starts),
         warnings=not_finite(records),

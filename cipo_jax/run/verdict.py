@@ -1,4 +1,4 @@
-"""Whether a run has learned anything, in one sentence, from its directory.
+"""Whether a run has learned anything, and to correct itself, in two sentences, from its directory.
 
 The first and the last evaluation are compared on the same problems (from the archive, paired; else
 by their standard errors). As in the evaluations, attempts without a verdict are left out. Decided
@@ -13,16 +13,25 @@ from typing import Any
 
 import numpy as np
 
-from cipo_jax.run.comparison import is_judged
+from cipo_jax.run.comparison import is_judged, stream_of
 from cipo_jax.run.records.archive import read_attempts
 from cipo_jax.run.records.metrics_file import read_metrics
-from cipo_jax.run.statistics import paired_difference
+from cipo_jax.run.statistics import paired_difference, share_difference
 from cipo_jax.run.watch.learning import findings, teaches_nothing
 from cipo_jax.types import Outcome
 
 _PASS = "eval/pass@1"
 _MOST = 0.5  # of the steps
 _Z = 1.96  # of a 95% interval, where there are only standard errors
+
+
+def verdicts(workdir: Path) -> list[str]:
+    """What a run has learned, and, where corrections are evaluated, what they are worth.
+
+    Raises:
+      CipoError: metrics or archive are damaged.
+    """
+    return [line for line in (verdict(workdir), on_corrections(workdir)) if line]
 
 
 def verdict(workdir: Path) -> str:
@@ -63,6 +72,52 @@ def verdict(workdir: Path) -> str:
     if nothing:
         return f"nothing to learn from: {_why(idle, train)}; {numbers}"
     return f"no difference: {numbers}"
+
+
+def on_corrections(workdir: Path) -> str:
+    """One line on corrections of the policy's own attempts, from the archive: the share of wrong
+    attempts mended in the first and in the last evaluation, and the accuracy of the last one's
+    corrections beside that of the attempts they correct. "" where one of the two has none.
+
+    Raises:
+      CipoError: metrics or archive are damaged.
+    """
+    steps = [line["step"] for line in read_metrics(workdir) if line["phase"] == "eval"]
+    # step -> problem -> [corrections, their attempts right, they right, attempts wrong, mended]
+    counts: dict[int, dict[str, np.ndarray]] = {}
+    for attempt in read_attempts(workdir, "eval", {min(steps), max(steps)} if steps else ()):
+        if stream_of(attempt) == "own" and is_judged(attempt):
+            before = attempt["anchor"]["outcome"] == Outcome.CORRECT
+            after = attempt["outcome"] == Outcome.CORRECT
+            of_problem = counts.setdefault(attempt["step"], {})
+            one = np.array([1, before, after, not before, after and not before])
+            of_problem[attempt["problem_id"]] = of_problem.get(attempt["problem_id"], 0) + one
+    if len(counts) < 2:
+        return ""
+    problems = sorted(set().union(*counts.values()))
+    first, last = (
+        np.array([counts[step].get(i, np.zeros(5, int)) for i in problems]).T
+        for step in sorted(counts)
+    )
+    parts = []
+    if first[3].any() and last[3].any():
+        mended = _points((last[4], last[3]), (first[4], first[3]))
+        shares = (f"{of[4].sum() / of[3].sum():.1%} of {of[3].sum()}" for of in (first, last))
+        parts.append(f"wrong attempts mended {', then '.join(shares)}: {mended}")
+    rates = (f"{last[i].sum() / last[0].sum():.1%}" for i in (2, 1))
+    worth = _points((last[2], last[0]), (last[1], last[0]))
+    parts.append(f"right after a correction {', before it '.join(rates)}: {worth}")
+    return "corrections: " + "; ".join(parts)
+
+
+def _points(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray]) -> str:
+    """Share a minus share b, with its interval."""
+    low, high = share_difference(a, b)
+    difference = a[0].sum() / a[1].sum() - b[0].sum() / b[1].sum()
+    return (
+        f"{100 * difference:+.1f} points (95% interval {100 * low:+.1f} to {100 * high:+.1f}, "
+        "over problems)"
+    )
 
 
 def _why(idle: Sequence[Mapping[str, Any]], train: Sequence[Mapping[str, Any]]) -> str:

@@ -1,4 +1,4 @@
-"""A run in one sentence."""
+"""A run in two sentences."""
 
 import dataclasses
 from pathlib import Path
@@ -9,7 +9,7 @@ from invented_run import make_attempt
 
 from cipo_jax.run.records.archive import AttemptArchive
 from cipo_jax.run.records.metrics_file import MetricWriter
-from cipo_jax.run.verdict import verdict
+from cipo_jax.run.verdict import on_corrections, verdict
 from cipo_jax.types import Outcome, Problem, Verdict
 
 
@@ -85,3 +85,28 @@ def test_attempts_without_a_verdict_are_left_out(tmp_path: Path) -> None:
     writer.close()
     told = verdict(tmp_path)
     assert told.startswith("no difference: pass@1 66.7% at step 0, 66.7% at step 4")
+
+
+def test_corrections_are_counted_by_hand(tmp_path: Path) -> None:
+    """8 of 10 problems get a wrong attempt; 2 of those are mended first, 6 in the end, while one
+    right attempt of two is spoilt."""
+    problems = [Problem(f"p{i}", "?", "1") for i in range(10)]
+    base = [make_attempt(p, "", i >= 8) for i, p in enumerate(problems)]
+    archive, writer = AttemptArchive(tmp_path), MetricWriter(tmp_path, tensorboard=False)
+    for step, mended in ((0, 2), (4, 6)):
+        after = [i < mended or i == 8 for i in range(10)]
+        corrections = [make_attempt(a.problem, "", r, a) for a, r in zip(base, after, strict=True)]
+        archive.write("eval", step, [*base, *corrections])
+        writer.write(step, {"eval/pass@1": 0.2}, "eval")
+        assert (on_corrections(tmp_path) == "") == (step == 0)
+    writer.close()
+    told = on_corrections(tmp_path)
+    assert told.startswith(
+        "corrections: wrong attempts mended 25.0% of 8, then 75.0% of 8: +50.0 points (95% interv"
+    )
+    assert "; right after a correction 70.0%, before it 20.0%: +50.0 points (95% interval " in told
+
+
+def test_corrections_that_are_not_evaluated_are_not_told_of(tmp_path: Path) -> None:
+    run(tmp_path, 0.4, 0.6)
+    assert on_corrections(tmp_path) == ""

@@ -50,7 +50,7 @@ def write_study_page(
     page = Page(
         kind="cipo_jax study",
         name=out.resolve().name,
-        verdict="; ".join(study_verdict(results, task) for task in tasks_of(results)),
+        verdicts=["; ".join(study_verdict(results, task) for task in tasks_of(results))],
         facts=_facts(results),
         sections=sections,
         command=next(iter(commands), ""),

@@ -129,10 +129,10 @@ def print_findings(scalars: Mapping[str, float]) -> None:
         print(f"learning  {finding.message}", flush=True)
 
 
-def print_summary(workdir: Path, report: Path, verdict: str, seconds: float) -> None:
-    """The verdict, before and after, and where to look next."""
+def print_summary(workdir: Path, report: Path, verdicts: Sequence[str], seconds: float) -> None:
+    """The verdicts, before and after, and where to look next."""
     evaluations = [r for r in read_metrics(workdir) if r["phase"] == "eval"]
-    print(f"done in {format_duration(seconds)}; {verdict}")
+    print("\n".join([f"done in {format_duration(seconds)}; {verdicts[0]}", *verdicts[1:]]))
     if evaluations:
         first, last = evaluations[0], evaluations[-1]
         shared = [k for k in last if k.startswith("eval/") and k in first]

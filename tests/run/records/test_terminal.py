@@ -63,9 +63,9 @@ def test_the_summary_says_where_to_look_and_how_to_try_the_model(
             metrics.write(step, {"eval/pass@1": step / 8, "eval/pass@1_stderr": 0.1}, "eval")
     if tensorboard:
         (workdir / "tensorboard").mkdir()
-    print_summary(workdir, workdir / "report.html", "better", 61.0)
-    first, _, pass_at_1, *where = capsys.readouterr().out.splitlines()
-    assert first == "done in 1:01; better"
+    print_summary(workdir, workdir / "report.html", ["better", "and more"], 61.0)
+    first, second, _, pass_at_1, *where = capsys.readouterr().out.splitlines()
+    assert (first, second) == ("done in 1:01; better", "and more")
     assert pass_at_1.split() == ["eval/pass@1", "0.000", "0.500", "+0.500"]
     assert [line.split()[0] for line in where] == ["report", *["curves"] * tensorboard, "try"]
     arguments = [*shlex.split(where[-1])[5:-1], "--prompt=1+1"]
