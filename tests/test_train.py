@@ -303,14 +303,17 @@ def test_several_updates_a_step_with_every_option_resume_exactly(
         "--config.algorithm.overlong=mask",
         "--config.rollout.max_refills=1",
         "--config.rollout.curriculum=learnability",
+        "--config.correction.from_corrections=0.5",
         "--config.optimizer.schedule=cosine",
         "--config.optimizer.decay_steps=20",
     ]
     whole = smoke(tmp_path / "whole", *options)
     stopped = smoke(tmp_path / "stopped", *options, "--config.num_steps=1")
     smoke(stopped, *options)
+    attempts = list(read_attempts(whole, "train"))
+    assert {a["round"] for a in attempts} == {0, 1, 2}  # corrections of corrections are there
     assert of_phase(stopped, "train") == of_phase(whole, "train")
-    assert list(read_attempts(stopped, "train")) == list(read_attempts(whole, "train"))
+    assert list(read_attempts(stopped, "train")) == attempts
     assert (stopped / "difficulty.jsonl").read_text() == (whole / "difficulty.jsonl").read_text()
 
 

@@ -372,6 +372,12 @@ class Config:
         return round(k.replay_fraction * self.rollout.problems_per_step) if k.weight else 0
 
     @property
+    def anchor_counts(self) -> tuple[int, int]:
+        """Of them, attempts of the base stream, and corrections of these."""
+        second = round(self.correction.from_corrections * self.num_anchors)
+        return self.num_anchors - second, second
+
+    @property
     def num_corrections(self) -> int:
         """Completions of the correction stream."""
         return self.num_anchors * self.correction.group_size

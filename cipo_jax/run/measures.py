@@ -103,6 +103,8 @@ anchor/count | number | Attempts put back.
 anchor/realised_success_share | share | Of them that are right.
 anchor/fallback_frac | share | Of them from problems outside the band of difficulty.
 anchor/trimmed_frac | share | Of correction prompts whose quoted attempt was cut.
+anchor/corrections_frac | share | Of anchors that are corrections themselves
+    (`correction.from_corrections`); absent without any.
 replay/rho | share | Of anchors that are to be right, as the controller wants it (rho).
 replay/target | share | What the step's retention is compared with (`replay.target`).
 
@@ -352,6 +354,7 @@ def anchor_metrics(anchors: Selection, prompts: Sequence[Prompt]) -> dict[str, f
         "anchor/realised_success_share": float(anchors.right.mean()),
         "anchor/fallback_frac": float(1 - anchors.in_band.mean()),
         "anchor/trimmed_frac": float(np.mean([p.trimmed for p in prompts])),
+        **({"anchor/corrections_frac": again} if (again := anchors.is_correction.mean()) else {}),
     }
 
 
