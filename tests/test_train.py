@@ -89,6 +89,9 @@ def test_nothing_is_compiled_after_the_first_steps(finished: Path) -> None:
 
 def test_cold_start_loss_falls_and_corrections_are_made(finished: Path) -> None:
     losses = [r["loss/demonstration"] for r in of_phase(finished, "cold_start")]
+    checks = [r for r in of_phase(finished, "cold_start") if "pass_rate" in r]
+    assert all(0 <= r["lines_true"] <= 1 for r in checks)
+    assert all(0 <= r["eval/lines_true"] <= 1 for r in of_phase(finished, "eval"))
     assert losses[-1] < 0.7 * losses[0]
     steps = of_phase(finished, "train")
     assert [r["step"] for r in steps] == [1, 2, 3, 4]

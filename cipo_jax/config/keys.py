@@ -172,6 +172,7 @@ class ColdStart:
     practice_share: Share = 0.3
     learning_rate: Positive[float] = 6e-3  # peak; linear warm-up over 20 steps, then constant
     stop_at_pass_rate: Share = 1.0  # ends the phase once pass@1 on held-out problems reaches it
+    stop_at_lines_true: Share = 0.0  # and this share of their lines is true; 0: not asked
     check_every: Positive[int] = 50  # steps between those checks
     check_problems: Positive[int] = 128  # held-out problems per check, with one sample each
 
@@ -279,8 +280,7 @@ class Checkpoint:
 
     every: Positive[int] = 20  # steps between checkpoints; the last step is always saved
     keep: Positive[int] = 2  # newest checkpoints kept
-    # Checkpoints also kept because they are best by `best_metric`. A step whose evaluation is among
-    # the best is saved.
+    # Also kept: the best by `best_metric`. A step whose evaluation is among them is saved.
     keep_best: NotNegative[int] = 1
     # A metric of the step or of an evaluation at it; higher is better. Checkpoints of steps that do
     # not have it are not compared.

@@ -166,6 +166,12 @@ eval/pass@{k} | share | Unbiased pass@k, the mean over problems.
 eval/pass@{k}_stderr | share | Its standard error over problems.
 eval/length/mean | tokens | Mean length of completions.
 eval/no_answer | share | Of attempts without a readable answer.
+eval/lines_true | share | Of the lines of attempts that can be checked, those that are true; of an
+    embedded task whose lines say something. An equation has its result; a line of "guess" evaluates
+    the next operation at the guess, and compares; one of "colouring" has the neighbours that have a
+    colour, and marks a conflict. The boxed line is left out; in natural language equations alone
+    are checked, elsewhere a line that cannot be read counts as not true.
+eval/lines_true_stderr | share | Its standard error over problems.
 eval/error | share | Of attempts without a verdict: verifier, tests or sandbox are at fault. All
     other metrics leave them out; a problem has a pass@k if it has k verdicts.
 eval/correction/accuracy_before | share | Of the own attempts that are then corrected, those that
@@ -199,6 +205,7 @@ time/eval | seconds | The evaluation.
 loss/demonstration | nats per token | Negative log-likelihood of the demonstrations.
 pass_rate | share | pass@1 on held-out problems, one sample each.
 error | share | Of these samples without a verdict; pass_rate leaves them out.
+lines_true | share | As eval/lines_true, of these samples.
 learning_rate | rate | Of the step.
 
 # Health
