@@ -2,8 +2,7 @@
 
     1. rollout       sample a group of attempts for each problem, verify them     (base stream)
     2. anchors       choose attempts to put back, a share rho of them right
-    3. correct       sample corrections of the anchors, verify them         (correction stream)
-                     and, where asked, corrections of some of these
+    3. correct       sample and verify corrections, on request of these too (correction stream)
     4. advantages    group-relative, with risk-averse shaping of the correction rewards
     5. update        pack both streams, one compiled train step
     6. controller    rho follows retention
@@ -170,9 +169,10 @@ def take_step(run: Training) -> None:
         heartbeat.begin("update", "the device")
     gradient_stats = {}
     if c.log.gradient_stats_every and taken % c.log.gradient_stats_every == 0:
-        gradient_stats = run.update.gradient_stats(run.state.params, batch)
+        members = streams.by_part(sequences, anchors, attempts, G, verifier)
+        gradient_stats = run.update.gradient_stats(run.state.params, members, run.reference)
     run.state, on_device = run.update.step(run.state, batch)
-    on_device, gradient_stats = jax.device_get((on_device, gradient_stats))
+    on_device = jax.device_get(on_device)
     heartbeat.end()
     run.profile.after(taken)
     run.step = taken
@@ -187,7 +187,7 @@ def take_step(run: Training) -> None:
         **streamed,
         **sampling,
         **device_measures(on_device),
-        **{name: float(value) for name, value in gradient_stats.items()},
+        **gradient_stats,
         "replay/rho": rho,
         **({} if kept.target is None else {"replay/target": kept.target}),
         "rollout/replaced_groups": float(len(base.replaced) // G),

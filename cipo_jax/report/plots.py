@@ -126,6 +126,16 @@ _OPTIMISATION = (
         {"grad/cosine": "base · correction"},
         needs=_GRADIENT_STATS,
     ),
+    Plot(
+        "Cosine of parts of the correction stream with the base stream",
+        {
+            "grad/right_cosine": "of right anchors",
+            "grad/wrong_cosine": "of wrong anchors",
+            "grad/unsolved_cosine": "at problems without a right attempt",
+            "grad/right_wrong_cosine": "right · wrong anchors",
+        },
+        needs=_GRADIENT_STATS,
+    ),
     Plot("Clipped ratios, share of tokens", _streams("clip_frac")),
     Plot("Largest ratio", _streams("ratio_max")),
     Plot("Sampler against trainer, mean |Δ log-prob|", _streams("sampler_gap")),

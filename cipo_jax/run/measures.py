@@ -132,6 +132,13 @@ param_norm | norm | Global norm of the parameters after the step.
 grad/{stream}_norm | norm | Of the stream's own gradient, without lambda
     (`log.gradient_stats_every`).
 grad/cosine | cosine | Between the gradients of the two streams.
+grad/{part}_norm | norm | Of the gradient of a part of the correction stream: corrections of right
+    anchors (`right`), of wrong ones (`wrong`), and of those wrong ones whose problem no attempt of
+    the step solves (`unsolved`). Like the following absent where it is 0.
+grad/{part}_cosine | cosine | Between this part's gradient and the base stream's: above 0, what the
+    part teaches also helps to solve problems directly, as far as a small step goes.
+grad/right_wrong_cosine | cosine | Between the gradients of corrections of right and of wrong
+    anchors: below 0, keeping what is there and correcting work against each other.
 learning_rate | rate | Of the step's first update.
 
 # Cost

@@ -221,6 +221,29 @@ def choose_again(
     return anchors.followed_by(again), [at[i][j] for i, j in again.in_slots()]
 
 
+def by_part(
+    sequences: Sequence[TrainSequence],
+    anchors: Selection,
+    attempts: Sequence[Attempt],
+    group_size: int,
+    verifier: Verifier,
+) -> dict[str, list[TrainSequence]]:
+    """The sequences of both streams by the parts of `rl/transfer`.
+
+    Args:
+      anchors: of the corrections, in the order of their groups.
+      attempts: [N * G], group-major, of the base stream.
+    """
+    correct = correct_array(attempts, group_size) & verified_array(attempts, group_size, verifier)
+    solved = correct.any(axis=1)[anchors.problem]
+    of_anchor = np.where(anchors.right, "right", np.where(solved, "solved", "unsolved"))
+    found: dict[str, list[TrainSequence]] = {}
+    for s in sequences:
+        part = "base" if s.stream == BASE else str(of_anchor[s.group])
+        found.setdefault(part, []).append(s)
+    return found
+
+
 def base_sequences(
     attempts: Sequence[Attempt],
     rewards: np.ndarray,

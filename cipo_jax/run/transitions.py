@@ -102,7 +102,7 @@ def gradient_weight(
 
     It costs nothing: advantages and lengths are known on the host before the update. How much of
     the gradients of single tokens cancels within a class is not known here;
-    `log.gradient_stats_every` measures gradients, of whole streams.
+    `log.gradient_stats_every` measures gradients.
 
     Args:
       sequences, anchor_right, aggregation: as in `class_weights`.

@@ -13,9 +13,11 @@ from cipo_jax.rl.anchors import Selection
 from cipo_jax.rl.packing import TrainSequence
 from cipo_jax.rl.replay import Retention
 from cipo_jax.rl.rewards import reward_array, verified_array
+from cipo_jax.rl.transfer import PARTS
 from cipo_jax.run.streams import (
     AGAIN_KEY,
     base_sequences,
+    by_part,
     choose_again,
     correction_sequences,
     eligible_array,
@@ -428,6 +430,25 @@ def test_nothing_is_put_back_where_nothing_was_corrected() -> None:
 
 def made_wrong() -> list[Attempt]:
     return step_with("wwwwww")[1]
+
+
+def test_corrections_are_parted_by_what_they_quote() -> None:
+    attempts, made, anchors = step_with("rwrwrw")
+    rewards = reward_array(made, 2, Verifier())
+    args = Algorithm(), Verifier(), 8
+    sequences = base_sequences(attempts, reward_array(attempts, 4, Verifier()), *args)
+    sequences += correction_sequences(made, rewards, anchors, Correction(), False, *args)
+    parts = by_part(sequences, anchors, attempts, 4, Verifier())
+    assert parts["base"] == sequences[:8]
+    assert parts["right"] == sequences[8:10] and parts["solved"] == sequences[10:12]
+    assert parts["unsolved"] == sequences[12:] and set(parts) == set(PARTS)
+    # One without a verdict that says something solves nothing.
+    unknown = [dataclasses.replace(a, verdict=VERDICTS["w"]) for a in attempts]
+    assert by_part(sequences, anchors, unknown, 4, Verifier()).keys() == {
+        "base",
+        "right",
+        "unsolved",
+    }
 
 
 def test_both_rounds_are_one_stream() -> None:
