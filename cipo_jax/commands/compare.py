@@ -182,8 +182,8 @@ def compare(
 
     recurring = [run for runs in methods.values() for run in runs if may_recur(run.config)]
     heartbeat.begin("compare", "attempts at training problems")
-    counted = heartbeat.counting(recurring, "runs read", len(recurring))
-    unsolved = {run.path: next_visits(run.path) for run in counted}
+    read = heartbeat.counting(recurring, "runs read", len(recurring))
+    unsolved = {run.path: next_visits(run.path) for run in read}
     followed = {
         name: [unsolved[run.path] for run in runs if unsolved.get(run.path)]
         for name, runs in methods.items()

@@ -299,8 +299,7 @@ class Log:
     # Steps between attempt/correction pairs on screen; 0: never.
     show_samples_every: NotNegative[int] = 10
     archive: bool = True  # write every attempt to attempts/*.jsonl.gz
-    # Steps between comparisons of the gradients of streams and kinds of anchors (one costs about an
-    # update, with four float32 gradients in memory); 0: never.
+    # Steps between comparisons of gradients, see rl/transfer.py (one costs an update); 0: never.
     gradient_stats_every: NotNegative[int] = 0
     # Attempt/correction pairs shown in report.html, spread over the run.
     report_pairs: NotNegative[int] = 2000

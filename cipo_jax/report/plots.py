@@ -195,7 +195,12 @@ _COST = (
 
 _COLD_START = (
     Plot("Loss, nats per token", {"loss/demonstration": "demonstrations"}, "cold_start"),
-    Plot("Pass rate, held out", {"pass_rate": "pass@1"}, "cold_start", share=True),
+    Plot(
+        "Pass rate, held out",
+        {"pass_rate": "pass@1", "lines_true": "lines that are true"},
+        "cold_start",
+        share=True,
+    ),
 )
 
 

@@ -214,7 +214,7 @@ def choose_again(
         correct[i, own] = correct_array(answers, 1)[:, 0]
         known[i, own] = verified_array(answers, 1, verifier)[:, 0]
         eligible[i, own] = eligible_array(known[i, own], answers, correction.cut_anchors)
-        eligible[i, own] &= [not repeats(answer) for answer in answers]
+        eligible[i, own] &= np.array([not repeats(answer) for answer in answers], bool)
     base = correct_array(attempts, G), verified_array(attempts, G, verifier)
     rates = np.nan_to_num(pass_rates(*base))
     again = _select(correct, known, eligible, count, success_share, correction, rng, rates)

@@ -344,8 +344,8 @@ def test_retention_and_what_it_is_compared_with() -> None:
 
 # Corrections of corrections.
 
-# Problem a: right half of the time; b: never.
-FIRST = {"a": "rwrw", "b": "wwww"}
+# Problem a: right half of the time; b: never; c: of it nothing is corrected.
+FIRST = {"a": "rwrw", "b": "wwww", "c": "rrrr"}
 
 
 def step_with(corrections: str) -> tuple[list[Attempt], list[Attempt], Selection]:
@@ -439,9 +439,9 @@ def test_corrections_are_parted_by_what_they_quote() -> None:
     sequences = base_sequences(attempts, reward_array(attempts, 4, Verifier()), *args)
     sequences += correction_sequences(made, rewards, anchors, Correction(), False, *args)
     parts = by_part(sequences, anchors, attempts, 4, Verifier())
-    assert parts["base"] == sequences[:8]
-    assert parts["right"] == sequences[8:10] and parts["solved"] == sequences[10:12]
-    assert parts["unsolved"] == sequences[12:] and set(parts) == set(PARTS)
+    assert parts["base"] == sequences[:12]
+    assert parts["right"] == sequences[12:14] and parts["solved"] == sequences[14:16]
+    assert parts["unsolved"] == sequences[16:] and set(parts) == set(PARTS)
     # One without a verdict that says something solves nothing.
     unknown = [dataclasses.replace(a, verdict=VERDICTS["w"]) for a in attempts]
     assert by_part(sequences, anchors, unknown, 4, Verifier()).keys() == {
