@@ -63,7 +63,8 @@ def test_numbers_in_prose_are_those_of_the_records(
     found = list(paragraphs((DOCS / page).read_text(), headings, only))
     assert found, f"{page}: no section {only}"
     wrong = [
-        f"{paragraph.heading}: {', '.join(numbers)} in {paragraph.text!r}"
+        f"{paragraph.heading}: {', '.join(numbers)} not of {paragraph.sources or 'any source'}, "
+        f"see quoted_numbers.py, in {paragraph.text!r}"
         for paragraph in found
         if (numbers := strangers(paragraph, values))
     ]
