@@ -2,7 +2,7 @@
 
     1. rollout       sample a group of attempts for each problem, verify them     (base stream)
     2. anchors       choose attempts to put back, a share rho of them right
-    3. correct       sample corrections of the anchors, verify them         (correction stream)
+    3. correct       sample and verify corrections, on request of these too (correction stream)
     4. advantages    group-relative, with risk-averse shaping of the correction rewards
     5. update        pack both streams, one compiled train step
     6. controller    rho follows retention
@@ -123,16 +123,22 @@ def take_step(run: Training) -> None:
     # 2. anchors
     heartbeat.begin("correct")
     rho, rng = run.host.replay.rho, np.random.default_rng([c.seed, step, ANCHOR_STREAM])
-    anchors = streams.choose_anchors(attempts, G, c.num_anchors, rho, c.correction, verifier, rng)
-    asked = [parts.prompts.correction(attempts[i * G + j]) for i, j in anchors.in_slots()]
+    rules, (count, again) = (rho, c.correction, verifier, rng), c.anchor_counts
+    anchors = streams.choose_anchors(attempts, G, count, *rules)
+    quoted = [attempts[i * G + j] for i, j in anchors.in_slots()]
 
     # 3. correct
-    corrections = streams.sample_corrections(parts.attempt, run.state.params, asked, G_c, key)
+    asked, sizes = (parts.attempt, run.state.params, parts.prompts.correction, G_c, key), (G, G_c)
+    corrections = streams.sample_corrections(*asked, quoted)
+    if again:
+        known = attempts, corrections, anchors, sizes
+        anchors, quoted = streams.choose_again(*known, again, *rules)
+        corrections += streams.sample_corrections(*asked, quoted, streams.AGAIN_KEY)
     sampling = parts.end_sampling()  # the update needs the cache's memory
 
     # 4. advantages
     heartbeat.begin("update", "the device")
-    limit, sizes = c.data.max_completion_tokens, (G, G_c)
+    limit = c.data.max_completion_tokens
     kept = streams.judge_retention(attempts, corrections, anchors, sizes, c.replay, verifier)
     rewards = reward_array(attempts, G, verifier)
     correction_rewards = reward_array(corrections, G_c, verifier)
@@ -163,9 +169,10 @@ def take_step(run: Training) -> None:
         heartbeat.begin("update", "the device")
     gradient_stats = {}
     if c.log.gradient_stats_every and taken % c.log.gradient_stats_every == 0:
-        gradient_stats = run.update.gradient_stats(run.state.params, batch)
+        members = streams.by_part(sequences, anchors, attempts, G, verifier)
+        gradient_stats = run.update.gradient_stats(run.state.params, members, run.reference)
     run.state, on_device = run.update.step(run.state, batch)
-    on_device, gradient_stats = jax.device_get((on_device, gradient_stats))
+    on_device = jax.device_get(on_device)
     heartbeat.end()
     run.profile.after(taken)
     run.step = taken
@@ -180,7 +187,7 @@ def take_step(run: Training) -> None:
         **streamed,
         **sampling,
         **device_measures(on_device),
-        **{name: float(value) for name, value in gradient_stats.items()},
+        **gradient_stats,
         "replay/rho": rho,
         **({} if kept.target is None else {"replay/target": kept.target}),
         "rollout/replaced_groups": float(len(base.replaced) // G),

@@ -69,6 +69,12 @@ def paper_controller(c):
     c.correction.right_limits = ()
     c.correction.wrong_min_pass_rate = 0.0
     c.correction.wrong_group_multiple = 1
+    c.correction.from_corrections = 0.0
+
+
+def second_round(c):
+    """CIPO that also corrects its corrections: they are a quarter of the anchors."""
+    c.correction.from_corrections = 0.25
 
 
 def constant_rho(c):
@@ -119,6 +125,7 @@ VARIANTS = {
         dapo,
         gspo,
         paper_controller,
+        second_round,
         constant_rho,
         no_risk,
         no_difficulty,

@@ -39,7 +39,7 @@ RUN = (
     {"streams", "evaluate", "measures", "parts"},
     {"host_state", "records", "memory_plan"},
     {"parameters", "comparison", "proposal"},
-    {"cold_start", "verdict"},
+    {"cold_start", "verdict", "unsolved"},
     {"start", "training"},
 )
 # What a mode may take from other files of `commands`.

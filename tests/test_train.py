@@ -89,6 +89,9 @@ def test_nothing_is_compiled_after_the_first_steps(finished: Path) -> None:
 
 def test_cold_start_loss_falls_and_corrections_are_made(finished: Path) -> None:
     losses = [r["loss/demonstration"] for r in of_phase(finished, "cold_start")]
+    checks = [r for r in of_phase(finished, "cold_start") if "pass_rate" in r]
+    assert all(0 <= r["lines_true"] <= 1 for r in checks)
+    assert all(0 <= r["eval/lines_true"] <= 1 for r in of_phase(finished, "eval"))
     assert losses[-1] < 0.7 * losses[0]
     steps = of_phase(finished, "train")
     assert [r["step"] for r in steps] == [1, 2, 3, 4]
@@ -303,14 +306,17 @@ def test_several_updates_a_step_with_every_option_resume_exactly(
         "--config.algorithm.overlong=mask",
         "--config.rollout.max_refills=1",
         "--config.rollout.curriculum=learnability",
+        "--config.correction.from_corrections=0.5",
         "--config.optimizer.schedule=cosine",
         "--config.optimizer.decay_steps=20",
     ]
     whole = smoke(tmp_path / "whole", *options)
     stopped = smoke(tmp_path / "stopped", *options, "--config.num_steps=1")
     smoke(stopped, *options)
+    attempts = list(read_attempts(whole, "train"))
+    assert {a["round"] for a in attempts} == {0, 1, 2}  # corrections of corrections are there
     assert of_phase(stopped, "train") == of_phase(whole, "train")
-    assert list(read_attempts(stopped, "train")) == list(read_attempts(whole, "train"))
+    assert list(read_attempts(stopped, "train")) == attempts
     assert (stopped / "difficulty.jsonl").read_text() == (whole / "difficulty.jsonl").read_text()
 
 

@@ -36,6 +36,7 @@ from cipo_jax.report.comparison import (
     runs_table,
     said_difference,
     save_figure,
+    unsolved_table,
 )
 from cipo_jax.report.figures import FigureGrid
 from cipo_jax.report.html import Page, write_page
@@ -50,6 +51,7 @@ from cipo_jax.run.comparison import (
 )
 from cipo_jax.run.records.files import write_json, write_text
 from cipo_jax.run.statistics import Difference, mcnemar, paired_difference
+from cipo_jax.run.unsolved import may_recur, next_visits
 from cipo_jax.run.watch.heartbeat import Heartbeat
 from cipo_jax.types import CipoError
 
@@ -61,6 +63,12 @@ PAGE = "comparison.html"
 _PAIRED = (
     "p: bootstrap over problems (and seeds, where there are several). Alone: problems solved by "
     "more than half of the attempts of one method only, McNemar's p."
+)
+_UNSOLVED = (
+    "Training problems as long as none of their attempts has been right, and their next visit: "
+    "whether it has a right attempt, and the share of right ones. Corrected: a correction has been "
+    "right. Problems that can be corrected are easier ones, so kinds of one method differ by that "
+    "as well; compare `all` between methods."
 )
 _CURVES = ("pass@1", "correction/accuracy_after", "correction/w2r")
 
@@ -172,6 +180,15 @@ def compare(
         if c.unjudged
     ]
 
+    recurring = [run for runs in methods.values() for run in runs if may_recur(run.config)]
+    heartbeat.begin("compare", "attempts at training problems")
+    read = heartbeat.counting(recurring, "runs read", len(recurring))
+    unsolved = {run.path: next_visits(run.path) for run in read}
+    followed = {
+        name: [unsolved[run.path] for run in runs if unsolved.get(run.path)]
+        for name, runs in methods.items()
+    }
+
     heartbeat.begin("compare", f"table and figure in {out}")
     metrics = _shared_metrics([curve for seeds in curves.values() for curve in seeds])
     about = (
@@ -183,8 +200,10 @@ def compare(
     sections = [
         Section("Values", [_value_table(methods, metrics, limits, budget)]),
         Section("Paired by problem", [Note(_PAIRED), _paired_table(comparisons)]),
-        Section("Methods", [*_method_notes(methods), *map(Note, notes)]),
     ]
+    if any(followed.values()):
+        sections.append(Section("Unsolved", [Note(_UNSOLVED), unsolved_table(followed)]))
+    sections.append(Section("Methods", [*_method_notes(methods), *map(Note, notes)]))
     text = markdown_page("Comparison", about, sections)
 
     out.mkdir(parents=True, exist_ok=True)

@@ -52,7 +52,7 @@ from cipo_jax.run.evaluate import (
 )
 from cipo_jax.run.parameters import Place, check_parameters, find_parameters, load_parameters
 from cipo_jax.run.parts import Parts, open_parts, open_prompts, open_tokenizer
-from cipo_jax.run.problems import given_attempt, given_attempts, open_evaluation
+from cipo_jax.run.problems import given_attempt, given_attempts, line_checker, open_evaluation
 from cipo_jax.run.records.archive import ATTEMPTS_DIR, AttemptArchive
 from cipo_jax.run.records.files import explained, write_json, write_text
 from cipo_jax.run.records.lock import DirectoryLock
@@ -284,9 +284,8 @@ def evaluate_suite(
         return evaluate_corrections(parts.attempt, params, anchors, write, samples, key, groups)
     if suite.task == CRITIQUE:
         return evaluate_critiques(parts.attempt, params, asked, samples, key, groups)
-    given: Sequence[Attempt] = ()
-    if suite.name == OWN:
-        given = given_attempts(config.data.eval, config.eval.given_attempts, asked)
+    source, own = config.data.eval, suite.name == OWN
+    given = given_attempts(source, config.eval.given_attempts if own else 0, asked)
     return evaluate(
         parts.attempt,
         params,
@@ -299,6 +298,7 @@ def evaluate_suite(
         key=key,
         given=given,
         same_answers=same_answers,
+        true_lines=line_checker(source) if own else None,
     )
 
 

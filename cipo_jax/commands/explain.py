@@ -100,7 +100,8 @@ def _step(config: Config) -> Iterator[Row]:
     completions = base + config.num_corrections
     limit = config.data.max_completion_tokens
     yield "method", f"CIPO, lambda {k.weight:g}" if k.weight else "GRPO (correction.weight = 0)"
-    yield "anchors", f"{anchors} a step"
+    corrections = f", {again} of them corrections" if (again := config.anchor_counts[1]) else ""
+    yield "anchors", f"{anchors} a step{corrections}"
     each = f"{r.problems_per_step} problems x {r.group_size} attempts"
     each += f" + {anchors} anchors x {k.group_size} corrections" if anchors else ""
     if anchors and k.wrong_group_multiple > 1:

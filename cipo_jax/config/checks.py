@@ -46,8 +46,12 @@ def check_combinations(c: Config) -> None:
     if k.weight and c.num_anchors < 1:
         wanted = "a fraction that gives at least one anchor per step (or correction.weight=0)"
         _refuse(c, "correction.replay_fraction", wanted)
-    if k.weight and k.wrong_group_multiple > max(c.num_anchors, 1):
-        wanted = f"<= {c.num_anchors}, the anchors of a step: a larger group has no place"
+    if k.weight and k.from_corrections and not all(c.anchor_counts):
+        wanted = f"0, or a share that leaves each of the two kinds one of {c.num_anchors} anchors"
+        _refuse(c, "correction.from_corrections", wanted)
+    fewest = min(filter(None, c.anchor_counts), default=1)
+    if k.weight and k.wrong_group_multiple > fewest:
+        wanted = f"<= {fewest}, the anchors chosen together in a step: a larger group has no place"
         _refuse(c, "correction.wrong_group_multiple", wanted)
     if k.weight and k.group_size < 2:
         wanted = ">= 2: a group of one has no group-relative advantage (or correction.weight=0)"

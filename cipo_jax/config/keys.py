@@ -172,6 +172,7 @@ class ColdStart:
     practice_share: Share = 0.3
     learning_rate: Positive[float] = 6e-3  # peak; linear warm-up over 20 steps, then constant
     stop_at_pass_rate: Share = 1.0  # ends the phase once pass@1 on held-out problems reaches it
+    stop_at_lines_true: Share = 0.0  # and this share of their lines is true; 0: not asked
     check_every: Positive[int] = 50  # steps between those checks
     check_problems: Positive[int] = 128  # held-out problems per check, with one sample each
 
@@ -279,8 +280,7 @@ class Checkpoint:
 
     every: Positive[int] = 20  # steps between checkpoints; the last step is always saved
     keep: Positive[int] = 2  # newest checkpoints kept
-    # Checkpoints also kept because they are best by `best_metric`. A step whose evaluation is among
-    # the best is saved.
+    # Also kept: the best by `best_metric`. A step whose evaluation is among them is saved.
     keep_best: NotNegative[int] = 1
     # A metric of the step or of an evaluation at it; higher is better. Checkpoints of steps that do
     # not have it are not compared.
@@ -299,7 +299,7 @@ class Log:
     # Steps between attempt/correction pairs on screen; 0: never.
     show_samples_every: NotNegative[int] = 10
     archive: bool = True  # write every attempt to attempts/*.jsonl.gz
-    # Steps between measurements of the streams' gradients (one costs about an update); 0: never.
+    # Steps between comparisons of gradients, see rl/transfer.py (one costs an update); 0: never.
     gradient_stats_every: NotNegative[int] = 0
     # Attempt/correction pairs shown in report.html, spread over the run.
     report_pairs: NotNegative[int] = 2000
@@ -370,6 +370,12 @@ class Config:
         """Attempts that are put back to be corrected."""
         k = self.correction
         return round(k.replay_fraction * self.rollout.problems_per_step) if k.weight else 0
+
+    @property
+    def anchor_counts(self) -> tuple[int, int]:
+        """Of them, attempts of the base stream, and corrections of these."""
+        second = round(self.correction.from_corrections * self.num_anchors)
+        return self.num_anchors - second, second
 
     @property
     def num_corrections(self) -> int:

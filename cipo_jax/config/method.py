@@ -53,6 +53,10 @@ class Correction:
     shortage: Literal["other", "empty"] = "other"
     # Put back attempts that were cut at the token limit too. They have no end to correct.
     cut_anchors: bool = False
+    # Share of the step's anchors that are corrections of its other anchors, so that the policy also
+    # corrects what it has corrected. They are sampled after these, with as many completions in all;
+    # max_per_problem is for each of the two. Exact repetitions are not put back (ours).
+    from_corrections: Share = 0.0
     # Tell which kind of test a wrong program failed first (never the expected output). The prompt
     # then gives away that the attempt was wrong, which the paper's does not.
     show_failed_test: bool = False

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from cipo_jax.report.blocks import Table
@@ -14,7 +15,8 @@ from cipo_jax.report.plots import Plot
 from cipo_jax.run.comparison import LearningCurve, mean_curve, points
 from cipo_jax.run.records.files import replacing
 from cipo_jax.run.records.starts import read_starts
-from cipo_jax.run.statistics import Difference
+from cipo_jax.run.statistics import Difference, share_estimate
+from cipo_jax.run.unsolved import KINDS, NextVisits
 
 
 def line_styles(methods: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -95,6 +97,28 @@ def runs_table(methods: Mapping[str, Sequence[Path]]) -> Table:
             version = start.get("versions", {}).get("cipo_jax", "not recorded")
             rows.append((str(path), name, *told, version))
     return Table("Runs", ("run", "method", "devices", "started (UTC)", "version"), rows, ("code",))
+
+
+def unsolved_table(
+    methods: Mapping[str, Sequence[Mapping[str, Mapping[str, NextVisits]]]],
+) -> Table:
+    """What followed visits of problems without a right attempt.
+
+    Args:
+      methods: name -> the next visits of each seed, as `unsolved.next_visits` gives them. A problem
+        of two seeds counts as two.
+    """
+    rows = []
+    for name, seeds in methods.items():
+        kinds = {k: [n for of in seeds for n in of.get(k, {}).values()] for k in KINDS}
+        for kind, of in {"all": [n for found in kinds.values() for n in found], **kinds}.items():
+            if of:
+                visits, solved, rate = np.array([[n.visits, n.solved, n.rate] for n in of], float).T
+                shares = [share_estimate(x, visits) for x in (solved, rate)]
+                cells = [f"{e.value:.3f} [{e.low:.3f}, {e.high:.3f}]" for e in shares]
+                rows.append((name, kind, f"{len(of):,}", f"{visits.sum():,.0f}", *cells))
+    head = ("method", "problems that are", "number", "visits", "next solved", "next pass rate")
+    return Table("Unsolved problems", head, rows)
 
 
 def said_difference(reference: str, d: Difference, cases: str) -> str:

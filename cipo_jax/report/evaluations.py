@@ -62,6 +62,7 @@ def measures(pass_at: Sequence[str]) -> list[Measure]:
         Measure(
             "eval/correction/w2r_gain", "mended, minus another attempt right", "wrong attempts"
         ),
+        Measure("eval/lines_true", "lines of attempts that are true", "lines"),
         Measure("eval/no_answer", "no answer found", "attempts"),
     ]
     return [*found, Measure(_LENGTH, "length, tokens", "attempts")]

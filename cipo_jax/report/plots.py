@@ -126,6 +126,16 @@ _OPTIMISATION = (
         {"grad/cosine": "base · correction"},
         needs=_GRADIENT_STATS,
     ),
+    Plot(
+        "Cosine of parts of the correction stream with the base stream",
+        {
+            "grad/right_cosine": "of right anchors",
+            "grad/wrong_cosine": "of wrong anchors",
+            "grad/unsolved_cosine": "at problems without a right attempt",
+            "grad/right_wrong_cosine": "right · wrong anchors",
+        },
+        needs=_GRADIENT_STATS,
+    ),
     Plot("Clipped ratios, share of tokens", _streams("clip_frac")),
     Plot("Largest ratio", _streams("ratio_max")),
     Plot("Sampler against trainer, mean |Δ log-prob|", _streams("sampler_gap")),
@@ -185,7 +195,12 @@ _COST = (
 
 _COLD_START = (
     Plot("Loss, nats per token", {"loss/demonstration": "demonstrations"}, "cold_start"),
-    Plot("Pass rate, held out", {"pass_rate": "pass@1"}, "cold_start", share=True),
+    Plot(
+        "Pass rate, held out",
+        {"pass_rate": "pass@1", "lines_true": "lines that are true"},
+        "cold_start",
+        share=True,
+    ),
 )
 
 

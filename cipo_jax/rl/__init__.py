@@ -8,14 +8,15 @@
     a token's loss: surrogate, ratio, KL          losses.PolicyLoss
     a stream's loss: what it is divided by        aggregate.Aggregation
     L_base + lambda L_correction                  train_step.make_train_step
+    (ours) gradients of parts of a batch          transfer
     (ours) learnability of problems               difficulty
     sequences in rows, groups in minibatches      packing
     optimisers and schedules                      optimizer; bfloat16 parameters: rounding
 
 On the host, in NumPy: advantages, anchors, rewards, replay, limits, difficulty, packing. On the
-device, in JAX: losses, train_step, optimizer, and aggregate's token weights. Functions change none
-of their arguments, except the state that a train step is given, and touch no file; a function that
-draws at random takes a generator.
+device, in JAX: losses, train_step, transfer, optimizer, and aggregate's token weights. Functions
+change none of their arguments, except the state that a train step is given, and touch no file; a
+function that draws at random takes a generator.
 
 Not decided here: what is sampled and verified, and in which order a step calls these (`run/`,
 `train.py`). This room imports `types` and `config` (its keys, checks and resolving). Model and mesh

@@ -7,6 +7,9 @@ band, problems take turns, so that anchors spread over many problems.
 A slot is one group of corrections. A right anchor takes one; wrong ones may take several, and these
 groups then are one.
 
+Corrections of the same step may be put back too, by a second selection. They were sampled by the
+same policy, so the step stays one of its own answers alone, and nothing is kept between steps.
+
 Not decided here: how many anchors a step has, which attempts are eligible, the share (`replay`).
 """
 
@@ -20,10 +23,11 @@ class Selection:
     """The chosen attempts, k <= K of them.
 
     Attributes:
-      problem, sample: [k] int, indices into the [N, G] attempts.
+      problem, sample: [k] int, indices into the [N, G] attempts that were chosen from.
       right: [k] bool, whether the attempt was right.
       in_band: [k] bool, whether its problem's pass rate lies in the band.
       wrong_slots: slots that each wrong one takes.
+      corrections: how many of them, the last ones, are corrections of the others.
     """
 
     problem: np.ndarray
@@ -31,6 +35,23 @@ class Selection:
     right: np.ndarray
     in_band: np.ndarray
     wrong_slots: int = 1
+    corrections: int = 0
+
+    @property
+    def is_correction(self) -> np.ndarray:
+        """[k] bool, whether each is a correction itself."""
+        return np.arange(len(self)) >= len(self) - self.corrections
+
+    def followed_by(self, second: "Selection") -> "Selection":
+        """These, and then the corrections of them that `second` has chosen."""
+        return Selection(
+            np.concatenate([self.problem, second.problem]),
+            np.concatenate([self.sample, second.sample]),
+            np.concatenate([self.right, second.right]),
+            np.concatenate([self.in_band, second.in_band]),
+            self.wrong_slots,
+            corrections=len(second),
+        )
 
     @property
     def slots(self) -> np.ndarray:
@@ -59,11 +80,12 @@ def select_anchors(
     wrong_min_pass_rate: float = 0.0,
     wrong_slots: int = 1,
     balanced: bool = False,
+    pass_rate: np.ndarray | None = None,
 ) -> Selection:
     """Chooses anchors for up to `count` slots.
 
     Args:
-      correct: [N, G] bool, verdicts of the base stream.
+      correct: [N, G] bool, verdicts.
       verified: [N, G] bool, which attempts have a verdict; pass rates are of these.
       eligible: [N, G] bool, which of them may be anchors at all.
       count: K, slots for anchors.
@@ -76,8 +98,10 @@ def select_anchors(
       wrong_min_pass_rate: wrong attempts only of problems with at least this pass rate.
       wrong_slots: slots that a wrong attempt takes. What is left of them stays empty.
       balanced: no more right anchors than wrong ones.
+      pass_rate: [N] of the problems; None: that of these attempts.
     """
-    pass_rate = (correct & verified).sum(axis=1) / np.maximum(verified.sum(axis=1), 1)
+    if pass_rate is None:
+        pass_rate = (correct & verified).sum(axis=1) / np.maximum(verified.sum(axis=1), 1)
     distance = np.maximum(0.0, np.maximum(band[0] - pass_rate, pass_rate - band[1]))
     eligible = eligible & (correct | (pass_rate >= wrong_min_pass_rate)[:, None])
     used = np.zeros(len(correct), int)

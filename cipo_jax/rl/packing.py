@@ -20,6 +20,7 @@ Not decided here: which sequences are trained on and with which advantage (`run/
 of a batch (`run/update`), what a stream's loss is divided by (`aggregate`).
 """
 
+import collections
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -95,7 +96,8 @@ def pack_rows(
 
 
 def minibatch_sequences(sequences: int, group_size: int, minibatches: int) -> int:
-    """Most sequences of a stream that one of `minibatches` minibatches can hold."""
+    """Most sequences of a stream that one of `minibatches` minibatches can hold, whose groups have
+    `group_size` sequences or a divisor of it."""
     groups = -(-sequences // group_size)
     return -(-groups // minibatches) * group_size
 
@@ -164,7 +166,12 @@ def make_minibatches(
             if rng is None:
                 raise ValueError("several minibatches need a generator to deal groups to them")
             groups = [groups[i] for i in rng.permutation(len(groups))]
-        place = {group: i % minibatches for i, group in enumerate(groups)}
+        # Each to the emptiest, the largest first: so none gets more than `minibatch_sequences`.
+        size = collections.Counter(s.group for s in of_stream)
+        place, loads = {}, [0] * minibatches
+        for group in sorted(groups, key=lambda g: -size[g]):
+            place[group] = loads.index(min(loads))
+            loads[place[group]] += size[group]
         for sequence in of_stream:
             members[place[sequence.group]].append(sequence)
     packed = zip(*map(pack, members), strict=True)  # the minibatches' arrays, field by field

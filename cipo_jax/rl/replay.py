@@ -53,21 +53,28 @@ class Retention:
 
 
 def fresh_rate(
-    correct: np.ndarray, verified: np.ndarray, problem: np.ndarray, weights: np.ndarray
+    correct: np.ndarray,
+    verified: np.ndarray,
+    problem: np.ndarray,
+    weights: np.ndarray,
+    is_correction: np.ndarray,
 ) -> float | None:
     """The pass rate of the other attempts at the problems of right anchors: what a fresh attempt at
-    them reaches. The anchor itself is left out, since it was chosen for being right.
+    them reaches. The anchor itself is left out, since it was chosen for being right; one that is a
+    correction is none of these attempts.
 
     Args:
       correct, verified: [N, G] bool, of the base stream.
       problem: [k] int, the right anchors' rows of these.
       weights: [k], how much each counts: its corrections with a verdict.
+      is_correction: [k] bool, which are corrections themselves.
 
     Returns:
       The weighted mean; None if no anchor counts or none has other attempts with a verdict.
     """
-    others = verified.sum(axis=1)[problem] - 1
-    rights = (correct & verified).sum(axis=1)[problem] - 1
+    itself = (~is_correction).astype(int)
+    others = verified.sum(axis=1)[problem] - itself
+    rights = (correct & verified).sum(axis=1)[problem] - itself
     counted = np.where(others > 0, weights, 0)
     if not counted.sum():
         return None

@@ -28,7 +28,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from cipo_jax.rl.losses import TokenLoss
-from cipo_jax.types import BASE, CORRECTION, STREAMS, TrainBatch
+from cipo_jax.types import STREAMS, TrainBatch
 
 Params = Any
 Metrics = dict[str, jax.Array]
@@ -136,7 +136,7 @@ def make_train_step(
 
         def update(carry: tuple[Params, Any], minibatch: tuple[TrainBatch, Any]) -> Any:
             params, opt_state = carry
-            grads, totals = _gradient(score, token_loss, stream_weights, params, *minibatch)
+            grads, totals = gradient(score, token_loss, stream_weights, params, *minibatch)
             grad_norm = optax.tree.norm(grads)
             updates, opt_state = optimizer.update(grads, opt_state, params)
             return (optax.apply_updates(params, updates), opt_state), (totals, grad_norm)
@@ -184,43 +184,7 @@ def make_reference_scorer(score: Score) -> Callable[[Params, TrainBatch], jax.Ar
     return jax.jit(reference_logprobs)
 
 
-def make_stream_gradient_stats(
-    score: Score, token_loss: TokenLoss
-) -> Callable[[Params, TrainBatch], Metrics]:
-    """Builds the jitted `(params, batch) -> metrics` that compares the streams' gradients.
-
-    "grad/base_norm" and "grad/correction_norm" are the global norms of the gradients of L_base and
-    L_correction (without lambda) over the whole batch at `params`; "grad/cosine" is the cosine of
-    the angle between them, NaN if either is zero.
-
-    Costs about the time of a one-epoch update, and two float32 gradients in memory; meant for every
-    n-th step.
-    """
-
-    def stats(params: Params, batch: TrainBatch) -> Metrics:
-        # As one minibatch [U M, R, ...], under the sum of the normalisers.
-        arrays = batch._replace(token_counts=None)
-        whole = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), arrays)
-        whole = whole._replace(token_counts=batch.token_counts.sum(axis=0))
-
-        def of_stream(stream: int) -> Params:
-            # Microbatches without rows of the stream are then empty, and skipped.
-            mask = jnp.where((whole.stream == stream)[..., None], whole.loss_mask, 0.0)
-            only = whole._replace(loss_mask=mask, completion_mask=mask)
-            return _gradient(score, token_loss, (1.0, 1.0), params, only, None)[0]
-
-        base, correction = of_stream(BASE), of_stream(CORRECTION)
-        norms = optax.tree.norm(base), optax.tree.norm(correction)
-        return {
-            "grad/base_norm": norms[0],
-            "grad/correction_norm": norms[1],
-            "grad/cosine": optax.tree.vdot(base, correction) / (norms[0] * norms[1]),
-        }
-
-    return jax.jit(stats)
-
-
-def _gradient(
+def gradient(
     score: Score,
     token_loss: TokenLoss,
     stream_weights: tuple[float, float],

@@ -13,8 +13,9 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from cipo_jax.config.keys import Config
+from cipo_jax.config.keys import ColdStart, Config
 from cipo_jax.data.datasets import DemonstrationSource, open_demonstrations
+from cipo_jax.data.tasks.generated import TrueLines
 from cipo_jax.policy.model import Params
 from cipo_jax.policy.random_keys import random_key
 from cipo_jax.rl.losses import demonstration_loss
@@ -24,7 +25,7 @@ from cipo_jax.rl.train_step import Metrics
 from cipo_jax.run.hosts.preemption import Preempted
 from cipo_jax.run.parameters import fresh_parameters
 from cipo_jax.run.parts import Parts
-from cipo_jax.run.problems import open_training
+from cipo_jax.run.problems import line_checker, open_training
 from cipo_jax.run.records.checkpoint import Checkpoints
 from cipo_jax.run.records.record import Record
 from cipo_jax.run.update import BatchPlan, Update, not_finite
@@ -37,10 +38,12 @@ LOG_EVERY = 10
 
 @dataclasses.dataclass(frozen=True)
 class Material:
-    """What the phase learns from, and the held-out prompts that measure it."""
+    """What the phase learns from, the held-out prompts that measure it, and the checker of lines of
+    attempts at them, where there is one."""
 
     demonstrations: DemonstrationSource
     held_out: list[Prompt]
+    true_lines: TrueLines | None = None
 
 
 def open_material(config: Config, parts: Parts) -> Material:
@@ -50,6 +53,12 @@ def open_material(config: Config, parts: Parts) -> Material:
       CipoError: anything wrong with the files or the settings.
     """
     cs, d = config.cold_start, config.data
+    true_lines = line_checker(d.train)
+    if cs.stop_at_lines_true and true_lines is None:
+        raise CipoError(
+            f"config.cold_start.stop_at_lines_true: got {cs.stop_at_lines_true}, wanted 0 with "
+            f"config.data.train={d.train!r}, of which no lines can be checked"
+        )
     demonstrations = open_demonstrations(
         cs.demonstrations,
         config.seed,
@@ -63,7 +72,8 @@ def open_material(config: Config, parts: Parts) -> Material:
         parts.prompts.demonstration(demonstration)
     held_out = open_training(config, parts.prompts, "dev")
     problems = held_out.first(cs.check_problems, "cold_start.check_problems")
-    return Material(demonstrations, [parts.prompts.base(problem) for problem in problems])
+    prompts = [parts.prompts.base(problem) for problem in problems]
+    return Material(demonstrations, prompts, true_lines)
 
 
 def cold_start(
@@ -72,7 +82,8 @@ def cold_start(
     """Runs the phase, or what is left of it, and returns its parameters.
 
     1. Imitate a batch of demonstrations (both streams' prompts, one token-mean loss).
-    2. Every `check_every` steps: sample held-out problems, stop if the pass rate is reached.
+    2. Every `check_every` steps: sample held-out problems, stop if the pass rate is reached, and
+       the share of true lines.
 
     Args:
       run: the run's checkpoints; those of this phase are beside them.
@@ -116,7 +127,7 @@ def cold_start(
         if done:
             return state.params
 
-        began, pass_rate, taken = time.monotonic(), 0.0, start
+        began, pass_rate, lines_true, taken = time.monotonic(), 0.0, 0.0, start
         device_metrics: Metrics = {}  # of the last step of this process
 
         def progress() -> str:
@@ -159,19 +170,31 @@ def cold_start(
                     judged = sum(a.judged for a in attempts)
                     pass_rate = sum(a.correct for a in attempts) / max(judged, 1)
                     scalars |= {"pass_rate": pass_rate, "error": 1 - judged / len(attempts)}
+                    told = f"pass@1 {pass_rate:.3f}"
+                    if check_lines := material.true_lines:
+                        found = [t for a in attempts for t in check_lines(a.problem, a.text)]
+                        lines_true = sum(found) / max(len(found), 1)
+                        scalars |= {"lines_true": lines_true} if found else {}
+                        told += f"  lines true {lines_true:.3f}"
                 record.write(taken, scalars, "cold_start")
                 if check:
                     print(
                         f"cold start  step {taken}/{cs.max_steps}  loss {loss:.3f}  "
-                        f"pass@1 {pass_rate:.3f}  {time.monotonic() - began:.0f}s",
+                        f"{told}  {time.monotonic() - began:.0f}s",
                         flush=True,
                     )
                     parts.heartbeat.said()
-                    done = last or pass_rate >= cs.stop_at_pass_rate
+                    done = last or is_enough(cs, pass_rate, lines_true)
                     checkpoints.save(taken, state, {"done": done, "pass_rate": pass_rate})
                 if done:
                     break
         return state.params
+
+
+def is_enough(cold_start: ColdStart, pass_rate: float, lines_true: float) -> bool:
+    """Whether a check ends the phase: both shares are reached."""
+    enough_right = pass_rate >= cold_start.stop_at_pass_rate
+    return enough_right and lines_true >= cold_start.stop_at_lines_true
 
 
 def _require_finite(step: int, measures: Metrics, learning_rate: float) -> None:

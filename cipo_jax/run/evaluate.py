@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 import numpy as np
 
+from cipo_jax.data.tasks.generated import TrueLines
 from cipo_jax.policy.model import Params
 from cipo_jax.rl.rewards import correct_array, pass_rates, verified_array
 from cipo_jax.run.rollout import MakeAttempts
@@ -36,6 +37,7 @@ def evaluate(
     given: Sequence[Attempt] = (),
     correction_rounds: int = 1,
     same_answers: SameAnswers | None = None,
+    true_lines: TrueLines | None = None,
 ) -> tuple[dict[str, Estimate], list[Attempt]]:
     """Evaluates `params` on the problems of `prompts`.
 
@@ -51,10 +53,12 @@ def evaluate(
       correction_rounds: of own attempts, at least 1.
       same_answers: with it, maj@k is computed where problems have answers. Wrong answers that are
         written differently then count as one.
+      true_lines: of the task, where its lines can be checked.
 
     Returns:
       metrics:
         "pass@k"; "maj@k"; "length/mean" (completion tokens); "no_answer"; "error";
+        "lines_true": of the lines of all attempts that can be checked, the true ones;
         those of `evaluate_corrections`, and of `given` the same as "given/w2r" and so on;
         those of `against_another_attempt`, and with several rounds of `measure_rounds`.
       all attempts: prompt-major, then the corrections, round by round, those of `given` last.
@@ -69,6 +73,8 @@ def evaluate(
         shares |= {f"maj@{k}": _majorities(votes, k) for k in pass_at}
     metrics = {k: estimate(v[~np.isnan(v)]) for k, v in shares.items() if not np.isnan(v).all()}
     metrics |= _of_completions(groups)
+    if true_lines is not None:
+        metrics |= _of_lines(groups, true_lines)
     # An attempt that may be right or wrong can be neither kept nor corrected.
     chains = [[a] for group in groups for a in group[:corrected_attempts] if a.judged]
     for number, (anchors, prefix) in enumerate(
@@ -288,10 +294,10 @@ def evaluate_critiques(
 
 
 def plain_values(metrics: Mapping[str, Estimate]) -> dict[str, float]:
-    """The values by name, and the standard errors of pass@k and of what corrections made of
-    attempts, as "pass@k_stderr" and so on; what training logs."""
+    """The values by name, and the standard errors of pass@k, of true lines, and of what corrections
+    made of attempts, as "pass@k_stderr" and so on; what training logs."""
     values = {name: metric.value for name, metric in metrics.items()}
-    uncertain = ("pass@", "correction/", "given/")
+    uncertain = ("pass@", "correction/", "given/", "lines_true")
     return values | {f"{k}_stderr": m.stderr for k, m in metrics.items() if k.startswith(uncertain)}
 
 
@@ -320,6 +326,13 @@ def _of_completions(groups: Sequence[Sequence[Attempt]]) -> dict[str, Estimate]:
     outcomes = [[a.verdict.outcome for a in group if a.judged] for group in groups]
     silent = [np.mean([o is Outcome.NO_ANSWER for o in known]) for known in outcomes if known]
     return metrics | ({"no_answer": estimate(np.array(silent))} if silent else {})
+
+
+def _of_lines(groups: Sequence[Sequence[Attempt]], true_lines: TrueLines) -> dict[str, Estimate]:
+    """ "lines_true", unless there is no line."""
+    found = [[t for a in group for t in true_lines(a.problem, a.text)] for group in groups]
+    counts = np.array([[sum(of), len(of)] for of in found], float)
+    return {"lines_true": estimate(*counts.T)} if counts[:, 1].any() else {}
 
 
 def _rates(attempts: Sequence[Attempt], samples: int) -> tuple[np.ndarray, np.ndarray]:

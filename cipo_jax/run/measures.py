@@ -103,6 +103,8 @@ anchor/count | number | Attempts put back.
 anchor/realised_success_share | share | Of them that are right.
 anchor/fallback_frac | share | Of them from problems outside the band of difficulty.
 anchor/trimmed_frac | share | Of correction prompts whose quoted attempt was cut.
+anchor/corrections_frac | share | Of anchors that are corrections themselves
+    (`correction.from_corrections`); absent without any.
 replay/rho | share | Of anchors that are to be right, as the controller wants it (rho).
 replay/target | share | What the step's retention is compared with (`replay.target`).
 
@@ -130,6 +132,13 @@ param_norm | norm | Global norm of the parameters after the step.
 grad/{stream}_norm | norm | Of the stream's own gradient, without lambda
     (`log.gradient_stats_every`).
 grad/cosine | cosine | Between the gradients of the two streams.
+grad/{part}_norm | norm | Of the gradient of a part of the correction stream: corrections of right
+    anchors (`right`), of wrong ones (`wrong`), and of those wrong ones whose problem no attempt of
+    the step solves (`unsolved`). Like the following absent where it is 0.
+grad/{part}_cosine | cosine | Between this part's gradient and the base stream's: above 0, what the
+    part teaches also helps to solve problems directly, as far as a small step goes.
+grad/right_wrong_cosine | cosine | Between the gradients of corrections of right and of wrong
+    anchors: below 0, keeping what is there and correcting work against each other.
 learning_rate | rate | Of the step's first update.
 
 # Cost
@@ -164,6 +173,12 @@ eval/pass@{k} | share | Unbiased pass@k, the mean over problems.
 eval/pass@{k}_stderr | share | Its standard error over problems.
 eval/length/mean | tokens | Mean length of completions.
 eval/no_answer | share | Of attempts without a readable answer.
+eval/lines_true | share | Of the lines of attempts that can be checked, those that are true; of an
+    embedded task whose lines say something. An equation has its result; a line of "guess" evaluates
+    the next operation at the guess, and compares; one of "colouring" has the neighbours that have a
+    colour, and marks a conflict. The boxed line is left out; in natural language equations alone
+    are checked, elsewhere a line that cannot be read counts as not true.
+eval/lines_true_stderr | share | Its standard error over problems.
 eval/error | share | Of attempts without a verdict: verifier, tests or sandbox are at fault. All
     other metrics leave them out; a problem has a pass@k if it has k verdicts.
 eval/correction/accuracy_before | share | Of the own attempts that are then corrected, those that
@@ -197,6 +212,7 @@ time/eval | seconds | The evaluation.
 loss/demonstration | nats per token | Negative log-likelihood of the demonstrations.
 pass_rate | share | pass@1 on held-out problems, one sample each.
 error | share | Of these samples without a verdict; pass_rate leaves them out.
+lines_true | share | As eval/lines_true, of these samples.
 learning_rate | rate | Of the step.
 
 # Health
@@ -352,6 +368,7 @@ def anchor_metrics(anchors: Selection, prompts: Sequence[Prompt]) -> dict[str, f
         "anchor/realised_success_share": float(anchors.right.mean()),
         "anchor/fallback_frac": float(1 - anchors.in_band.mean()),
         "anchor/trimmed_frac": float(np.mean([p.trimmed for p in prompts])),
+        **({"anchor/corrections_frac": again} if (again := anchors.is_correction.mean()) else {}),
     }
 
 

@@ -20,7 +20,7 @@ from cipo_jax.data.decontaminate import Match, find_duplicates, find_overlap
 from cipo_jax.data.mixture import Part, TaskSplit, fingerprints, load_parts, open_mixture
 from cipo_jax.data.prompts import PromptWriter
 from cipo_jax.data.sources import GENERATED, check_sources
-from cipo_jax.data.tasks.generated import given_solutions
+from cipo_jax.data.tasks.generated import TrueLines, given_solutions
 from cipo_jax.types import Attempt, CipoError, Completion, Outcome, Problem, Prompt, Verdict
 
 
@@ -124,6 +124,12 @@ def given_attempts(name: str, wrong: int, prompts: Sequence[Prompt]) -> list[Att
         for prompt in prompts
         for text, right in given_solutions(GENERATED[name], prompt.problem, wrong)
     ]
+
+
+def line_checker(source: str) -> TrueLines | None:
+    """Tells which lines of attempts at the problems of a source (config.data.eval, config.data.
+    train) are true; None if it is no embedded task, or one whose lines cannot be checked."""
+    return GENERATED[source].true_lines if source in GENERATED else None
 
 
 def given_attempt(prompt: Prompt, text: str, right: bool) -> Attempt:

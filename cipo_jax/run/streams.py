@@ -22,15 +22,18 @@ from cipo_jax.rl.rewards import (
     correct_array,
     is_counted,
     outcome_reward,
+    pass_rates,
     retention,
     reward_of,
     shaped_rewards,
     verified_array,
 )
 from cipo_jax.run.rollout import MakeAttempts
+from cipo_jax.run.transitions import repeats
 from cipo_jax.types import BASE, CORRECTION, Attempt, Prompt
 
-CORRECTION_KEY, REFILL_KEY = 1, 2  # folded into the step's key; refill r uses REFILL_KEY + r
+# Folded into the step's key; refill r uses REFILL_KEY + r, and never comes to AGAIN_KEY.
+CORRECTION_KEY, REFILL_KEY, AGAIN_KEY = 1, 2, 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,10 +123,26 @@ def choose_anchors(
     """The attempts of the base stream ([N * G], group-major) that are put back, as
     `select_anchors` takes `count`, `success_share` and `rng`."""
     known = verified_array(attempts, group_size, verifier)
+    eligible = eligible_array(known, attempts, correction.cut_anchors)
+    correct = correct_array(attempts, group_size)
+    return _select(correct, known, eligible, count, success_share, correction, rng)
+
+
+def _select(
+    correct: np.ndarray,
+    known: np.ndarray,
+    eligible: np.ndarray,
+    count: int,
+    success_share: float,
+    correction: Correction,
+    rng: np.random.Generator,
+    pass_rate: np.ndarray | None = None,
+) -> Selection:
+    """As `select_anchors`, with the rules of the config."""
     return select_anchors(
-        correct_array(attempts, group_size),
+        correct,
         known,
-        eligible_array(known, attempts, correction.cut_anchors),
+        eligible,
         count,
         success_share,
         (correction.band_low, correction.band_high),
@@ -133,21 +152,96 @@ def choose_anchors(
         wrong_min_pass_rate=correction.wrong_min_pass_rate,
         wrong_slots=correction.wrong_group_multiple,
         balanced="count" in correction.right_limits,
+        pass_rate=pass_rate,
     )
 
 
 def sample_corrections(
     attempt: MakeAttempts,
     params: Params,
-    prompts: Sequence[Prompt],
+    write: Callable[[Attempt], Prompt],
     group_size: int,
     key: jax.Array,
+    quoted: Sequence[Attempt],
+    fold: int = CORRECTION_KEY,
 ) -> list[Attempt]:
-    """[n * G_c], prompt-major: corrections of the anchors that the prompts quote. A prompt that is
-    there several times gets others each time."""
-    if not prompts:
+    """[n * G_c], group-major: corrections of `quoted`. One that is there several times gets others
+    each time.
+
+    Args:
+      write: the correction prompt of an attempt.
+      key: the step's key, into which `fold` is folded.
+    """
+    if not quoted:
         return []
-    return attempt(params, prompts, group_size, jax.random.fold_in(key, CORRECTION_KEY), "correct")
+    asked = list(map(write, quoted))
+    return attempt(params, asked, group_size, jax.random.fold_in(key, fold), "correct")
+
+
+def choose_again(
+    attempts: Sequence[Attempt],
+    corrections: Sequence[Attempt],
+    anchors: Selection,
+    group_sizes: tuple[int, int],
+    count: int,
+    success_share: float,
+    correction: Correction,
+    verifier: Verifier,
+    rng: np.random.Generator,
+) -> tuple[Selection, list[Attempt]]:
+    """Corrections of a step's anchors that are put back themselves, by the rules for attempts: pass
+    rates are those of the base stream. One that repeats what it quotes is not put back: its prompt
+    would be that of its own anchor once more.
+
+    Args:
+      attempts: [N * G], group-major, of the base stream.
+      corrections: group-major, of `anchors`, G_c for each of their slots.
+      group_sizes: G and G_c.
+      count, success_share, rng: as `select_anchors` takes them.
+
+    Returns:
+      `anchors`, followed by the chosen corrections; and these, one for each slot.
+    """
+    G, G_c = group_sizes
+    at: list[list[Attempt]] = [[] for _ in attempts[::G]]  # corrections at each problem
+    for i, correction_of in zip(
+        anchors.problem.repeat(anchors.slots * G_c), corrections, strict=True
+    ):
+        at[i].append(correction_of)
+    correct, known, eligible = np.zeros((3, len(at), max(map(len, at), default=0)), bool)
+    for i, answers in enumerate(at):
+        own = slice(len(answers))
+        correct[i, own] = correct_array(answers, 1)[:, 0]
+        known[i, own] = verified_array(answers, 1, verifier)[:, 0]
+        eligible[i, own] = eligible_array(known[i, own], answers, correction.cut_anchors)
+        eligible[i, own] &= np.array([not repeats(answer) for answer in answers], bool)
+    base = correct_array(attempts, G), verified_array(attempts, G, verifier)
+    rates = np.nan_to_num(pass_rates(*base))
+    again = _select(correct, known, eligible, count, success_share, correction, rng, rates)
+    return anchors.followed_by(again), [at[i][j] for i, j in again.in_slots()]
+
+
+def by_part(
+    sequences: Sequence[TrainSequence],
+    anchors: Selection,
+    attempts: Sequence[Attempt],
+    group_size: int,
+    verifier: Verifier,
+) -> dict[str, list[TrainSequence]]:
+    """The sequences of both streams by the parts of `rl/transfer`.
+
+    Args:
+      anchors: of the corrections, in the order of their groups.
+      attempts: [N * G], group-major, of the base stream.
+    """
+    correct = correct_array(attempts, group_size) & verified_array(attempts, group_size, verifier)
+    solved = correct.any(axis=1)[anchors.problem]
+    of_anchor = np.where(anchors.right, "right", np.where(solved, "solved", "unsolved"))
+    found: dict[str, list[TrainSequence]] = {}
+    for s in sequences:
+        part = "base" if s.stream == BASE else str(of_anchor[s.group])
+        found.setdefault(part, []).append(s)
+    return found
 
 
 def base_sequences(
@@ -191,7 +285,8 @@ def judge_retention(
         target = replay.target_retention
     elif value is not None:
         base = correct_array(attempts, G), verified_array(attempts, G, verifier)
-        target = fresh_rate(*base, anchors.problem[anchors.right], known[right].sum(axis=1))
+        weights, again = known[right].sum(axis=1), anchors.is_correction[anchors.right]
+        target = fresh_rate(*base, anchors.problem[anchors.right], weights, again)
     return Retention(value, target)
 
 

@@ -20,6 +20,7 @@ from cipo_jax.run.budget import Budget
 from cipo_jax.run.evaluate import EVAL_KEY, evaluate, plain_values
 from cipo_jax.run.host_state import HostState
 from cipo_jax.run.parts import Parts
+from cipo_jax.run.problems import line_checker
 from cipo_jax.run.records.checkpoint import Checkpoints
 from cipo_jax.run.records.record import Record
 from cipo_jax.run.records.terminal import (
@@ -106,6 +107,7 @@ class Training:
             corrected_attempts=c.eval.corrected_attempts,
             correction_rounds=c.eval.correction_rounds,
             given=self.given,
+            true_lines=line_checker(c.data.eval),
             key=self.eval_key,
         )
         parts.end_sampling()

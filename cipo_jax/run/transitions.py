@@ -27,6 +27,15 @@ def transition(correction: Attempt) -> str:
     return "wr"[_quoted(correction).correct] + "2" + "wr"[correction.correct]
 
 
+def repeats(correction: Attempt) -> bool:
+    """Whether its text is that of the attempt it quotes, thoughts and outer space aside.
+
+    Raises:
+      ValueError: the attempt is not a correction.
+    """
+    return said(_quoted(correction)).strip() == said(correction).strip()
+
+
 def transitions(
     corrections: Sequence[Attempt],
     verifier: Verifier = Verifier(),  # noqa: B008
@@ -48,7 +57,7 @@ def transitions(
     n = len(kinds)
     count = {kind: kinds.count(kind) for kind in ("r2r", "r2w", "w2r", "w2w")}
     pairs = [(_quoted(c), c) for c in corrections]
-    copied = [said(a).strip() == said(c).strip() for a, c in pairs]
+    copied = [repeats(c) for c in corrections]
     changed = [a.verdict.extracted != c.verdict.extracted for a, c in pairs]
     metrics = {f"transition/{kind}": number / n for kind, number in count.items()}
     metrics |= {f"transition/{kind}_count": float(number) for kind, number in count.items()}
@@ -93,7 +102,7 @@ def gradient_weight(
 
     It costs nothing: advantages and lengths are known on the host before the update. How much of
     the gradients of single tokens cancels within a class is not known here;
-    `log.gradient_stats_every` measures gradients, of whole streams.
+    `log.gradient_stats_every` measures gradients.
 
     Args:
       sequences, anchor_right, aggregation: as in `class_weights`.

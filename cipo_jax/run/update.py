@@ -28,10 +28,10 @@ from cipo_jax.rl.train_step import (
     abstract_batch,
     learns,
     make_reference_scorer,
-    make_stream_gradient_stats,
     make_train_step,
     put_batch,
 )
+from cipo_jax.rl.transfer import PARTS, gradient_measures, make_gradient_products, stack_parts
 from cipo_jax.types import CipoError, TrainBatch
 
 
@@ -168,7 +168,7 @@ class Update:
             policy.score, token_loss, optimizer, stream_weights, shardings, plan.epochs
         )
         self._scorer = make_reference_scorer(policy.score)
-        self._statistics = make_stream_gradient_stats(policy.score, token_loss)
+        self._products = make_gradient_products(policy.score, token_loss, self._replicated)
 
     def init(self, params: Params) -> TrainState:
         """`params` themselves, with a fresh optimiser."""
@@ -209,9 +209,23 @@ class Update:
         """[U, M, R, T] the log-probs of a batch's tokens under other parameters."""
         return self._scorer(params, self._put(batch))
 
-    def gradient_stats(self, params: Params, batch: TrainBatch) -> Metrics:
-        """Norms of the streams' gradients on a batch, and their cosine."""
-        return self._statistics(params, self._put(batch))
+    def gradient_stats(
+        self,
+        params: Params,
+        members: Mapping[str, list[packing.TrainSequence]],
+        reference: Params | None = None,
+    ) -> dict[str, float]:
+        """Norms and cosines of the gradients of a batch's parts, see `rl/transfer`.
+
+        Args:
+          members: the sequences of each of `PARTS`, as far as it has any.
+          reference: parameters of the KL term; None without one.
+        """
+        rng = np.random.default_rng(0)  # into which minibatch a group goes is of no account here
+        parts = self._put(stack_parts([self.pack(members.get(part, []), rng) for part in PARTS]))
+        if reference is not None:
+            parts = parts._replace(ref_logprobs=self._scorer(reference, parts))
+        return gradient_measures(jax.device_get(self._products(params, parts)))
 
     @property
     def sizes(self) -> StateSizes:

@@ -200,3 +200,35 @@ def test_it_says_how_many_runs_are_read(tmp_path: Path, monkeypatch: pytest.Monk
         "0 of 2 runs read",
         "1 of 2 runs read",
     ]
+
+
+def test_unsolved_problems_are_followed_where_they_recur(tmp_path: Path) -> None:
+    changes = {"data.train_problems": 2}
+    runs = [make_run(tmp_path / f"cipo-{s}", 100, {4: 0.5}, seed=s, **changes) for s in range(2)]
+    for path in runs:
+        archive = AttemptArchive(path)
+        wrong = [attempt(i, False) for i in range(2)]
+        asked = dataclasses.replace(wrong[0].prompt, anchor=wrong[0])
+        fixed = dataclasses.replace(attempt(0, True), prompt=asked)
+        archive.write("train", 1, [*wrong, fixed])
+        archive.write("train", 2, [attempt(0, True), attempt(1, False)])
+    fresh = make_run(tmp_path / "fresh", 100, {4: 0.5})  # new problems at each step
+    AttemptArchive(fresh).write("train", 1, [attempt(0, False)])
+    AttemptArchive(fresh).write("train", 2, [attempt(0, True)])
+    compare([*runs, fresh], tmp_path / "out")
+    rows = [
+        line
+        for line in (tmp_path / "out" / "comparison.md").read_text().splitlines()
+        if "[" in line and line.startswith("| cipo (2 seeds) | ")
+    ]
+    values = [tuple(cell.strip() for cell in row.split("|")[2:6]) for row in rows]
+    whole = [v for v in values if v[0] in ("all", "corrected", "not put back")]
+    assert [v[:3] for v in whole] == [
+        ("all", "4", "4"),
+        ("corrected", "2", "2"),
+        ("not put back", "2", "2"),
+    ]
+    assert [v[3][:5] for v in whole] == ["0.500", "1.000", "0.000"]
+    text = (tmp_path / "out" / "comparison.md").read_text()
+    assert "| fresh | all |" not in text and "## Unsolved" in text
+    assert "unsolved" in Page(tmp_path / "out" / "comparison.html").sections

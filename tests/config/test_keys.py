@@ -21,6 +21,14 @@ def test_the_counts_of_a_step(fraction: float, weight: float, anchors: int) -> N
     assert config.num_attempts == 48
     assert config.num_anchors == anchors and config.num_corrections == 3 * anchors
     assert config.num_updates == 6
+    assert config.anchor_counts == (anchors, 0)
+
+
+def test_some_anchors_of_a_step_may_be_corrections_of_the_others() -> None:
+    rollout = Rollout(problems_per_step=12)
+    for share, counts in ((0.25, (9, 3)), (0.5, (6, 6)), (0.3, (8, 4))):
+        config = Config(rollout=rollout, correction=Correction(from_corrections=share))
+        assert config.anchor_counts == counts and config.num_corrections == 12 * 8
 
 
 def test_a_config_file_needs_no_jax() -> None:

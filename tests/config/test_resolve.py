@@ -210,6 +210,13 @@ def test_no_number_may_be_nan(key: str) -> None:
         ({"correction__group_size": 1}, "correction.group_size", ">= 2"),
         ({"correction__wrong_group_multiple": 33}, "correction.wrong_group_multiple", "<= 32"),
         (
+            {"correction__wrong_group_multiple": 9, "correction__from_corrections": 0.25},
+            "correction.wrong_group_multiple",
+            "<= 8",
+        ),
+        ({"correction__from_corrections": 0.01}, "correction.from_corrections", "of 32 anchors"),
+        ({"correction__from_corrections": 1.0}, "correction.from_corrections", "of 32 anchors"),
+        (
             {"algorithm__correction_advantage_norm": "group"},
             "correction.lambda_risk",
             "removes the penalty",

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -410,3 +411,25 @@ def test_normalisers_count_what_has_no_advantage_and_not_what_is_not_trained() -
 def test_minibatches_hold_the_largest_share() -> None:
     assert [minibatch_sequences(12, 4, u) for u in (1, 2, 3, 4)] == [12, 8, 4, 4]
     assert minibatch_sequences(0, 4, 2) == 0
+
+
+@pytest.mark.parametrize("wrong_slots", [2, 3])
+def test_larger_groups_are_dealt_so_that_no_minibatch_overflows(wrong_slots: int) -> None:
+    """Groups of wrong anchors take several slots; whatever their number, the shares are kept."""
+    for slots, minibatches in itertools.product(range(wrong_slots, 10), range(1, 5)):
+        most = minibatch_sequences(slots, wrong_slots, minibatches)
+        for wrong in range(slots // wrong_slots + 1):
+            sizes = [wrong_slots] * wrong + [1] * (slots - wrong_slots * wrong)
+            members = [
+                dataclasses.replace(sequence(0, 1, 1, CORRECTION), group=group)
+                for group, size in enumerate(sizes)
+                for _ in range(size)
+            ]
+            dealt: list[int] = []
+
+            def pack(members: Sequence[TrainSequence], dealt: list[int] = dealt) -> TrainBatch:
+                dealt.append(len(members))
+                return make_train_batch([], 1, 1, ROW)
+
+            make_minibatches(members, minibatches, np.random.default_rng(slots), pack)
+            assert sum(dealt) == slots and max(dealt) <= most, (slots, wrong, minibatches)

@@ -93,8 +93,10 @@ def test_the_fresh_rate_is_of_the_other_attempts() -> None:
     correct = np.array([[1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]], bool)
     verified = np.array([[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 0], [1, 0, 0, 0]], bool)
 
-    def rate(*problems: int, weights: list[int]) -> float | None:
-        return fresh_rate(correct, verified, np.array(problems, int), np.array(weights))
+    def rate(*problems: int, weights: list[int], again: bool = False) -> float | None:
+        is_correction = np.full(len(problems), again)
+        places = np.array(problems, int)
+        return fresh_rate(correct, verified, places, np.array(weights), is_correction)
 
     assert rate(0, weights=[8]) == pytest.approx(1 / 3)
     assert rate(1, weights=[8]) == 0
@@ -104,3 +106,6 @@ def test_the_fresh_rate_is_of_the_other_attempts() -> None:
     assert rate(0, 3, weights=[8, 8]) == pytest.approx(1 / 3)
     assert rate(3, weights=[8]) is None and rate(0, weights=[0]) is None
     assert rate(weights=[]) is None
+    # A correction is none of the attempts: all of them are others.
+    assert rate(0, weights=[8], again=True) == 1 / 2
+    assert rate(3, weights=[8], again=True) == 1

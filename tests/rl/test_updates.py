@@ -285,58 +285,13 @@ def test_the_trainer_s_old_log_probs_cost_a_forward_pass_only_with_several_updat
 
 def test_batches_of_one_shape_compile_once() -> None:
     step = ts.make_train_step(bigram, TIS, ADAMW, (1.0, WEIGHT), epochs=2)
-    stats = ts.make_stream_gradient_stats(bigram, TIS)
     state = initial_state()(bigram_params())
     sizes = []
     for number in range(4):
         # Other lengths, numbers of sequences and rows each time; at last nothing at all.
         members = off_policy()[number * 3 :] if number < 3 else []
         batch = pack(members, 3, 4, minibatches=2, zero_advantages_learn=False)
-        stats(state.params, batch)
         state, _ = step(state, batch)
-        sizes.append((step._cache_size(), stats._cache_size()))
-    assert sizes == [(1, 1)] * 4
+        sizes.append(step._cache_size())
+    assert sizes == [1] * 4
     assert int(state.step) == 4
-
-
-# The streams' gradients.
-
-
-def test_stream_gradients_are_those_of_the_single_streams() -> None:
-    batch = pack(off_policy(), 2, 4, minibatches=1)
-    stats = jax.device_get(ts.make_stream_gradient_stats(bigram, LOSS)(bigram_params(), batch))
-    base, correction = (
-        jax.flatten_util.ravel_pytree(
-            update(step_of(bigram, weights=weights), bigram_params(), batch).grads
-        )[0]
-        for weights in ((1.0, 0.0), (0.0, 1.0))
-    )
-    norms = [float(np.linalg.norm(x)) for x in (base, correction)]
-    assert stats["grad/base_norm"] == pytest.approx(norms[0], rel=1e-5)
-    assert stats["grad/correction_norm"] == pytest.approx(norms[1], rel=1e-5)
-    cosine = float(base @ correction) / (norms[0] * norms[1])
-    assert stats["grad/cosine"] == pytest.approx(cosine, rel=1e-4, abs=1e-6)
-    assert 1e-3 < abs(cosine) < 0.99
-
-
-def test_stream_gradients_do_not_depend_on_minibatches() -> None:
-    loss, members = GSPO, off_policy()
-    program = ts.make_stream_gradient_stats(bigram, loss)
-    whole, dealt = (
-        program(bigram_params(), packed_for(loss, members, 2, 4, minibatches=u)) for u in (1, 3)
-    )
-    for name, value in whole.items():
-        assert float(dealt[name]) == pytest.approx(float(value), rel=1e-4)
-
-
-def test_equal_and_opposite_streams_have_cosines_of_one() -> None:
-    base = [s for s in off_policy() if s.stream == BASE]
-    program = ts.make_stream_gradient_stats(bigram, TIS)
-    for sign in (1, -1):
-        mirrored = [
-            dataclasses.replace(s, stream=CORRECTION, advantage=sign * s.advantage) for s in base
-        ]
-        stats = program(bigram_params(), pack([*base, *mirrored]))
-        assert float(stats["grad/cosine"]) == pytest.approx(sign, rel=1e-5)
-    alone = program(bigram_params(), pack(base))
-    assert np.isnan(alone["grad/cosine"]) and alone["grad/correction_norm"] == 0

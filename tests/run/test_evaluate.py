@@ -116,6 +116,27 @@ def test_rates_by_hand() -> None:
     assert quoted == list(itertools.product("abc", "01"))
 
 
+def test_true_lines_are_counted_of_attempts_alone() -> None:
+    """Sample j has j lines; those of problem a are true, and of the others the first one."""
+
+    def true_lines(problem: Problem, text: str) -> list[bool]:
+        return [problem.id == "a" or i == 0 for i in range(int(text))]
+
+    def evaluated(checker: Any) -> dict[str, float]:
+        prompts = [Prompt(Problem(name, "?"), np.array([1])) for name in FIRST]
+        how = {"samples": 4, "pass_at": (1,), "corrected_attempts": 2, "key": jax.random.key(5)}
+        write = lambda a: Prompt(a.problem, np.array([1, 2]), anchor=a)  # noqa: E731
+        return plain_values(
+            evaluate(Attempter(FIRST), PARAMS, prompts, write, **how, true_lines=checker)[0]
+        )
+
+    metrics = evaluated(true_lines)
+    assert metrics["lines_true"] == pytest.approx((6 + 3 + 3) / 18)
+    assert metrics["lines_true_stderr"] > 0 and find_metric("eval/lines_true_stderr")
+    assert "lines_true" not in evaluated(lambda problem, text: [])
+    assert "lines_true" not in evaluated(None)
+
+
 def test_given_attempts_are_corrected_besides() -> None:
     prompts = {name: Prompt(Problem(name, "?"), np.array([1])) for name in FIRST}
     nothing = Completion(np.zeros(0, np.int32), np.zeros(0, np.float32), True)

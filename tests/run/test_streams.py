@@ -13,8 +13,12 @@ from cipo_jax.rl.anchors import Selection
 from cipo_jax.rl.packing import TrainSequence
 from cipo_jax.rl.replay import Retention
 from cipo_jax.rl.rewards import reward_array, verified_array
+from cipo_jax.rl.transfer import PARTS
 from cipo_jax.run.streams import (
+    AGAIN_KEY,
     base_sequences,
+    by_part,
+    choose_again,
     correction_sequences,
     eligible_array,
     judge_retention,
@@ -210,9 +214,13 @@ def test_cut_attempts_are_eligible_only_by_choice() -> None:
     assert not eligible_array(~verified, attempts, cut=True).any()
 
 
+def as_prompt(anchor: Attempt) -> Prompt:
+    return dataclasses.replace(anchor.prompt, anchor=anchor)
+
+
 def test_no_anchors_no_sampling() -> None:
     attempt, calls = scripted({})
-    assert sample_corrections(attempt, None, [], 2, KEY) == []
+    assert sample_corrections(attempt, None, as_prompt, 2, KEY, []) == []
     assert calls == []
 
 
@@ -332,3 +340,143 @@ def test_retention_and_what_it_is_compared_with() -> None:
     none = Selection(*(array[:0] for array in (places, places, right, right)))
     assert judged("fresh", none, []) == Retention(None, None)
     assert judged("constant", none, []) == Retention(None, 0.75)
+
+
+# Corrections of corrections.
+
+# Problem a: right half of the time; b: never; c: of it nothing is corrected.
+FIRST = {"a": "rwrw", "b": "wwww", "c": "rrrr"}
+
+
+def step_with(corrections: str) -> tuple[list[Attempt], list[Attempt], Selection]:
+    """A step's attempts; two corrections of each of three anchors: a right and a wrong one of
+    problem a, and one of b. Each has a text of its own."""
+    attempts = [
+        Attempt(prompt(name), done(2), f"{name}{j}", VERDICTS[letter])
+        for name, letters in FIRST.items()
+        for j, letter in enumerate(letters)
+    ]
+    places = [(0, 0), (0, 1), (1, 0)]
+    problem, sample = np.array(places).T
+    right = np.array([True, False, False])
+    anchors = Selection(problem, sample, right, np.array([True, True, False]))
+    quoted = [attempts[i * 4 + j] for i, j in places for _ in range(2)]
+    made = [
+        Attempt(as_prompt(anchor), done(2), f"c{k}", VERDICTS[letter])
+        for k, (anchor, letter) in enumerate(zip(quoted, corrections, strict=True))
+    ]
+    return attempts, made, anchors
+
+
+def again(
+    corrections: list[Attempt], count: int = 4, share: float = 0.5, **changes
+) -> tuple[Selection, list[str]]:
+    """What is chosen of a step's corrections; and the texts."""
+    attempts, _, anchors = step_with("rwrwrw")
+    chosen, quoted = choose_again(
+        attempts,
+        corrections,
+        anchors,
+        (4, 2),
+        count,
+        share,
+        Correction(**changes),
+        Verifier(),
+        np.random.default_rng(0),
+    )
+    return chosen, [a.text for a in quoted]
+
+
+def test_corrections_are_put_back_by_the_rules_for_attempts() -> None:
+    _, made, anchors = step_with("rwrwrw")
+    chosen, texts = again(made)
+    # Problem a is in the band, by its attempts; two of it at most, then b.
+    assert sorted(texts) == ["c1", "c3", "c4", "c5"]
+    assert sorted(again(made, count=2, share=1.0)[1]) == ["c0", "c2"]
+    assert chosen.is_correction.tolist() == [False] * 3 + [True] * 4
+    by_text = {a.text: a for a in made}
+    assert [by_text[t].correct for t in texts] == chosen.right[3:].tolist()
+    assert [["a", "b"].index(by_text[t].problem.id) for t in texts] == chosen.problem[3:].tolist()
+    # Only wrong ones; of problems that were solved in the step; in larger groups.
+    wrong = {"share": 0.0, "shortage": "empty"}
+    assert sorted(again(made, **wrong)[1]) == ["c1", "c3", "c5"]
+    assert sorted(again(made, wrong_min_pass_rate=0.25, **wrong)[1]) == ["c1", "c3"]
+    twice, texts = again(made, wrong_group_multiple=2, **wrong)
+    assert len(twice) == 5 and [texts[0]] * 2 + [texts[2]] * 2 == texts
+    assert anchors.problem.tolist() == twice.problem[:3].tolist()
+
+
+@pytest.mark.parametrize("why", ["it repeats", "it was cut", "it has no verdict"])
+def test_what_is_no_new_attempt_is_not_put_back(why: str) -> None:
+    _, made, _ = step_with("rwrwrw")
+    for k in (0, 3, 4):
+        if why == "it repeats":
+            made[k] = dataclasses.replace(made[k], text=f" {made[k].prompt.anchor.text}\n")
+        elif why == "it was cut":
+            cut = dataclasses.replace(made[k].completion, finished=False)
+            made[k] = dataclasses.replace(made[k], completion=cut)
+        else:
+            made[k] = dataclasses.replace(made[k], verdict=VERDICTS["e"])
+    chosen, texts = again(made, count=6, max_per_problem=6)
+    assert sorted(texts) == ["c1", "c2", "c5"] and len(chosen) == 6
+    if why == "it was cut":
+        assert len(again(made, count=6, max_per_problem=6, cut_anchors=True)[0]) == 9
+
+
+def test_nothing_is_put_back_where_nothing_was_corrected() -> None:
+    chosen, texts = again([dataclasses.replace(a, verdict=VERDICTS["e"]) for a in made_wrong()])
+    assert texts == [] and len(chosen) == 3 and not chosen.is_correction.any()
+
+
+def made_wrong() -> list[Attempt]:
+    return step_with("wwwwww")[1]
+
+
+def test_corrections_are_parted_by_what_they_quote() -> None:
+    attempts, made, anchors = step_with("rwrwrw")
+    rewards = reward_array(made, 2, Verifier())
+    args = Algorithm(), Verifier(), 8
+    sequences = base_sequences(attempts, reward_array(attempts, 4, Verifier()), *args)
+    sequences += correction_sequences(made, rewards, anchors, Correction(), False, *args)
+    parts = by_part(sequences, anchors, attempts, 4, Verifier())
+    assert parts["base"] == sequences[:12]
+    assert parts["right"] == sequences[12:14] and parts["solved"] == sequences[14:16]
+    assert parts["unsolved"] == sequences[16:] and set(parts) == set(PARTS)
+    # One without a verdict that says something solves nothing.
+    unknown = [dataclasses.replace(a, verdict=VERDICTS["w"]) for a in attempts]
+    assert by_part(sequences, anchors, unknown, 4, Verifier()).keys() == {
+        "base",
+        "right",
+        "unsolved",
+    }
+
+
+def test_both_rounds_are_one_stream() -> None:
+    """Groups are numbered through; retention is of all right anchors, and what it is compared with
+    counts all attempts at a correction's problem."""
+    attempts, made, _ = step_with("rwrwrw")
+    anchors, texts = again(made, count=2, share=1.0, shortage="empty", max_per_problem=1)
+    assert anchors.right.tolist() == [True, False, False, True, True]
+    by_text = {a.text: a for a in made}
+    keys = []
+
+    def attempt(params, prompts, samples, key, purpose):
+        keys.append(jax.random.key_data(key).tolist())
+        return [Attempt(p, done(1), "", VERDICTS["rw"[j]]) for p in prompts for j in range(samples)]
+
+    quoted = [by_text[t] for t in texts]
+    sample_corrections(attempt, None, as_prompt, 2, KEY, quoted)
+    more = sample_corrections(attempt, None, as_prompt, 2, KEY, quoted, AGAIN_KEY)
+    assert keys[0] != keys[1] and [c.prompt.anchor.text for c in more[::2]] == texts
+    corrections = [*made, *more]
+    rewards = reward_array(corrections, 2, Verifier())
+    sequences = correction_sequences(
+        corrections, rewards, anchors, Correction(), False, Algorithm(), Verifier(), 8
+    )
+    assert [s.group for s in sequences] == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    replay = Replay(target="fresh")
+    kept = judge_retention(attempts, corrections, anchors, (4, 2), replay, Verifier())
+    # One other of three is right beside the first anchor; of all four, half; of b's, none.
+    rates = {0: 1 / 2, 1: 0.0}
+    wanted = (1 / 3 + sum(rates[i] for i in anchors.problem[3:].tolist())) / 3
+    assert kept == Retention(0.5, pytest.approx(wanted))

@@ -16,7 +16,7 @@ import pytest
 import tiny_models
 from places import ROOT
 
-from cipo_jax.config.keys import Batch, Config, Correction, Data, Rollout
+from cipo_jax.config.keys import Algorithm, Batch, Config, Correction, Data, Rollout
 from cipo_jax.policy import model, sharding
 from cipo_jax.policy.huggingface.config import config_to_hf
 from cipo_jax.rl.packing import TrainSequence
@@ -37,7 +37,8 @@ def update_on(mesh: jax.sharding.Mesh, config: Config = CONFIG) -> Update:
     return make_policy_update(config, policy, optax.constant_schedule(1e-3))
 
 
-def batch(update: Update) -> TrainBatch:
+def drawn() -> list[TrainSequence]:
+    """Four groups of each stream."""
     random = np.random.default_rng(0)
 
     prompts = random.integers(0, SHAPE.vocab_size, (2, 4, 12))
@@ -49,9 +50,11 @@ def batch(update: Update) -> TrainBatch:
         old = np.full(len(completion), -np.log(SHAPE.vocab_size), np.float32)
         return TrainSequence(prompt, completion, old, float(random.normal()), stream, group)
 
-    return update.pack(
-        [sequence(stream, i // 4) for stream in (BASE, CORRECTION) for i in range(16)]
-    )
+    return [sequence(stream, i // 4) for stream in (BASE, CORRECTION) for i in range(16)]
+
+
+def batch(update: Update) -> TrainBatch:
+    return update.pack(drawn())
 
 
 @functools.cache
@@ -146,3 +149,25 @@ def test_lowering_allocates_nothing_and_takes_a_reference() -> None:
         real = getattr(batch(update), name)
         assert (real is None) == (planned is None)
         assert real is None or (real.shape, real.dtype) == (planned.shape, planned.dtype), name
+
+
+@pytest.mark.slow
+def test_gradients_of_parts_do_not_depend_on_the_mesh() -> None:
+    """The same norms and cosines in shards, of two minibatches, and with the KL's reference."""
+    measured = []
+    for sizes in ((1, 1, 1), (2, 2, 2)):
+        devices = jax.devices()[: int(np.prod(sizes))]
+        mesh = sharding.make_mesh(*sizes, devices=devices)
+        config = dataclasses.replace(
+            CONFIG,
+            batch=dataclasses.replace(CONFIG.batch, minibatches=2),
+            algorithm=Algorithm(kl_coef=0.1),
+        )
+        with jax.set_mesh(mesh):
+            update = update_on(mesh, config)
+            params = model.init_params(SHAPE, jax.random.key(0), mesh)
+            other = model.init_params(SHAPE, jax.random.key(1), mesh)
+            members = {"base": drawn()[:16], "right": drawn()[16:20], "solved": drawn()[20:]}
+            measured.append(update.gradient_stats(params, members, other))
+    assert measured[0] == pytest.approx(measured[1], rel=1e-3)
+    assert measured[0]["grad/wrong_norm"] > 0 and "grad/unsolved_norm" not in measured[0]

@@ -30,7 +30,9 @@ from cipo_jax.types import CipoError
 
 _RECORD = f"{FINAL}/measures.json"
 # What the learning curve keeps of the run's evaluations.
-_CURVE = ("pass@", "correction/", "given/", "length/mean")
+_CURVE = ("pass@", "correction/", "given/", "length/mean", "lines_true")
+# Between the gradients of parts of the streams; records of an older format lack these.
+COSINES = ("right_cosine", "wrong_cosine", "unsolved_cosine", "right_wrong_cosine")
 # What a record keeps of the training steps, by the name it has there. The gradients of the streams
 # are measured at every `log.gradient_stats_every`-th step only.
 _TRAINING = {
@@ -40,6 +42,7 @@ _TRAINING = {
     "rho": "replay/rho",
     "retention": "correction/retention",
     "cosine": "grad/cosine",
+    **{name: f"grad/{name}" for name in COSINES},
     "base_norm": "grad/base_norm",
     "correction_norm": "grad/correction_norm",
 }

@@ -19,6 +19,7 @@ import numpy as np
 
 from cipo_jax.commands.study.figures import draw_study
 from cipo_jax.commands.study.measures import (
+    COSINES,
     STAGES,
     Ratio,
     Record,
@@ -100,6 +101,7 @@ def study_sections(results: Mapping[str, Any]) -> list[Section]:
         if results["reference"] in methods:
             blocks += _difference_table(methods, results["reference"])
         blocks += _difficulty_table(methods) + _mechanism_table(methods)
+        blocks += _transfer_table(methods)
         blocks += _repeat_table(methods) + _compute_table(methods)
         runs = itertools.chain(*methods.values())
         if errors := sum(sum(run["problems"].get("errors", [])) for run in runs):
@@ -223,6 +225,29 @@ def _mechanism_table(methods: Mapping[str, list[Record]]) -> list[Block]:
     ]
 
 
+def _transfer_table(methods: Mapping[str, list[Record]]) -> list[Block]:
+    """What parts of the correction stream have in common with the base stream, by the mean over
+    seeds of the steps that measured it; nothing where no run has any of it."""
+    rows = []
+    for method, records in methods.items():
+        found = [[_training_mean(record, name) for record in records] for name in COSINES]
+        known = [[v for v in of if v is not None] for of in found]
+        cells = [f"{np.mean(of):.3f}" if len(of) == len(records) else "" for of in known]
+        if any(cells):
+            rows.append((method, *cells))
+    if not rows:
+        return []
+    heads = ("right anchors", "wrong anchors", "unsolved problems", "right with wrong")
+    return [
+        Note(
+            "Cosines over the training steps: of the gradient of corrections of right anchors, of "
+            "wrong ones, and of wrong ones at problems without a right attempt with the base "
+            "stream's; and of the first two with each other."
+        ),
+        Table("Transfer", ("method", *heads), rows),
+    ]
+
+
 def _repeat_table(methods: Mapping[str, list[Record]]) -> list[Block]:
     """Whether errors are repeated; nothing where no record says."""
     found = {name: values for name, records in methods.items() if (values := repeats(records))}
@@ -248,7 +273,7 @@ def _training_mean(record: Record, name: str) -> float | None:
         pairs = zip(training["correction_norm"], training["base_norm"], strict=True)
         values = [a / b for a, b in pairs if a is not None and b]
     else:
-        values = [v for v in training[name] if v is not None]
+        values = [v for v in training.get(name, ()) if v is not None]
     return float(np.mean(values)) if values else None
 
 

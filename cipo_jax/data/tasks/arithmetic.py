@@ -20,7 +20,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cipo_jax.data.tasks.generated import Task
+from cipo_jax.data.tasks.equations import equations
+from cipo_jax.data.tasks.generated import Task, lines_of
 from cipo_jax.types import Problem
 
 MAX_VALUE = 99
@@ -90,6 +91,12 @@ def corrupt(problem: Problem, rng: np.random.Generator) -> str:
             return text
 
 
+def true_lines(problem: Problem, text: str) -> list[bool]:
+    """Whether each line is a true equation. One that is none counts as not true."""
+    del problem
+    return [equations(line) == [True] for line in lines_of(text)]
+
+
 def _parse(problem: Problem) -> tuple[int, list[Step]]:
     """The first leaf and the steps of a problem that `make_problem` made."""
     if not _CHAIN.fullmatch(problem.id):
@@ -148,4 +155,6 @@ def slip(value: int, rng: np.random.Generator) -> int:
     return int("".join(digits)) - value
 
 
-TASK = Task("arithmetic problems", make_problem, solution, corrupt, first_stream=0)
+TASK = Task(
+    "arithmetic problems", make_problem, solution, corrupt, first_stream=0, true_lines=true_lines
+)

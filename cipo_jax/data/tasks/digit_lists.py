@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from cipo_jax.data.tasks.generated import Task
+from cipo_jax.data.tasks.generated import Task, lines_of
 from cipo_jax.types import Problem
 
 LENGTH = 5  # digits of a list
@@ -87,6 +87,17 @@ def corrupt(problem: Problem, rng: np.random.Generator) -> str:
             return text
 
 
+def true_lines(problem: Problem, text: str) -> list[bool]:
+    """Whether each line has what its operation makes of the list above."""
+    (digits, _), found = _parse(problem), []
+    for line in lines_of(text):
+        name, _, stated = line.partition(" ")
+        found.append(name in _OPERATIONS and stated == _OPERATIONS[name](digits))
+        if re.fullmatch(rf"[1-9]{{{LENGTH}}}", stated):
+            digits = stated
+    return found
+
+
 def _parse(problem: Problem) -> tuple[str, list[str]]:
     """The digits and the operations of a problem that `make_problem` made."""
     match = _PROBLEM.fullmatch(problem.id)
@@ -130,4 +141,13 @@ def _corruption(digits: str, names: list[str], rng: np.random.Generator) -> tupl
     return _write(names, values), values[-1]
 
 
-TASK = Task("list problems", make_problem, solution, corrupt, 20, "char_lists", phrases=PHRASES)
+TASK = Task(
+    "list problems",
+    make_problem,
+    solution,
+    corrupt,
+    20,
+    "char_lists",
+    phrases=PHRASES,
+    true_lines=true_lines,
+)

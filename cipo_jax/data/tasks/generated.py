@@ -20,6 +20,8 @@ _SPLIT_BUCKETS = {"train": range(3, 16), "dev": range(2, 3), "test": range(2)}
 # Separate random streams, so that equal seeds and steps do not correlate different uses.
 _STREAMS = {"train": 0, "dev": 1, "test": 2, "demonstrations": 3, "given": 4}
 
+TrueLines = Callable[[Problem, str], list[bool]]
+
 
 @dataclasses.dataclass(frozen=True)
 class Task:
@@ -38,6 +40,10 @@ class Task:
     # A demonstration of a part of what solutions of this problem are made of, or of an honest wrong
     # one; None: the task has none. Its problem need not be one of the task.
     practise: Callable[[Problem, np.random.Generator], Demonstration] | None = None
+    # Of an attempt's text, whether each line that says something is true, given the question and
+    # the lines above; the boxed one is left out. It computes what texts say, and never runs them.
+    # None: lines of this task say nothing that can be checked.
+    true_lines: TrueLines | None = None
 
     def stream(self, use: str) -> int:
         """The random stream of "train", "dev", "test", "demonstrations" or "given"."""
@@ -154,6 +160,11 @@ def given_solutions(task: Task, problem: Problem, wrong: int) -> list[tuple[str,
     rng = np.random.default_rng([seed, task.stream("given")])
     solutions = [(task.corrupt(problem, rng), False) for _ in range(wrong)]
     return [*solutions, (task.solution(problem), True)]
+
+
+def lines_of(text: str) -> list[str]:
+    """The lines of an attempt, without the boxed one and empty ones."""
+    return [line for line in text.split("\n") if line and not line.startswith("\\boxed")]
 
 
 def _check_operations(minimum: int, maximum: int) -> None:

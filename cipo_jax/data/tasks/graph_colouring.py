@@ -26,7 +26,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from cipo_jax.data.tasks.generated import Task
+from cipo_jax.data.tasks.generated import Task, lines_of
 from cipo_jax.types import CipoError, Demonstration, Problem
 
 COLOURS = "123"
@@ -119,6 +119,22 @@ def practise(problem: Problem, rng: np.random.Generator) -> Demonstration:
     return Demonstration(_problem(graph, rest, colours), _write(graph, rest, colours))
 
 
+def true_lines(problem: Problem, text: str) -> list[bool]:
+    """Whether each line has the neighbours of a node without a colour, as far as these have one by
+    then, with the colours that they have been given; and the mark of a conflict where there is one.
+    """
+    graph, given, _ = _parse(problem)
+    known, found = dict(given), []
+    for line in lines_of(text):
+        match = re.fullmatch(r"([a-i]) .*=([123])!?", line)
+        node, colour = (match[1], match[2]) if match else ("", "")
+        is_new = node in graph and node not in known
+        found.append(is_new and line == _line(graph, known, node, colour))
+        if is_new:
+            known[node] = colour
+    return found
+
+
 def _graph(edges: Iterable[tuple[str, str]]) -> Graph:
     graph: Graph = {}
     for a, b in edges:
@@ -200,11 +216,15 @@ def _write(graph: Graph, given: Mapping[str, str], colours: Colouring) -> str:
     for node, colour in colours.items():
         if node in given:
             continue
-        beside = [(n, known[n]) for n in graph[node] if n in known]
-        mark = "!" if colour in (c for _, c in beside) else ""
-        lines.append(f"{node} {''.join(n + c for n, c in beside)}={colour}{mark}")
+        lines.append(_line(graph, known, node, colour))
         known[node] = colour
     return "\n".join([*lines, f"\\boxed{{{''.join(colours.values())}}}"])
+
+
+def _line(graph: Graph, known: Mapping[str, str], node: str, colour: str) -> str:
+    beside = [(n, known[n]) for n in graph[node] if n in known]
+    mark = "!" if colour in (c for _, c in beside) else ""
+    return f"{node} {''.join(n + c for n, c in beside)}={colour}{mark}"
 
 
 TASK = Task(
@@ -217,4 +237,5 @@ TASK = Task(
     CHARACTERS,
     PHRASES,
     practise=practise,
+    true_lines=true_lines,
 )

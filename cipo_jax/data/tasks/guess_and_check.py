@@ -31,7 +31,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cipo_jax.data.tasks.arithmetic import slip
-from cipo_jax.data.tasks.generated import Task, split_of
+from cipo_jax.data.tasks.generated import Task, lines_of, split_of
 from cipo_jax.types import Demonstration, Problem
 
 SMALLEST, LARGEST = 10, 49  # of x
@@ -112,6 +112,29 @@ def practise(problem: Problem, rng: np.random.Generator) -> Demonstration:
     return Demonstration(given, "\n".join([*lines, f"\\boxed{{{value}}}"]))
 
 
+def true_lines(problem: Problem, text: str) -> list[bool]:
+    """Whether each line does the next operation of f to the value above, at the guess of the first
+    line, and the last one compares with the number in the question. The guess itself says nothing;
+    without one, no line is true. After a line that is not true, others are judged by what it says.
+    """
+    operations, target, _ = _parse(problem)
+    first, *lines = lines_of(text) or [""]
+    guess = re.fullmatch(r"x=(\d{1,3})", first)
+    if guess is None:
+        return [False] * len(lines_of(text))
+    x = value = int(guess[1])
+    found = []
+    for i, line in enumerate(lines):
+        if i < len(operations):
+            after = _values(operations[i : i + 1], x, value)
+            found.append([line] == _evaluation(operations[i : i + 1], value, after, x))
+            stated = re.search(r"=(-?\d{1,6})$", line)
+            value = int(stated[1]) if stated else after[0]
+        else:
+            found.append(i == len(operations) and line == _comparison(value, target))
+    return found
+
+
 def _draw_operation(rng: np.random.Generator) -> str:
     sign = "+-*"[rng.integers(3)]
     return f"{sign}{rng.integers(2, 5) if sign == '*' else rng.integers(1, 10)}"
@@ -144,19 +167,23 @@ def _parse(problem: Problem) -> tuple[list[str], int, int]:
     raise ValueError(f"{problem.id!r} is not a guessing problem")
 
 
-def _evaluation(operations: Sequence[str], x: int, values: Sequence[int]) -> list[str]:
-    """A line for each operation."""
-    before = [x, *values[:-1]]
+def _evaluation(
+    operations: Sequence[str], start: int, values: Sequence[int], x: int | None = None
+) -> list[str]:
+    """A line for each operation, from `start`, which is x if no other one is given."""
+    guess, before = start if x is None else x, [start, *values[:-1]]
     return [
-        f"{value}{operation.replace('x', str(x))}={after}"
+        f"{value}{operation.replace('x', str(guess))}={after}"
         for value, operation, after in zip(before, operations, values, strict=True)
     ]
 
 
+def _comparison(value: int, target: int) -> str:
+    return f"{value}{'=' if value == target else '<' if value < target else '>'}{target}"
+
+
 def _write(operations: Sequence[str], target: int, x: int, values: Sequence[int]) -> str:
-    value = values[-1]
-    sign = "=" if value == target else "<" if value < target else ">"
-    lines = [f"x={x}", *_evaluation(operations, x, values), f"{value}{sign}{target}"]
+    lines = [f"x={x}", *_evaluation(operations, x, values), _comparison(values[-1], target)]
     return "\n".join([*lines, f"\\boxed{{{x}}}"])
 
 
@@ -170,4 +197,5 @@ TASK = Task(
     CHARACTERS,
     PHRASES,
     practise=practise,
+    true_lines=true_lines,
 )

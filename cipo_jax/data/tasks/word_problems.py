@@ -24,6 +24,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from cipo_jax.data.tasks.arithmetic import slip
+from cipo_jax.data.tasks.equations import equations
 from cipo_jax.data.tasks.generated import Task
 from cipo_jax.data.tasks.stories_of_activities import CONTEST, SHOPPING, TRIP
 from cipo_jax.data.tasks.stories_of_things import COLLECTION, WORKSHOP
@@ -132,6 +133,12 @@ def corrupt(problem: Problem, rng: np.random.Generator) -> str:
             continue
         if str(results[-1]) != problem.answer and all(0 <= r <= 9999 for r in results):
             return _write(wrong, results)
+
+
+def true_lines(problem: Problem, text: str) -> list[bool]:
+    """Whether each equation in the text is true: models write other lines as well."""
+    del problem
+    return equations(text)
 
 
 def _draw(story: Story, operations: int, rng: np.random.Generator) -> list[Told]:
@@ -325,4 +332,13 @@ def _without(lines: Sequence[Line], dropped: int) -> list[Line]:
     ]
 
 
-TASK = Task("word problems", make_problem, solution, corrupt, 30, "char_words", CHARACTERS)
+TASK = Task(
+    "word problems",
+    make_problem,
+    solution,
+    corrupt,
+    30,
+    "char_words",
+    CHARACTERS,
+    true_lines=true_lines,
+)

@@ -13,7 +13,7 @@ import pytest
 from invented_run import Page
 
 from cipo_jax.commands.study import measures as study_measures
-from cipo_jax.commands.study.measures import by_method, measure_run, measures, repeats
+from cipo_jax.commands.study.measures import COSINES, by_method, measure_run, measures, repeats
 from cipo_jax.commands.study.plan import FINAL, PlannedRun
 from cipo_jax.commands.study.report import format_study, write_study_report
 from cipo_jax.config import default_config
@@ -61,6 +61,8 @@ def make_run(
             scalars |= {"base/reward/mean": 0.5, "replay/rho": 0.2 * step, "anchor/count": 2.0}
             if step == 2:
                 scalars |= {"grad/cosine": 0.25, "grad/base_norm": 2.0, "grad/correction_norm": 1.0}
+                scalars |= {"grad/right_cosine": 0.125, "grad/wrong_cosine": 0.5}
+                scalars |= {"grad/right_wrong_cosine": -0.25}
             writer.write(step, scalars, "train")
         if accuracy is not None:
             writer.write(step, {"eval/pass@1": accuracy, "eval/pass@1_stderr": 0.1}, "eval")
@@ -122,7 +124,16 @@ def test_the_measures_of_a_run(tmp_path: Path) -> None:
         "cosine": [None, 0.25],
         "base_norm": [None, 2.0],
         "correction_norm": [None, 1.0],
+        "right_cosine": [None, 0.125],
+        "wrong_cosine": [None, 0.5],
+        "unsolved_cosine": [None, None],
+        "right_wrong_cosine": [None, -0.25],
     }
+    results = {"reference": "", "runs": [record | {"task": "t", "method": "m", "seed": 0}]}
+    assert "| m | 0.125 | 0.500 |  | -0.250 |" in format_study(results)
+    for name in COSINES:  # as in records from before these were kept
+        del record["training"][name]
+    assert "right with wrong" not in format_study(results)
     problems = record["problems"]
     # The one wrong attempt that was corrected has no text, so it leaves the solution at once.
     assert sum(problems["own_wrong_early"]) == sum(problems["own_w2r_early"]) == 1
