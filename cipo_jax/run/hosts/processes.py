@@ -82,8 +82,7 @@ class Hosts:
 
     def share(self, items: int) -> range:
         """The items of range(items) that are this host's; in order of hosts, they are all."""
-        bounds = [items * i // self.count for i in (self.index, self.index + 1)]
-        return range(*bounds)
+        return share_of(items, self.index, self.count)
 
     def poll(self) -> None:
         """Called often in long work that only this host does.
@@ -118,6 +117,11 @@ class Hosts:
     def any_says(self, value: bool) -> bool:
         """Whether `value` is true on any host. Called by all hosts."""
         return b"1" in self.gather(b"1" if value else b"0")
+
+
+def share_of(items: int, index: int, count: int) -> range:
+    """The items of range(items) that are those of host `index` of `count`."""
+    return range(items * index // count, items * (index + 1) // count)
 
 
 def connect(
