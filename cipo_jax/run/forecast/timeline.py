@@ -35,7 +35,7 @@ from cipo_jax.run.memory_plan import Shapes
 from cipo_jax.run.parts import settings_of_one
 from cipo_jax.run.update import policy_loss
 from cipo_jax.run.watch.speed import forward_flops
-from cipo_jax.sampling.settings import cache_dtype
+from cipo_jax.sampling.settings import EngineSettings, cache_dtype
 from cipo_jax.types import CipoError
 
 NOT_COUNTED = (
@@ -201,6 +201,27 @@ def machine_of(devices: Sequence[Any], network: float) -> Machine:
     return Machine(kind, chip, len(devices), hosts, links)
 
 
+def one_hosts_sampler(
+    shapes: Shapes, assumptions: Assumptions
+) -> tuple[EngineSettings, int, Shard]:
+    """A host's engine: its settings, the number of its row shards, and each of those.
+
+    Raises:
+      CipoError: as `machine_of`.
+    """
+    (model, mesh, settings), a = shapes.sampler, assumptions
+    machine = machine_of(list(mesh.devices.flat), a.network)
+    shard = Shard(
+        model,
+        cache_dtype(settings, model.compute_dtype, mesh),
+        mesh.shape["tensor"],
+        a.memory * machine.chip.bandwidth,
+        a.products * machine.chip.flops,
+        a.exchange_seconds,
+    )
+    return settings_of_one(settings, machine.hosts), row_count(mesh) // machine.hosts, shard
+
+
 class _Paper:
     """What the parts of a time line are computed from."""
 
@@ -212,17 +233,7 @@ class _Paper:
         self._mean = a.completion_share * limit if mean_tokens is None else mean_tokens
         self._rng = np.random.default_rng(c.seed)
         self._prompt = max(1, round(a.prompt_share * shapes.policy.longest_prompt))
-        model, mesh, settings = shapes.sampler
-        self._settings = settings_of_one(settings, self._machine.hosts)
-        self._shards = row_count(mesh) // self._machine.hosts
-        self._shard = Shard(
-            model,
-            cache_dtype(settings, model.compute_dtype, mesh),
-            mesh.shape["tensor"],
-            a.memory * self._machine.chip.bandwidth,
-            a.products * self._machine.chip.flops,
-            a.exchange_seconds,
-        )
+        self._settings, self._shards, self._shard = one_hosts_sampler(shapes, a)
 
     def timeline(self) -> Timeline:
         c = self._config
