@@ -23,7 +23,8 @@ from etils import epath
 from cipo_jax.run.hosts.processes import Hosts
 from cipo_jax.types import CipoError
 
-_Item, _Result = TypeVar("_Item"), TypeVar("_Result")
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 MANIFEST_FILE = "manifest.json"
 SCORE_FILE = "score.json"  # may be written later, see `Checkpoints.save`
