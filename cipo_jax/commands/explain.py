@@ -20,16 +20,23 @@ from typing import Any
 
 from cipo_jax.config.command_line import Invocation
 from cipo_jax.config.keys import Config, flatten
+from cipo_jax.config.resolve import changed_config
 from cipo_jax.policy.huggingface.hub import local_model
 from cipo_jax.policy.published import SHAPES
 from cipo_jax.run.devices.topology import PaperDevice, paper_devices
 from cipo_jax.run.forecast.assumptions import Assumptions, assumed
-from cipo_jax.run.forecast.timeline import NOT_COUNTED, make_timeline, with_published_shape
-from cipo_jax.run.forecast.wording import lines
-from cipo_jax.run.memory_plan import open_shapes
+from cipo_jax.run.forecast.timeline import (
+    NOT_COUNTED,
+    Timeline,
+    make_timeline,
+    sampling_seconds,
+    with_published_shape,
+)
+from cipo_jax.run.forecast.wording import lines, seconds
+from cipo_jax.run.memory_plan import Shapes, open_shapes
 from cipo_jax.run.parts import longest_prompt, open_mesh, open_policy, open_prompts, open_tokenizer
 from cipo_jax.run.records.terminal import shortened
-from cipo_jax.run.sizes import derive_sizes, with_sizes
+from cipo_jax.run.sizes import derive_sizes, tensor_choices, with_sizes
 from cipo_jax.run.update import make_policy_update
 from cipo_jax.types import CipoError
 from cipo_jax.verifiers.judge import default_workers
@@ -126,11 +133,38 @@ def time_line(config: Config, devices: list[PaperDevice], mean_tokens: float | N
         shapes = open_shapes(config, devices, shape)
     except CipoError as error:
         return [("not known here", str(error))]
-    rows = list(lines(make_timeline(shapes, assumptions, mean_tokens)))
+    found = make_timeline(shapes, assumptions, mean_tokens)
+    rows = list(lines(found))
+    rows.append(("sampling.tensor", _layouts(config, shapes, shape, found, mean_tokens)))
     if shape is not None:
         rows.append(("prompts", "counted in bytes: the model's tokenizer is not here"))
     rows.append(("not counted", NOT_COUNTED))
     return [*rows, *((f"assumed {name}", value) for name, value in assumed(assumptions))]
+
+
+def _layouts(
+    config: Config,
+    shapes: Shapes,
+    shape: Mapping[str, Any] | None,
+    found: Timeline,
+    mean_tokens: float | None,
+) -> str:
+    """Sampling's seconds with as many tensor shards as there are, and with others."""
+    devices, model = list(shapes.policy.mesh.devices.flat), shapes.policy.model
+    tensor = shapes.sampler[1].shape["tensor"]
+    said = [f"{tensor}: {seconds(found.sampling)} of sampling"]
+    for other in tensor_choices(model, found.machine.chips // found.machine.hosts):
+        if other == tensor:
+            continue
+        changed = changed_config(config, {"sampling.tensor": other})
+        try:
+            opened = open_shapes(changed, devices, shape)
+        except CipoError:  # such as a cache of a given size that is too small for more row shards
+            said.append(f"{other} cannot be")
+        else:
+            instead = sampling_seconds(opened, Assumptions(), mean_tokens)
+            said.append(f"with {other} it would be {seconds(instead)}")
+    return ", ".join(said)
 
 
 def paper_settings(config: Config) -> list[tuple[str, str, str]]:

@@ -69,6 +69,8 @@ def test_a_time_line_is_of_the_devices_that_are_named(capsys: pytest.CaptureFixt
     names = ("attempts", "corrections", "verification", "update", "rest", "a step", "the run")
     assert all(any(line.startswith(f"{name} ") for line in lines) for name in names)
     assert sum(line.startswith("assumed ") for line in lines) == len(SOURCES)
+    (layouts,) = (line for line in lines if line.startswith("sampling.tensor "))
+    assert re.fullmatch(r"sampling.tensor 1: .* of sampling, with 2 it would be .* s", layouts)
 
 
 def test_a_time_line_needs_the_shape_of_a_model_and_not_its_files() -> None:

@@ -188,6 +188,14 @@ def make_timeline(
     return _Paper(shapes, assumptions, mean_tokens).timeline()
 
 
+def sampling_seconds(
+    shapes: Shapes, assumptions: Assumptions, mean_tokens: float | None = None
+) -> float:
+    """`Timeline.sampling` of `make_timeline`, alone."""
+    attempts, corrections, _ = _Paper(shapes, assumptions, mean_tokens).rollouts()
+    return attempts.seconds + (corrections.seconds if corrections else 0.0)
+
+
 def machine_of(devices: Sequence[Any], network: float) -> Machine:
     """Raises CipoError: the speed of such a device is not known."""
     kind, hosts = devices[0].device_kind, len({d.process_index for d in devices})
@@ -235,7 +243,8 @@ class _Paper:
         self._prompt = max(1, round(a.prompt_share * shapes.policy.longest_prompt))
         self._settings, self._shards, self._shard = one_hosts_sampler(shapes, a)
 
-    def timeline(self) -> Timeline:
+    def rollouts(self) -> tuple[Sampled, Sampled | None, list[np.ndarray]]:
+        """Of attempts and corrections, and [n] the tokens of each sequence of both streams."""
         c = self._config
         G, G_c, anchors = c.rollout.group_size, c.correction.group_size, c.num_anchors
         prompts = np.full(c.rollout.problems_per_step, self._prompt)
@@ -248,6 +257,11 @@ class _Paper:
             lengths = self._lengths(anchors, G_c)
             corrections = self._sample(asked, lengths)
             sequences.append((asked[:, None] + lengths).reshape(-1))
+        return attempts, corrections, sequences
+
+    def timeline(self) -> Timeline:
+        c = self._config
+        attempts, corrections, sequences = self.rollouts()
         completions = sum(map(len, sequences))
         steps, evaluations = self._count(completions)
         state = self._shapes.update().sizes.device_bytes
