@@ -5,6 +5,7 @@
     counts.py         FLOPs and bytes of the programs, counted from shapes
     decoding.py       a rollout over the engine's own schedule, with a clock instead of devices
     verification.py   the verifier's queue, with a clock instead of workers
+    machine.py        the devices, and what a host samples with on them
     timeline.py       a step, an evaluation and the run from these, and what bounds them
     wording.py        the lines that `--mode=explain` prints
 

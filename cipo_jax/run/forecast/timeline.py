@@ -11,52 +11,33 @@ What is left out is in `NOT_COUNTED`.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from cipo_jax.config.keys import Config
-from cipo_jax.policy.sharding import row_count
 from cipo_jax.rl.packing import microbatch_count, pack_rows
 from cipo_jax.run.budget import Budget
-from cipo_jax.run.devices.chips import CHIPS, Chip
 from cipo_jax.run.forecast.assumptions import Assumptions
 from cipo_jax.run.forecast.counts import (
     count_parameters,
     repeated_flops,
     weights_over_links,
 )
-from cipo_jax.run.forecast.decoding import Rollout, Shard, simulate
+from cipo_jax.run.forecast.decoding import Rollout, simulate
 from cipo_jax.run.forecast.lengths import completion_lengths
+from cipo_jax.run.forecast.machine import Machine, machine_of, one_hosts_sampler
 from cipo_jax.run.forecast.verification import judged_at, judging_seconds
 from cipo_jax.run.hosts.processes import share_of
 from cipo_jax.run.memory_plan import Shapes
-from cipo_jax.run.parts import settings_of_one
 from cipo_jax.run.update import policy_loss
 from cipo_jax.run.watch.speed import forward_flops
-from cipo_jax.sampling.settings import EngineSettings, cache_dtype
-from cipo_jax.types import CipoError
 
 NOT_COUNTED = (
     "compilation (minutes, once), a cold start, dynamic sampling's refills, gradient statistics, "
     "preemptions; completions of one problem are as different in length as those of others"
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Machine:
-    """The devices of a run.
-
-    Attributes:
-      links: bytes per second from a chip to the others, as its data sheet says, or between nodes.
-    """
-
-    kind: str
-    chip: Chip
-    chips: int
-    hosts: int
-    links: float
 
 
 class Sampled(NamedTuple):
@@ -194,40 +175,6 @@ def sampling_seconds(
     """`Timeline.sampling` of `make_timeline`, alone."""
     attempts, corrections, _ = _Paper(shapes, assumptions, mean_tokens).rollouts()
     return attempts.seconds + (corrections.seconds if corrections else 0.0)
-
-
-def machine_of(devices: Sequence[Any], network: float) -> Machine:
-    """Raises CipoError: the speed of such a device is not known."""
-    kind, hosts = devices[0].device_kind, len({d.process_index for d in devices})
-    if kind not in CHIPS:
-        raise CipoError(
-            f"time line: the speed of {kind!r} is not known, of {', '.join(CHIPS)} it is"
-        )
-    chip = CHIPS[kind]
-    apart = hosts > 1 and devices[0].platform == "gpu"
-    links = min(chip.links, network) if apart else chip.links
-    return Machine(kind, chip, len(devices), hosts, links)
-
-
-def one_hosts_sampler(
-    shapes: Shapes, assumptions: Assumptions
-) -> tuple[EngineSettings, int, Shard]:
-    """A host's engine: its settings, the number of its row shards, and each of those.
-
-    Raises:
-      CipoError: as `machine_of`.
-    """
-    (model, mesh, settings), a = shapes.sampler, assumptions
-    machine = machine_of(list(mesh.devices.flat), a.network)
-    shard = Shard(
-        model,
-        cache_dtype(settings, model.compute_dtype, mesh),
-        mesh.shape["tensor"],
-        a.memory * machine.chip.bandwidth,
-        a.products * machine.chip.flops,
-        a.exchange_seconds,
-    )
-    return settings_of_one(settings, machine.hosts), row_count(mesh) // machine.hosts, shard
 
 
 class _Paper:

@@ -11,7 +11,8 @@ from cipo_jax.config.resolve import resolve
 from cipo_jax.run.devices.chips import CHIPS
 from cipo_jax.run.devices.topology import paper_devices
 from cipo_jax.run.forecast.assumptions import SOURCES, Assumptions, assumed
-from cipo_jax.run.forecast.timeline import Timeline, machine_of, make_timeline
+from cipo_jax.run.forecast.machine import machine_of
+from cipo_jax.run.forecast.timeline import Timeline, make_timeline
 from cipo_jax.run.forecast.wording import lines
 from cipo_jax.run.memory_plan import open_shapes
 from cipo_jax.types import CipoError
