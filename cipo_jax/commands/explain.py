@@ -22,7 +22,7 @@ from cipo_jax.config.command_line import Invocation
 from cipo_jax.config.keys import Config, flatten
 from cipo_jax.config.resolve import changed_config
 from cipo_jax.policy.huggingface.hub import local_model
-from cipo_jax.policy.published import SHAPES
+from cipo_jax.policy.published import shape_of
 from cipo_jax.run.devices.topology import PaperDevice, paper_devices
 from cipo_jax.run.forecast.assumptions import Assumptions, assumed
 from cipo_jax.run.forecast.timeline import (
@@ -124,7 +124,7 @@ def time_line(config: Config, devices: list[PaperDevice], mean_tokens: float | N
     assumptions, shape = Assumptions(), None
     try:
         if config.model.source and local_model(config.model.source) is None:
-            shape = SHAPES.get(config.model.source.partition("@")[0])
+            shape = shape_of(config.model.source)
             if shape is None:
                 _require_model(config)
             config = with_published_shape(config)
