@@ -22,7 +22,7 @@ from cipo_jax.run.forecast.timeline import Timeline, make_timeline, with_publish
 from cipo_jax.run.memory_plan import open_shapes
 
 STEPS, MEAN_TOKENS = 500, 2000
-MODELS = {"Qwen3-4B": "Qwen/Qwen3-4B", "Llama-8B": "meta-llama/Llama-3.1-8B"}
+MODELS = {"Qwen3-4B": "Qwen/Qwen3-4B", "Seed-Coder-8B": "ByteDance-Seed/Seed-Coder-8B-Base"}
 # By what a slice is called: its topology.
 SLICES = {
     "v5e-16": "v5e:4x4",
