@@ -4,8 +4,8 @@
     JAX_PLATFORMS=cpu python benchmarks/paper_times.py --slices=v5p-128 --sampling-tensor=4
 
 A step of configs/math.py samples 1,024 attempts and 512 corrections, of up to 8,192 tokens and
-2,000 on average, 500 steps. Everything else is as `--mode=explain --topology=...` counts and
-assumes it (cipo_jax/run/forecast). Prompts are counted in bytes, so that no model has to be here.
+2,000 on average, 500 steps. Everything else is as `--mode=explain` counts and assumes it for a
+topology (cipo_jax/run/forecast). Prompts are counted in bytes, so that no model has to be here.
 Prints the table of docs/scaling.md. Nothing is compiled or run.
 """
 
