@@ -36,7 +36,6 @@ from typing import Any
 
 import jax
 from jax.sharding import Mesh
-from one_device.decode import step_bytes
 from plan_memory import SHAPES
 from tpu_programs import GIB, LIVE_TOKENS, decode_roofline, print_collectives
 from tpu_programs import Slice as Devices
@@ -49,6 +48,7 @@ from cipo_jax.run.devices.chips import CHIPS
 from cipo_jax.run.devices.memory import device_memory
 from cipo_jax.run.devices.optimised_hlo import Work, collectives, parse, work
 from cipo_jax.run.devices.topology import topology_devices
+from cipo_jax.run.forecast.counts import step_bytes
 from cipo_jax.run.sizes import with_sizes
 from cipo_jax.run.update import Policy, bytes_per_device, make_policy_update, make_score
 from cipo_jax.sampling.choose import Choice

@@ -35,18 +35,24 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from one_device.decode import HBM_BANDWIDTH, step_bytes
-from one_device.work import count_parameters
+import numpy as np
 from plan_memory import SHAPES
 
 from cipo_jax.config.keys import Config
 from cipo_jax.config.resolve import resolve
 from cipo_jax.policy import sharding
 from cipo_jax.policy.model import ModelConfig
+from cipo_jax.run.devices.chips import CHIPS
 from cipo_jax.run.devices.optimised_hlo import collectives, hbm_traffic, parse
 from cipo_jax.run.devices.topology import topology_devices
+from cipo_jax.run.forecast.counts import (
+    count_parameters,
+    repeated_flops,
+    step_bytes,
+    weights_over_links,
+)
 from cipo_jax.run.update import Policy, make_policy_update, make_score
-from cipo_jax.run.watch.speed import PEAK_FLOPS
+from cipo_jax.run.watch.speed import forward_flops
 from cipo_jax.sampling.choose import Choice
 from cipo_jax.sampling.programs import lower_decode, lower_prefill
 from cipo_jax.sampling.settings import EngineSettings, prefill_widths
@@ -63,7 +69,7 @@ class Slice:
       mesh: data, fsdp, tensor of the update.
       tensor: tensor shards while sampling.
       flops: bfloat16 FLOP/s of a chip; hbm, links: bytes/s of a chip's memory, and of all its links
-        in one direction. As published in Google Cloud's system architecture pages.
+        in one direction. See run/devices/chips.py.
     """
 
     topology: str
@@ -75,8 +81,8 @@ class Slice:
 
 
 V4, V5E, V5P = (
-    {"flops": PEAK_FLOPS[chip], "hbm": HBM_BANDWIDTH[chip], "links": links}
-    for chip, links in (("TPU v4", 150e9), ("TPU v5e", 100e9), ("TPU v5p", 300e9))
+    {"flops": chip.flops, "hbm": chip.bandwidth, "links": chip.links}
+    for chip in map(CHIPS.__getitem__, ("TPU v4", "TPU v5e", "TPU v5p"))
 )
 SLICES = {
     "v4-8": Slice("v4:2x2x1", (1, 4, 1), 4, **V4),
@@ -250,11 +256,10 @@ def update_roofline(config: Config, shape: ModelConfig, chosen: Slice) -> dict[s
     rows, T = config.batch.microbatch_rows, config.batch.row_tokens
     chips = chosen.mesh[0] * chosen.mesh[1] * chosen.mesh[2]
     tokens = rows * T
-    layers, head = forward_flops(shape, T)
-    model_flops = 3 * tokens * (layers + head) / chips
-    executed = tokens * (4 * layers + 3 * head) / chips
-    fsdp = chosen.mesh[1]
-    moved = 3 * 2 * count_parameters(shape) * (fsdp - 1) / fsdp / chosen.mesh[2]
+    seen = np.arange(1, T + 1)  # a row is one sequence
+    model_flops = 3 * rows * forward_flops(shape, count_parameters(shape), seen) / chips
+    executed = model_flops + rows * repeated_flops(shape, seen) / chips
+    moved = weights_over_links(shape, *chosen.mesh[1:])
     compute, links = executed / chosen.flops, moved / chosen.links
     return {
         "tokens": tokens,
@@ -263,16 +268,6 @@ def update_roofline(config: Config, shape: ModelConfig, chosen: Slice) -> dict[s
         "links_seconds": links,
         "mfu_bound": model_flops / (max(compute, links) * chosen.flops),
     }
-
-
-def forward_flops(shape: ModelConfig, row_tokens: int) -> tuple[float, float]:
-    """(of all layers, of the head) per token; causal attention over a whole row."""
-    c = shape
-    heads = c.num_heads * c.head_dim
-    projections = c.d_model * (2 * heads + 2 * c.num_kv_heads * c.head_dim)
-    attention = 4 * heads * row_tokens / 2
-    layer = 2 * (projections + 3 * c.d_model * c.mlp_dim) + attention
-    return c.num_layers * layer, 2.0 * c.d_model * c.vocab_size
 
 
 def decode_roofline(config: Config, shape: ModelConfig, chosen: Slice) -> dict[str, float]:

@@ -95,6 +95,7 @@ MODES = (
     Mode(
         "explain",
         "every value and its source, what follows, and what differs from the paper",
+        flags=("topology", "mean_tokens"),
         needs_devices=True,
     ),
     Mode(

@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from one_device.work import Work, by_size, count_parameters, one_device
+from one_device.work import Work, by_size, one_device
 from peers.turns import Measured, spread
 
 from cipo_jax.policy import model
 from cipo_jax.policy.config import ModelConfig
 from cipo_jax.policy.random_keys import key_data, random_key
 from cipo_jax.run.devices.chips import CHIPS
+from cipo_jax.run.forecast.counts import step_bytes
 from cipo_jax.sampling.choose import Choice
 from cipo_jax.sampling.engine import Engine
 from cipo_jax.sampling.settings import EngineSettings, cache_dtype
@@ -99,14 +99,3 @@ def _generate(engine: Engine, params: model.Params, rows: int) -> Measured:
         "step_seconds": seconds / steps,
         "live_tokens": reads / steps,
     }
-
-
-def step_bytes(shape: ModelConfig, cached_as: str, live_tokens: float) -> float:
-    """What a decode step has to read: the weights, in the compute dtype, and the keys and values of
-    `live_tokens` tokens."""
-    parameters = count_parameters(shape)
-    if not shape.tie_embeddings:
-        parameters -= shape.vocab_size * shape.d_model  # of the input table only rows are read
-    token = 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim
-    weight_bytes = parameters * jnp.dtype(shape.compute_dtype).itemsize
-    return weight_bytes + live_tokens * token * jnp.dtype(cached_as).itemsize

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from one_device.work import MODELS, Work, count_parameters
+from one_device.work import MODELS, Work
 from peers.turns import spread
 
+from cipo_jax.run.forecast.counts import count_parameters
 from cipo_jax.run.records.metrics_file import read_metrics
 
 PROGRAM = (sys.executable, "-m", "cipo_jax.main")

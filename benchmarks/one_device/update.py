@@ -8,12 +8,13 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from one_device.work import MODELS, Work, by_size, count_parameters, one_device
+from one_device.work import MODELS, Work, by_size, one_device
 from peers.turns import spread
 
 from cipo_jax.config.keys import Batch, Config, Correction, Data, Model, Rollout
 from cipo_jax.policy import model
 from cipo_jax.rl.packing import TrainSequence, pad_share
+from cipo_jax.run.forecast.counts import count_parameters
 from cipo_jax.run.update import Policy, make_policy_update, make_score
 from cipo_jax.run.watch.speed import PEAK_FLOPS, update_flops
 from cipo_jax.types import BASE, CORRECTION

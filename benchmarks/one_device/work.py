@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from plan_memory import SHAPES
 
-from cipo_jax.policy import model, sharding
+from cipo_jax.policy import sharding
 from cipo_jax.policy.config import ModelConfig
 
 MODELS: dict[str, dict[str, Any]] = {
@@ -70,10 +70,6 @@ TINY |= {"peer_rows": 8}
 
 def one_device() -> jax.sharding.Mesh:
     return sharding.make_mesh(1, 1, 1, devices=jax.devices()[:1])
-
-
-def count_parameters(shape: ModelConfig) -> int:
-    return sum(x.size for x in jax.tree.leaves(model.abstract_params(shape)))
 
 
 def by_size(

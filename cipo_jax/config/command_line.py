@@ -38,6 +38,7 @@ _FLAGS: dict[str, tuple[Callable[..., Any], Any, str]] = {
     "process_id": (flags.DEFINE_integer, None, "Which process this is, from 0."),
     "connect_timeout": (flags.DEFINE_integer, 300, "Seconds to wait for the other processes."),
     "topology": (flags.DEFINE_string, None, "Devices to plan for, such as h100:8 or v5e:4x4."),
+    "mean_tokens": (flags.DEFINE_float, None, "Tokens of a completion, on average."),
     "device_memory": (flags.DEFINE_float, None, "GiB that a device has."),
 }
 _COMMON = ("mode", "config", "workdir", "traceback")

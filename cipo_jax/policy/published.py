@@ -4,6 +4,7 @@ From each model's config.json. They are read where a model is loaded (`huggingfa
 are for proposals and benchmarks alone.
 """
 
+import re
 from typing import Any
 
 _QWEN3: dict[str, Any] = {
@@ -26,6 +27,16 @@ SHAPES: dict[str, dict[str, Any]] = {
         "mlp_dim": 14_336,
         "rope_theta": 5e5,
         "norm_eps": 1e-5,
+    },
+    "ByteDance-Seed/Seed-Coder-8B-Base": {
+        "vocab_size": 155_136,
+        "num_layers": 32,
+        "d_model": 4096,
+        "num_heads": 32,
+        "num_kv_heads": 8,
+        "head_dim": 128,
+        "mlp_dim": 14_336,
+        "rope_theta": 5e5,
     },
     "Qwen/Qwen3-4B": _QWEN3 | {"num_layers": 36, "d_model": 2560, "num_heads": 32, "mlp_dim": 9728},
     "Qwen/Qwen3-1.7B": _QWEN3
@@ -57,3 +68,14 @@ SHAPES: dict[str, dict[str, Any]] = {
         "tie_embeddings": True,
     },
 }
+
+
+def shape_of(source: str) -> dict[str, Any] | None:
+    """The shape of a hub id, with or without "@revision"; that of a tuned model is that of the one
+    it was made from. None: not known."""
+
+    def plain(name: str) -> str:
+        return re.sub(r"-(Base|Instruct|Reasoning)$", "", name.partition("@")[0])
+
+    known = {plain(name): shape for name, shape in SHAPES.items()}
+    return known.get(plain(source))

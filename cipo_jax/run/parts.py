@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from jax.sharding import Mesh
@@ -35,6 +35,8 @@ from cipo_jax.sampling.engine import Engine
 from cipo_jax.sampling.settings import EngineSettings
 from cipo_jax.types import CipoError
 from cipo_jax.verifiers.judge import open_pool
+
+_Settings = TypeVar("_Settings", keys.Sampling, EngineSettings)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,15 +233,18 @@ def open_sampler(config: Config, policy: Policy, tokenizer: Tokenizer, hosts: Ho
     """The sampler of this host, with its part of the slots and of the cache."""
     if hosts.count == 1:
         return HostSampler(open_engine(config.sampling, policy, tokenizer), hosts, None)
-    s, n = config.sampling, hosts.count
-    every, mesh = host_meshes(s.tensor or policy.mesh.shape["tensor"])
-    own = dataclasses.replace(
-        s, slots=-(-s.slots // n), cache_tokens=-(-s.cache_tokens // n), tensor=0
-    )
+    every, mesh = host_meshes(config.sampling.tensor or policy.mesh.shape["tensor"])
+    own = dataclasses.replace(settings_of_one(config.sampling, hosts.count), tensor=0)
     # The copy that a host samples with is made in the compute dtype.
     copied = dataclasses.replace(policy.model, param_dtype=policy.model.compute_dtype)
     policy = dataclasses.replace(policy, mesh=mesh, model=copied)
     return HostSampler(open_engine(own, policy, tokenizer), hosts, every)
+
+
+def settings_of_one(settings: _Settings, hosts: int) -> _Settings:
+    """Those of one of several hosts: its part of the slots and of the cache."""
+    slots, tokens = -(-settings.slots // hosts), -(-settings.cache_tokens // hosts)
+    return dataclasses.replace(settings, slots=slots, cache_tokens=tokens)
 
 
 def open_engine(sampling: keys.Sampling, policy: Policy, tokenizer: Tokenizer) -> Engine:

@@ -12,6 +12,7 @@ verifier workers is decided in `verifiers/judge.py`, which needs no model.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -59,8 +60,8 @@ def derive_sizes(config: Config, policy: Policy, sequences: int = 0) -> dict[str
       CipoError: a size that is set does not fit the devices or the longest sequence.
     """
     if sequences:
-        return _of_sampling(config, policy, sequences)
-    return _of_the_update(config, policy) | _of_sampling(config, policy, most_sampled(config))
+        return _of_sampling(config, policy, [(sequences, 1)])
+    return _of_the_update(config, policy) | _of_sampling(config, policy, sampled_groups(config))
 
 
 def with_sizes(
@@ -75,9 +76,12 @@ def with_sizes(
     return changed_config(config, hosts.first_says(sizes) if hosts else sizes)
 
 
-def most_sampled(config: Config) -> int:
-    """The most completions that a training step samples together."""
-    return max(config.num_attempts, config.num_corrections)
+def sampled_groups(config: Config) -> list[tuple[int, int]]:
+    """(prompts, completions of each) of each stream of a training step."""
+    return [
+        (config.rollout.problems_per_step, config.rollout.group_size),
+        (config.num_anchors, config.correction.group_size),
+    ]
 
 
 def longest_trained(config: Config, policy: Policy) -> int:
@@ -117,7 +121,10 @@ def _of_the_update(config: Config, policy: Policy) -> dict[str, Size]:
     return sizes
 
 
-def _of_sampling(config: Config, policy: Policy, sequences: int) -> dict[str, Size]:
+def _of_sampling(
+    config: Config, policy: Policy, groups: Sequence[tuple[int, int]]
+) -> dict[str, Size]:
+    """Args: groups: (prompts, completions of each) of what is sampled together."""
     s, sizes = config.sampling, {}
     devices = list(policy.mesh.devices.flat)
     # JAX tells the memory of this host's devices alone.
@@ -145,8 +152,13 @@ def _of_sampling(config: Config, policy: Policy, sequences: int) -> dict[str, Si
     slots = s.slots
     if not slots:
         most = MOST_SLOTS if on_cpu else MOST_SLOTS * shards
-        slots, why = min(sequences, most), f"{sequences:,} are sampled together"
-        if sequences > most:
+        sequences = max(prompts * samples for prompts, samples in groups)
+        hosts = len({device.process_index for device in devices})
+        wanted = _slots_for_groups(groups, hosts, shards)
+        slots, why = min(wanted, most), f"{sequences:,} are sampled together"
+        if wanted > -(-sequences // shards) * shards:
+            why += f", and {shards} shards get whole groups"
+        if wanted > most:
             why += f"; more than {MOST_SLOTS} {'on a CPU' if on_cpu else 'a shard'} gain little"
         usual = room * USUAL_PART // full
         if room and slots > usual:
@@ -164,6 +176,18 @@ def _of_sampling(config: Config, policy: Policy, sequences: int) -> dict[str, Si
     return sizes
 
 
+def _slots_for_groups(groups: Sequence[tuple[int, int]], hosts: int, shards: int) -> int:
+    """Slots with which no completion waits: prompts are shared out over hosts, and on each over its
+    row shards; the completions of one stay together. More than there are completions where prompts
+    do not divide by hosts and shards."""
+    most = 0
+    for prompts, samples in groups:
+        of_host = -(-prompts // hosts)
+        of_shard = -(-of_host // max(1, shards // hosts))
+        most = max(most, shards * of_shard * samples)
+    return most
+
+
 def _tensor_shards(config: Config, policy: Policy, memory: int | None) -> Size:
     """The fewest tensor shards with which the weights take their share of `memory`."""
     hosts = len({device.process_index for device in policy.mesh.devices.flat})
@@ -173,15 +197,19 @@ def _tensor_shards(config: Config, policy: Policy, memory: int | None) -> Size:
     m = policy.model
     size = jnp.dtype(m.compute_dtype).itemsize
     weights = size * sum(x.size for x in jax.tree.leaves(abstract_params(m)))
-    possible = [
-        t for t in range(1, own + 1) if own % t == 0 and m.num_heads % t == 0 and m.mlp_dim % t == 0
-    ]
+    possible = tensor_choices(m, own)
     fits = [t for t in possible if weights / t <= WEIGHT_SHARE * memory]
     chosen = fits[0] if fits else possible[-1]
     return Size(
         chosen,
         f"weights of {weights / chosen / GIB:.1f} GiB a device, which has {memory / GIB:.0f}",
     )
+
+
+def tensor_choices(model: ModelConfig, devices: int) -> list[int]:
+    """Into how many tensor shards a host may split the model over its own devices."""
+    heads, mlp = model.num_heads, model.mlp_dim
+    return [n for n in range(1, devices + 1) if not (devices % n or heads % n or mlp % n)]
 
 
 def _cache_token_bytes(model: ModelConfig, dtype: str, platform: str, tensor: int) -> int:

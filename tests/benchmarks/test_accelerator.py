@@ -28,6 +28,7 @@ from one_device.work import Work  # noqa: E402
 from peers.transformers_generate import measure_peer  # noqa: E402
 
 from cipo_jax.policy import attention_kernels, model  # noqa: E402
+from cipo_jax.run.forecast.counts import count_parameters  # noqa: E402
 from cipo_jax.run.update import Policy, make_policy_update, make_score  # noqa: E402
 from cipo_jax.run.watch.speed import PEAK_FLOPS  # noqa: E402
 from cipo_jax.sampling.choose import Choice  # noqa: E402
@@ -42,7 +43,7 @@ def test_every_device_with_a_peak_has_a_bandwidth():
 
 
 def test_shapes_have_the_published_numbers_of_parameters():
-    counts = {name: work.count_parameters(Work(name).shape) for name in work.MODELS}
+    counts = {name: count_parameters(Work(name).shape) for name in work.MODELS}
     assert counts["qwen3-0.6b"] == 596_049_920
     assert counts["qwen3-4b"] == 4_022_468_096
 
@@ -82,7 +83,7 @@ def test_the_update_trains_on_both_streams(monkeypatch):
     assert row["tokens_per_second"]["median"] == tokens / row["seconds"]["median"]
     pairs = TINY.shape.num_layers * sum(len(s) * (len(s) + 1) // 2 for s in sequences)
     heads = TINY.shape.num_heads * TINY.shape.head_dim
-    parameters = work.count_parameters(TINY.shape)
+    parameters = count_parameters(TINY.shape)
     assert row["flops"] == 6 * parameters * tokens + 12 * heads * pairs
     assert row["mfu"] == row["flops"] / (row["seconds"]["median"] * 1e12)
 
@@ -248,7 +249,7 @@ def test_the_command_measures_all_parts(tmp_path, monkeypatch, capsys):
     assert 0 < steps["base/reward/mean"]["median"] < 1
     assert steps["tokens/trained_per_second_per_device"]["median"] > 0
     assert 0 <= steps["time/verify_hidden"]["median"] <= 1
-    assert peer["parameters"] == work.count_parameters(TINY.shape)
+    assert peer["parameters"] == count_parameters(TINY.shape)
     (ours,) = [row for row in results["decode"] if row["rows"] == peer["rows"]]
     assert ours["share"] is None and results["update"][0]["mfu"] is None
     rates = [x["tokens_per_second"]["median"] for x in (ours, peer)]

@@ -6,11 +6,14 @@ from pathlib import Path
 import pytest
 from places import ROOT
 
-from cipo_jax.commands.explain import PAPER, derived, paper_settings
+from cipo_jax.commands.explain import PAPER, derived, paper_settings, time_line
 from cipo_jax.config.keys import Config, flatten
 from cipo_jax.config.reference import sections
 from cipo_jax.config.resolve import resolve
 from cipo_jax.main import run
+from cipo_jax.run.devices.topology import paper_devices
+from cipo_jax.run.forecast.assumptions import SOURCES
+from cipo_jax.types import CipoError
 
 KEYS = {key.name: key for section in sections() for key in section.keys}
 
@@ -54,6 +57,39 @@ def test_a_command_is_explained(
     assert "rollout.group_size 4 differs: 8 (paper)" in parts["paper"]
     assert "replay.initial 0.3 same" in parts["paper"]
     assert not list(tmp_path.iterdir()), "nothing is written"
+
+
+def test_a_time_line_is_of_the_devices_that_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    smoke = f"--config={ROOT / 'configs' / 'smoke.py'}"
+    parts = explained(capsys, smoke, "--topology=v5e:4x4", "--mean_tokens=11")
+    assert "mesh data 1 x fsdp 16 x tensor 1 on 16 x TPU v5 lite" in parts["derived"]
+    lines = parts["time, on paper"]
+    assert "devices 16 x TPU v5 lite on 4 host(s)" in lines
+    assert "a completion 11 tokens on average" in lines
+    names = ("attempts", "corrections", "verification", "update", "rest", "a step", "the run")
+    assert all(any(line.startswith(f"{name} ") for line in lines) for name in names)
+    assert sum(line.startswith("assumed ") for line in lines) == len(SOURCES)
+    (layouts,) = (line for line in lines if line.startswith("sampling.tensor "))
+    assert re.fullmatch(r"sampling.tensor 1: .* of sampling, with 2 it would be .* s", layouts)
+
+
+def test_a_time_line_needs_the_shape_of_a_model_and_not_its_files() -> None:
+    def lines(source: str) -> dict[str, str]:
+        config = resolve({"model": {"source": source}, "rollout": {"problems_per_step": 4}})
+        return dict(time_line(config, paper_devices("h100:8"), None))
+
+    known = lines("Qwen/Qwen3-0.6B@main")
+    assert known["prompts"].startswith("counted in bytes") and " hours: " in known["the run"]
+    unknown = lines("somewhere/else")
+    assert list(unknown) == ["not known here"] and "somewhere/else" in unknown["not known here"]
+
+
+def test_a_mean_length_is_for_the_time_line() -> None:
+    smoke = f"--config={ROOT / 'configs' / 'smoke.py'}"
+    with pytest.raises(CipoError, match="--mean_tokens: .* needs --topology"):
+        run(["cipo_jax", "--mode=explain", smoke, "--mean_tokens=11"])
+    with pytest.raises(CipoError, match="--mean_tokens: got 99, wanted above 0 and at most 44"):
+        run(["cipo_jax", "--mode=explain", smoke, "--mean_tokens=99", "--topology=l4:1"])
 
 
 def test_grpo_has_no_corrections() -> None:

@@ -12,7 +12,8 @@ from cipo_jax.config.resolve import resolve
 from cipo_jax.policy.model import ModelConfig
 from cipo_jax.run.devices.chips import CHIPS
 from cipo_jax.run.devices.memory import device_memory
-from cipo_jax.run.sizes import GIB, derive_sizes, with_sizes
+from cipo_jax.run.hosts.processes import share_of
+from cipo_jax.run.sizes import GIB, _slots_for_groups, derive_sizes, with_sizes
 from cipo_jax.run.update import Policy, policy_plan, rows_needed
 from cipo_jax.types import CipoError
 
@@ -132,6 +133,37 @@ def test_a_size_that_is_set_is_kept_and_the_others_follow_it() -> None:
         }
     )
     assert with_sizes(every, policy()) == every
+
+
+@pytest.mark.parametrize(
+    ("hosts", "shards", "groups", "slots"),
+    [
+        (1, 1, [(128, 8), (64, 8)], 1024),
+        (4, 16, [(128, 8), (64, 8)], 1024),
+        (16, 16, [(100, 8)], 16 * 7 * 8),  # seven prompts on the first hosts
+        (64, 256, [(128, 8), (64, 8)], 256 * 8),  # two prompts a host, on two of its four shards
+        (256, 1024, [(128, 8)], 1024 * 8),
+        (1, 4, [(5, 1)], 8),
+    ],
+)
+def test_no_completion_waits_for_a_slot_where_groups_stay_together(
+    hosts: int, shards: int, groups: list[tuple[int, int]], slots: int
+) -> None:
+    """Against the shares themselves, and the shards with the fewest that prompts go to."""
+    assert _slots_for_groups(groups, hosts, shards) == slots
+    fullest = 0
+    for prompts, samples in groups:
+        for host in range(hosts):
+            own = len(share_of(prompts, host, hosts))
+            fullest = max(fullest, -(-own // (shards // hosts)) * samples)
+    assert slots == fullest * shards
+
+
+def test_groups_that_do_not_divide_get_more_slots_and_a_reason() -> None:
+    changes = {"rollout.problems_per_step": 5, "rollout.group_size": 3, "correction.weight": 0.0}
+    size = derive_sizes(config(**changes), policy("TPU v5p", 4))["sampling.slots"]
+    assert size.value == 4 * 2 * 3
+    assert size.reason == "15 are sampled together, and 4 shards get whole groups"
 
 
 def test_a_cache_beyond_memory_is_cut_and_its_slots_with_it() -> None:

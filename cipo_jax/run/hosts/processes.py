@@ -21,9 +21,13 @@ make it:
     preemption   SIGTERM may reach one host only. Its rollout is abandoned; that is said in the next
                  gather, where all hosts abandon theirs.
     failure      an exception, or a process that dies. Each host has a watcher, a thread that shows
-                 a sign of life in the coordinator's key-value store and reads those of the others,
-                 preemptions and failures. On a failure, the hosts that sample raise `HostFailure`,
-                 and those that hang in a collective are ended after a while, with the cause named.
+                 a sign of life in the coordinator's key-value store and reads of preemptions and
+                 failures there. The first host's reads the signs of life of all others, and tells
+                 of those that have none: what the store has to answer grows with the number of
+                 hosts, not with its square. On a failure, the hosts that sample raise
+                 `HostFailure`, and those that hang in a collective are ended after a while, with
+                 the cause named. All know of a silent host SILENCE_SECONDS and two looks after its
+                 last sign of life, of any other failure after a look.
 
 If the first host's process dies, the store dies with it, and JAX ends the other processes. JAX has
 no public name for the store. In a version that hides it there are no watchers: a SIGTERM still ends
@@ -53,7 +57,10 @@ from cipo_jax.types import CipoError
 WATCH_SECONDS = 0.5  # between two looks of the watcher
 SILENCE_SECONDS = 60.0  # without a sign of life, a host counts as dead
 GRACE_SECONDS = 10.0  # for a host to end by itself once another has failed
-_STORE = "cipo_jax/"  # keys: KIND/INDEX of the host that says so
+# Keys of the store: KIND/INDEX of the host that says so, below one of these. What all hosts read is
+# empty as long as nothing happens, but for the first host's sign of life.
+_TOLD = "cipo_jax/told/"  # failed, preempted, silent; alive of the first host
+_SIGNS = "cipo_jax/signs/"  # alive, ended, gone; read by the first host, and by those that fail
 _NOT_WATCHED = (
     "hosts    not watched, as this version of JAX hides its key-value store. If a host fails, only "
     "its own output says why; JAX ends the others after its own timeout"
@@ -82,8 +89,7 @@ class Hosts:
 
     def share(self, items: int) -> range:
         """The items of range(items) that are this host's; in order of hosts, they are all."""
-        bounds = [items * i // self.count for i in (self.index, self.index + 1)]
-        return range(*bounds)
+        return share_of(items, self.index, self.count)
 
     def poll(self) -> None:
         """Called often in long work that only this host does.
@@ -103,8 +109,7 @@ class Hosts:
             return [payload]
         size = np.asarray(len(payload), np.int32)
         sizes = np.asarray(multihost_utils.process_allgather(size)).reshape(-1)
-        # A power of two, so that few programs serve all sizes.
-        row = np.zeros(1 << max(10, int(sizes.max() - 1).bit_length()), np.uint8)
+        row = np.zeros(row_bytes(int(sizes.max())), np.uint8)
         row[: len(payload)] = np.frombuffer(payload, np.uint8)
         rows = np.asarray(multihost_utils.process_allgather(row)).reshape(self.count, -1)
         return [r[:n].tobytes() for r, n in zip(rows, sizes, strict=True)]
@@ -118,6 +123,17 @@ class Hosts:
     def any_says(self, value: bool) -> bool:
         """Whether `value` is true on any host. Called by all hosts."""
         return b"1" in self.gather(b"1" if value else b"0")
+
+
+def row_bytes(largest: int) -> int:
+    """What each host sends in a `gather` whose largest payload has so many bytes: a power of two,
+    so that few programs serve all sizes."""
+    return 1 << max(10, (largest - 1).bit_length())
+
+
+def share_of(items: int, index: int, count: int) -> range:
+    """The items of range(items) that are those of host `index` of `count`."""
+    return range(items * index // count, items * (index + 1) // count)
 
 
 def connect(
@@ -187,10 +203,10 @@ def open_hosts() -> Iterator[Hosts]:
             yield hosts
             return
         with contextlib.ExitStack() as stack:
-            watcher: _Watcher | None = None
+            watcher: Watcher | None = None
             store = _key_value_store()
             if store is not None:
-                watcher = stack.enter_context(contextlib.closing(_Watcher(hosts, store)))
+                watcher = stack.enter_context(contextlib.closing(Watcher(hosts, store)))
             if not hosts.first:
                 silence = stack.enter_context(open(os.devnull, "w"))
                 stack.enter_context(contextlib.redirect_stdout(silence))
@@ -216,7 +232,7 @@ def _key_value_store() -> Any:
     return store if usable else None
 
 
-def _end_all(hosts: Hosts, watcher: "_Watcher | None", error: BaseException) -> None:
+def _end_all(hosts: Hosts, watcher: "Watcher | None", error: BaseException) -> None:
     """Ends this process because of `error`, and says why to the others."""
     # A host that dies takes the collectives of the others with it: its own report comes first.
     if watcher and hosts.failure is None and not isinstance(error, CipoError):
@@ -243,25 +259,33 @@ def _exit(status: int) -> None:
     os._exit(status)  # not sys.exit: JAX would wait minutes for the others at a barrier
 
 
-class _Watcher:
-    """The thread of a host that looks after the others."""
+class Watcher:
+    """The thread of a host that looks after the others.
 
-    def __init__(self, hosts: Hosts, store: Any) -> None:
+    Args:
+      begin: starts the thread; False: the caller looks.
+    """
+
+    def __init__(self, hosts: Hosts, store: Any, begin: bool = True) -> None:
         self._hosts, self._store = hosts, store
         self._ended = threading.Event()
         self._beats: dict[int, tuple[str, float]] = {}  # host -> last sign of life, when it came
+        self._looks, self._told = 0, False
         self._thread = threading.Thread(target=self._watch, name="hosts", daemon=True)
-        self._thread.start()
+        if begin:
+            self._thread.start()
 
     def close(self) -> None:
-        self._put("ended", "")  # a host that has finished is not dead
+        self._put(_SIGNS, "ended", "")  # a host that has finished is not dead
+        if self._hosts.first:
+            self._put(_TOLD, "ended", "")
         self._ended.set()
         self._thread.join()
 
     def announce(self, cause: str) -> None:
         """Tells the others of a failure of this host."""
         with contextlib.suppress(jax.errors.JaxRuntimeError):
-            self._put("failed", cause)
+            self._put(_TOLD, "failed", cause)
 
     def leave(self) -> None:
         """Before this process ends for a failure. The first host, which has the store, lets the
@@ -269,9 +293,9 @@ class _Watcher:
         give_up = time.monotonic() + GRACE_SECONDS + 8 * WATCH_SECONDS
         # The store may have gone with the first host; JAX then ends this process.
         with contextlib.suppress(jax.errors.JaxRuntimeError):
-            self._put("gone", "")
+            self._put(_SIGNS, "gone", "")
             while self._hosts.first and time.monotonic() < give_up:
-                if len(self._read()["gone"]) == self._hosts.count:
+                if len(self._read(_SIGNS)["gone"]) == self._hosts.count:
                     return
                 time.sleep(WATCH_SECONDS / 2)
 
@@ -279,45 +303,66 @@ class _Watcher:
         """Waits a moment for another host's failure to be known, or for its silence to show."""
         began = time.monotonic()
         while self._hosts.failure is None and time.monotonic() < began + 16 * WATCH_SECONDS:
+            with contextlib.suppress(jax.errors.JaxRuntimeError):
+                self._note_beats(self._read(_SIGNS), time.monotonic())
             time.sleep(WATCH_SECONDS / 2)
         if self._hosts.failure is None:
             # The last sign of a host that has just died may be read a moment after that.
             silent = self._silent_since(began + 4 * WATCH_SECONDS)
             if silent:
-                self._hosts.failure = self._describe_silent(silent)
+                self._hosts.failure = _describe_silent(silent)
+
+    def look(self, now: float) -> bool:
+        """Shows a sign of life, and reads what the others say.
+
+        Args:
+          now: of a clock in seconds, such as `time.monotonic`.
+
+        Returns:
+          whether the failure that is known now is this host's own.
+
+        Raises:
+          jax.errors.JaxRuntimeError: the first host is gone; JAX ends this process.
+        """
+        hosts = self._hosts
+        self._looks += 1
+        self._put(_TOLD if hosts.first else _SIGNS, "alive", str(self._looks))
+        told = self._read(_TOLD)
+        if told.get("preempted"):
+            hosts.notice.give()
+        elif hosts.notice.given and not self._told:
+            self._put(_TOLD, "preempted", "")
+            self._told = True
+        self._note_beats(self._read(_SIGNS) if hosts.first else told, now)
+        failures, silences = told.get("failed", {}), told.get("silent", {})
+        silent = self._silent_since(now - SILENCE_SECONDS)
+        if failures:
+            host, cause = min(failures.items())
+            hosts.failure = f"host {host} has failed, so the run ends: {cause}"
+        elif silences:
+            hosts.failure = silences[min(silences)]
+        elif silent:
+            hosts.failure = _describe_silent(silent)
+            self._put(_TOLD, "silent", hosts.failure)
+        return hosts.index in failures
 
     def _watch(self) -> None:
-        told, number = False, 0
         while not self._ended.wait(WATCH_SECONDS):
-            number += 1
             try:
-                self._put("alive", str(number))
-                if self._hosts.notice.given and not told:
-                    self._put("preempted", "")
-                    told = True
-                entries = self._read()
+                own = self.look(time.monotonic())
             except jax.errors.JaxRuntimeError:
                 continue  # the first host is gone; JAX ends this process
-            if entries.get("preempted"):
-                self._hosts.notice.give()
-            self._note_beats(entries)
-            failures = entries.get("failed", {})
-            silent = self._silent_since(time.monotonic() - SILENCE_SECONDS)
-            if failures:
-                host, cause = min(failures.items())
-                self._hosts.failure = f"host {host} has failed, so the run ends: {cause}"
-            elif silent:
-                self._hosts.failure = self._describe_silent(silent)
             if self._hosts.failure is not None:
-                if self._hosts.index in failures or self._ended.wait(GRACE_SECONDS):
+                if own or self._ended.wait(GRACE_SECONDS):
                     return
                 print(f"error: {self._hosts.failure}", file=sys.stderr)
                 self.leave()
                 _exit(1)
 
-    def _note_beats(self, entries: dict[str, dict[int, str]]) -> None:
-        now = time.monotonic()
-        for host in set(range(self._hosts.count)) - {self._hosts.index}:
+    def _note_beats(self, entries: dict[str, dict[int, str]], now: float) -> None:
+        """Of the hosts in `entries`; on the first host also of those that have never shown one."""
+        expected = range(1, self._hosts.count) if self._hosts.first else entries.get("alive", {})
+        for host in set(expected) - {self._hosts.index}:
             beat = entries.get("alive", {}).get(host, "")
             if host in entries.get("ended", {}):
                 self._beats.pop(host, None)
@@ -325,23 +370,24 @@ class _Watcher:
                 self._beats[host] = beat, now
 
     def _silent_since(self, moment: float) -> list[int]:
-        return [host for host, (_, when) in self._beats.items() if when < moment]
+        return [host for host, (_, when) in list(self._beats.items()) if when < moment]
 
-    def _describe_silent(self, silent: list[int]) -> str:
-        names = ", ".join(map(str, sorted(silent)))
-        return (
-            f"host {names} has shown no sign of life: its process has died, or its network; see "
-            "its own output. The same command on all hosts continues the run"
-        )
-
-    def _put(self, kind: str, value: str) -> None:
-        key = f"{_STORE}{kind}/{self._hosts.index}"
+    def _put(self, place: str, kind: str, value: str) -> None:
+        key = f"{place}{kind}/{self._hosts.index}"
         self._store.key_value_set(key, value, allow_overwrite=True)
 
-    def _read(self) -> dict[str, dict[int, str]]:
-        """{kind: {host: value}} of everything in the store."""
+    def _read(self, place: str) -> dict[str, dict[int, str]]:
+        """{kind: {host: value}} of everything in that part of the store."""
         entries: dict[str, dict[int, str]] = {}
-        for key, value in self._store.key_value_dir_get(_STORE):
-            kind, host = key.removeprefix(_STORE).split("/")
+        for key, value in self._store.key_value_dir_get(place):
+            kind, host = key.removeprefix(place).split("/")
             entries.setdefault(kind, {})[int(host)] = value
         return entries
+
+
+def _describe_silent(silent: list[int]) -> str:
+    names = ", ".join(map(str, sorted(silent)))
+    return (
+        f"host {names} has shown no sign of life: its process has died, or its network; see "
+        "its own output. The same command on all hosts continues the run"
+    )

@@ -4,7 +4,9 @@ read.
 orbax does not notice every damage: its arrays have no checksums, so flipped bytes load as other
 numbers. manifest.json in a checkpoint's directory has the size of each file and a CRC-32 of each
 piece of it. The first host writes it, reading what all hosts have written, before the checkpoint
-counts as finished. All hosts check it together, each a share of the pieces.
+counts as finished. All hosts check it together, each a share of the files and of the pieces. Every
+host adds files, and a bucket answers each question about one after some time: several are asked at
+a time.
 
 A checkpoint of an earlier version has no manifest. Of that, only the small json files are checked.
 """
@@ -12,20 +14,22 @@ A checkpoint of an earlier version has no manifest. Of that, only the small json
 import concurrent.futures
 import errno
 import json
-import os
 import zlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from etils import epath
 
 from cipo_jax.run.hosts.processes import Hosts
 from cipo_jax.types import CipoError
 
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
 MANIFEST_FILE = "manifest.json"
 SCORE_FILE = "score.json"  # may be written later, see `Checkpoints.save`
 PIECE_BYTES = 1 << 24
-_THREADS = 8
+READERS, ASKERS = 8, 32  # threads that read content, and that ask what there is
 # orbax writes these two after the manifest, and restores without them.
 _WRITTEN_LATER = ("_CHECKPOINT_METADATA", "commit_success.txt")
 _JSON_FILES = ("host/metadata", "origin/metadata", "metrics/metrics")
@@ -69,11 +73,9 @@ def read_checked(path: epath.Path) -> Any:
 
 def write_manifest(directory: epath.Path) -> None:
     """Writes the manifest of what `directory` holds."""
-    sizes = {
-        name: path.stat().length
-        for name, path in _files(directory, "")
-        if name not in (*_WRITTEN_LATER, MANIFEST_FILE, SCORE_FILE)
-    }
+    names = _files(directory)
+    names = [n for n in names if n not in (*_WRITTEN_LATER, MANIFEST_FILE, SCORE_FILE)]
+    sizes = _sizes(directory, names)
     pieces = [
         (name, start) for name, size in sizes.items() for start in range(0, size, PIECE_BYTES)
     ]
@@ -153,10 +155,9 @@ def _check_content(
     }
     if not files:
         raise Damaged(f"{MANIFEST_FILE} names no file of {', '.join(items or ('anything',))}")
-    for name, file in files.items():
-        size = (directory / name).stat().length
-        if size != file["bytes"]:
-            raise Damaged(f"{name} has {size} bytes, {file['bytes']} were written")
+    for name, size in _sizes(directory, list(files)[share[0] :: share[1]]).items():
+        if size != files[name]["bytes"]:
+            raise Damaged(f"{name} has {size} bytes, {files[name]['bytes']} were written")
     step = content["piece_bytes"]
     pieces = [(name, i * step) for name, file in files.items() for i in range(len(file["crc32"]))]
     mine = pieces[share[0] :: share[1]]
@@ -190,17 +191,35 @@ def _checksums(
             file.seek(start)
             return zlib.crc32(file.read(size))
 
-    threads = min(_THREADS, os.cpu_count() or 1)
+    return _side_by_side(read, pieces, READERS)
+
+
+def _sizes(directory: epath.Path, names: Sequence[str]) -> dict[str, int]:
+    """{name: bytes} of files."""
+    stats = _side_by_side(lambda name: (directory / name).stat().length, names)
+    return dict(zip(names, stats, strict=True))
+
+
+def _files(directory: epath.Path) -> list[str]:
+    """The relative names of all files below, in order."""
+
+    def entries(within: str) -> list[str]:
+        listed = (directory / within if within else directory).iterdir()
+        return [within + path.name for path in listed]
+
+    files, level = list[str](), [""]
+    while level:
+        found = [name for names in _side_by_side(entries, level) for name in names]
+        is_directory = _side_by_side(lambda name: (directory / name).is_dir(), found)
+        pairs = list(zip(found, is_directory, strict=True))
+        files += [name for name, deeper in pairs if not deeper]
+        level = [f"{name}/" for name, deeper in pairs if deeper]
+    return sorted(files)
+
+
+def _side_by_side(
+    function: Callable[[_Item], _Result], items: Sequence[_Item], threads: int = ASKERS
+) -> list[_Result]:
+    """`function` of each item, in threads: they wait for a disk or a bucket."""
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(read, pieces))
-
-
-def _files(directory: epath.Path, prefix: str) -> list[tuple[str, epath.Path]]:
-    """(relative name, path) of all files below, in order of names."""
-    found = []
-    for path in sorted(directory.iterdir(), key=lambda p: p.name):
-        if path.is_dir():
-            found += _files(path, f"{prefix}{path.name}/")
-        else:
-            found.append((prefix + path.name, path))
-    return found
+        return list(pool.map(function, items))

@@ -37,30 +37,45 @@ def step_times(times: Mapping[str, float]) -> dict[str, float]:
 def update_flops(
     config: ModelConfig, parameters: int, batch: TrainBatch, learning: np.ndarray, epochs: int
 ) -> float:
-    """The FLOPs of an update, forward and backward, over all devices: 6 for each parameter and
-    token, and 12 for each element of a head and each pair of tokens of which one sees the other; a
-    third of that where there is no backward pass. Padding and what remat computes again do not
-    count.
+    """The FLOPs of an update, forward and backward, over all devices: three times those of
+    `forward_flops`, once where there is no backward pass. Padding and what remat computes again do
+    not count.
 
     Args:
-      parameters: of the model. The input embedding, from which rows are only read, is left out.
+      parameters: of the model.
       batch: NumPy arrays.
       learning: [U, M] bool, which microbatches have a backward pass.
       epochs: passes over the batch.
     """
+    positions, used = np.asarray(batch.positions), np.asarray(batch.segments) > 0
+    total = 0.0
+    for microbatches, passes in ((learning, 3), (~learning, 1)):
+        seen = (positions[microbatches] + 1)[used[microbatches]]
+        total += passes * forward_flops(config, parameters, seen)
+    return float(epochs * total)
+
+
+def forward_flops(config: ModelConfig, parameters: int, seen: np.ndarray) -> float:
+    """The FLOPs of a forward pass: 2 for each parameter and token, and 4 for each element of a head
+    and each pair of tokens of which one sees the other.
+
+    Args:
+      parameters: of the model. The input embedding, from which rows are only read, is left out.
+      seen: [n] how many tokens each token sees where no window bounds it, itself included.
+    """
     if not config.tie_embeddings:
         parameters -= config.vocab_size * config.d_model
-    positions, used = np.asarray(batch.positions), np.asarray(batch.segments) > 0
-    heads = config.num_heads * config.head_dim
-    total = 0.0
-    for microbatches, share in ((learning, 1.0), (~learning, 1 / 3)):
-        seen = (positions[microbatches] + 1)[used[microbatches]].astype(np.float64)
-        pairs = sum(
-            (seen if window is None else np.minimum(seen, window)).sum()
-            for window in config.windows or (None,) * config.num_layers
-        )
-        total += share * (6 * parameters * seen.size + 12 * heads * pairs)
-    return float(epochs * total)
+    return float(2 * parameters * seen.size + attention_flops(config, seen))
+
+
+def attention_flops(config: ModelConfig, seen: np.ndarray) -> float:
+    """Those of `forward_flops` that are products of queries with keys, and scores with values."""
+    seen = seen.astype(np.float64)
+    pairs = sum(
+        (seen if window is None else np.minimum(seen, window)).sum()
+        for window in config.windows or (None,) * config.num_layers
+    )
+    return float(4 * config.num_heads * config.head_dim * pairs)
 
 
 def speeds(

@@ -5,9 +5,9 @@ import re
 
 import pytest
 
-from cipo_jax.run.devices.chips import GPUS
+from cipo_jax.run.devices.chips import CHIPS, GPUS
 from cipo_jax.run.devices.gpu_target import CAPABILITIES, target_text
-from cipo_jax.run.devices.topology import topology_devices
+from cipo_jax.run.devices.topology import KINDS, TPUS, paper_devices, topology_devices
 from cipo_jax.types import CipoError
 
 
@@ -27,8 +27,23 @@ from cipo_jax.types import CipoError
     ],
 )
 def test_what_is_wrong_with_a_name_is_said(topology: str, message: str) -> None:
-    with pytest.raises(CipoError, match=message):
-        topology_devices(topology)
+    for devices in (topology_devices, paper_devices):
+        with pytest.raises(CipoError, match=message):
+            devices(topology)
+
+
+def test_devices_on_paper_are_those_of_the_compilers() -> None:
+    """As libtpu and JAX's CUDA plugin describe them."""
+    slice_ = paper_devices("v5e:4x4")
+    assert [d.id for d in slice_] == [0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15]
+    assert [d.process_index for d in slice_] == [i // 4 for i in range(16)]
+    assert slice_[4].coords == (2, 0, 0) and slice_[4].platform == "tpu"
+    cube = paper_devices("v5p:2x2x2")
+    assert [d.coords for d in cube[3:5]] == [(1, 1, 0), (0, 0, 1)]
+    assert [d.process_index for d in cube] == [0] * 4 + [1] * 4
+    nodes = paper_devices("h100:4x2")
+    assert [(d.id, d.process_index) for d in nodes] == [(i, i // 4) for i in range(8)]
+    assert KINDS.keys() == TPUS.keys() and set(KINDS.values()) <= CHIPS.keys()
 
 
 @pytest.mark.parametrize(

@@ -299,6 +299,27 @@ def test_two_hosts_decide_together(three: Path, monkeypatch: pytest.MonkeyPatch)
         manifest.find_damage_together(place.parent / "step_9", None, OneOfTwo({"damage": None}))
 
 
+def test_each_host_asks_for_a_share_of_the_files(three: Path, tmp_path: Path) -> None:
+    """A file that was cut, below one of several directories, is found by one of them."""
+    shutil.copytree(three / "step_3", tmp_path / "step_3")
+    place, shares = epath.Path(tmp_path / "step_3"), [(i, 3) for i in range(3)]
+    names = json.loads((place / "manifest.json").read_text())["content"]["files"]
+    assert manifest._files(place) == sorted(
+        str(path.relative_to(tmp_path / "step_3"))
+        for path in (tmp_path / "step_3").rglob("*")
+        if path.is_file()
+    )
+    for name in names:
+        whole = (place / name).read_bytes()
+        (place / name).write_bytes(whole[:-1])
+        found = [manifest.find_damage(place, None, share) for share in shares]
+        assert any(said and name in said for said in found), name
+        asked = [f"has {len(whole) - 1} bytes" in (said or "") for said in found]
+        assert sum(asked) == 1, name
+        (place / name).write_bytes(whole)
+    assert not any(manifest.find_damage(place, None, share) for share in shares)
+
+
 def test_nothing_left_to_restore(tmp_path: Path) -> None:
     with Checkpoints(tmp_path, keep=1) as saved:
         saved.save(1, state(), {})

@@ -1,0 +1,66 @@
+"""FLOPs and bytes from shapes, by hand and against what the metrics count."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from cipo_jax.policy.config import ModelConfig
+from cipo_jax.run.forecast.counts import (
+    count_parameters,
+    head_flops,
+    layer_flops,
+    repeated_flops,
+    step_bytes,
+    weights_over_links,
+)
+from cipo_jax.run.watch.speed import attention_flops, forward_flops
+
+MODEL = ModelConfig(
+    vocab_size=32,
+    num_layers=3,
+    d_model=8,
+    num_heads=2,
+    num_kv_heads=1,
+    head_dim=4,
+    mlp_dim=16,
+    compute_dtype="bfloat16",
+)
+# Of a layer: q and o 8 x 8 each, k and v 8 x 4 each, three matrices of the MLP; the norms' vectors.
+PRODUCTS = 2 * 64 + 2 * 32 + 3 * 128
+NORMS = 3 * 2 * 8 + 8
+SEEN = np.array([1, 2, 3, 1, 2])
+
+
+def test_a_decode_step_reads_weights_and_live_tokens() -> None:
+    whole = 3 * PRODUCTS + NORMS + 2 * 32 * 8
+    assert count_parameters(MODEL) == whole
+    # Of the input table, which is not the head's, only rows are read.
+    assert step_bytes(MODEL, "bfloat16", 0) == 2 * (whole - 32 * 8)
+    token = 2 * 3 * 1 * 4
+    assert step_bytes(MODEL, "float32", 10) - step_bytes(MODEL, "float32", 0) == 4 * 10 * token
+
+
+def test_layers_and_head_are_the_forward_pass() -> None:
+    forward = forward_flops(MODEL, count_parameters(MODEL), SEEN)
+    assert layer_flops(MODEL, SEEN) + head_flops(MODEL, SEEN.size) == forward
+    assert attention_flops(MODEL, SEEN) == 4 * 8 * 3 * 9
+    assert layer_flops(MODEL, SEEN) == 2 * 5 * (3 * PRODUCTS + NORMS) + 4 * 8 * 3 * 9
+
+
+def test_what_remat_repeats() -> None:
+    def repeated(remat: str) -> float:
+        return repeated_flops(dataclasses.replace(MODEL, remat=remat), SEEN)
+
+    assert repeated("none") == 0
+    assert repeated("dots") == attention_flops(MODEL, SEEN)
+    assert repeated("full") == layer_flops(MODEL, SEEN)
+    # Not q, k, v, nor attention.
+    assert repeated("attention") == 2 * 5 * (3 * (64 + 3 * 128) + NORMS)
+
+
+@pytest.mark.parametrize(("fsdp", "tensor", "share"), [(1, 4, 0.0), (4, 1, 0.75), (4, 2, 0.375)])
+def test_weights_pass_three_times_but_for_what_a_chip_has(
+    fsdp: int, tensor: int, share: float
+) -> None:
+    assert weights_over_links(MODEL, fsdp, tensor) == 3 * 2 * count_parameters(MODEL) * share
