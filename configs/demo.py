@@ -16,7 +16,6 @@ def get_config(variant="cipo"):
     c.cold_start.max_steps = 1500
     c.cold_start.stop_at_pass_rate = 0.45
     c.rollout.problems_per_step = 48
-    c.correction.replay_fraction = 0.5
     c.optimizer.warmup_steps = 10
     c.eval.every = 20
     return load_file("variants.py", beside=__file__).apply(c, variant)

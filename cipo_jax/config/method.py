@@ -66,10 +66,10 @@ class Correction:
     # their advantages are scaled down); "retention", no gradient while retention is at its target
     # (replay.target). Their corrections reward repeating what is there, and where all corrections
     # of wrong attempts fail, nothing else has a gradient.
-    right_limits: tuple[Literal["count", "weight", "retention"], ...] = ()
+    right_limits: tuple[Literal["count", "weight", "retention"], ...] = ("weight",)
     # Wrong anchors only from problems with at least this pass rate in the step; 0: any. A value up
     # to 1 / rollout.group_size asks for one right attempt (ours).
-    wrong_min_pass_rate: Share = 0.0
+    wrong_min_pass_rate: Share = 0.01
     # Groups of wrong anchors are this many times as large, and there are so many times fewer of
     # them: a step samples the same. Where few corrections succeed, fewer groups are all wrong
     # (ours).
@@ -78,17 +78,18 @@ class Correction:
 
 @dataclasses.dataclass(frozen=True)
 class Replay:
-    """The controller of rho, the share of anchors that are successes. Values as a public
-    reimplementation reads the paper."""
+    """The controller of rho, the share of anchors that are successes. Weights, and tau with
+    "constant", as a public reimplementation reads the paper; the variant `paper_controller` has all
+    of its values."""
 
     adaptive: bool = True  # False keeps rho at `initial`
-    initial: Share = 0.3  # rho of the first step
-    minimum: Share = 0.2  # lower bound of rho
-    maximum: Share = 0.8  # upper bound of rho
+    initial: Share = 0.05  # rho of the first step (ours)
+    minimum: Share = 0.05  # lower bound of rho (ours)
+    maximum: Share = 0.5  # upper bound of rho (ours)
     # What retention is compared with: "constant", target_retention; "fresh", what another attempt
     # reaches, the pass rate of the other attempts at the right anchors' problems (ours). A policy
     # that is right in half of its attempts keeps no more than that by solving the problem anew.
-    target: Literal["constant", "fresh"] = "constant"
+    target: Literal["constant", "fresh"] = "fresh"
     target_retention: Share = 0.8  # tau, a share of corrections of right attempts; with "constant"
     gap_weight: NotNegative[float] = 0.8  # w1, on tau - retention
     drop_weight: NotNegative[float] = 0.3  # w2, on the fall of retention since the last step

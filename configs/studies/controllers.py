@@ -10,9 +10,9 @@ Under the controller of the paper, retention below 0.8 raises the share of right
 demo the policy itself is right in half of its attempts, so retention stays below, rho rises to its
 bound, and most of the gradient comes from right anchors, whose corrections are rewarded for
 repeating them. Each method changes one thing; `balanced` puts together those that do not depend on
-each other. A better default has, against `paper_controller`: w2r up, r2w not above that of `grpo`,
-pass@1 not below that of `grpo` at equal steps. `correction/right_weight`, `copy_rate/...` and
-`wrong_solved` in each run's metrics.jsonl show why.
+each other, and is the default of the program. It was chosen by this: against `paper_controller`,
+w2r up, r2w not above that of `grpo`, pass@1 not below. `correction/right_weight`, `copy_rate/...`
+and `wrong_solved` in each run's metrics.jsonl show why. docs/evidence.md has what came of it.
 """
 
 from cipo_jax.commands.study.plan import Method, Study
@@ -79,6 +79,11 @@ def larger_groups(c):
     c.correction.wrong_group_multiple = 2
 
 
+def more(c):
+    """As many anchors as problems: corrections are half of the completions, not a third."""
+    c.correction.replay_fraction = 1.0
+
+
 STUDY = Study(
     base=MAIN.of_demo,
     tasks={"demo": demo},
@@ -93,6 +98,8 @@ STUDY = Study(
         "solved_sometimes": changed(solved_sometimes),
         "larger_groups": changed(larger_groups),
         "balanced": changed(fresh, from_failures, half, weight, solved_sometimes),
+        "balanced_more": changed(fresh, from_failures, half, weight, solved_sometimes, more),
+        "some_right": changed(fresh, half, weight, solved_sometimes),
         "failures_only": changed(VARIANTS["failures_only"]),
         "grpo": Method(VARIANTS["grpo"]),
         "grpo_steps": Method(VARIANTS["grpo"], matched="steps"),

@@ -16,8 +16,11 @@ VARIANTS = load_file("../variants.py", beside=__file__).VARIANTS
 
 
 def of_demo():
-    """The demo's config, with what a study measures of each run."""
+    """The demo's config with half as many anchors and the paper's controller, with which the
+    records in docs/evidence were made, and with what a study measures of each run."""
     c = load_file("../demo.py", beside=__file__).get_config()
+    VARIANTS["paper_controller"](c)
+    c.correction.replay_fraction = 0.5
     c.mesh.cpu_devices = 1  # --jobs gives each run a core
     c.eval.every = 0
     c.eval.samples = 4

@@ -7,6 +7,7 @@ import pytest
 from places import ROOT
 
 from cipo_jax.commands.explain import PAPER, derived, paper_settings, time_line
+from cipo_jax.config import default_config, load_file
 from cipo_jax.config.keys import Config, flatten
 from cipo_jax.config.reference import sections
 from cipo_jax.config.resolve import resolve
@@ -55,7 +56,7 @@ def test_a_command_is_explained(
         re.fullmatch(r"an update \d+ microbatches x 16 rows x 128 tokens: .*", n) for n in numbers
     )
     assert "rollout.group_size 4 differs: 8 (paper)" in parts["paper"]
-    assert "replay.initial 0.3 same" in parts["paper"]
+    assert "replay.gap_weight 0.8 same" in parts["paper"]
     assert not list(tmp_path.iterdir()), "nothing is written"
 
 
@@ -126,11 +127,19 @@ def test_the_papers_models_are_known_by_name(source: str, same: bool) -> None:
 
 
 def test_the_papers_settings_are_those_that_the_config_marks() -> None:
-    """The defaults follow the paper where it is known, but for the model."""
+    """The defaults follow the paper where it is known, but for the model and what keeps right
+    anchors from teaching to copy."""
     marked = {name for name, key in KEYS.items() if re.search(r"\(paper\b", key.comment)}
     assert marked <= PAPER.keys()
+    anchors = {"correction.right_limits", "correction.wrong_min_pass_rate"}
     unmarked = {name for name in PAPER.keys() - marked if not name.startswith("replay.")}
-    assert unmarked == {"model.source"}
+    assert unmarked == {"model.source", *anchors}
     verdicts = {key: verdict for key, _, verdict in paper_settings(Config())}
+    bounds = {"replay.initial", "replay.minimum", "replay.maximum", "replay.target"}
+    different = {key for key, verdict in verdicts.items() if verdict != "same"}
+    assert different == {"model.source", *anchors, *bounds}
+    variant = default_config()
+    load_file("../../configs/variants.py", beside=__file__).paper_controller(variant)
+    verdicts = {key: verdict for key, _, verdict in paper_settings(resolve(variant))}
     assert {key for key, verdict in verdicts.items() if verdict != "same"} == {"model.source"}
     assert {k for k in KEYS if k.startswith("replay.")} <= PAPER.keys()

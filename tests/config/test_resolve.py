@@ -98,9 +98,7 @@ def test_variants_are_valid_changes_of_the_demo(name: str) -> None:
     get_config = runpy.run_path(str(PACKAGE.parent / "configs" / "demo.py"))["get_config"]
     assert VARIANTS[name].__doc__
     variant = resolve(get_config(name))
-    # The controller of the paper is the default as well; the variant keeps its values.
-    same = name in ("cipo", "paper_controller")
-    assert (variant == resolve(get_config())) == same
+    assert (variant == resolve(get_config())) == (name == "cipo")
 
 
 # Keys and types.
@@ -204,8 +202,8 @@ def test_no_number_may_be_nan(key: str) -> None:
         ({"data__min_operations": 9}, "data.min_operations", "<= data.max_operations = 5"),
         ({"rollout__group_size": 1}, "rollout.group_size", ">= 2"),
         ({"correction__band_low": 0.8}, "correction.band_low", "band_high = 0.75"),
-        ({"replay__initial": 0.1}, "replay.initial", "[0.2, 0.8]"),
-        ({"replay__initial": 0.9}, "replay.initial", "[0.2, 0.8]"),
+        ({"replay__initial": 0.01}, "replay.initial", "[0.05, 0.5]"),
+        ({"replay__initial": 0.9}, "replay.initial", "[0.05, 0.5]"),
         ({"correction__replay_fraction": 0.01}, "correction.replay_fraction", "one anchor"),
         ({"correction__group_size": 1}, "correction.group_size", ">= 2"),
         ({"correction__wrong_group_multiple": 33}, "correction.wrong_group_multiple", "<= 32"),

@@ -162,7 +162,7 @@ def of_corrections(
     """The training sequences of corrections of anchors that were `right`."""
     places = np.zeros(len(right), int)
     anchors = Selection(places, places, np.array(right), np.array(right), wrong_slots)
-    section = Correction(**correction)
+    section = Correction(**{"right_limits": ()} | correction)
     return correction_sequences(
         attempts,
         rewards,
@@ -380,7 +380,7 @@ def again(
         (4, 2),
         count,
         share,
-        Correction(**changes),
+        Correction(**{"wrong_min_pass_rate": 0.0} | changes),
         Verifier(),
         np.random.default_rng(0),
     )
