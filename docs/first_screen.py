@@ -3,8 +3,8 @@
     make demo 2>&1 | tee demo.log
     .venv/bin/python docs/first_screen.py demo.log
 
-Takes the header, a check of the cold start, the first and the last evaluation, the verdict, and the
-last step that shows a wrong attempt beside its right correction. Writes these lines to
+Takes the header, a check of the cold start, the first and the last evaluation, the verdicts, and
+the last step that shows a wrong attempt beside its right correction. Writes these lines to
 docs/images/first_screen.json, the excerpt into README.md and the picture to
 docs/images/correction.svg. A test makes both again from the lines, so that they stay of one run.
 """
@@ -24,6 +24,7 @@ RECORDS, PICTURE = IMAGES / "first_screen.json", IMAGES / "correction.svg"
 _BEGIN, _END = "<!-- of one run: docs/first_screen.py -->\n```\n", "```\n<!-- end -->"
 
 _HEADER = ("method   ", "policy   ", "devices  ", "step     ", "workdir  ")
+_SENTENCES = ("done in ", "corrections: ")
 _PAIR = ("  problem ", "  attempt ", "  correction ")
 # Of an evaluation; the other fields are left out.
 _EVALUATION = re.compile(r"eval$|step |pass@|correction/(accuracy_after|r2r|w2r) ")
@@ -53,15 +54,18 @@ def chosen_lines(console: Sequence[str]) -> list[str]:
     if not pairs or not evaluations:
         raise SystemExit("the log holds no wrong attempt with a right correction, or no evaluation")
     checks = [i for i, line in enumerate(console) if re.match(r"cold start  step .*pass@1", line)]
-    kept = [i for i, line in enumerate(console) if line.startswith((*_HEADER, "done in "))]
+    kept = [i for i, line in enumerate(console) if line.startswith((*_HEADER, *_SENTENCES))]
     kept += [*checks[:1], evaluations[0], evaluations[-1], *range(pairs[-1] - 1, pairs[-1] + 3)]
     return [console[i] for i in sorted(set(kept))]
 
 
 def excerpt(lines: Sequence[str]) -> str:
-    """What README shows of the lines: those of many fields without the last."""
+    """What README shows of the lines: those of many fields without the last, sentences wrapped."""
     shown = []
     for line in lines:
+        if line.startswith(_SENTENCES):
+            shown += textwrap.wrap(line, _WIDTH, subsequent_indent="  ")
+            continue
         fields = line.split("  ")
         if line.startswith("eval  "):
             fields = [field for field in fields if _EVALUATION.match(field)]
