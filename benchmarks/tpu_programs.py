@@ -28,6 +28,7 @@ are those of configs/math.py, a row of 18,432 tokens per chip. Nothing is run. T
 import argparse
 import dataclasses
 import json
+import math
 import runpy
 import time
 from collections.abc import Sequence
@@ -60,14 +61,14 @@ class Slice:
     """A TPU slice, and how the run sees it.
 
     Attributes:
-      mesh: data, fsdp, tensor of the update.
+      mesh: data, fsdp, tensor, context of the update.
       tensor: tensor shards while sampling.
       flops: bfloat16 FLOP/s of a chip; hbm, links: bytes/s of a chip's memory, and of all its links
         in one direction. As published in Google Cloud's system architecture pages.
     """
 
     topology: str
-    mesh: tuple[int, int, int]
+    mesh: tuple[int, int, int, int]
     tensor: int
     flops: float
     hbm: float
@@ -79,10 +80,11 @@ V4, V5E, V5P = (
     for chip, links in (("TPU v4", 150e9), ("TPU v5e", 100e9), ("TPU v5p", 300e9))
 )
 SLICES = {
-    "v4-8": Slice("v4:2x2x1", (1, 4, 1), 4, **V4),
-    "v5e-16": Slice("v5e:4x4", (1, 16, 1), 8, **V5E),
-    "v5p-8": Slice("v5p:2x2x1", (1, 4, 1), 4, **V5P),
-    "v5p-128": Slice("v5p:4x4x4", (4, 16, 1), 8, **V5P),
+    "v4-8": Slice("v4:2x2x1", (1, 4, 1, 1), 4, **V4),
+    "v5e-8": Slice("v5e:2x4", (1, 8, 1, 1), 4, **V5E),
+    "v5e-16": Slice("v5e:4x4", (1, 16, 1, 1), 8, **V5E),
+    "v5p-8": Slice("v5p:2x2x1", (1, 4, 1, 1), 4, **V5P),
+    "v5p-128": Slice("v5p:4x4x4", (4, 16, 1, 1), 8, **V5P),
 }
 
 
@@ -90,15 +92,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--slice", choices=SLICES, default="v5e-16")
     parser.add_argument("--model", choices=SHAPES, default="qwen3-4b")
-    parser.add_argument("--mesh", help="data,fsdp,tensor of the update; default: the slice's")
+    parser.add_argument(
+        "--mesh", help="data,fsdp,tensor,context of the update; default: the slice's"
+    )
     parser.add_argument("--programs", default="update,decode chunk,prefill", help="comma-separated")
     parser.add_argument("--mu-dtype", default="", help="config.optimizer.mu_dtype")
     parser.add_argument("--json", action="store_true", help="print one json object")
     options = parser.parse_args(argv)
     chosen = SLICES[options.slice]
     if options.mesh:
-        data, fsdp, tensor = map(int, options.mesh.split(","))
-        chosen = dataclasses.replace(chosen, mesh=(data, fsdp, tensor))
+        data, fsdp, tensor, context = map(int, options.mesh.split(","))
+        chosen = dataclasses.replace(chosen, mesh=(data, fsdp, tensor, context))
     config = full_size(chosen, options.mu_dtype)
     shape = ModelConfig(
         **SHAPES[options.model],
@@ -142,7 +146,7 @@ def full_size(chosen: Slice, mu_dtype: str) -> Config:
     """configs/math.py on a slice, a row per chip, at the sizes at which slices are compared."""
     file = Path(__file__).parents[1] / "configs" / "math.py"
     raw = runpy.run_path(str(file))["get_config"]()
-    raw.mesh.data, raw.mesh.fsdp, raw.mesh.tensor = chosen.mesh
+    raw.mesh.data, raw.mesh.fsdp, raw.mesh.tensor, raw.mesh.context = chosen.mesh
     raw.batch.row_tokens, raw.batch.microbatch_rows = 18432, chosen.mesh[0] * chosen.mesh[1]
     raw.sampling.slots, raw.sampling.cache_tokens = 256, 400_000
     raw.sampling.tensor = chosen.tensor
@@ -248,13 +252,13 @@ def print_collectives(found: dict[str, list[dict[str, Any]]]) -> None:
 def update_roofline(config: Config, shape: ModelConfig, chosen: Slice) -> dict[str, float]:
     """Of one microbatch, on one chip."""
     rows, T = config.batch.microbatch_rows, config.batch.row_tokens
-    chips = chosen.mesh[0] * chosen.mesh[1] * chosen.mesh[2]
+    chips = math.prod(chosen.mesh)
     tokens = rows * T
     layers, head = forward_flops(shape, T)
     model_flops = 3 * tokens * (layers + head) / chips
     executed = tokens * (4 * layers + 3 * head) / chips
-    fsdp = chosen.mesh[1]
-    moved = 3 * 2 * count_parameters(shape) * (fsdp - 1) / fsdp / chosen.mesh[2]
+    shards = chosen.mesh[1] * chosen.mesh[3]  # of a layer's weights
+    moved = 3 * 2 * count_parameters(shape) * (shards - 1) / shards / chosen.mesh[2]
     compute, links = executed / chosen.flops, moved / chosen.links
     return {
         "tokens": tokens,
@@ -277,7 +281,7 @@ def forward_flops(shape: ModelConfig, row_tokens: int) -> tuple[float, float]:
 
 def decode_roofline(config: Config, shape: ModelConfig, chosen: Slice) -> dict[str, float]:
     """Of one decode step, on one chip."""
-    chips = chosen.mesh[0] * chosen.mesh[1] * chosen.mesh[2]
+    chips = math.prod(chosen.mesh)
     groups = chips // chosen.tensor
     rows = config.sampling.slots / groups
     live = min(rows * LIVE_TOKENS, config.sampling.cache_tokens / groups)

@@ -230,6 +230,9 @@ class Mesh:
     data: MeshSize = 1  # replicas
     fsdp: MeshSize = -1  # parameter and optimiser shards; rows are split over data x fsdp
     tensor: MeshSize = 1  # shards of heads, MLP and vocabulary
+    # Shards of the tokens of a row, for rows that are too long for one device; parameters and
+    # optimiser are split over fsdp x context. Sampling has it as more of fsdp.
+    context: MeshSize = 1
     # Devices that JAX makes of the CPU, in every process; 0: one, or what JAX is told otherwise.
     # Small models are fastest with one for each core, rows split over them (data = -1, fsdp = 1).
     cpu_devices: NotNegative[int] = 0

@@ -105,7 +105,7 @@ def open_parts(
 
 def open_mesh(mesh: keys.Mesh, devices: list | None = None) -> Mesh:
     """The mesh of training, of all devices or of `devices`."""
-    return sharding.make_mesh(mesh.data, mesh.fsdp, mesh.tensor, devices=devices)
+    return sharding.make_mesh(mesh.data, mesh.fsdp, mesh.tensor, mesh.context, devices)
 
 
 def open_tokenizer(config: Config) -> Tokenizer:
@@ -248,7 +248,7 @@ def open_engine(sampling: keys.Sampling, policy: Policy, tokenizer: Tokenizer) -
     Args:
       sampling: with the sizes that were open; its `tensor` divides the number of devices.
     """
-    s, mesh = sampling, policy.mesh
+    s, mesh = sampling, sharding.whole_row_mesh(policy.mesh)
     settings = EngineSettings(
         max_prompt_tokens=policy.longest_correction_prompt,
         max_new_tokens=policy.longest_completion,
