@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec as P
 from cipo_jax.policy import attention
 from cipo_jax.policy.context import whole_rows
 from cipo_jax.policy.layers import project
-from cipo_jax.policy.sharding import ROWS, TOKENS, Rules, spec
+from cipo_jax.policy.sharding import ROWS, TOKENS, Rules, axis_names, spec
 
 BLOCK = 512  # tokens of a row whose logits are held at once
 
@@ -63,8 +63,8 @@ def score_tokens(
         return _score(head, weights.astype(hidden.dtype), hidden, targets)
     axes = ("vocab", "vocab_embed") if head.transposed else ("vocab_embed", "vocab")
     split, rows = spec(rules, axes), spec(rules, ("batch", "tokens"))
-    embed_axes, vocab_axes = (_names(split[axes.index(x)]) for x in ("vocab_embed", "vocab"))
-    of_tokens = _names(rows[1])
+    embed_axes, vocab_axes = (axis_names(split[axes.index(x)]) for x in ("vocab_embed", "vocab"))
+    of_tokens = axis_names(rows[1])
     whole = TOKENS in vocab_axes  # rows, with a part of the vocabulary
     own = tuple(dict.fromkeys((*ROWS, *of_tokens, *vocab_axes)))
 
@@ -92,11 +92,6 @@ def score_tokens(
 
 def _own(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
     return jax.lax.pcast(x, axes, to="varying") if axes else x
-
-
-def _names(axes: str | tuple[str, ...] | None) -> tuple[str, ...]:
-    """The mesh axes of an entry of a PartitionSpec."""
-    return () if axes is None else (axes,) if isinstance(axes, str) else axes
 
 
 def _score(head: Head, weights: jax.Array, hidden: jax.Array, targets: jax.Array) -> Scores:

@@ -25,6 +25,7 @@ from cipo_jax.policy.attention_kernels import attend_rows, platform, without_ker
 from cipo_jax.policy.cache.attention import PagedCache, attend_paged
 from cipo_jax.policy.config import ModelConfig
 from cipo_jax.policy.context import in_rows, spread, token_shards
+from cipo_jax.policy.embedding import look_up
 from cipo_jax.policy.layer_weights import APART, Apart, of_layer, one_by_one
 from cipo_jax.policy.layers import ACTIVATIONS, RMSNorm, kernel_init, parameter, project
 from cipo_jax.policy.logprobs import Head, score_tokens
@@ -104,7 +105,7 @@ def hidden_states(
     Args:
       params: with the layers stacked, or apart, see `layer_weights`.
       tokens, positions, segments: [B, T] int32; a token attends within its segment up to its
-        position; segment 0 is padding. Where tokens are split, in the devices' order (`context`).
+        position; segment 0 is padding. If tokens are split, in the devices' order (`context`).
       cache: if given, where earlier tokens are and these T are written.
       prefixes: [B, T] int32, without a cache: a second segment in which a token sees what is up to
         its position, as completions see a prompt that they share.
@@ -231,13 +232,12 @@ class Layer(nn.Module):
         inputs: int = 1,
     ) -> list[jax.Array]:
         """x times each of the layer's weights, {name: logical axes}."""
-
         # A device's tokens of several rows do not lie side by side in one list of all tokens.
         flat = token_shards(self.rules) == 1
 
         def multiply(x: jax.Array, *values: jax.Array) -> list[jax.Array]:
-            dtype = self.config.compute_dtype
-            return [project(x, v.astype(dtype), inputs, flat=flat) for v in values]
+            cast = (v.astype(self.config.compute_dtype) for v in values)
+            return [project(x, v, inputs, flat=flat) for v in cast]
 
         if apart is not None:
             return of_layer(layer, [apart[name] for name in weights], multiply, x)
@@ -379,13 +379,13 @@ class Transformer(nn.Module):
 
     def embed(self, tokens: jax.Array) -> jax.Array:
         c = self.config
-        x = jnp.take(self.embedding, tokens, axis=0).astype(c.compute_dtype)
-        # In steps, from D split by fsdp to rows split by it, and from D or the vocabulary split by
-        # context to tokens: in one step, the partitioner replicates all of x.
         if token_shards(self.rules) > 1:
-            x = constrain(x, self.rules, ("batch_by_data", None, "vocab_embed"))
-        x = constrain(x, self.rules, ("batch_by_data", "tokens", "embed_by_fsdp"))
-        x = constrain(x, self.rules, ("batch", "tokens", None))
+            x = look_up(self.embedding, tokens, self.rules, c.compute_dtype)
+        else:
+            x = jnp.take(self.embedding, tokens, axis=0).astype(c.compute_dtype)
+            # In two steps, from D split by fsdp to rows: in one, all of x would be replicated.
+            x = constrain(x, self.rules, ("batch_by_data", "tokens", "embed"))
+            x = constrain(x, self.rules, ("batch", "tokens", None))
         if c.scale_embeddings:
             # The factor is rounded to the compute dtype too, as when checkpoints were trained.
             x = x * jnp.asarray(c.d_model**0.5, c.compute_dtype)

@@ -103,7 +103,7 @@ def logical_rules(mesh: Mesh, axis_sizes: dict[str, int]) -> Rules:
     split = mesh.shape[TOKENS] > 1
     shards: Any = ("fsdp", TOKENS) if split else "fsdp"  # of D
     rules: list[tuple[str, Any]] = [("batch", ROWS), ("batch_by_data", "data")]
-    rules += [("tokens", TOKENS if split else None), ("embed_by_fsdp", "fsdp")]
+    rules += [("tokens", TOKENS if split else None)]
     rules += [(logical, None) for logical in ("layers", "head_dim", "norm")]
     for logical, size in axis_sizes.items():
         axis = shards if logical == "embed" else "tensor"
@@ -132,6 +132,11 @@ def spec(rules: Rules, axes: Sequence[str | None]) -> P:
     """
     lookup = dict(rules)
     return P(*(None if axis is None else lookup[axis] for axis in axes))
+
+
+def axis_names(axes: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """The mesh axes of an entry of a PartitionSpec."""
+    return () if axes is None else (axes,) if isinstance(axes, str) else axes
 
 
 def constrain(x: jax.Array, rules: Rules, axes: Sequence[str | None]) -> jax.Array:

@@ -64,8 +64,8 @@ def abstract_weights(config: ModelConfig, mesh: Mesh) -> Params:
 
 
 def extra_weights(config: ModelConfig, mesh: Mesh, training: Mesh) -> Params:
-    """Those of `abstract_weights` that sampling has beside the training's, whose mesh is given; None
-    in the place of others."""
+    """Those of `abstract_weights` that sampling has beside the training's, whose mesh is given, and
+    None in place of the others."""
     weights = abstract_weights(config, mesh)
     if config.param_dtype != config.compute_dtype:
         return weights
