@@ -15,8 +15,9 @@ are those of configs/math.py, a row of 18,432 tokens per chip. Nothing is run. T
                  values (also as a multiple of the chip's share of the weights), bytes written, and
                  the ratio of all traffic to what "decode" counts. A kernel reads the keys and
                  values of live pages; that ratio includes them.
-    update       FLOPs counted from the shapes. "executed" adds the second forward pass of `remat`
-                 to the model's own FLOPs (forward and backward, causal attention over whole rows).
+    update       FLOPs counted from the shapes. "executed" adds to the model's own FLOPs (forward
+                 and backward, causal attention over whole rows) what `remat` computes again
+                 (`run/remat.py`), and the head's logits, which always are.
                  Compute time is executed FLOPs at the chip's peak. Communication is three passes of
                  the weights in bfloat16 over the chip's links: gathered forward and backward,
                  gradients scattered back. MFU divides model FLOPs by the longer time at peak. It is
@@ -43,9 +44,10 @@ from plan_memory import SHAPES
 from cipo_jax.config.keys import Config
 from cipo_jax.config.resolve import resolve
 from cipo_jax.policy import sharding
-from cipo_jax.policy.model import ModelConfig
+from cipo_jax.policy.model import REMAT_POLICIES, ModelConfig
 from cipo_jax.run.devices.optimised_hlo import collectives, hbm_traffic, parse
 from cipo_jax.run.devices.topology import topology_devices
+from cipo_jax.run.remat import costs
 from cipo_jax.run.update import Policy, make_policy_update, make_score
 from cipo_jax.run.watch.speed import PEAK_FLOPS
 from cipo_jax.sampling.choose import Choice
@@ -97,6 +99,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--programs", default="update,decode chunk,prefill", help="comma-separated")
     parser.add_argument("--mu-dtype", default="", help="config.optimizer.mu_dtype")
+    parser.add_argument("--remat", choices=[*REMAT_POLICIES, "none"], default="full")
     parser.add_argument("--json", action="store_true", help="print one json object")
     options = parser.parse_args(argv)
     chosen = SLICES[options.slice]
@@ -108,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         **SHAPES[options.model],
         param_dtype=config.model.param_dtype,
         compute_dtype=config.model.compute_dtype,
-        remat=config.model.remat,
+        remat=options.remat,
     )
     report: dict[str, Any] = {"slice": options.slice, "model": options.model, "programs": {}}
     for name, lowered in programs(config, shape, chosen, options.programs.split(",")).items():
@@ -256,7 +259,8 @@ def update_roofline(config: Config, shape: ModelConfig, chosen: Slice) -> dict[s
     tokens = rows * T
     layers, head = forward_flops(shape, T)
     model_flops = 3 * tokens * (layers + head) / chips
-    executed = tokens * (4 * layers + 3 * head) / chips
+    again = shape.num_layers * costs(shape, T)[shape.remat].flops
+    executed = tokens * (3 * layers + again + 4 * head) / chips
     shards = chosen.mesh[1] * chosen.mesh[3]  # of a layer's weights
     moved = 3 * 2 * count_parameters(shape) * (shards - 1) / shards / chosen.mesh[2]
     compute, links = executed / chosen.flops, moved / chosen.links

@@ -38,7 +38,7 @@ RUN = (
     {"rollout", "sampler", "sizes", "transitions"},
     {"streams", "evaluate", "measures", "parts"},
     {"host_state", "records", "memory_plan"},
-    {"parameters", "comparison", "proposal"},
+    {"parameters", "comparison", "proposal", "remat"},
     {"cold_start", "verdict"},
     {"start", "training"},
 )

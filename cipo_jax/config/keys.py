@@ -151,8 +151,8 @@ class Model:
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     # What the backward pass computes again instead of keeping it, from little memory to much:
     # "full" (whole layers), "attention" (all but q, k, v and attention), "dots" (all but products
-    # with weights), "none".
-    remat: Literal["full", "attention", "dots", "none"] = "full"
+    # with weights), "none". "auto": the least that fits into a device, see run/remat.py.
+    remat: Literal["full", "attention", "dots", "none", "auto"] = "full"
     # Layers per iteration of the update's loop over layers. On CPU the update is fastest with all
     # of them; each adds to compile time.
     unroll: Positive[int] = 1

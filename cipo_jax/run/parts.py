@@ -190,7 +190,8 @@ def make_model_config(model: keys.Model, tokenizer_name: str, tokenizer: Tokeniz
     computed: dict[str, Any] = {
         "param_dtype": model.param_dtype,
         "compute_dtype": model.compute_dtype,
-        "remat": model.remat,
+        # Where "auto" matters, `remat.with_remat` has replaced it: others compute no gradient.
+        "remat": "full" if model.remat == "auto" else model.remat,
         "unroll": model.unroll,
     }
     if not model.source:
