@@ -15,6 +15,7 @@ from typing import Any
 from cipo_jax.config.command_line import Invocation
 from cipo_jax.config.keys import Config, flatten
 from cipo_jax.policy.huggingface.hub import local_model
+from cipo_jax.policy.sharding import describe
 from cipo_jax.run.parts import longest_prompt, open_mesh, open_policy, open_prompts, open_tokenizer
 from cipo_jax.run.records.terminal import shortened
 from cipo_jax.run.sizes import derive_sizes, with_sizes
@@ -145,8 +146,7 @@ def _parts(config: Config) -> Iterator[Row]:
     total = longest + policy.longest_completion
     limit = f", the model {policy.model.max_positions:,}" if c.model.source else ""
     yield "longest sequence", f"{total:,} tokens; a row holds {c.batch.row_tokens:,}{limit}"
-    axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
-    yield "mesh", f"{axes} on {mesh.size} x {mesh.devices.flat[0].device_kind}"
+    yield "mesh", f"{describe(mesh)} on {mesh.size} x {mesh.devices.flat[0].device_kind}"
     for name, size in sizes.items():
         yield name, f"{size.value:,}: {size.reason}"
     if not c.verifier.workers:

@@ -21,6 +21,7 @@ import jax
 from cipo_jax.config.checks import check_training
 from cipo_jax.config.command_line import Invocation
 from cipo_jax.config.keys import Config
+from cipo_jax.policy.sharding import describe
 from cipo_jax.run.devices.memory import Memory, device_memory
 from cipo_jax.run.devices.topology import topology_devices
 from cipo_jax.run.memory_plan import (
@@ -78,8 +79,7 @@ def preflight(config: Config, topology: str | None, device_gib: float | None) ->
     config, update = choose_remat(config, devices, memory.bytes if memory else None, _say)
     shapes = open_shapes(config, devices)
     mesh = shapes.policy.mesh
-    axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
-    _say(f"devices      {mesh.size} x {devices[0].device_kind}; mesh {axes}")
+    _say(f"devices      {mesh.size} x {devices[0].device_kind}; mesh {describe(mesh)}")
     known = (
         f"{memory.bytes / GIB:.2f} GiB ({memory.source})"
         if memory

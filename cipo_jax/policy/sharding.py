@@ -79,6 +79,12 @@ def make_mesh(
     return Mesh(placed, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
 
+def describe(mesh: Mesh) -> str:
+    """The axes and their sizes; of context only where it splits anything."""
+    axes = mesh.shape.items()
+    return " x ".join(f"{name} {size}" for name, size in axes if name != TOKENS or size > 1)
+
+
 def whole_row_mesh(mesh: Mesh) -> Mesh:
     """The same devices with the context axis as more of fsdp, for what works on whole rows; weights
     of layers lie where they did."""

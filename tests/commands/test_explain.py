@@ -43,7 +43,7 @@ def test_a_command_is_explained(
     assert "run 4 steps, 256 completions" in numbers
     # 24 of the problem, 44 of the attempt, and the template's three line ends and one token.
     assert any(line.startswith("correction prompt at most 72 tokens") for line in numbers)
-    assert "mesh data 1 x fsdp 8 x context 1 x tensor 1 on 8 x cpu" in numbers
+    assert "mesh data 1 x fsdp 8 x tensor 1 on 8 x cpu" in numbers
     # Each stream's sequences at most fill rows of 128 tokens; two rows a device make 2,048 in all.
     assert "batch.row_tokens 128: the longest sequence has 116, in blocks of 16" in numbers
     assert "batch.microbatch_rows 16: about 2,048 tokens in all on a CPU" in numbers

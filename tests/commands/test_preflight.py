@@ -40,7 +40,7 @@ def test_what_is_printed(capsys: pytest.CaptureFixture) -> None:
     # 8 configured, on 8 row shards; 16 rows hold an update, and there are no more completions.
     assert "  batch.microbatch_rows  " in lines[-2] and "(compiled;" in lines[-2]
     assert lines[-1].startswith("  sampling.slots         16 (compiled;")
-    assert "8 x cpu; mesh data 2 x fsdp 4 x context 1 x tensor 1" in named["devices"]
+    assert "8 x cpu; mesh data 2 x fsdp 4 x tensor 1" in named["devices"]
     assert named["parameters"].endswith("10,232")
     # 4 problems x 2 attempts and 4 anchors x 2 corrections of at most 44 tokens.
     assert "16 completions, at most 704 tokens" in named["step"]

@@ -248,6 +248,11 @@ def test_devices_made_of_the_cpu(capsys: pytest.CaptureFixture[str]) -> None:
 def test_mesh_takes_what_is_left() -> None:
     mesh = sharding.make_mesh(2, -1, 2)
     assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "context": 1, "tensor": 2}
+    assert sharding.describe(mesh) == "data 2 x fsdp 2 x tensor 2"
+    assert (
+        sharding.describe(sharding.make_mesh(2, 2, 1, -1))
+        == "data 2 x fsdp 2 x context 2 x tensor 1"
+    )
     assert set(mesh.axis_types) == {jax.sharding.AxisType.Auto}
     assert sharding.row_count(mesh) == 4
 
