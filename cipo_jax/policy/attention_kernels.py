@@ -91,7 +91,8 @@ def attend_rows(
     def run(window: int | None, *args: jax.Array) -> jax.Array:
         if shards > 1:
             split = functools.partial(attend_split, scale=scale)
-            mask = split_kernel(*q.shape[1:3], window, soft_cap, rules, interpret=INTERPRET)
+            T, N = q.shape[1:3]
+            mask = split_kernel(T, N, window, soft_cap, rules, INTERPRET)
             return _on_mesh(split, rules, *args, first=mask)
         static = functools.partial(kernel, scale=scale, window=window, soft_cap=soft_cap)
         return _on_mesh(static, rules, *args)
@@ -127,6 +128,7 @@ def platform() -> str:
 def _kernel(q: jax.Array, soft_cap: float | None, shards: int) -> Kernel | None:
     """The kernel for these queries; None: the reference."""
     devices = platform()
+    kernel: Kernel | None
     if devices == "tpu":
         reasons, kernel = splash_refuses(q, shards), _splash
     elif devices == "gpu" and shards > 1:
@@ -197,10 +199,10 @@ def _attend_split(
     **options: Any,
 ) -> jax.Array:
     """The reference on one device's part of the tokens."""
-    whole = [context.whole_rows(x) for x in (k, v, positions, segments)]
-    own = (positions, segments)
+    k, v, k_positions, k_segments = map(context.whole_rows, (k, v, positions, segments))
+    keys = (k_positions, k_segments)
     options |= {"window": window, "q_prefixes": prefixes}
-    return attention.attend(q, *whole[:2], *own, *whole[2:], **options)
+    return attention.attend(q, k, v, positions, segments, *keys, **options)
 
 
 # GPU.

@@ -154,16 +154,16 @@ def token_logprobs(
     Raises:
       CipoError: the mesh splits rows by tokens, and these are too few for it.
     """
-    targets = jnp.roll(tokens, -1, axis=1)  # what the hidden state at t predicts
-    arrays = (tokens, positions, segments, prefixes, targets)
-    *rows, prefixes, targets = (None if x is None else spread(x, rules) for x in arrays)
+    has_context = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0)
+    targets = spread(jnp.roll(tokens, -1, axis=1), rules)  # what the hidden state at t predicts
+    tokens, positions, segments = (spread(x, rules) for x in (tokens, positions, segments))
+    prefixes = None if prefixes is None else spread(prefixes, rules)
+    rows = (tokens, positions, segments)
     hidden, _ = hidden_states(config, params, *rows, rules=rules, prefixes=prefixes)
 
     head = Head(config.tie_embeddings, temperature, config.logit_soft_cap)
     weights = params["embedding" if config.tie_embeddings else "head"]
     logprobs, entropy = score_tokens(head, weights, hidden, targets, rules)
-
-    has_context = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0)
 
     def shift(x: jax.Array) -> jax.Array:
         known = jnp.where(has_context, in_rows(x, rules)[:, :-1], 0.0)

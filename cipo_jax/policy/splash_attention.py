@@ -49,7 +49,8 @@ def splash_attention(
 ) -> jax.Array:
     """`attention_kernels.attend_rows`, on one device's arrays of whole rows."""
     del positions
-    kernel = _kernel(*q.shape[1:3], window, soft_cap, 1, interpret)
+    T, N = q.shape[1:3]
+    kernel = _kernel(T, N, window, soft_cap, 1, interpret)
     return _run(kernel, q, k, v, segments, segments, scale)
 
 

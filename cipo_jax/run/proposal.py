@@ -89,7 +89,8 @@ def candidates(config: Config, fsdp: int = 1) -> Iterator[dict[str, Any]]:
 def _memory(config: Config, fsdp: int) -> Iterator[dict[str, Any]]:
     """What changes bytes for each parameter, what is computed again, and what of a row is on a
     device."""
-    yield (changes := {})
+    changes: dict[str, Any] = {}
+    yield changes
     if config.model.remat != "full":
         yield (changes := {"model.remat": "full"})
     before = changes

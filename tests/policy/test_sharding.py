@@ -153,8 +153,8 @@ def test_an_axis_of_a_torus_may_be_split() -> None:
     places = np.ndindex(4, 4, 4)
     chips = [Chip(i, place) for i, place in enumerate(places)]
     mesh = sharding.make_mesh(-1, 1, 8, devices=chips)  # type: ignore[arg-type]
-    assert mesh.devices.shape == (8, 1, 8) and len(set(mesh.devices.flat)) == 64
-    for group in mesh.devices[:, 0]:
+    assert mesh.devices.shape == (8, 1, 1, 8) and len(set(mesh.devices.flat)) == 64
+    for group in mesh.devices[:, 0, 0]:
         spans = np.ptp([chip.coords for chip in group], axis=0)
         assert sorted(spans) == [0, 1, 3]  # neighbours, and not scattered over the torus
 
