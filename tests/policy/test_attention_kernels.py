@@ -242,14 +242,19 @@ def test_model_with_kernels_equals_model_without(tpu, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.slow
-def test_compiles_for_tpu() -> None:
+@pytest.mark.parametrize("sizes", ["1 2 2", "1 1 2 2"])
+def test_compiles_for_tpu(sizes: str) -> None:
     """Forward and backward of a model with a pattern of windows, for four chips of TPU v5e."""
     if importlib.util.find_spec("libtpu") is None:
         pytest.skip("compiling for TPU needs libtpu: pip install libtpu")
     program = Path(__file__).with_name("compile_for_tpu.py")
     environment = {**os.environ, "TPU_SKIP_MDS_QUERY": "1", "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
     done = subprocess.run(
-        [sys.executable, program], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, program, *sizes.split()],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode and "lockfile" in done.stderr:
         pytest.skip("another process is compiling for TPU")
