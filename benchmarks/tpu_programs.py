@@ -56,6 +56,7 @@ from cipo_jax.sampling.settings import EngineSettings, prefill_widths
 
 GIB = 2**30
 LIVE_TOKENS = 2048  # of a sequence, on average
+FEW_MIB = 2500  # less than an update needs of any chip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +101,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--programs", default="update,decode chunk,prefill", help="comma-separated")
     parser.add_argument("--mu-dtype", default="", help="config.optimizer.mu_dtype")
     parser.add_argument("--remat", choices=[*REMAT_POLICIES, "none"], default="full")
+    parser.add_argument(
+        "--estimate",
+        action="store_true",
+        help="refuse programs of more than some GiB with the compiler's first estimate of what "
+        "they need, made before it schedules: in seconds instead of minutes",
+    )
     parser.add_argument("--json", action="store_true", help="print one json object")
     options = parser.parse_args(argv)
     chosen = SLICES[options.slice]
@@ -115,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     report: dict[str, Any] = {"slice": options.slice, "model": options.model, "programs": {}}
     for name, lowered in programs(config, shape, chosen, options.programs.split(",")).items():
-        report["programs"][name] = examine(lowered)
+        report["programs"][name] = examine(lowered, options.estimate)
         if not options.json:
             print_program(name, report["programs"][name])
     report["update"] = update_roofline(config, shape, chosen)
@@ -190,11 +197,16 @@ def programs(
     return lowered
 
 
-def examine(lowered: jax.stages.Lowered) -> dict[str, Any]:
-    """Compiles a program: bytes per chip, collectives, seconds; or why it does not fit."""
+def examine(lowered: jax.stages.Lowered, estimate: bool = False) -> dict[str, Any]:
+    """Compiles a program: bytes per chip, collectives, seconds; or why it does not fit.
+
+    Args:
+      estimate: for chips with `FEW_MIB`, which refuse it with the compiler's first estimate.
+    """
     began = time.monotonic()
+    options = {"xla_tpu_max_hbm_size_mib": str(FEW_MIB)} if estimate else None
     try:
-        compiled = lowered.compile()
+        compiled = lowered.compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
