@@ -185,7 +185,7 @@ def decode_step(
     cache on it; the kernel of each layer is handed all of it and reads its layer's live tokens."""
     s, chip = config.sampling, CHIPS[devices[0].device_kind]
     tensor = s.tensor or 1
-    view = Devices("", (len(devices), 1, 1), tensor, chip.flops, chip.bandwidth, math.nan)
+    view = Devices("", (len(devices), 1, 1, 1), tensor, chip.flops, chip.bandwidth, math.nan)
     whole_cache = s.cache_tokens or s.slots * LIVE_TOKENS
     sampling = dataclasses.replace(s, cache_tokens=whole_cache)
     roofline = decode_roofline(dataclasses.replace(config, sampling=sampling), shape, view)

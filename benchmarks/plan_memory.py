@@ -43,7 +43,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("--source", type=Path, help="directory with a config.json; no weights read")
     model.add_argument("--shape", choices=SHAPES)
-    parser.add_argument("--mesh", type=_sizes, default=(1, 8, 1), help="data,fsdp,tensor")
+    parser.add_argument(
+        "--mesh", type=_sizes, default=(1, 8, 1), help="data,fsdp,tensor or these,context"
+    )
     parser.add_argument("--rows", type=int, default=8, help="of a microbatch, over all devices")
     parser.add_argument("--row-tokens", type=int, default=4096)
     parser.add_argument("--param-dtype", default="float32", choices=("float32", "bfloat16"))
@@ -53,8 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", action="store_true", help="print one json object")
     options = parser.parse_args(argv)
 
-    data, fsdp, tensor = options.mesh
-    mesh = sharding.make_mesh(data, fsdp, tensor, devices=target_devices(math.prod(options.mesh)))
+    mesh = sharding.make_mesh(*options.mesh, devices=target_devices(math.prod(options.mesh)))
     dtypes = {
         "param_dtype": options.param_dtype,
         "compute_dtype": options.compute_dtype,
@@ -69,8 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(json.dumps(dataclasses.asdict(planned)))
         return
     name = options.shape or options.source
-    axes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
-    print(f"{name}: {planned.parameters:,} parameters, mesh {axes}")
+    print(f"{name}: {planned.parameters:,} parameters, mesh {sharding.describe(mesh)}")
     print(f"microbatches of {options.rows} x {options.row_tokens} tokens, remat {options.remat}")
     for field in dataclasses.fields(planned):
         value = getattr(planned, field.name)
@@ -153,9 +153,11 @@ def plan(
     )
 
 
-def _sizes(text: str) -> tuple[int, int, int]:
-    data, fsdp, tensor = map(int, text.split(","))  # argparse reports the ValueError
-    return data, fsdp, tensor
+def _sizes(text: str) -> tuple[int, ...]:
+    sizes = tuple(map(int, text.split(",")))
+    if len(sizes) not in (3, 4):
+        raise ValueError  # which argparse reports
+    return sizes
 
 
 def _bytes_per_device(leaf: jax.ShapeDtypeStruct) -> int:

@@ -15,8 +15,9 @@ are those of configs/math.py, a row of 18,432 tokens per chip. Nothing is run. T
                  values (also as a multiple of the chip's share of the weights), bytes written, and
                  the ratio of all traffic to what "decode" counts. A kernel reads the keys and
                  values of live pages; that ratio includes them.
-    update       FLOPs counted from the shapes. "executed" adds the second forward pass of `remat`
-                 to the model's own FLOPs (forward and backward, causal attention over whole rows).
+    update       FLOPs counted from the shapes. "executed" adds to the model's own FLOPs (forward
+                 and backward, causal attention over whole rows) what `remat` computes again
+                 (`run/remat.py`), and the head's logits, which always are.
                  Compute time is executed FLOPs at the chip's peak. Communication is three passes of
                  the weights in bfloat16 over the chip's links: gathered forward and backward,
                  gradients scattered back. MFU divides model FLOPs by the longer time at peak. It is
@@ -28,6 +29,7 @@ are those of configs/math.py, a row of 18,432 tokens per chip. Nothing is run. T
 import argparse
 import dataclasses
 import json
+import math
 import runpy
 import time
 from collections.abc import Sequence
@@ -41,7 +43,7 @@ from plan_memory import SHAPES
 from cipo_jax.config.keys import Config
 from cipo_jax.config.resolve import resolve
 from cipo_jax.policy import sharding
-from cipo_jax.policy.model import ModelConfig
+from cipo_jax.policy.model import REMAT_POLICIES, ModelConfig
 from cipo_jax.run.devices.chips import CHIPS
 from cipo_jax.run.devices.optimised_hlo import collectives, hbm_traffic, parse
 from cipo_jax.run.devices.topology import topology_devices
@@ -59,6 +61,7 @@ from cipo_jax.sampling.settings import EngineSettings, prefill_widths
 
 GIB = 2**30
 LIVE_TOKENS = 2048  # of a sequence, on average
+FEW_MIB = 2500  # less than an update needs of any chip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,14 +69,14 @@ class Slice:
     """A TPU slice, and how the run sees it.
 
     Attributes:
-      mesh: data, fsdp, tensor of the update.
+      mesh: data, fsdp, tensor, context of the update.
       tensor: tensor shards while sampling.
       flops: bfloat16 FLOP/s of a chip; hbm, links: bytes/s of a chip's memory, and of all its links
         in one direction. See run/devices/chips.py.
     """
 
     topology: str
-    mesh: tuple[int, int, int]
+    mesh: tuple[int, int, int, int]
     tensor: int
     flops: float
     hbm: float
@@ -85,10 +88,11 @@ V4, V5E, V5P = (
     for chip in map(CHIPS.__getitem__, ("TPU v4", "TPU v5e", "TPU v5p"))
 )
 SLICES = {
-    "v4-8": Slice("v4:2x2x1", (1, 4, 1), 4, **V4),
-    "v5e-16": Slice("v5e:4x4", (1, 16, 1), 8, **V5E),
-    "v5p-8": Slice("v5p:2x2x1", (1, 4, 1), 4, **V5P),
-    "v5p-128": Slice("v5p:4x4x4", (4, 16, 1), 8, **V5P),
+    "v4-8": Slice("v4:2x2x1", (1, 4, 1, 1), 4, **V4),
+    "v5e-8": Slice("v5e:2x4", (1, 8, 1, 1), 4, **V5E),
+    "v5e-16": Slice("v5e:4x4", (1, 16, 1, 1), 8, **V5E),
+    "v5p-8": Slice("v5p:2x2x1", (1, 4, 1, 1), 4, **V5P),
+    "v5p-128": Slice("v5p:4x4x4", (4, 16, 1, 1), 8, **V5P),
 }
 
 
@@ -96,25 +100,34 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--slice", choices=SLICES, default="v5e-16")
     parser.add_argument("--model", choices=SHAPES, default="qwen3-4b")
-    parser.add_argument("--mesh", help="data,fsdp,tensor of the update; default: the slice's")
+    parser.add_argument(
+        "--mesh", help="data,fsdp,tensor,context of the update; default: the slice's"
+    )
     parser.add_argument("--programs", default="update,decode chunk,prefill", help="comma-separated")
     parser.add_argument("--mu-dtype", default="", help="config.optimizer.mu_dtype")
+    parser.add_argument("--remat", choices=[*REMAT_POLICIES, "none"], default="full")
+    parser.add_argument(
+        "--estimate",
+        action="store_true",
+        help="refuse programs of more than some GiB with the compiler's first estimate of what "
+        "they need, made before it schedules: in seconds instead of minutes",
+    )
     parser.add_argument("--json", action="store_true", help="print one json object")
     options = parser.parse_args(argv)
     chosen = SLICES[options.slice]
     if options.mesh:
-        data, fsdp, tensor = map(int, options.mesh.split(","))
-        chosen = dataclasses.replace(chosen, mesh=(data, fsdp, tensor))
+        data, fsdp, tensor, context = map(int, options.mesh.split(","))
+        chosen = dataclasses.replace(chosen, mesh=(data, fsdp, tensor, context))
     config = full_size(chosen, options.mu_dtype)
     shape = ModelConfig(
         **SHAPES[options.model],
         param_dtype=config.model.param_dtype,
         compute_dtype=config.model.compute_dtype,
-        remat=config.model.remat,
+        remat=options.remat,
     )
     report: dict[str, Any] = {"slice": options.slice, "model": options.model, "programs": {}}
     for name, lowered in programs(config, shape, chosen, options.programs.split(",")).items():
-        report["programs"][name] = examine(lowered)
+        report["programs"][name] = examine(lowered, options.estimate)
         if not options.json:
             print_program(name, report["programs"][name])
     report["update"] = update_roofline(config, shape, chosen)
@@ -148,7 +161,7 @@ def full_size(chosen: Slice, mu_dtype: str) -> Config:
     """configs/math.py on a slice, a row per chip, at the sizes at which slices are compared."""
     file = Path(__file__).parents[1] / "configs" / "math.py"
     raw = runpy.run_path(str(file))["get_config"]()
-    raw.mesh.data, raw.mesh.fsdp, raw.mesh.tensor = chosen.mesh
+    raw.mesh.data, raw.mesh.fsdp, raw.mesh.tensor, raw.mesh.context = chosen.mesh
     raw.batch.row_tokens, raw.batch.microbatch_rows = 18432, chosen.mesh[0] * chosen.mesh[1]
     raw.sampling.slots, raw.sampling.cache_tokens = 256, 400_000
     raw.sampling.tensor = chosen.tensor
@@ -189,11 +202,16 @@ def programs(
     return lowered
 
 
-def examine(lowered: jax.stages.Lowered) -> dict[str, Any]:
-    """Compiles a program: bytes per chip, collectives, seconds; or why it does not fit."""
+def examine(lowered: jax.stages.Lowered, estimate: bool = False) -> dict[str, Any]:
+    """Compiles a program: bytes per chip, collectives, seconds; or why it does not fit.
+
+    Args:
+      estimate: for chips with `FEW_MIB`, which refuse it with the compiler's first estimate.
+    """
     began = time.monotonic()
+    options = {"xla_tpu_max_hbm_size_mib": str(FEW_MIB)} if estimate else None
     try:
-        compiled = lowered.compile()
+        compiled = lowered.compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -254,12 +272,13 @@ def print_collectives(found: dict[str, list[dict[str, Any]]]) -> None:
 def update_roofline(config: Config, shape: ModelConfig, chosen: Slice) -> dict[str, float]:
     """Of one microbatch, on one chip."""
     rows, T = config.batch.microbatch_rows, config.batch.row_tokens
-    chips = chosen.mesh[0] * chosen.mesh[1] * chosen.mesh[2]
+    chips = math.prod(chosen.mesh)
     tokens = rows * T
     seen = np.arange(1, T + 1)  # a row is one sequence
     model_flops = 3 * rows * forward_flops(shape, count_parameters(shape), seen) / chips
     executed = model_flops + rows * repeated_flops(shape, seen) / chips
-    moved = weights_over_links(shape, *chosen.mesh[1:])
+    _, fsdp, tensor, context = chosen.mesh
+    moved = weights_over_links(shape, fsdp * context, tensor)
     compute, links = executed / chosen.flops, moved / chosen.links
     return {
         "tokens": tokens,
@@ -272,7 +291,7 @@ def update_roofline(config: Config, shape: ModelConfig, chosen: Slice) -> dict[s
 
 def decode_roofline(config: Config, shape: ModelConfig, chosen: Slice) -> dict[str, float]:
     """Of one decode step, on one chip."""
-    chips = chosen.mesh[0] * chosen.mesh[1] * chosen.mesh[2]
+    chips = math.prod(chosen.mesh)
     groups = chips // chosen.tensor
     rows = config.sampling.slots / groups
     live = min(rows * LIVE_TOKENS, config.sampling.cache_tokens / groups)

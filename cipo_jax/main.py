@@ -180,7 +180,8 @@ def _out_of_memory(error: RuntimeError) -> str:
     return (
         f"out of device memory ({line}). --mode=preflight with the same arguments says what the "
         "update and what sampling need. For the update, lower config.batch.microbatch_rows or "
-        "config.batch.row_tokens, or shard over more devices (config.mesh.fsdp); for sampling, "
+        "config.batch.row_tokens, or shard over more devices (config.mesh.fsdp, for long rows "
+        "config.mesh.context); for sampling, "
         "lower config.sampling.cache_tokens or config.sampling.slots"
     )
 

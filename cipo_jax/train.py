@@ -51,6 +51,7 @@ from cipo_jax.run.records.origin import origin
 from cipo_jax.run.records.record import Record, check_records
 from cipo_jax.run.records.starts import this_start
 from cipo_jax.run.records.terminal import print_findings, print_header, print_summary
+from cipo_jax.run.remat import with_remat
 from cipo_jax.run.start import frozen_reference, restore_or_begin
 from cipo_jax.run.training import Training
 from cipo_jax.run.update import make_policy_update
@@ -227,7 +228,7 @@ def open_run(
         check_places(c)
         if c.init_from:
             check_fits(Path(c.init_from), c, "config.init_from")
-        parts = stack.enter_context(open_parts(c, hosts))
+        parts = stack.enter_context(open_parts(with_remat(c, hosts), hosts))
         train_set, eval_set = open_training(c, parts.prompts), open_evaluation(c)
         check_enough(train_set.source, c.rollout.problems_per_step)
         evaluated = eval_set.first(c.data.eval_problems, "data.eval_problems")

@@ -4,7 +4,8 @@
 
 Data: one json object per line with "question" and "tests" (see cipo_jax/verifiers/code/tests.py).
 A sandbox runs the generated programs (bubblewrap, or Linux namespaces); where neither is available,
-the run refuses to start. All settings that are not named here are those of configs/math.py.
+the run refuses to start. All settings that are not named here are those of configs/math.py. On 16
+TPU v5e chips add --config.mesh.fsdp=4 --config.mesh.context=4: four chips then share a row.
 """
 
 from cipo_jax.config import load_file

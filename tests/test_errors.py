@@ -237,6 +237,12 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
         "tensor",
         "2",
     ),
+    "tokens not divisible": (
+        [TINY, "--config.mesh.fsdp=2", "--config.mesh.context=4", "--config.batch.row_tokens=100"],
+        "batch.row_tokens: got 100",
+        "multiple of 8",
+    ),
+    "two axes take the rest": ([TINY, "--config.mesh.context=-1"], "config.mesh", "at most one"),
     "sampling mesh": ([TINY, "--config.sampling.tensor=3"], "sampling.tensor: got 3", "divisor"),
     "unknown topology": (
         [TINY, "--mode=preflight", "--topology=v9:1x1"],

@@ -38,7 +38,7 @@ RUN = (
     {"rollout", "sampler", "sizes", "transitions"},
     {"streams", "evaluate", "measures", "parts"},
     {"host_state", "records", "memory_plan"},
-    {"parameters", "comparison", "proposal", "forecast"},
+    {"parameters", "comparison", "proposal", "forecast", "remat"},
     {"cold_start", "verdict", "unsolved"},
     {"start", "training"},
 )

@@ -295,6 +295,8 @@ def test_several_updates_a_step_with_every_option_resume_exactly(
 ) -> None:
     options = [
         f"--config.init_from={finished}",
+        "--config.mesh.data=1",  # and not as the run that it begins with
+        "--config.mesh.context=2",
         "--config.num_steps=2",
         "--config.checkpoint.every=1",
         "--config.batch.minibatches=2",

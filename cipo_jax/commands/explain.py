@@ -23,6 +23,7 @@ from cipo_jax.config.keys import Config, flatten
 from cipo_jax.config.resolve import changed_config
 from cipo_jax.policy.huggingface.hub import local_model
 from cipo_jax.policy.published import shape_of
+from cipo_jax.policy.sharding import describe
 from cipo_jax.run.devices.topology import PaperDevice, paper_devices
 from cipo_jax.run.forecast.assumptions import Assumptions, assumed
 from cipo_jax.run.forecast.timeline import (
@@ -245,8 +246,7 @@ def _parts(config: Config, devices: list[PaperDevice] | None) -> Iterator[Row]:
     total = longest + policy.longest_completion
     limit = f", the model {policy.model.max_positions:,}" if c.model.source else ""
     yield "longest sequence", f"{total:,} tokens; a row holds {c.batch.row_tokens:,}{limit}"
-    axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
-    yield "mesh", f"{axes} on {mesh.size} x {mesh.devices.flat[0].device_kind}"
+    yield "mesh", f"{describe(mesh)} on {mesh.size} x {mesh.devices.flat[0].device_kind}"
     for name, size in sizes.items():
         yield name, f"{size.value:,}: {size.reason}"
     if not c.verifier.workers:

@@ -21,6 +21,7 @@ import jax
 from cipo_jax.config.checks import check_training
 from cipo_jax.config.command_line import Invocation
 from cipo_jax.config.keys import Config
+from cipo_jax.policy.sharding import describe
 from cipo_jax.run.devices.memory import Memory, device_memory
 from cipo_jax.run.devices.topology import topology_devices
 from cipo_jax.run.memory_plan import (
@@ -35,6 +36,7 @@ from cipo_jax.run.memory_plan import (
 from cipo_jax.run.parts import open_prompts, open_tokenizer
 from cipo_jax.run.problems import check_places, open_evaluation, open_training
 from cipo_jax.run.proposal import as_flags, propose
+from cipo_jax.run.remat import choose_remat
 from cipo_jax.run.sizes import GIB
 from cipo_jax.run.watch.compiles import Ledger
 from cipo_jax.run.watch.heartbeat import Heartbeat
@@ -71,13 +73,13 @@ def preflight(config: Config, topology: str | None, device_gib: float | None) ->
         _say(f"verifier     {config.verifier.kind}: {pool.about or 'runs no programs'}")
 
     devices = topology_devices(topology) if topology else jax.devices()
-    shapes = open_shapes(config, devices)
-    mesh = shapes.policy.mesh
-    axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
-    _say(f"devices      {mesh.size} x {devices[0].device_kind}; mesh {axes}")
     memory = device_memory(devices[0])
     if device_gib is not None:
         memory = Memory(int(device_gib * GIB), "by --device_memory")
+    config, update = choose_remat(config, devices, memory.bytes if memory else None, _say)
+    shapes = open_shapes(config, devices)
+    mesh = shapes.policy.mesh
+    _say(f"devices      {mesh.size} x {devices[0].device_kind}; mesh {describe(mesh)}")
     known = (
         f"{memory.bytes / GIB:.2f} GiB ({memory.source})"
         if memory
@@ -88,7 +90,7 @@ def preflight(config: Config, topology: str | None, device_gib: float | None) ->
         short = f"state and gradient alone need {least / GIB:.2f} GiB"
         short += f", a device has {memory.bytes / GIB:.2f}"
         _refuse(short, _Device(config, devices, memory.bytes))
-    plan = make_plan(shapes, _say)
+    plan = make_plan(shapes, _say, update)
     _say(f"parameters   {plan.parameters:,}")
     for label, size, note in (
         ("state", plan.state_bytes, ": parameters and optimiser, all the time"),

@@ -33,7 +33,7 @@ def check_combinations(c: Config) -> None:
         wanted = f"a multiple of num_kv_heads = {c.model.num_kv_heads}"
         reason = "each key/value head serves the same number of query heads"
         _refuse(c, "model.num_heads", f"{wanted}: {reason}")
-    if (c.mesh.data, c.mesh.fsdp, c.mesh.tensor).count(-1) > 1:
+    if (c.mesh.data, c.mesh.fsdp, c.mesh.tensor, c.mesh.context).count(-1) > 1:
         _refuse(c, "mesh", "at most one axis of size -1, which takes the devices that are left")
 
     # Anchors, corrections and the replay ratio.

@@ -151,8 +151,8 @@ class Model:
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     # What the backward pass computes again instead of keeping it, from little memory to much:
     # "full" (whole layers), "attention" (all but q, k, v and attention), "dots" (all but products
-    # with weights), "none".
-    remat: Literal["full", "attention", "dots", "none"] = "full"
+    # with weights), "none". "auto": the least that fits into a device, see run/remat.py.
+    remat: Literal["full", "attention", "dots", "none", "auto"] = "full"
     # Layers per iteration of the update's loop over layers. On CPU the update is fastest with all
     # of them; each adds to compile time.
     unroll: Positive[int] = 1
@@ -231,6 +231,9 @@ class Mesh:
     data: MeshSize = 1  # replicas
     fsdp: MeshSize = -1  # parameter and optimiser shards; rows are split over data x fsdp
     tensor: MeshSize = 1  # shards of heads, MLP and vocabulary
+    # Shards of the tokens of a row, for rows that are too long for one device; parameters and
+    # optimiser are split over fsdp x context. Sampling has it as more of fsdp.
+    context: MeshSize = 1
     # Devices that JAX makes of the CPU, in every process; 0: one, or what JAX is told otherwise.
     # Small models are fastest with one for each core, rows split over them (data = -1, fsdp = 1).
     cpu_devices: NotNegative[int] = 0

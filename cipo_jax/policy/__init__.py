@@ -17,9 +17,9 @@ The path of the parameters:
 
 Which attention runs where, by the devices of the ambient mesh (`attention_kernels.platform`):
 
-    training   `attention_kernels.attend_rows`: Pallas splash attention on TPU, cuDNN on GPU or
+    training   `attention_kernels.attend_rows`: `splash_attention` on TPU, cuDNN on GPU or
                `triton_attention` for what cuDNN does not serve, else `attention.attend`, the
-               reference
+               reference; `context` says what is different where rows are split by tokens
     sampling   `cache/attention.attend_paged`: on TPU the ragged paged attention kernel, on CUDA
                GPUs `cache/gpu_kernel`; elsewhere the reference for prefill and, for decoding, a
                loop over the live pages on CPU, `cache/columns` on other GPUs

@@ -8,6 +8,9 @@ decided here: attention to a cache (`cache/attention`).
 
 Kernels know columns, not positions: they need the tokens of a segment side by side with positions
 that count up, as in packed rows and in padded ones.
+
+Where a mesh splits rows by tokens (`context`), each device has all keys and values of its rows for
+as long as it attends with its own queries: by splash attention on TPU, else by the reference.
 """
 
 import contextlib
@@ -22,12 +25,17 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec as P
 
-from cipo_jax.policy import attention
+from cipo_jax.policy import attention, context
 from cipo_jax.policy.sharding import Rules, spec
+from cipo_jax.policy.splash_attention import (
+    attend_split,
+    splash_attention,
+    splash_refuses,
+    split_kernel,
+)
 
 # JAX interprets Pallas kernels instead of compiling them: for tests without a TPU.
 INTERPRET = False
-SPLASH_BLOCKS = (512, 256, 128)  # tokens of a block; the first that divides the row is used
 # XLA compiles Triton kernels for this CUDA compute capability and later ones.
 TRITON_CAPABILITY = 8.0
 
@@ -55,7 +63,8 @@ def attend_rows(
     Args:
       q: [B, T, N, H] queries, N a multiple of K.
       k, v: [B, T, K, H] keys and values of the same tokens.
-      positions, segments: [B, T] int32; segment 0 is padding.
+      positions, segments: [B, T] int32; segment 0 is padding. Under rules that split tokens, all
+        arrays are in the order of the devices, see `context`.
       scale, window, soft_cap: as in `attention.attend`.
       windows: where `window` is an array: the values it may have; NO_WINDOW stands for None.
       prefixes: [B, T] int32, a second segment that each token sees; no kernel knows any.
@@ -65,13 +74,26 @@ def attend_rows(
       [B, T, N, H] in q's dtype; without meaning at padding.
     """
     args = (q, k, v, positions, segments)
-    kernel = _kernel(q, soft_cap) if prefixes is None else None
+    shards = context.token_shards(rules)
+    kernel = _kernel(q, soft_cap, shards) if prefixes is None else None
     if kernel is None:
-        options: Any = {"scale": scale, "window": window, "soft_cap": soft_cap}
-        out = attention.attend_to_earlier(*args, q_prefixes=prefixes, **options)
+        options: Any = {"scale": scale, "soft_cap": soft_cap}
+        if shards == 1:
+            options["window"] = window
+            out = attention.attend_to_earlier(*args, q_prefixes=prefixes, **options)
+        else:
+            split = functools.partial(_attend_split, **options)
+            size = window if isinstance(window, jax.Array) else attention.window_size(window)
+            seconds = () if prefixes is None else (prefixes,)
+            out = _on_mesh(split, rules, *args, *seconds, first=(jnp.int32(size), P()))
         return checkpoint_name(out, attention.SAVED_NAME)
 
     def run(window: int | None, *args: jax.Array) -> jax.Array:
+        if shards > 1:
+            split = functools.partial(attend_split, scale=scale)
+            T, N = q.shape[1:3]
+            mask = split_kernel(T, N, window, soft_cap, rules, INTERPRET)
+            return _on_mesh(split, rules, *args, first=mask)
         static = functools.partial(kernel, scale=scale, window=window, soft_cap=soft_cap)
         return _on_mesh(static, rules, *args)
 
@@ -103,11 +125,14 @@ def platform() -> str:
     return jax.default_backend() if device is None else device.platform
 
 
-def _kernel(q: jax.Array, soft_cap: float | None) -> Kernel | None:
+def _kernel(q: jax.Array, soft_cap: float | None, shards: int) -> Kernel | None:
     """The kernel for these queries; None: the reference."""
     devices = platform()
+    kernel: Kernel | None
     if devices == "tpu":
-        reasons, kernel = splash_refuses(q), splash_attention
+        reasons, kernel = splash_refuses(q, shards), _splash
+    elif devices == "gpu" and shards > 1:
+        kernel, reasons = None, "rows are split by tokens (mesh.context), which no GPU kernel takes"
     elif devices == "gpu":
         reasons, kernel = cudnn_refuses(q, soft_cap), cudnn_attention
         if reasons and not (others := triton_refuses()):
@@ -128,9 +153,20 @@ def _log_once(message: str) -> None:
 
 
 def _on_mesh(
-    kernel: Kernel, rules: Rules, q: jax.Array, k: jax.Array, v: jax.Array, *rest: jax.Array
+    kernel: Kernel,
+    rules: Rules,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *rest: jax.Array,
+    first: tuple[Any, Any] | None = None,
 ) -> jax.Array:
-    """Runs the kernel on each device's own rows and heads; `rest`: positions and segments."""
+    """Runs the kernel on each device's own rows, tokens and heads.
+
+    Args:
+      rest: positions, segments and so on.
+      first: an argument before q, and its specs.
+    """
     if not rules:
         return kernel(q, k, v, *rest)
     heads, kv_heads = (
@@ -144,76 +180,29 @@ def _on_mesh(
         copies = next(n for n in range(1, group + 1) if group % n == 0 and kv * n % parts == 0)
         k, v = (jnp.repeat(x, copies, axis=2) for x in (k, v))
     rows = P(*heads[:2])
-    return jax.shard_map(
-        kernel, in_specs=(heads, heads, heads, rows, rows), out_specs=heads, check_vma=False
-    )(q, k, v, *rest)
+    in_specs: tuple[Any, ...] = (heads, heads, heads, *(rows,) * len(rest))
+    args: tuple[Any, ...] = (q, k, v, *rest)
+    if first is not None:
+        in_specs, args = (first[1], *in_specs), (first[0], *args)
+    sharded = jax.shard_map(kernel, in_specs=in_specs, out_specs=heads, check_vma=False)
+    return sharded(*args)
 
 
-# TPU.
-
-
-def splash_refuses(q: jax.Array) -> str:
-    """Why splash attention can't take these queries; "" if it can."""
-    T, H = q.shape[1], q.shape[3]
-    if T % SPLASH_BLOCKS[-1]:
-        return f"rows have {T} tokens, no multiple of {SPLASH_BLOCKS[-1]}"
-    if H % 64:
-        return f"head_dim is {H}, no multiple of 64"
-    return ""
-
-
-def splash_attention(
+def _attend_split(
+    window: jax.Array,
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
     positions: jax.Array,
     segments: jax.Array,
-    *,
-    scale: float,
-    window: int | None,
-    soft_cap: float | None,
+    prefixes: jax.Array | None = None,
+    **options: Any,
 ) -> jax.Array:
-    """`attend_rows` by the Pallas TPU kernel, forward and backward, on one device's arrays.
-
-    Compared with the reference in interpret mode, and compiled for TPU v5e; not timed on one.
-    """
-    # Late, because only TPUs need this slow import.
-    from jax.experimental.pallas.ops.tpu import splash_attention as splash
-
-    del positions
-    T, N = q.shape[1:3]
-    mask = (
-        splash.CausalMask((T, T))
-        if window is None
-        else splash.LocalMask((T, T), window_size=(window - 1, 0), offset=0)
-    )
-    block = next(size for size in SPLASH_BLOCKS if T % size == 0)
-    kernel = splash.make_splash_mha(
-        splash.MultiHeadMask([mask] * N),
-        block_sizes=splash.BlockSizes(
-            block_q=block,
-            block_kv=block,
-            block_kv_compute=block,
-            block_q_dkv=block,
-            block_kv_dkv=block,
-            block_kv_dkv_compute=block,
-            block_q_dq=block,
-            block_kv_dq=block,
-        ),
-        attn_logits_soft_cap=soft_cap,
-        head_shards=1,
-        q_seq_shards=1,
-        residual_checkpoint_name=attention.SAVED_NAME,
-        interpret=INTERPRET,
-    )
-
-    def row(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array) -> jax.Array:
-        return kernel(q, k, v, segment_ids=splash.SegmentIds(segments, segments))
-
-    # The kernel does not scale, and wants heads before tokens.
-    scaled = (q.astype(jnp.float32) * scale).astype(q.dtype)
-    q, k, v = (jnp.swapaxes(x, 1, 2) for x in (scaled, k, v))
-    return jnp.swapaxes(jax.vmap(row)(q, k, v, segments), 1, 2)
+    """The reference on one device's part of the tokens."""
+    k, v, k_positions, k_segments = map(context.whole_rows, (k, v, positions, segments))
+    keys = (k_positions, k_segments)
+    options |= {"window": window, "q_prefixes": prefixes}
+    return attention.attend(q, k, v, positions, segments, *keys, **options)
 
 
 # GPU.
@@ -244,6 +233,10 @@ def triton_reads_pages(device: Any) -> bool:
         how = f"the portable implementation is used, because {reasons}"
     _log_once(f"attention to the cache on {device.device_kind}: {how}")
     return not reasons
+
+
+def _splash(*args: jax.Array, **options: Any) -> jax.Array:
+    return splash_attention(*args, **options, interpret=INTERPRET)
 
 
 def _triton(*args: jax.Array, **options: Any) -> jax.Array:

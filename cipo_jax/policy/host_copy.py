@@ -34,8 +34,8 @@ def host_meshes(tensor: int) -> tuple[Mesh, Mesh]:
             "equally many, a multiple of it (config.sampling.tensor may be set to a smaller one)"
         )
     grids = [make_mesh(1, -1, tensor, devices=devices).devices for devices in by_host]
-    every = Mesh(np.stack(grids), ("host", *MESH_AXES), axis_types=(AxisType.Auto,) * 4)
-    return every, Mesh(grids[jax.process_index()], MESH_AXES, axis_types=(AxisType.Auto,) * 3)
+    every = Mesh(np.stack(grids), ("host", *MESH_AXES), axis_types=(AxisType.Auto,) * 5)
+    return every, Mesh(grids[jax.process_index()], MESH_AXES, axis_types=(AxisType.Auto,) * 4)
 
 
 def copy_to_hosts(params: Any, own_shardings: Any, every: Mesh) -> Any:

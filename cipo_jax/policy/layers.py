@@ -65,14 +65,17 @@ class RMSNorm(nn.Module):
         return (x32 * inverse).astype(x.dtype) * scale.astype(x.dtype)
 
 
-def project(x: jax.Array, weight: jax.Array, inputs: int = 1, dtype: Any = None) -> jax.Array:
+def project(
+    x: jax.Array, weight: jax.Array, inputs: int = 1, dtype: Any = None, flat: bool = True
+) -> jax.Array:
     """Contracts the last `inputs` dimensions of x with the first of weight, as one matrix product
     with results in `dtype`; None: in that of the arguments.
 
-    Flattened by hand: XLA:CPU turns the weight gradient of the unflattened product into
-    transposed copies and a product four times slower.
+    Flattened by hand, unless not `flat`: XLA:CPU turns the weight gradient of the unflattened
+    product into transposed copies and a product four times slower. Two dimensions that are both
+    split over devices must not be flattened into one, which cannot be split so.
     """
-    fan_in = math.prod(weight.shape[:inputs])
-    rows, columns = x.reshape(-1, fan_in), weight.reshape(fan_in, -1)
-    flat = jnp.matmul(rows, columns, preferred_element_type=dtype)
-    return flat.reshape(*x.shape[:-inputs], *weight.shape[inputs:])
+    fan_in, others = math.prod(weight.shape[:inputs]), x.shape[:-inputs]
+    rows = x.reshape(*((-1,) if flat else others), fan_in)
+    product = jnp.matmul(rows, weight.reshape(fan_in, -1), preferred_element_type=dtype)
+    return product.reshape(*others, *weight.shape[inputs:])

@@ -24,6 +24,8 @@ from cipo_jax.policy import attention, rope
 from cipo_jax.policy.attention_kernels import attend_rows, platform, without_kernels
 from cipo_jax.policy.cache.attention import PagedCache, attend_paged
 from cipo_jax.policy.config import ModelConfig
+from cipo_jax.policy.context import in_rows, spread, token_shards
+from cipo_jax.policy.embedding import look_up
 from cipo_jax.policy.layer_weights import APART, Apart, of_layer, one_by_one
 from cipo_jax.policy.layers import ACTIVATIONS, RMSNorm, kernel_init, parameter, project
 from cipo_jax.policy.logprobs import Head, score_tokens
@@ -103,7 +105,7 @@ def hidden_states(
     Args:
       params: with the layers stacked, or apart, see `layer_weights`.
       tokens, positions, segments: [B, T] int32; a token attends within its segment up to its
-        position; segment 0 is padding.
+        position; segment 0 is padding. If tokens are split, in the devices' order (`context`).
       cache: if given, where earlier tokens are and these T are written.
       prefixes: [B, T] int32, without a cache: a second segment in which a token sees what is up to
         its position, as completions see a prompt that they share.
@@ -148,19 +150,24 @@ def token_logprobs(
 
     Returns:
       logprobs, entropy: [B, T] float32; entropy in nats.
+
+    Raises:
+      CipoError: the mesh splits rows by tokens, and these are too few for it.
     """
+    has_context = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0)
+    targets = spread(jnp.roll(tokens, -1, axis=1), rules)  # what the hidden state at t predicts
+    tokens, positions, segments = (spread(x, rules) for x in (tokens, positions, segments))
+    prefixes = None if prefixes is None else spread(prefixes, rules)
     rows = (tokens, positions, segments)
     hidden, _ = hidden_states(config, params, *rows, rules=rules, prefixes=prefixes)
-    targets = jnp.roll(tokens, -1, axis=1)  # what the hidden state at t predicts
 
     head = Head(config.tie_embeddings, temperature, config.logit_soft_cap)
     weights = params["embedding" if config.tie_embeddings else "head"]
     logprobs, entropy = score_tokens(head, weights, hidden, targets, rules)
 
-    has_context = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0)
-
     def shift(x: jax.Array) -> jax.Array:
-        return jnp.pad(jnp.where(has_context, x[:, :-1], 0.0), ((0, 0), (1, 0)))
+        known = jnp.where(has_context, in_rows(x, rules)[:, :-1], 0.0)
+        return jnp.pad(known, ((0, 0), (1, 0)))
 
     return shift(logprobs), shift(entropy)
 
@@ -225,9 +232,12 @@ class Layer(nn.Module):
         inputs: int = 1,
     ) -> list[jax.Array]:
         """x times each of the layer's weights, {name: logical axes}."""
+        # A device's tokens of several rows do not lie side by side in one list of all tokens.
+        flat = token_shards(self.rules) == 1
 
         def multiply(x: jax.Array, *values: jax.Array) -> list[jax.Array]:
-            return [project(x, v.astype(self.config.compute_dtype), inputs) for v in values]
+            cast = (v.astype(self.config.compute_dtype) for v in values)
+            return [project(x, v, inputs, flat=flat) for v in cast]
 
         if apart is not None:
             return of_layer(layer, [apart[name] for name in weights], multiply, x)
@@ -321,9 +331,9 @@ class Transformer(nn.Module):
         V, D = c.vocab_size, c.d_model
         weight = functools.partial(parameter, self, dtype=c.param_dtype)
         init = nn.initializers.normal(D**-0.5)
-        self.embedding = weight("embedding", init, ("vocab", "embed"), (V, D))
+        self.embedding = weight("embedding", init, ("vocab", "vocab_embed"), (V, D))
         if not c.tie_embeddings:
-            self.head = weight("head", kernel_init(), ("embed", "vocab"), (D, V))
+            self.head = weight("head", kernel_init(), ("vocab_embed", "vocab"), (D, V))
         layer = Layer
         if c.remat != "none":
             # The scan prevents CSE already.
@@ -369,11 +379,13 @@ class Transformer(nn.Module):
 
     def embed(self, tokens: jax.Array) -> jax.Array:
         c = self.config
-        x = jnp.take(self.embedding, tokens, axis=0).astype(c.compute_dtype)
-        # In two steps, from D split by fsdp to rows split by it: in one step, the partitioner
-        # replicates all of x.
-        x = constrain(x, self.rules, ("batch_by_data", "tokens", "embed"))
-        x = constrain(x, self.rules, ("batch", "tokens", None))
+        if token_shards(self.rules) > 1:
+            x = look_up(self.embedding, tokens, self.rules, c.compute_dtype)
+        else:
+            x = jnp.take(self.embedding, tokens, axis=0).astype(c.compute_dtype)
+            # In two steps, from D split by fsdp to rows: in one, all of x would be replicated.
+            x = constrain(x, self.rules, ("batch_by_data", "tokens", "embed"))
+            x = constrain(x, self.rules, ("batch", "tokens", None))
         if c.scale_embeddings:
             # The factor is rounded to the compute dtype too, as when checkpoints were trained.
             x = x * jnp.asarray(c.d_model**0.5, c.compute_dtype)

@@ -62,11 +62,18 @@ class Totals:
     names: tuple[str, ...] = struct.field(pytree_node=False)
 
 
-def put_batch(batch: TrainBatch, mesh: Mesh, rows: tuple[str, ...]) -> TrainBatch:
-    """Moves a batch to the devices, split along R over the mesh axes `rows`."""
-    by_rows, whole = NamedSharding(mesh, P(None, None, rows)), NamedSharding(mesh, P())
-    arrays = jax.tree.map(lambda x: _put(x, by_rows), batch._replace(token_counts=None))
-    return arrays._replace(token_counts=_put(batch.token_counts, whole))
+def put_batch(
+    batch: TrainBatch, mesh: Mesh, rows: tuple[str, ...], tokens: str | None = None
+) -> TrainBatch:
+    """Moves a batch to the devices, split along R over the mesh axes `rows`, and along T over
+    `tokens`."""
+    of_rank = {n: NamedSharding(mesh, P(*axes)) for n, axes in _by_rank(rows, tokens).items()}
+    return jax.tree.map(lambda x: _put(x, of_rank[x.ndim]), batch)
+
+
+def _by_rank(rows: tuple[str, ...], tokens: str | None) -> dict[int, tuple[Any, ...]]:
+    """The mesh axes of a batch's arrays [U, 2], [U, M, R] and [U, M, R, T]."""
+    return {2: (), 3: (None, None, rows), 4: (None, None, rows, tokens)}
 
 
 def _put(x: Any, sharding: NamedSharding) -> jax.Array:
@@ -80,13 +87,16 @@ def abstract_batch(
     shape: tuple[int, int, int, int],
     mesh: Mesh,
     rows: tuple[str, ...],
+    tokens: str | None = None,
     share_prompts: bool = False,
 ) -> TrainBatch:
     """Shapes, dtypes and shardings of `put_batch`, for a batch [U, M, R, T] without reference
     log-probs; `share_prompts` as in `packing`."""
-    by_rows, whole = NamedSharding(mesh, P(None, None, rows)), NamedSharding(mesh, P())
-    ints = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=by_rows)
-    floats = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=by_rows)
+    of_rank = {n: NamedSharding(mesh, P(*axes)) for n, axes in _by_rank(rows, tokens).items()}
+    ints, floats = (
+        jax.ShapeDtypeStruct(shape, dtype, sharding=of_rank[4])
+        for dtype in (jnp.int32, jnp.float32)
+    )
     return TrainBatch(
         tokens=ints,
         positions=ints,
@@ -95,8 +105,8 @@ def abstract_batch(
         loss_mask=floats,
         advantages=floats,
         old_logprobs=floats,
-        stream=jax.ShapeDtypeStruct(shape[:-1], jnp.int32, sharding=by_rows),
-        token_counts=jax.ShapeDtypeStruct((shape[0], 2), jnp.float32, sharding=whole),
+        stream=jax.ShapeDtypeStruct(shape[:-1], jnp.int32, sharding=of_rank[3]),
+        token_counts=jax.ShapeDtypeStruct((shape[0], 2), jnp.float32, sharding=of_rank[2]),
         prefixes=ints if share_prompts else None,
     )
 

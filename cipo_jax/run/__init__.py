@@ -19,6 +19,7 @@
     budget.py         how far it goes, by steps and by sampled tokens
     memory_plan.py    what its programs need on a device, from shapes alone
     proposal.py       overrides with which a run that does not fit would fit
+    remat.py          what model.remat=auto means on the devices
     devices/          kinds of devices, those that are not here, and what is compiled for them
     hosts/            several processes as one run, and being asked to end
     watch/            heartbeat, health, learning, compilations, speed, profiles

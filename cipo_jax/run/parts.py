@@ -107,7 +107,7 @@ def open_parts(
 
 def open_mesh(mesh: keys.Mesh, devices: list | None = None) -> Mesh:
     """The mesh of training, of all devices or of `devices`."""
-    return sharding.make_mesh(mesh.data, mesh.fsdp, mesh.tensor, devices=devices)
+    return sharding.make_mesh(mesh.data, mesh.fsdp, mesh.tensor, mesh.context, devices)
 
 
 def open_tokenizer(config: Config) -> Tokenizer:
@@ -192,7 +192,8 @@ def make_model_config(model: keys.Model, tokenizer_name: str, tokenizer: Tokeniz
     computed: dict[str, Any] = {
         "param_dtype": model.param_dtype,
         "compute_dtype": model.compute_dtype,
-        "remat": model.remat,
+        # Where "auto" matters, `remat.with_remat` has replaced it: others compute no gradient.
+        "remat": "full" if model.remat == "auto" else model.remat,
         "unroll": model.unroll,
     }
     if not model.source:
@@ -253,7 +254,7 @@ def open_engine(sampling: keys.Sampling, policy: Policy, tokenizer: Tokenizer) -
     Args:
       sampling: with the sizes that were open; its `tensor` divides the number of devices.
     """
-    s, mesh = sampling, policy.mesh
+    s, mesh = sampling, sharding.whole_row_mesh(policy.mesh)
     settings = EngineSettings(
         max_prompt_tokens=policy.longest_correction_prompt,
         max_new_tokens=policy.longest_completion,

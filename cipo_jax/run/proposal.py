@@ -1,7 +1,8 @@
 """Overrides with which a run that does not fit into its devices would fit.
 
-Tried from what changes training least: derived sizes, recomputation, bfloat16 moments, bfloat16
-weights, Adafactor; then the same with less of an attempt quoted, then with shorter completions;
+Tried from what changes training least: derived sizes, recomputation, rows split by tokens over
+devices (not on GPUs, whose kernels take whole rows), bfloat16 moments, bfloat16 weights, Adafactor;
+then the same with less of an attempt quoted, then with shorter completions;
 then smaller models of `policy/published.py`. What cannot fit by its state and gradients, or by the
 temporaries of what has been compiled, is passed over; what is proposed has been compiled.
 
@@ -31,6 +32,7 @@ from cipo_jax.run.parts import open_tokenizer
 from cipo_jax.sampling.settings import pages_per_shard, table_width
 
 SIZES = ("batch.row_tokens", "batch.microbatch_rows", "sampling.slots", "sampling.cache_tokens")
+TOKEN_SHARDS = (2, 4)  # tried of the devices on the fsdp axis
 SHORTEST = 512  # tokens of an attempt or a completion that is still of use
 MARGIN = 0.95  # of the memory that is left, for the cache
 SPARE = 0.03  # of a device's memory, which what is proposed leaves free: allocators leave gaps
@@ -71,20 +73,31 @@ def propose(config: Config, devices: list[Any], device_bytes: int, say: Say) -> 
     return found
 
 
-def candidates(config: Config) -> Iterator[dict[str, Any]]:
-    """Overrides to try, from what changes training least. Sizes that are set are open in all."""
+def candidates(config: Config, fsdp: int = 1) -> Iterator[dict[str, Any]]:
+    """Overrides to try, from what changes training least. Sizes that are set are open in all.
+
+    Args:
+      fsdp: how many devices of that axis may go to context.
+    """
     given = flatten(config)
     sizes: dict[str, Any] = {key: 0 for key in SIZES if given[key]}
     for lengths in _lengths(config):
-        for memory in _memory(config):
+        for memory in _memory(config, fsdp):
             yield sizes | memory | lengths
 
 
-def _memory(config: Config) -> Iterator[dict[str, Any]]:
-    """What changes bytes for each parameter, and what is computed again."""
-    yield (changes := {})
+def _memory(config: Config, fsdp: int) -> Iterator[dict[str, Any]]:
+    """What changes bytes for each parameter, what is computed again, and what of a row is on a
+    device."""
+    changes: dict[str, Any] = {}
+    yield changes
     if config.model.remat != "full":
         yield (changes := {"model.remat": "full"})
+    before = changes
+    for shards in TOKEN_SHARDS:
+        if config.mesh.context == 1 and fsdp % shards == 0:
+            own = {} if config.mesh.fsdp == -1 else {"mesh.fsdp": fsdp // shards}
+            yield (changes := before | {"mesh.context": shards} | own)
     o = config.optimizer
     if config.model.param_dtype == "float32":
         if o.b1 and o.mu_dtype != "bfloat16":
@@ -138,7 +151,9 @@ class _Search:
         per_token = 0.0  # bytes of temporaries for each token of a microbatch, once they are known
         hopeless: list[dict[str, Any]] = []  # whatever the lengths
         refused: list[tuple[dict[str, Any], int]] = []  # with their temporaries
-        for overrides in candidates(self.config):
+        mesh = self.open({}).policy.mesh
+        on_gpu = mesh.devices.flat[0].platform == "gpu"
+        for overrides in candidates(self.config, 1 if on_gpu else mesh.shape["fsdp"]):
             if _without_lengths(overrides) in hopeless:
                 continue
             for shapes, wanted in self.with_fewer_rows(overrides):

@@ -94,9 +94,12 @@ def longest_trained(config: Config, policy: Policy) -> int:
 def _of_the_update(config: Config, policy: Policy) -> dict[str, Size]:
     sizes, batch = {}, config.batch
     on_cpu = policy.mesh.devices.flat[0].platform == "cpu"
+    split = policy.mesh.shape[sharding.TOKENS]
     if not batch.row_tokens:
         longest, block = longest_trained(config, policy), CPU_BLOCK if on_cpu else ACCELERATOR_BLOCK
         why = f"the longest sequence has {longest:,}, in blocks of {block}"
+        if split > 1:
+            block, why = block * split, f"{why} on each of {split} devices"
         if shares_prompts(policy.mesh) and policy.model.d_model > longest:
             longest, why = policy.model.d_model, "completions share a prompt; as many as d_model"
         tokens = -(-longest // block) * block
@@ -109,12 +112,14 @@ def _of_the_update(config: Config, policy: Policy) -> dict[str, Size]:
             return sizes
         shards, T = sharding.row_count(policy.mesh), batch.row_tokens
         aim = CPU_TOKENS if on_cpu else ACCELERATOR_TOKENS * shards
-        per_shard = max(1, aim // (T * shards))
+        per_shard = 1 if split > 1 else max(1, aim // (T * shards))
         rows = shards * min(per_shard, -(-needed // shards))
         share = "in all on a CPU" if on_cpu else "a device"
         why = f"about {CPU_TOKENS if on_cpu else ACCELERATOR_TOKENS:,} tokens {share}"
         if per_shard * shards > needed:
             why = f"all {needed} rows of an update"
+        elif split > 1:
+            why = f"a row for {split} devices, which share it"
         elif per_shard == 1:
             why = "a row a device"
         sizes["batch.microbatch_rows"] = Size(rows, why)

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from cipo_jax.config.keys import Algorithm, Config
 from cipo_jax.policy import model, sharding
+from cipo_jax.policy.context import check_row_tokens
 from cipo_jax.policy.model import ModelConfig, Params
 from cipo_jax.policy.random_keys import random_key
 from cipo_jax.rl import packing
@@ -136,7 +137,9 @@ class Update:
         self._mesh, self._token_loss = policy.mesh, token_loss
         shape = _batch_shape(policy, plan)
         share = shares_prompts(policy.mesh) if plan.share_prompts is None else plan.share_prompts
-        self.abstract_batch = abstract_batch(shape, policy.mesh, sharding.ROWS, share)
+        self.abstract_batch = abstract_batch(
+            shape, policy.mesh, *sharding.batch_axes(policy.mesh), share
+        )
         self._pack_minibatch = functools.partial(
             packing.make_train_batch,
             microbatches=shape[1],
@@ -239,7 +242,7 @@ class Update:
         )
 
     def _put(self, batch: TrainBatch) -> TrainBatch:
-        return put_batch(batch, self._mesh, sharding.ROWS)
+        return put_batch(batch, self._mesh, *sharding.batch_axes(self._mesh))
 
 
 def shares_prompts(mesh: Mesh) -> bool:
@@ -324,6 +327,7 @@ def _batch_shape(policy: Policy, plan: BatchPlan) -> tuple[int, int, int, int]:
       CipoError: as `Update`.
     """
     R, T = plan.microbatch_rows, plan.row_tokens
+    check_row_tokens(T, policy.mesh.shape[sharding.TOKENS], "config.batch.row_tokens")
     shards = sharding.row_count(policy.mesh)
     if R % shards:
         raise CipoError(

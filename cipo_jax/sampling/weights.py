@@ -64,11 +64,18 @@ def abstract_weights(config: ModelConfig, mesh: Mesh) -> Params:
 
 
 def extra_weights(config: ModelConfig, mesh: Mesh, training: Mesh) -> Params:
-    """Those of `abstract_weights` that sampling has beside the training's, whose mesh is given."""
+    """Those of `abstract_weights` that sampling has beside the training's, whose mesh is given, and
+    None in place of the others."""
     weights = abstract_weights(config, mesh)
-    if config.param_dtype != config.compute_dtype or mesh != training:
+    if config.param_dtype != config.compute_dtype:
         return weights
-    return {APART: weights[APART]} if copies_layers(mesh) else {}
+    if copies_layers(mesh):
+        return {APART: weights[APART]} if mesh == training else weights
+    return jax.tree.map(  # what lies where it did is not copied
+        lambda x, there: None if x.sharding.is_equivalent_to(there, x.ndim) else x,
+        _own_form_shapes(config, mesh),
+        model.param_shardings(config, training),
+    )
 
 
 def _own_form_shapes(config: ModelConfig, mesh: Mesh) -> Params:

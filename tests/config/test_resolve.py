@@ -115,7 +115,7 @@ def test_variants_are_valid_changes_of_the_demo(name: str) -> None:
         ({"checkpoint__zzz": 1}, "config.checkpoint.zzz: unknown key; known: every, keep"),
         ({"corection__weight": 1.0}, "did you mean config.correction?"),
         # A key of another section is not close to anything here.
-        ({"mesh__microbatch_rows": 1}, "unknown key; known: data, fsdp, tensor"),
+        ({"mesh__microbatch_rows": 1}, "unknown key; known: data, fsdp, tensor, context"),
     ],
 )
 def test_unknown_keys_are_refused_at_any_depth(values: dict, message: str) -> None:
@@ -257,6 +257,7 @@ def test_values_out_of_range_or_at_odds_are_refused(values: dict, key: str, want
         {"correction__weight": 0.0, "algorithm__correction_advantage_norm": "group"},
         {"correction__lambda_risk": 0.0, "algorithm__correction_advantage_norm": "group"},
         {"mesh__data": -1, "mesh__fsdp": 1},
+        {"mesh__context": -1, "mesh__fsdp": 1},
         {"correction__band_low": 0.75},
         {"eval__every": 0, "eval__corrected_attempts": 8, "eval__pass_at": ()},
         {"verifier__kind": "my_package.judge:verify"},

@@ -1,8 +1,11 @@
-"""Compiles a training-like program for TPU v5e without having one; prints its number of kernels.
+"""Compiles a training-like program for TPU v5e without having one, on a mesh given by its sizes;
+prints its number of kernels.
 
 A program of its own, because libtpu serves one process at a time and reads the environment when it
 is loaded.
 """
+
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -27,16 +30,17 @@ CONFIG = model.ModelConfig(
 )
 
 
-def main() -> None:
+def main(sizes: list[int]) -> None:
     topology = get_topology_desc("v5e:2x2", platform="tpu")
-    mesh = sharding.make_mesh(1, 2, 2, devices=topology.devices)
+    mesh = sharding.make_mesh(*sizes, devices=topology.devices)
     rules = sharding.logical_rules(mesh, CONFIG.axis_sizes)
     params = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
         model.abstract_params(CONFIG),
         model.param_shardings(CONFIG, mesh),
     )
-    row = jax.ShapeDtypeStruct((4, 1024), jnp.int32, sharding=NamedSharding(mesh, P(sharding.ROWS)))
+    split = NamedSharding(mesh, P(*sharding.batch_axes(mesh)))
+    row = jax.ShapeDtypeStruct((4, 1024), jnp.int32, sharding=split)
 
     def loss(params: model.Params, *rows: jax.Array) -> jax.Array:
         return jnp.sum(model.token_logprobs(CONFIG, params, *rows, rules=rules)[0])
@@ -47,4 +51,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main([int(size) for size in sys.argv[1:]])

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tiny_models
 
-from cipo_jax.policy import attention, attention_kernels, model, sharding
+from cipo_jax.policy import attention, attention_kernels, context, model, sharding, splash_attention
 
 B, T, N, K = 2, 256, 4, 2
 REAL = 250  # tokens of a row; the rest is padding
@@ -72,9 +72,13 @@ def tpu(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("H", "window", "soft_cap"), [(64, None, None), (128, 40, None), (64, 150, 3.0)]
 )
-def test_splash_equals_the_reference(tpu, H: int, window: int | None, soft_cap) -> None:
+def test_splash_equals_the_reference(H: int, window: int | None, soft_cap) -> None:
     options = {"scale": 0.1, "window": window, "soft_cap": soft_cap}
-    got = out_and_grads(lambda *args: attention_kernels.splash_attention(*args, **options), H)
+
+    def kernel(*args):
+        return splash_attention.splash_attention(*args, **options, interpret=True)
+
+    got = out_and_grads(kernel, H)
     assert_close(got, out_and_grads(reference(**options), H))
 
 
@@ -98,8 +102,10 @@ def test_window_of_the_layer_chooses_the_branch(tpu, window: int | None) -> None
     assert_close(got, out_and_grads(reference(scale=0.1, window=window), 64))
 
 
-@pytest.mark.parametrize("sizes", [(1, 2, 2), (1, 1, 4)])
-def test_kernel_on_a_mesh_equals_the_reference(tpu, sizes: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize(
+    ("sizes", "splits"), [((1, 2, 2), 1), ((1, 1, 4), 1), ((1, 1, 1, 2), 2), ((1, 2, 2, 2), 2)]
+)
+def test_kernel_on_a_mesh_equals_the_reference(tpu, sizes: tuple[int, ...], splits: int) -> None:
     """With (1, 1, 4) the two key/value heads do not divide the tensor axis."""
     mesh = sharding.make_mesh(*sizes, devices=jax.devices()[: int(np.prod(sizes))])
     axes = {"embed": 8, "heads": N, "kv_heads": K, "mlp": 8, "vocab": 8}
@@ -107,7 +113,10 @@ def test_kernel_on_a_mesh_equals_the_reference(tpu, sizes: tuple[int, int, int])
     options = {"scale": 0.1, "window": 100}
 
     def kernel(*args):
-        return attention_kernels.attend_rows(*args, **options, rules=rules)
+        split = [context.to_devices(x, splits) for x in args]
+        return context.to_rows(
+            attention_kernels.attend_rows(*split, **options, rules=rules), splits
+        )
 
     with jax.set_mesh(mesh):
         got = out_and_grads(kernel, 64)
@@ -155,6 +164,33 @@ def test_fallback_names_its_reason_once(platform, change, reason, monkeypatch, c
         r.message for r in caplog.records
     ]
     assert len(caplog.records) == 1 and f"attention on {platform}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("platform", "tokens", "reason"),
+    [
+        ("gpu", 256, "rows are split by tokens (mesh.context), which no GPU kernel takes"),
+        ("tpu", 384, "a device has 192 tokens of a row, no multiple of 128"),
+    ],
+)
+def test_split_rows_without_a_kernel_name_the_reason(
+    platform: str, tokens: int, reason: str, monkeypatch, caplog
+) -> None:
+    monkeypatch.setattr(attention_kernels, "platform", lambda: platform)
+    attention_kernels._log_once.cache_clear()
+    mesh = sharding.make_mesh(1, 1, 1, 2, devices=jax.devices()[:2])
+    rules = sharding.logical_rules(mesh, {"embed": 8, "heads": N, "kv_heads": K, "vocab": 8})
+    heads = [jax.ShapeDtypeStruct((1, tokens, n, 64), "bfloat16") for n in (N, K, K)]
+    row = jax.ShapeDtypeStruct((1, tokens), jnp.int32)
+
+    def attend(*args):
+        return attention_kernels.attend_rows(*args, scale=0.1, rules=rules)
+
+    with jax.set_mesh(mesh):
+        assert "pallas_call" not in str(jax.make_jaxpr(attend)(*heads, row, row))
+    assert [r.message for r in caplog.records] == [
+        f"attention on {platform}: the portable implementation is used, because {reason}"
+    ]
 
 
 def test_reference_is_no_fallback_on_cpu(caplog: pytest.LogCaptureFixture) -> None:
@@ -206,14 +242,19 @@ def test_model_with_kernels_equals_model_without(tpu, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.slow
-def test_compiles_for_tpu() -> None:
+@pytest.mark.parametrize("sizes", ["1 2 2", "1 1 2 2"])
+def test_compiles_for_tpu(sizes: str) -> None:
     """Forward and backward of a model with a pattern of windows, for four chips of TPU v5e."""
     if importlib.util.find_spec("libtpu") is None:
         pytest.skip("compiling for TPU needs libtpu: pip install libtpu")
     program = Path(__file__).with_name("compile_for_tpu.py")
     environment = {**os.environ, "TPU_SKIP_MDS_QUERY": "1", "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
     done = subprocess.run(
-        [sys.executable, program], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, program, *sizes.split()],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode and "lockfile" in done.stderr:
         pytest.skip("another process is compiling for TPU")

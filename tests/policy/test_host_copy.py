@@ -16,8 +16,8 @@ CONFIG = dataclasses.replace(tiny_models.TINY_CONFIG, num_layers=1)
 
 def test_a_host_sees_its_part_of_all_devices() -> None:
     every, own = host_meshes(tensor=2)
-    assert dict(every.shape) == {"host": 1, "data": 1, "fsdp": 4, "tensor": 2}
-    assert dict(own.shape) == {"data": 1, "fsdp": 4, "tensor": 2}
+    wanted = {"data": 1, "fsdp": 4, "context": 1, "tensor": 2}
+    assert dict(every.shape) == {"host": 1, **wanted} and dict(own.shape) == wanted
     np.testing.assert_array_equal(every.devices[0], own.devices)
 
 

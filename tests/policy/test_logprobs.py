@@ -36,7 +36,7 @@ def loss(head: Head, rules: sharding.Rules, weights, hidden, targets) -> jax.Arr
     return jnp.sum(weight * scores) + 0.3 * jnp.sum(weight**2 * entropy)
 
 
-def graded(head: Head, sizes: tuple[int, int, int] | None, block: int):
+def graded(head: Head, sizes: tuple[int, ...] | None, block: int):
     """(loss, gradients of weights and hidden) in blocks, on a mesh or on one device."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(logprobs, "BLOCK", block)
@@ -52,10 +52,10 @@ def graded(head: Head, sizes: tuple[int, int, int] | None, block: int):
 
 
 @pytest.mark.parametrize("transposed", [True, False])
-@pytest.mark.parametrize("sizes", [None, (8, 1, 1), (2, 4, 1), (2, 2, 2), (1, 2, 4)])
-def test_blocks_and_mesh_change_nothing(
-    sizes: tuple[int, int, int] | None, transposed: bool
-) -> None:
+@pytest.mark.parametrize(
+    "sizes", [None, (8, 1, 1), (2, 4, 1), (2, 2, 2), (1, 2, 4), (1, 2, 2, 2), (2, 1, 1, 4)]
+)
+def test_blocks_and_mesh_change_nothing(sizes: tuple[int, ...] | None, transposed: bool) -> None:
     head = dataclasses.replace(HEAD, transposed=transposed)
     wanted = graded(head, None, block=T)
     got = graded(head, sizes, block=5)
@@ -64,10 +64,11 @@ def test_blocks_and_mesh_change_nothing(
     assert all(np.abs(g).max() > 0.1 for g in wanted[1])
 
 
-def test_a_vocabulary_that_does_not_divide_is_kept_whole() -> None:
-    """Three shards of D fit, but not of V."""
+@pytest.mark.parametrize("shape", [(1, 2, 4), (1, 2, 2, 2)])
+def test_a_vocabulary_that_does_not_divide_is_kept_whole(shape: tuple[int, ...]) -> None:
+    """Parts of D fit, but not of V."""
     sizes = {**SIZES, "vocab": V + 1}
-    mesh = sharding.make_mesh(1, 2, 4)
+    mesh = sharding.make_mesh(*shape)
     rules = sharding.logical_rules(mesh, sizes)
     weights, hidden, targets = inputs(HEAD)
     weights = np.concatenate([weights, weights[:1]])

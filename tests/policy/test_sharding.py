@@ -31,7 +31,7 @@ def batch() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return tokens, positions, segments.astype(np.int32)
 
 
-def on_mesh(sizes: tuple[int, int, int], config: model.ModelConfig = CONFIG):
+def on_mesh(sizes: tuple[int, ...], config: model.ModelConfig = CONFIG):
     """(mesh, rules, parameters on their shards)."""
     mesh = sharding.make_mesh(*sizes, devices=jax.devices()[: int(np.prod(sizes))])
     shardings = model.param_shardings(config, mesh)
@@ -45,7 +45,7 @@ def loss(params, rows, rules):
 
 
 @functools.cache
-def results(sizes: tuple[int, int, int], with_grads: bool):
+def results(sizes: tuple[int, ...], with_grads: bool):
     """(logprobs, entropy) and, if asked for, the gradients of their sum, as computed on a mesh."""
     mesh, rules, params = on_mesh(sizes)
     program = functools.partial(loss, rules=rules)
@@ -61,9 +61,17 @@ def results(sizes: tuple[int, int, int], with_grads: bool):
 # so it runs where every axis is split.
 @pytest.mark.parametrize(
     ("sizes", "with_grads"),
-    [((8, 1, 1), False), ((1, 8, 1), False), ((2, 2, 2), True), ((1, 2, 4), True)],
+    [
+        ((8, 1, 1), False),
+        ((1, 8, 1), False),
+        ((2, 2, 2), True),
+        ((1, 2, 4), True),
+        ((1, 2, 2, 2), True),
+        ((1, 2, 1, 4), True),
+        ((1, 1, 1, 8), False),
+    ],
 )
-def test_results_do_not_depend_on_the_mesh(sizes: tuple[int, int, int], with_grads: bool) -> None:
+def test_results_do_not_depend_on_the_mesh(sizes: tuple[int, ...], with_grads: bool) -> None:
     (logprobs, entropy), grads = results(sizes, with_grads)
     (wanted_logprobs, wanted_entropy), wanted_grads = results((1, 1, 1), with_grads=True)
     assert np.abs(wanted_logprobs).max() > 3
@@ -86,8 +94,10 @@ def bytes_on(device: jax.Device, tree) -> int:
     )
 
 
-@pytest.mark.parametrize(("sizes", "parts"), [((8, 1, 1), 1), ((1, 8, 1), 8), ((2, 2, 2), 4)])
-def test_parameters_and_adam_state_are_sharded(sizes: tuple[int, int, int], parts: int) -> None:
+@pytest.mark.parametrize(
+    ("sizes", "parts"), [((8, 1, 1), 1), ((1, 8, 1), 8), ((2, 2, 2), 4), ((1, 2, 2, 2), 8)]
+)
+def test_parameters_and_adam_state_are_sharded(sizes: tuple[int, ...], parts: int) -> None:
     mesh, _, params = on_mesh(sizes)
     optimizer = optax.adamw(1e-3)
     shardings = sharding.optimizer_shardings(
@@ -143,8 +153,8 @@ def test_an_axis_of_a_torus_may_be_split() -> None:
     places = np.ndindex(4, 4, 4)
     chips = [Chip(i, place) for i, place in enumerate(places)]
     mesh = sharding.make_mesh(-1, 1, 8, devices=chips)  # type: ignore[arg-type]
-    assert mesh.devices.shape == (8, 1, 8) and len(set(mesh.devices.flat)) == 64
-    for group in mesh.devices[:, 0]:
+    assert mesh.devices.shape == (8, 1, 1, 8) and len(set(mesh.devices.flat)) == 64
+    for group in mesh.devices[:, 0, 0]:
         spans = np.ptp([chip.coords for chip in group], axis=0)
         assert sorted(spans) == [0, 1, 3]  # neighbours, and not scattered over the torus
 
@@ -160,16 +170,40 @@ def test_key_value_heads_and_vocabulary_that_do_not_divide_are_kept_whole() -> N
     assert layers["q"].spec == P(None, "fsdp", "tensor", None)
 
 
+def test_tokens_are_split_and_the_head_by_vocabulary() -> None:
+    mesh, rules, _ = on_mesh((1, 2, 2, 2))
+    shardings = model.param_shardings(CONFIG, mesh)
+    assert shardings["embedding"].spec == P(("context", "tensor"), "fsdp")
+    assert shardings["layers"]["gate"].spec == P(None, ("fsdp", "context"), "tensor")
+    assert sharding.spec(rules, ("batch", "tokens")) == P(("data", "fsdp"), "context")
+    # A vocabulary that does not divide: as the layers, split over the tensor axis where it can be.
+    for vocab, axis in ((126, "tensor"), (127, None)):
+        config = dataclasses.replace(CONFIG, vocab_size=vocab)
+        spec = model.param_shardings(config, mesh)["embedding"].spec
+        assert spec == P(axis, ("fsdp", "context"))
+
+
+def test_sampling_sees_whole_rows_and_layers_where_they_were() -> None:
+    mesh, _, params = on_mesh((1, 2, 2, 2))
+    whole = sharding.whole_row_mesh(mesh)
+    assert dict(whole.shape) == {"data": 1, "fsdp": 4, "context": 1, "tensor": 2}
+    there = model.param_shardings(CONFIG, whole)["layers"]
+    for x, wanted in zip(jax.tree.leaves(params["layers"]), jax.tree.leaves(there), strict=True):
+        assert x.sharding.is_equivalent_to(wanted, x.ndim)
+    assert sharding.whole_row_mesh(whole) is whole
+
+
 @pytest.mark.parametrize(
     ("change", "sizes", "message"),
     [
         ({"mlp_dim": 50}, (2, 1, 4), r"config.mesh.tensor: got 4.* mlp size 50"),
         ({"num_heads": 6}, (2, 1, 4), r"config.mesh.tensor: got 4.* heads size 6"),
         ({"d_model": 36}, (1, 8, 1), r"config.mesh.fsdp: got 8.* embed size 36"),
+        ({"d_model": 36}, (1, 4, 1, 2), r"config.mesh.fsdp x context: got 8.* embed size 36"),
     ],
 )
 def test_axes_that_must_divide_are_refused_by_name(
-    change: dict, sizes: tuple[int, int, int], message: str
+    change: dict, sizes: tuple[int, ...], message: str
 ) -> None:
     config = dataclasses.replace(CONFIG, **change)
     with pytest.raises(CipoError, match=message):
@@ -201,7 +235,7 @@ def test_devices_made_of_the_cpu(capsys: pytest.CaptureFixture[str]) -> None:
     ran = subprocess.run(
         [sys.executable, "-c", program], env=environment, check=True, capture_output=True, text=True
     )
-    assert ran.stdout == "{'data': 3, 'fsdp': 1, 'tensor': 1}\n"
+    assert ran.stdout == "{'data': 3, 'fsdp': 1, 'context': 1, 'tensor': 1}\n"
 
     assert len(jax.devices()) == 8
     sharding.make_cpu_devices(8)
@@ -213,7 +247,12 @@ def test_devices_made_of_the_cpu(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_mesh_takes_what_is_left() -> None:
     mesh = sharding.make_mesh(2, -1, 2)
-    assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+    assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "context": 1, "tensor": 2}
+    assert sharding.describe(mesh) == "data 2 x fsdp 2 x tensor 2"
+    assert (
+        sharding.describe(sharding.make_mesh(2, 2, 1, -1))
+        == "data 2 x fsdp 2 x context 2 x tensor 1"
+    )
     assert set(mesh.axis_types) == {jax.sharding.AxisType.Auto}
     assert sharding.row_count(mesh) == 4
 

@@ -185,12 +185,15 @@ def test_weight_zero_is_grpo_to_the_bit() -> None:
     assert np.abs(acting["embedding"] - with_corrections.params["embedding"]).max() > 1e-4
 
 
-def test_updates_do_not_depend_on_the_mesh() -> None:
+@pytest.mark.parametrize(
+    ("sizes", "held"), [((2, 2, 2), (1, 2, 1, T)), ((1, 2, 2, 2), (1, 2, 2, T // 2))]
+)
+def test_updates_do_not_depend_on_the_mesh(sizes: tuple[int, ...], held: tuple[int, ...]) -> None:
     params = transformer_params()
     batch = pack(off_policy(transformer, params))
     wanted = update(step_of(transformer), params, batch, batch)
 
-    mesh = sharding.make_mesh(2, 2, 2)
+    mesh = sharding.make_mesh(*sizes)
     shardings = model.param_shardings(CONFIG, mesh)
     state_shardings = ts.TrainState(
         step=sharding.replicated(mesh),
@@ -205,12 +208,12 @@ def test_updates_do_not_depend_on_the_mesh() -> None:
     )
     with jax.set_mesh(mesh):
         state = jax.device_put(jax.device_get(initial_state()(params)), state_shardings)
-        rows = ts.put_batch(batch, mesh, sharding.ROWS)
-        assert {x.data.shape for x in rows.tokens.addressable_shards} == {(1, 2, 1, T)}
+        rows = ts.put_batch(batch, mesh, *sharding.batch_axes(mesh))
+        assert {x.data.shape for x in rows.tokens.addressable_shards} == {held}
         for _ in range(2):
             state, metrics = step(state, rows)
     gate = state.params["layers"]["gate"]
-    assert gate.addressable_shards[0].data.size * 4 == gate.size
+    assert gate.addressable_shards[0].data.size * np.prod(sizes[1:]) == gate.size
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), wanted.params, params)
     assert min(jax.tree.leaves(moved)) > 1e-3
     jax.tree.map(

@@ -3,7 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from cipo_jax.run.memory_plan import compile_program
+from cipo_jax.config import default_config
+from cipo_jax.config.resolve import resolve
+from cipo_jax.run.memory_plan import compile_program, open_shapes
 
 
 def test_temporaries_count_where_the_compilers_peak_leaves_them_out() -> None:
@@ -18,3 +20,15 @@ def test_temporaries_count_where_the_compilers_peak_leaves_them_out() -> None:
     assert program.argument_bytes == x.nbytes + count.nbytes
     assert program.temporary_bytes >= 2 * x.nbytes  # XLA:CPU has a peak without them
     assert program.work.flops >= 3 * 2 * 64**3 and said[0].startswith("step ")
+
+
+def test_a_mesh_that_splits_rows_updates_on_it_and_samples_whole_ones() -> None:
+    raw = default_config()
+    raw.mesh.fsdp, raw.mesh.context, raw.mesh.tensor = 2, 2, 2
+    shapes = open_shapes(resolve(raw), jax.devices())
+    tokens = shapes.update().abstract_batch.tokens
+    (_, _, R, T), batch = tokens.shape, shapes.config.batch
+    assert tokens.sharding.shard_shape(tokens.shape)[2:] == (R // 2, T // 2)
+    assert R == batch.microbatch_rows == 2 and batch.row_tokens == T and T % 32 == 0
+    _, mesh, _ = shapes.sampler
+    assert dict(mesh.shape) == {"data": 1, "fsdp": 4, "context": 1, "tensor": 2}

@@ -67,6 +67,19 @@ def test_what_is_already_so_is_not_proposed() -> None:
     assert not any("data.max_attempt_tokens" in overrides for overrides in tried)
 
 
+def test_rows_are_split_where_devices_could_share_them() -> None:
+    tried = list(candidates(config(**LONG), fsdp=4))[1:4]
+    assert tried == [
+        {"mesh.context": 2},
+        {"mesh.context": 4},
+        {"mesh.context": 4, "optimizer.mu_dtype": "bfloat16"},
+    ]
+    given = list(candidates(config(**LONG, **{"mesh.fsdp": 6, "mesh.data": -1}), fsdp=6))
+    assert given[1] == {"mesh.context": 2, "mesh.fsdp": 3} and "mesh.context" in given[2]
+    already = candidates(config(**LONG, **{"mesh.context": 2}), fsdp=4)
+    assert not any("mesh.context" in overrides for overrides in already)
+
+
 def test_overrides_are_those_of_the_command_line() -> None:
     overrides = {"model.param_dtype": "bfloat16", "optimizer.b1": 0.0}
     changed = changed_config(config(), overrides)

@@ -46,7 +46,7 @@ def policy(
     mesh: Any = SimpleNamespace(
         size=devices,
         devices=SimpleNamespace(flat=[one] * devices),
-        shape={"data": 1, "fsdp": devices, "tensor": 1},
+        shape={"data": 1, "fsdp": devices, "context": 1, "tensor": 1},
     )
     score: Any = None
     return Policy(mesh, model, score, *lengths)
@@ -87,6 +87,15 @@ def test_a_4b_model_on_a_slice(kind: str, devices: int, tensor: int, shards: int
     assert sizes["sampling.cache_tokens"] == CHIPS[kind].memory // 4 // each * shards
     assert sizes["sampling.slots"] % shards == 0
     assert 100 < sizes["sampling.slots"] <= 1024
+
+
+def test_a_row_that_devices_share_is_a_multiple_of_their_blocks() -> None:
+    shared = policy("TPU v5e", 16, QWEN3_4B, (1024, 9300, 8192))
+    shared.mesh.shape.update(fsdp=4, context=4)
+    sizes = derive_sizes(config(**MATH), shared)
+    assert sizes["batch.row_tokens"].value == 17920  # 17492, in blocks of 4 x 128
+    # One for four devices, however few tokens that is for each.
+    assert sizes["batch.microbatch_rows"] == (4, "a row for 4 devices, which share it")
 
 
 def test_a_small_step_needs_no_more_than_it_has() -> None:

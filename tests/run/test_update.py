@@ -58,7 +58,7 @@ def batch(update: Update) -> TrainBatch:
 
 
 @functools.cache
-def results(sizes: tuple[int, int, int]) -> dict[str, Any]:
+def results(sizes: tuple[int, ...]) -> dict[str, Any]:
     """Metrics and first moments (a tenth of the clipped gradient) after one update, and the state's
     bytes on each device. Not the parameters: Adam's first step is the gradient's sign, which
     rounding decides where it is nearly zero."""
@@ -91,8 +91,8 @@ def _planned_bytes(leaf: jax.ShapeDtypeStruct) -> int:
 
 # (1, 2, 4) has fewer key/value heads (2) than parts of the tensor axis: they are kept whole.
 @pytest.mark.slow
-@pytest.mark.parametrize("sizes", [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 2, 4)])
-def test_an_update_does_not_depend_on_the_mesh(sizes: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 2, 4), (2, 1, 2, 2)])
+def test_an_update_does_not_depend_on_the_mesh(sizes: tuple[int, ...]) -> None:
     got, wanted = results(sizes), results((1, 1, 1))
     assert 0 < wanted["metrics"]["base/clip_frac"] < 1 and wanted["metrics"]["grad_norm"] > 0.1
     for what in ("metrics", "moments"):
@@ -105,9 +105,11 @@ def test_an_update_does_not_depend_on_the_mesh(sizes: tuple[int, int, int]) -> N
 @pytest.mark.slow
 def test_the_state_is_sharded() -> None:
     whole = results((1, 1, 1))["planned"]
-    parts = {sizes: whole / results(sizes)["planned"] for sizes in [(8, 1, 1), (1, 8, 1)]}
+    several = [(8, 1, 1), (1, 8, 1), (2, 1, 2, 2)]
+    parts = {sizes: whole / results(sizes)["planned"] for sizes in several}
     assert parts[8, 1, 1] == 1
     assert 6 < parts[1, 8, 1] <= 8  # norm scales are kept whole
+    assert 3.5 < parts[2, 1, 2, 2] <= 4
 
 
 @pytest.mark.slow

@@ -68,7 +68,18 @@ def test_only_what_is_apart_is_copied_where_dtypes_agree(on_gpus: None) -> None:
 
 def test_what_sampling_has_beside_the_training_s_weights() -> None:
     training, mesh = meshes()
-    assert weights.extra_weights(TINY_CONFIG, training, training) == {}
-    for config, other in ((TINY_CONFIG, mesh), (CAST, training)):
-        whole = weights.abstract_weights(config, other)
-        assert weights.extra_weights(config, other, training) == whole
+    assert not jax.tree.leaves(weights.extra_weights(TINY_CONFIG, training, training))
+    whole = weights.abstract_weights(CAST, training)
+    assert weights.extra_weights(CAST, training, training) == whole
+    # On another mesh all but the norms, which every device has whole; on one that sees rows whole
+    # where training splits them, embedding and head alone.
+    other = weights.extra_weights(TINY_CONFIG, mesh, training)
+    assert {"q", "k", "v", "o", "gate", "up", "down"} <= _names(other["layers"])
+    assert not any("norm" in name for name in _names(other) | _names(other["layers"]))
+    split = sharding.make_mesh(1, 2, 2, 2)
+    extra = weights.extra_weights(TINY_CONFIG, sharding.whole_row_mesh(split), split)
+    assert _names(extra) == {"embedding", "head"}
+
+
+def _names(tree: model.Params) -> set[str]:
+    return {name for name, value in tree.items() if jax.tree.leaves(value)}

@@ -40,27 +40,33 @@ def layer_flops(model: ModelConfig, seen: np.ndarray) -> float:
 
 
 def repeated_flops(model: ModelConfig, seen: np.ndarray) -> float:
-    """What the backward pass computes again, by `model.remat`; products with weights count whole
-    where any of their results are needed.
+    """What the backward pass computes again: logits, whose blocks are not kept, and of the layers
+    what `model.remat` says. The last product of a layer is not among it, since nothing needs its
+    result; other products with weights count whole where any of their results are needed.
 
     Args:
+      model: with a policy other than "auto".
       seen: [n] as in `forward_flops`.
     """
-    if model.remat == "none":
-        return 0.0
-    attention = attention_flops(model, seen)
-    if model.remat == "dots":
-        return attention
-    layers = layer_flops(model, seen)
-    if model.remat == "full":
-        return layers
-    assert model.remat == "attention", model.remat
-    projections = model.d_model * (model.num_heads + 2 * model.num_kv_heads) * model.head_dim
-    return layers - attention - 2.0 * model.num_layers * projections * seen.size
+    products = 2.0 * model.num_layers * model.d_model * seen.size  # with one column of weights
+    attention, head = attention_flops(model, seen), head_flops(model, seen.size)
+    but_last = layer_flops(model, seen) - products * model.mlp_dim
+    qkv = products * (model.num_heads + 2 * model.num_kv_heads) * model.head_dim
+    layers = {
+        "none": 0.0,
+        "dots": attention,
+        "attention": but_last - attention - qkv,
+        "full": but_last,
+    }
+    return head + layers[model.remat]
 
 
-def weights_over_links(model: ModelConfig, fsdp: int, tensor: int) -> float:
+def weights_over_links(model: ModelConfig, shards: int, tensor: int) -> float:
     """Bytes that a chip gets over its links in a microbatch: the weights in bfloat16 for each pass,
-    but for the part that it holds."""
+    but for the part that it holds.
+
+    Args:
+      shards: over which a layer's weights are split and gathered: fsdp x context.
+    """
     whole = 2 * count_parameters(model) / tensor
-    return WEIGHT_PASSES * whole * (fsdp - 1) / fsdp
+    return WEIGHT_PASSES * whole * (shards - 1) / shards

@@ -291,6 +291,8 @@ class _Paper:
         """Args: sequences: [n] tokens of each sequence, of each stream."""
         c, policy, a, chips = self._config, self._shapes.policy, self._assumed, self._machine.chips
         model, b, axes = policy.model, self._config.batch, policy.mesh.shape
+        if model.remat == "auto":  # known once it is compiled; "full" takes the most
+            model = dataclasses.replace(model, remat="full")
         rows = sum(len(pack_rows(lengths.tolist(), b.row_tokens)) for lengths in sequences)
         microbatches = b.minibatches * microbatch_count(
             -(-rows // b.minibatches), b.microbatch_rows
@@ -300,7 +302,8 @@ class _Paper:
         forward = forward_flops(model, count_parameters(model), seen)
         speed = chips * a.products * self._machine.chip.flops
         compute = (3 * forward + repeated_flops(model, seen)) / fill / speed
-        moved = microbatches * weights_over_links(model, axes["fsdp"], axes["tensor"])
+        shards = axes["fsdp"] * axes["context"]
+        moved = microbatches * weights_over_links(model, shards, axes["tensor"])
         links = moved / (a.links * self._machine.links)
         parts = {"products": b.epochs * compute}
         if links > compute:
@@ -313,7 +316,7 @@ class _Paper:
         parts["score"] = passes * max(forward / fill / speed, links / 3)
         # State read and written, the gradient read.
         own = 2 * self._shapes.update().sizes.device_bytes
-        own += 4 * count_parameters(model) // (axes["fsdp"] * axes["tensor"])
+        own += 4 * count_parameters(model) // (shards * axes["tensor"])
         optimiser = own / (a.memory * self._machine.chip.bandwidth)
         parts["optimiser"] = b.minibatches * b.epochs * optimiser
         flops, seconds = 3 * b.epochs * forward, sum(parts.values())

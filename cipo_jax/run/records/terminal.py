@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cipo_jax.config.keys import Config
+from cipo_jax.policy.sharding import describe
 from cipo_jax.run.records.metrics_file import TENSORBOARD_DIR, read_metrics
 from cipo_jax.run.transitions import transition
 from cipo_jax.run.watch.learning import findings
@@ -21,7 +22,6 @@ if TYPE_CHECKING:  # the report shares this file, and needs no JAX
 def print_header(config: Config, parts: "Parts", workdir: Path, update: "Update") -> None:
     """What is about to run, on what, and how large it is."""
     model, mesh, sizes = parts.policy.model, parts.policy.mesh, update.sizes
-    axes = " x ".join(f"{name} {length}" for name, length in mesh.shape.items())
     r, k = config.rollout, config.correction
     isolation = f"verifier {parts.isolation}\n" if parts.isolation else ""
     print(
@@ -29,7 +29,7 @@ def print_header(config: Config, parts: "Parts", workdir: Path, update: "Update"
         f"policy   {sizes.parameters:,} parameters ({config.model.source or 'from scratch'}), "
         f"{model.num_layers} layers, {sizes.weight_bytes / 2**20:,.1f} MiB of {model.param_dtype} "
         f"weights, {model.compute_dtype} compute\n"
-        f"devices  {mesh.size} x {mesh.devices.flat[0].device_kind}; mesh {axes}; "
+        f"devices  {mesh.size} x {mesh.devices.flat[0].device_kind}; mesh {describe(mesh)}; "
         f"weights and optimiser {sizes.device_bytes / 2**20:,.1f} MiB per device\n"
         f"step     {r.problems_per_step} problems x {r.group_size} attempts + "
         f"{config.num_anchors} anchors x {k.group_size} corrections; {config.num_steps} steps\n"

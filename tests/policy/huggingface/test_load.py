@@ -30,9 +30,9 @@ from cipo_jax.policy.huggingface.weights import (
 from cipo_jax.types import CipoError
 
 
-@pytest.mark.parametrize("sizes", [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 2, 4)])
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 2, 4), (1, 2, 2, 2)])
 def test_loads_onto_shards_reading_each_byte_once(
-    sizes: tuple[int, int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sizes: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny_models.save_tiny_model_without_torch(tmp_path / "model")
     assert config_from_hf(tmp_path / "model") == config

@@ -116,9 +116,9 @@ def test_four_hosts_do_what_two_do(two: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.long
-@pytest.mark.parametrize("mesh", [(2, 1, 2), (1, 2, 2)])
+@pytest.mark.parametrize("mesh", [(2, 1, 2, 1), (1, 1, 2, 2)])
 def test_two_hosts_with_another_mesh(two: Path, tmp_path: Path, mesh: tuple[int, ...]) -> None:
-    axes = zip(("data", "fsdp", "tensor"), mesh, strict=True)
+    axes = zip(("data", "fsdp", "tensor", "context"), mesh, strict=True)
     options = [f"--config.mesh.{axis}={size}" for axis, size in axes]
     for status, error in run_hosts(tmp_path / "run", [MAIN, MAIN], *options):
         assert status == 0, error

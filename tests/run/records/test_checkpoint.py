@@ -38,8 +38,8 @@ class Moments(NamedTuple):
     mu: jax.Array
 
 
-def state(sizes: tuple[int, int, int] = (1, 8, 1), offset: float = 0.0) -> TrainState:
-    sharding = NamedSharding(make_mesh(*sizes), P("fsdp", "tensor"))
+def state(sizes: tuple[int, ...] = (1, 8, 1), offset: float = 0.0) -> TrainState:
+    sharding = NamedSharding(make_mesh(*sizes), P(("fsdp", "context"), "tensor"))
     array = jax.device_put(VALUES + offset, sharding)
     return TrainState(
         step=jnp.zeros((), jnp.int32), params={"w": array}, opt_state=Moments(array * 2)
@@ -94,8 +94,8 @@ def test_orbax_does_not_warn_of_what_was_asked_for(
     assert messages()[-1] == f"Given directory is read only={tmp_path}"
 
 
-@pytest.mark.parametrize("sizes", [(1, 4, 2), (2, 2, 2), (8, 1, 1)])
-def test_restored_onto_another_mesh(tmp_path: Path, sizes: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize("sizes", [(1, 4, 2), (2, 2, 2), (8, 1, 1), (1, 2, 2, 2)])
+def test_restored_onto_another_mesh(tmp_path: Path, sizes: tuple[int, ...]) -> None:
     with Checkpoints(tmp_path, keep=1) as saved:
         saved.save(3, state(), {"rho": 0.25})
     like = abstract(state(sizes))
