@@ -50,7 +50,6 @@ PAPER: dict[str, tuple[Any, str]] = {
     "correction.band_low": (0.375, _PAPER),
     "correction.band_high": (0.75, _PAPER),
     "correction.right_limits": ((), _READ),
-    "correction.wrong_min_pass_rate": (0.0, _READ),
     "replay.adaptive": (True, _PAPER),
     "replay.initial": (0.3, _READ),
     "replay.minimum": (0.2, _READ),

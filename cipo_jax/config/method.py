@@ -69,7 +69,7 @@ class Correction:
     right_limits: tuple[Literal["count", "weight", "retention"], ...] = ("weight",)
     # Wrong anchors only from problems with at least this pass rate in the step; 0: any. A value up
     # to 1 / rollout.group_size asks for one right attempt (ours).
-    wrong_min_pass_rate: Share = 0.01
+    wrong_min_pass_rate: Share = 0.0
     # Groups of wrong anchors are this many times as large, and there are so many times fewer of
     # them: a step samples the same. Where few corrections succeed, fewer groups are all wrong
     # (ours).

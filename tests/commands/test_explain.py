@@ -131,13 +131,12 @@ def test_the_papers_settings_are_those_that_the_config_marks() -> None:
     anchors from teaching to copy."""
     marked = {name for name, key in KEYS.items() if re.search(r"\(paper\b", key.comment)}
     assert marked <= PAPER.keys()
-    anchors = {"correction.right_limits", "correction.wrong_min_pass_rate"}
     unmarked = {name for name in PAPER.keys() - marked if not name.startswith("replay.")}
-    assert unmarked == {"model.source", *anchors}
+    assert unmarked == {"model.source", "correction.right_limits"}
     verdicts = {key: verdict for key, _, verdict in paper_settings(Config())}
     bounds = {"replay.initial", "replay.minimum", "replay.maximum", "replay.target"}
     different = {key for key, verdict in verdicts.items() if verdict != "same"}
-    assert different == {"model.source", *anchors, *bounds}
+    assert different == {"model.source", "correction.right_limits", *bounds}
     variant = default_config()
     load_file("../../configs/variants.py", beside=__file__).paper_controller(variant)
     verdicts = {key: verdict for key, _, verdict in paper_settings(resolve(variant))}

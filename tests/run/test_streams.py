@@ -380,7 +380,7 @@ def again(
         (4, 2),
         count,
         share,
-        Correction(**{"wrong_min_pass_rate": 0.0} | changes),
+        Correction(**changes),
         Verifier(),
         np.random.default_rng(0),
     )
