@@ -272,9 +272,8 @@ def open_run(
 
         parts.heartbeat.begin("start", "checkpoint, cold start or weights")
         state, host = restore_or_begin(parts.config, parts, material, update, checkpoints, record)
-        step, reference = int(state.step), None
-        if c.algorithm.kl_coef:
-            reference = frozen_reference(checkpoints, update, state.params, step)
+        step, kl = int(state.step), c.algorithm.kl_coef
+        reference = frozen_reference(checkpoints, update, state.params, step) if kl else None
         for phase in ("train", "health"):
             record.rewind(phase, step)
         record.rewind("eval", step if step else -1)

@@ -138,7 +138,7 @@ class Model:
     num_kv_heads: Positive[int] = 2  # key/value heads, a divisor of num_heads
     # Width of a head.
     head_dim: Annotated[
-        Positive[int], Allowed("an even number (for RoPE)", lambda width: width % 2 == 0)
+        Positive[int], Allowed("an even number (for RoPE)", lambda w: w % 2 == 0)
     ] = 16
     mlp_dim: Positive[int] = 192  # hidden width of the gated MLP
     rope_theta: Positive[float] = 10_000.0  # base of the rotary wavelengths
@@ -147,14 +147,12 @@ class Model:
     # Of weights and first moments. The second moment is float32; bfloat16 weights are rounded at
     # random, so that small updates add up (rl/rounding.py).
     param_dtype: Literal["float32", "bfloat16"] = "float32"
-    # Of activations; bfloat16 is for accelerators.
-    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"  # of activations
     # What the backward pass computes again instead of keeping it, from little memory to much:
     # "full" (whole layers), "attention" (all but q, k, v and attention), "dots" (all but products
     # with weights), "none". "auto": the least that fits into a device, see run/remat.py.
     remat: Literal["full", "attention", "dots", "none", "auto"] = "full"
-    # Layers per iteration of the update's loop over layers. On CPU the update is fastest with all
-    # of them; each adds to compile time.
+    # Layers a turn of the update's loop. On CPU all of them are fastest; each adds to compile time.
     unroll: Positive[int] = 1
 
 
@@ -231,8 +229,7 @@ class Mesh:
     data: MeshSize = 1  # replicas
     fsdp: MeshSize = -1  # parameter and optimiser shards; rows are split over data x fsdp
     tensor: MeshSize = 1  # shards of heads, MLP and vocabulary
-    # Shards of the tokens of a row, for rows that are too long for one device; parameters and
-    # optimiser are split over fsdp x context. Sampling has it as more of fsdp.
+    # Shards of a row's tokens, for rows too long for one device. Sampling has it as more of fsdp.
     context: MeshSize = 1
     # Devices that JAX makes of the CPU, in every process; 0: one, or what JAX is told otherwise.
     # Small models are fastest with one for each core, rows split over them (data = -1, fsdp = 1).
