@@ -111,8 +111,9 @@ def on_corrections(workdir: Path) -> str:
 
 
 def _points(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray]) -> str:
-    """Share a minus share b, with its interval."""
-    low, high = share_difference(a, b)
+    """Share a minus share b, with its interval over the problems that have a case."""
+    has = (a[1] + b[1]) > 0
+    low, high = share_difference((a[0][has], a[1][has]), (b[0][has], b[1][has]))
     difference = a[0].sum() / a[1].sum() - b[0].sum() / b[1].sum()
     return (
         f"{100 * difference:+.1f} points (95% interval {100 * low:+.1f} to {100 * high:+.1f}, "
