@@ -20,6 +20,8 @@ MAY_CHANGE_ON_RESUME = (
     *("batch.row_tokens", "batch.microbatch_rows", "verifier.workers"),
     *("sampling.slots", "sampling.cache_tokens", "sampling.tensor", "sampling.chunk"),
 )
+# What a run did whose config lacks the key, where that is not today's default.
+_BEFORE = {"replay.target": "constant", "correction.right_limits": []}
 # Keys of the model that its parameters do not show.
 _NOT_SHAPES = ("model.remat", "model.unroll", "model.compute_dtype", "model.param_dtype")
 
@@ -105,9 +107,10 @@ def value_differences(
     saved: Mapping[str, Any], current: Mapping[str, Any]
 ) -> dict[str, tuple[object, object]]:
     """{key: (saved value, current value)} where the `fixed_values` of a run and of now differ. A
-    key that `saved` does not have is newer, and counts as its default, which leaves things as they
-    were; one that `current` does not have is gone, and counts for nothing."""
-    saved = fixed_values(Config()) | dict(saved)
+    key that `saved` does not have is newer, and counts as what leaves things as they were: its
+    default, or what `_BEFORE` says; one that `current` does not have is gone, and counts for
+    nothing."""
+    saved = fixed_values(Config()) | _BEFORE | dict(saved)
     return {key: (saved[key], value) for key, value in current.items() if saved[key] != value}
 
 
