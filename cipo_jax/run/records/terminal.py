@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cipo_jax.config.keys import Config
-from cipo_jax.policy.sharding import describe
 from cipo_jax.run.records.metrics_file import TENSORBOARD_DIR, read_metrics
 from cipo_jax.run.transitions import transition
 from cipo_jax.run.watch.learning import findings
@@ -21,6 +20,8 @@ if TYPE_CHECKING:  # the report shares this file, and needs no JAX
 
 def print_header(config: Config, parts: "Parts", workdir: Path, update: "Update") -> None:
     """What is about to run, on what, and how large it is."""
+    from cipo_jax.policy.sharding import describe  # late: see above
+
     model, mesh, sizes = parts.policy.model, parts.policy.mesh, update.sizes
     r, k = config.rollout, config.correction
     isolation = f"verifier {parts.isolation}\n" if parts.isolation else ""
