@@ -9,7 +9,8 @@ Hardware: 16 TPU v5e chips or as much memory (docs/scaling.md says what fits whe
 them, not run on a TPU yet. Sizes that depend on the devices are derived from them; --mode=explain
 shows each. configs/small.py is for one machine.
 
-Values marked "paper" come from arXiv 2605.14539 or summaries of it; the others are ours.
+Values marked "paper" come from arXiv 2605.14539 or summaries of it; the others are ours. The
+controller is the program's; `configs/math.py:paper_controller` has the paper's, as far as known.
 """
 
 from cipo_jax.config import default_config, load_file
