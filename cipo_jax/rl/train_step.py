@@ -67,13 +67,14 @@ def put_batch(
 ) -> TrainBatch:
     """Moves a batch to the devices, split along R over the mesh axes `rows`, and along T over
     `tokens`."""
-    of_rank = {n: NamedSharding(mesh, P(*axes)) for n, axes in _by_rank(rows, tokens).items()}
+    of_rank = _shardings(mesh, rows, tokens)
     return jax.tree.map(lambda x: _put(x, of_rank[x.ndim]), batch)
 
 
-def _by_rank(rows: tuple[str, ...], tokens: str | None) -> dict[int, tuple[Any, ...]]:
-    """The mesh axes of a batch's arrays [U, 2], [U, M, R] and [U, M, R, T]."""
-    return {2: (), 3: (None, None, rows), 4: (None, None, rows, tokens)}
+def _shardings(mesh: Mesh, rows: tuple[str, ...], tokens: str | None) -> dict[int, NamedSharding]:
+    """Of a batch's arrays [U, 2], [U, M, R] and [U, M, R, T], by their rank."""
+    axes = {2: (), 3: (None, None, rows), 4: (None, None, rows, tokens)}
+    return {rank: NamedSharding(mesh, P(*names)) for rank, names in axes.items()}
 
 
 def _put(x: Any, sharding: NamedSharding) -> jax.Array:
@@ -92,7 +93,7 @@ def abstract_batch(
 ) -> TrainBatch:
     """Shapes, dtypes and shardings of `put_batch`, for a batch [U, M, R, T] without reference
     log-probs; `share_prompts` as in `packing`."""
-    of_rank = {n: NamedSharding(mesh, P(*axes)) for n, axes in _by_rank(rows, tokens).items()}
+    of_rank = _shardings(mesh, rows, tokens)
     ints, floats = (
         jax.ShapeDtypeStruct(shape, dtype, sharding=of_rank[4])
         for dtype in (jnp.int32, jnp.float32)
