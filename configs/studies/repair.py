@@ -49,7 +49,7 @@ def colouring(c):
     c.data.train = c.data.eval = c.cold_start.demonstrations = "colouring"
     c.data.tokenizer = "char_graphs"
     c.data.min_operations, c.data.max_operations = 2, 3
-    c.data.max_prompt_tokens = 56
+    c.data.max_prompt_tokens = 64
     c.data.max_completion_tokens = c.data.max_attempt_tokens = 60
     c.batch.row_tokens = 192
     c.cold_start.stop_at_pass_rate = 0.45

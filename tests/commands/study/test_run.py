@@ -59,7 +59,7 @@ def test_the_tasks_fit_their_budgets(file: Path) -> None:
     loaded = load_study(file)
     for task in loaded.tasks:
         c = resolve(loaded.config(f"{task}/cold"))
-        tokenizer = load_tokenizer(c.data.tokenizer)
+        prompts = PromptWriter(load_tokenizer(c.data.tokenizer), c.data)
         name, operations = c.cold_start.demonstrations, c.data.max_operations
         for demonstration in open_demonstrations(
             name,
@@ -69,8 +69,7 @@ def test_the_tasks_fit_their_budgets(file: Path) -> None:
             min_operations=operations,
             max_operations=operations,
             practice_share=c.cold_start.practice_share,
-        ).batch(0, 100):
-            prompts = PromptWriter(tokenizer, c.data)
+        ).batch(0, 1000):
             prompt, completion = prompts.demonstration(demonstration)
             assert len(prompt) <= prompts.longest_correction()
             assert len(completion) <= c.data.max_completion_tokens
