@@ -24,7 +24,7 @@ MAIN = load_file("main.py", beside=__file__)
 
 
 def base():
-    c = MAIN.of_demo()
+    c = MAIN.of_arithmetic()
     c.cold_start.max_steps = 3000
     c.cold_start.check_every = 100
     c.cold_start.correction_share = 0.5
