@@ -14,8 +14,7 @@ import numpy as np
 
 from cipo_jax.report.blocks import Block, Cell, Kind, Note, Table
 from cipo_jax.report.figures import NORMAL
-from cipo_jax.run.comparison import is_judged, stream_of
-from cipo_jax.run.records.archive import read_attempts
+from cipo_jax.run.comparison import count_evaluation
 from cipo_jax.run.statistics import pass_at_k, share_difference, share_estimate
 from cipo_jax.types import Outcome
 
@@ -123,32 +122,16 @@ def count(workdir: Path, step: int, wanted: Sequence[Measure]) -> dict[str, Coun
     Raises:
       CipoError: the archive is damaged.
     """
-    sums: dict[str, dict[str, list[float]]] = {}
-    rights: dict[str, list[bool]] = {}
-
-    def add(metric: str, problem: str, value: float) -> None:
-        of = sums.setdefault(metric, {}).setdefault(problem, [0.0, 0.0])
-        of[0] += value
-        of[1] += 1
-
-    for attempt in read_attempts(workdir, "eval", {step}):
-        problem, right = attempt["problem_id"], attempt["outcome"] == Outcome.CORRECT
-        stream, judged = stream_of(attempt), is_judged(attempt)
-        if stream == "base":
-            add(_LENGTH, problem, attempt["completion_tokens"])
-        if not judged:
-            continue
-        if stream == "base":
-            rights.setdefault(problem, []).append(right)
-            add("eval/no_answer", problem, attempt["outcome"] == Outcome.NO_ANSWER)
-            continue
-        if stream not in ("own", "given"):  # of a further round, which metrics.jsonl tells
-            continue
-        prefix = f"eval/{'correction' if stream == 'own' else 'given'}"
-        was_right = attempt["anchor"]["outcome"] == Outcome.CORRECT
-        add(f"{prefix}/accuracy_before", problem, was_right)
-        add(f"{prefix}/accuracy_after", problem, right)
-        add(f"{prefix}/{'r2r' if was_right else 'w2r'}", problem, right)
+    counts = count_evaluation(workdir, step)
+    rights = counts.rights()
+    sums: dict[str, dict[str, tuple[float, float]]] = {
+        _LENGTH: {p: (sum(of), len(of)) for p, of in counts.lengths.items()},
+        "eval/no_answer": {
+            p: (of.count(Outcome.NO_ANSWER), len(of)) for p, of in counts.outcomes.items()
+        },
+        **_of_corrections("eval/correction", counts.own),
+        **_of_corrections("eval/given", counts.given),
+    }
     found = {}
     for measure in wanted:
         if measure.metric.startswith("eval/pass@"):
@@ -164,9 +147,32 @@ def count(workdir: Path, step: int, wanted: Sequence[Measure]) -> dict[str, Coun
             cases = f"{below:,.0f} {measure.cases}"
             if measure.metric != _LENGTH:
                 cases = f"{above:,.0f} of {cases}"
-            ratios = {problem: (a, b) for problem, (a, b) in of.items()}
-            found[measure.metric] = Counted(ratios, cases)
+            found[measure.metric] = Counted(of, cases)
     return found
+
+
+def _of_corrections(
+    prefix: str, counts: Mapping[str, np.ndarray]
+) -> dict[str, dict[str, tuple[float, float]]]:
+    """{metric: {problem: (above, below)}} as in `Counted`, of problems with a case.
+
+    Args:
+      counts: as `comparison.Corrections`.
+    """
+    sums: dict[str, dict[str, tuple[float, float]]] = {}
+    for problem, of in counts.items():
+        (_, w2r), (_, r2r) = of.tolist()
+        (wrong, right), after = of.sum(axis=1).tolist(), w2r + r2r
+        ratios = {
+            "accuracy_before": (right, wrong + right),
+            "accuracy_after": (after, wrong + right),
+            "r2r": (r2r, right),
+            "w2r": (w2r, wrong),
+        }
+        for name, (above, below) in ratios.items():
+            if below:
+                sums.setdefault(f"{prefix}/{name}", {})[problem] = (above, below)
+    return sums
 
 
 def _pass_at(k: int, rights: Mapping[str, Sequence[bool]]) -> dict[str, tuple[float, float]]:
