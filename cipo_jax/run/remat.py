@@ -40,7 +40,8 @@ def numbers_kept(model: ModelConfig, row_tokens: int) -> dict[str, int]:
     those that compute least again first, in rows that are one sequence of `row_tokens`."""
     D, M = model.d_model, model.mlp_dim
     heads, kv = model.num_heads * model.head_dim, 2 * model.num_kv_heads * model.head_dim
-    projected, products = heads + kv, 2 * D + 2 * M  # what q, k, v and the other products give
+    # What q, k, v and the other products give; the last of a layer only where a norm needs it.
+    projected, products = heads + kv, D + 2 * M + (D if model.post_norms else 0)
     kept = {
         "none": D + projected + products + heads,
         "dots": D + projected + products,

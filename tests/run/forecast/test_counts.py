@@ -1,11 +1,16 @@
 """FLOPs and bytes from shapes, by hand and against what the metrics count."""
 
 import dataclasses
+import math
+from typing import Any
 
+import jax
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 
 from cipo_jax.policy.config import ModelConfig
+from cipo_jax.policy.model import abstract_params, token_logprobs
 from cipo_jax.run.forecast.counts import (
     count_parameters,
     head_flops,
@@ -33,6 +38,19 @@ SEEN = np.array([1, 2, 3, 1, 2])
 
 
 def test_a_decode_step_reads_weights_and_live_tokens() -> None:
+def product_flops(jaxpr: Any) -> float:
+    """Of all products of matrices, those in loops as often as they run."""
+    total = 0.0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            sizes = (equation.invars[0].aval.shape[i] for i in contracted)
+            total += 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(sizes)
+        turns = equation.params["length"] if equation.primitive.name == "scan" else 1
+        total += turns * sum(map(product_flops, jaxprs_in_params(equation.params)))
+    return total
+
+
     whole = 3 * PRODUCTS + NORMS + 2 * 32 * 8
     assert count_parameters(MODEL) == whole
     # Of the input table, which is not the head's, only rows are read.
@@ -61,6 +79,34 @@ def test_what_remat_repeats() -> None:
 
 
 @pytest.mark.parametrize(("fsdp", "tensor", "share"), [(1, 4, 0.0), (4, 1, 0.75), (4, 2, 0.375)])
+@pytest.mark.parametrize("post_norms", [False, True])
+def test_what_remat_repeats_is_what_the_gradient_has_more(post_norms: bool) -> None:
+    """Products in the traced gradient, beside those without remat. The portable attention makes all
+    scores of a row, and makes them again in its backward pass."""
+    rows, T = np.ones((1, 16), np.int32), 16
+
+    def products(remat: str) -> float:
+        model = dataclasses.replace(MODEL, remat=remat, post_norms=post_norms)
+
+        def total(params: Any) -> jax.Array:
+            positions = np.arange(T, dtype=np.int32)[None]
+            return token_logprobs(model, params, rows, positions, rows, 1.0, ())[0].sum()
+
+        return product_flops(jax.make_jaxpr(jax.grad(total))(abstract_params(model)).jaxpr)
+
+    def counted(remat: str) -> float:
+        model = dataclasses.replace(MODEL, remat=remat, post_norms=post_norms)
+        norms = 2 * T * (3 * (4 if post_norms else 2) * 8 + 8) * (remat != "dots")
+        # In so short rows logits are kept.
+        return repeated_flops(model, np.full(T, T)) - head_flops(model, T) - norms
+
+    kept = products("none")
+    assert products("dots") - kept == counted("dots")
+    assert products("full") - kept == counted("full")
+    scores = attention_flops(MODEL, np.full(T, T)) / 2
+    assert products("attention") - kept == counted("attention") + scores
+
+
 def test_weights_pass_three_times_but_for_what_a_chip_has(
     fsdp: int, tensor: int, share: float
 ) -> None:
