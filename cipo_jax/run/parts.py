@@ -192,7 +192,8 @@ def make_model_config(model: keys.Model, tokenizer_name: str, tokenizer: Tokeniz
     computed: dict[str, Any] = {
         "param_dtype": model.param_dtype,
         "compute_dtype": model.compute_dtype,
-        # Where "auto" matters, `remat.with_remat` has replaced it: others compute no gradient.
+        # Where a gradient is computed, `remat.with_remat` has replaced "auto". Other modes compute
+        # none, and what counts one on paper counts the most.
         "remat": "full" if model.remat == "auto" else model.remat,
         "unroll": model.unroll,
     }

@@ -291,8 +291,6 @@ class _Paper:
         """Args: sequences: [n] tokens of each sequence, of each stream."""
         c, policy, a, chips = self._config, self._shapes.policy, self._assumed, self._machine.chips
         model, b, axes = policy.model, self._config.batch, policy.mesh.shape
-        if model.remat == "auto":  # known once it is compiled; "full" takes the most
-            model = dataclasses.replace(model, remat="full")
         rows = sum(len(pack_rows(lengths.tolist(), b.row_tokens)) for lengths in sequences)
         microbatches = b.minibatches * microbatch_count(
             -(-rows // b.minibatches), b.microbatch_rows
