@@ -139,5 +139,5 @@ def test_lines_are_of_what_was_found() -> None:
 
 def test_devices_of_unknown_speed_are_refused() -> None:
     (device,) = paper_devices("h100:1")
-    with pytest.raises(CipoError, match="the speed of 'TPU v99' is not known, of .*TPU v5p"):
+    with pytest.raises(CipoError, match="the speed of 'TPU v99' is not known; known are .*TPU v5p"):
         machine_of([dataclasses.replace(device, device_kind="TPU v99")], 1e9)
