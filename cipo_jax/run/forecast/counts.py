@@ -64,11 +64,22 @@ def repeated_flops(model: ModelConfig, seen: np.ndarray) -> float:
 
 
 def weights_over_links(model: ModelConfig, shards: int, tensor: int) -> float:
-    """Bytes that a chip gets over its links in a microbatch: the weights in bfloat16 for each pass,
-    but for the part that it holds.
+    """Bytes that a chip gets over its links in a microbatch: the weights in bfloat16 for each of
+    WEIGHT_PASSES, but for the part that it holds.
 
     Args:
       shards: over which a layer's weights are split and gathered: fsdp x context.
     """
     whole = 2 * count_parameters(model) / tensor
     return WEIGHT_PASSES * whole * (shards - 1) / shards
+
+
+def gradients_over_links(model: ModelConfig, shards: int, tensor: int, replicas: int) -> float:
+    """Bytes that a chip gets over its links in a microbatch to sum the gradient of its part of the
+    weights, in bfloat16, over `replicas` of it: an all-reduce, which sends each part on twice.
+
+    Args:
+      shards: as in `weights_over_links`.
+    """
+    own = 2 * count_parameters(model) / tensor / shards
+    return 2 * own * (replicas - 1) / replicas

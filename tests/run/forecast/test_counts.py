@@ -13,6 +13,7 @@ from cipo_jax.policy.config import ModelConfig
 from cipo_jax.policy.model import abstract_params, token_logprobs
 from cipo_jax.run.forecast.counts import (
     count_parameters,
+    gradients_over_links,
     head_flops,
     layer_flops,
     repeated_flops,
@@ -37,7 +38,6 @@ NORMS = 3 * 2 * 8 + 8
 SEEN = np.array([1, 2, 3, 1, 2])
 
 
-def test_a_decode_step_reads_weights_and_live_tokens() -> None:
 def product_flops(jaxpr: Any) -> float:
     """Of all products of matrices, those in loops as often as they run."""
     total = 0.0
@@ -51,6 +51,7 @@ def product_flops(jaxpr: Any) -> float:
     return total
 
 
+def test_a_decode_step_reads_weights_and_live_tokens() -> None:
     whole = 3 * PRODUCTS + NORMS + 2 * 32 * 8
     assert count_parameters(MODEL) == whole
     # Of the input table, which is not the head's, only rows are read.
@@ -78,7 +79,6 @@ def test_what_remat_repeats() -> None:
     assert repeated("attention") == head + 2 * 5 * (3 * (64 + 2 * 128) + NORMS)
 
 
-@pytest.mark.parametrize(("fsdp", "tensor", "share"), [(1, 4, 0.0), (4, 1, 0.75), (4, 2, 0.375)])
 @pytest.mark.parametrize("post_norms", [False, True])
 def test_what_remat_repeats_is_what_the_gradient_has_more(post_norms: bool) -> None:
     """Products in the traced gradient, beside those without remat. The portable attention makes all
@@ -107,7 +107,15 @@ def test_what_remat_repeats_is_what_the_gradient_has_more(post_norms: bool) -> N
     assert products("attention") - kept == counted("attention") + scores
 
 
+@pytest.mark.parametrize(("fsdp", "tensor", "share"), [(1, 4, 0.0), (4, 1, 0.75), (4, 2, 0.375)])
 def test_weights_pass_three_times_but_for_what_a_chip_has(
     fsdp: int, tensor: int, share: float
 ) -> None:
     assert weights_over_links(MODEL, fsdp, tensor) == 3 * 2 * count_parameters(MODEL) * share
+
+
+def test_gradients_are_summed_over_replicas_of_a_part() -> None:
+    whole = 2 * count_parameters(MODEL)
+    assert gradients_over_links(MODEL, 4, 2, 1) == 0.0
+    assert gradients_over_links(MODEL, 1, 1, 4) == 2 * whole * 0.75
+    assert gradients_over_links(MODEL, 4, 2, 2) == 2 * whole / 8 * 0.5
