@@ -167,8 +167,10 @@ def open_shapes(
     sampling, sampling_policy = c.sampling, policy
     hosts = len({device.process_index for device in devices})
     if hosts > 1:
+        # As `host_copy.host_meshes`.
         tensor = c.sampling.tensor or mesh.shape["tensor"]
-        own_mesh = sharding.make_mesh(hosts, -1, tensor, devices=devices)
+        data, fsdp = (-1, 1) if c.sampling.tensor else (hosts, -1)
+        own_mesh = sharding.make_mesh(data, fsdp, tensor, devices=devices)
         sampling_policy = dataclasses.replace(policy, mesh=own_mesh)
         sampling = dataclasses.replace(sampling, tensor=0)
     engine = open_engine(sampling, sampling_policy, tokenizer)
