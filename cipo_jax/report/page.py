@@ -7,7 +7,7 @@ corrections, no evaluation) says so. What a page is made of is decided in `html.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ def write_report(workdir: Path, max_pairs: int) -> Path:
     archive = pairs.look_up_archive(workdir, records)
     ill = {("train", r["step"]) for r in records if r["phase"] == "health"}
     chosen = pairs.choose_pairs(workdir, archive.places, max_pairs, first=ill)
-    evaluated = _merge_by_step(r for r in records if r["phase"] in ("eval", "final"))
+    evaluated = [r for r in records if r["phase"] == "eval"]
     by_phase: dict[str, tables.Records] = {
         "train": [r for r in records if r["phase"] == "train"],
         "eval": evaluated,
@@ -90,14 +90,6 @@ def _draw(
             missing.append(plot.title + (f" (needs {plot.needs})" if plot.needs else ""))
     blocks: list[Block] = [figures.FigureGrid(drawn)] if drawn else []
     return blocks + ([Note(f"No data: {'; '.join(missing)}.")] if missing else [])
-
-
-def _merge_by_step(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One record per step, in order of steps; of two values of one metric the later counts."""
-    merged: dict[int, dict[str, Any]] = {}
-    for record in records:
-        merged.setdefault(record["step"], {}).update(record)
-    return [merged[step] for step in sorted(merged)]
 
 
 def _read_config(path: Path) -> dict[str, Any]:
