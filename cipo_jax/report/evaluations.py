@@ -7,14 +7,13 @@ tells. Intervals are 95%, over problems; formulas are in `run/statistics.py`.
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from cipo_jax.report.blocks import Block, Cell, Kind, Note, Table
 from cipo_jax.report.figures import NORMAL
-from cipo_jax.run.comparison import count_evaluation
+from cipo_jax.run.comparison import Counts
 from cipo_jax.run.statistics import pass_at_k, share_difference, share_estimate
 from cipo_jax.types import Outcome
 
@@ -68,22 +67,19 @@ def measures(pass_at: Sequence[str]) -> list[Measure]:
 
 
 def before_after(
-    workdir: Path, evaluations: Sequence[Mapping[str, Any]], pass_at: Sequence[str]
+    ends: Mapping[int, Counts], evaluations: Sequence[Mapping[str, Any]], pass_at: Sequence[str]
 ) -> list[Block]:
     """The first and the last of `evaluations`, which are in order of steps, with their differences.
 
     Args:
-      workdir: of the run, for its archived attempts.
+      ends: what `comparison.count_ends` gives for them.
       pass_at: as of `plots.pass_at_names`.
-
-    Raises:
-      CipoError: the archive is damaged.
     """
     if not evaluations:
         return [Note("No evaluation yet.")]
     both = [evaluations[0], evaluations[-1]][: len(evaluations)]
     wanted = [*measures(pass_at), *_rounds(both[-1])]
-    counted = {step: count(workdir, step, wanted) for step in {e["step"] for e in both}}
+    counted = {e["step"]: _counted(ends[e["step"]], wanted) for e in both}
     rows: list[tuple[Cell, ...]] = []
     for measure in wanted:
         values = [evaluation.get(measure.metric, math.nan) for evaluation in both]
@@ -116,13 +112,8 @@ def before_after(
     return blocks
 
 
-def count(workdir: Path, step: int, wanted: Sequence[Measure]) -> dict[str, Counted]:
-    """{metric: what the archived attempts of an evaluation say of it}, as far as they have a case.
-
-    Raises:
-      CipoError: the archive is damaged.
-    """
-    counts = count_evaluation(workdir, step)
+def _counted(counts: Counts, wanted: Sequence[Measure]) -> dict[str, Counted]:
+    """{metric: what the attempts of an evaluation say of it}, as far as they have a case."""
     rights = counts.rights()
     sums: dict[str, dict[str, tuple[float, float]]] = {
         _LENGTH: {p: (sum(of), len(of)) for p, of in counts.lengths.items()},

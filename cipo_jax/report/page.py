@@ -16,6 +16,7 @@ from cipo_jax.report.blocks import Block, Note, Section
 from cipo_jax.report.drawing import Breach
 from cipo_jax.report.facts import command_line, facts, not_finite
 from cipo_jax.report.html import Page, write_page
+from cipo_jax.run.comparison import count_ends
 from cipo_jax.run.records.metrics_file import read_metrics
 from cipo_jax.run.records.starts import read_starts
 from cipo_jax.run.verdict import verdicts
@@ -53,7 +54,8 @@ def write_report(workdir: Path, max_pairs: int) -> Path:
     fired = tables.breaches(records, config)
     groups = plots.plots(pass_at, plots.histogram_names(by_phase["train"]))
     curve = [] if by_k is None else [figures.FigureGrid([by_k])]
-    before_after = evaluations.before_after(workdir, evaluated, pass_at)
+    ends = count_ends(workdir, evaluated)
+    before_after = evaluations.before_after(ends, evaluated, pass_at)
     sections = (
         Section("Before and after", [*before_after, *curve], narrow=True),
         Section("Health", tables.health(records, config), narrow=True),
@@ -65,7 +67,7 @@ def write_report(workdir: Path, max_pairs: int) -> Path:
     page = Page(
         kind="cipo_jax run",
         name=workdir.resolve().name,
-        verdicts=verdicts(workdir),
+        verdicts=verdicts(workdir, ends),
         facts=facts(workdir, records, config, starts, archive.num_bytes),
         command=command_line(starts),
         warnings=not_finite(records),

@@ -135,6 +135,17 @@ def count_evaluation(workdir: Path, step: int) -> Counts:
     return counts
 
 
+def count_ends(workdir: Path, evaluations: Sequence[Mapping[str, Any]]) -> dict[int, Counts]:
+    """{step: its attempts} of the first and of the last of a run's own evaluations, as far as there
+    are any; they are lines of metrics.jsonl, in order of steps.
+
+    Raises:
+      CipoError: the archive is damaged.
+    """
+    steps = [evaluation["step"] for evaluation in evaluations]
+    return {step: count_evaluation(workdir, step) for step in dict.fromkeys(steps[:1] + steps[-1:])}
+
+
 def suite_outcomes(path: Path) -> Outcomes:
     """The outcomes of every suite of `evaluations/`, each at the last step it was evaluated at; of
     several evaluations of one step, the one with the last number."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from cipo_jax.run.comparison import Counts, count_evaluation
+from cipo_jax.run.comparison import Counts, count_ends
 from cipo_jax.run.records.metrics_file import read_metrics
 from cipo_jax.run.statistics import paired_difference, share_difference
 from cipo_jax.run.watch.learning import findings, teaches_nothing
@@ -23,18 +23,23 @@ _MOST = 0.5  # of the steps
 _Z = 1.96  # of a 95% interval, where there are only standard errors
 
 
-def verdicts(workdir: Path) -> list[str]:
+def verdicts(workdir: Path, ends: Mapping[int, Counts] | None = None) -> list[str]:
     """What a run has learned, and, where corrections are evaluated, what they are worth.
+
+    Args:
+      ends: what `count_ends` gives for the run's evaluations, if the caller has it.
 
     Raises:
       CipoError: metrics or archive are damaged.
     """
     lines = read_metrics(workdir)
-    steps = [line["step"] for line in lines if line["phase"] == "eval"]
-    if not steps or min(steps) == max(steps):
+    evaluations = [line for line in lines if line["phase"] == "eval"]
+    if len(evaluations) < 2:
         return [on_learning(lines, None)]
-    ends = count_evaluation(workdir, min(steps)), count_evaluation(workdir, max(steps))
-    return [line for line in (on_learning(lines, ends), on_corrections(*ends)) if line]
+    counts = ends or count_ends(workdir, evaluations)
+    before, after = (counts[evaluations[i]["step"]] for i in (0, -1))
+    found = on_learning(lines, (before, after)), on_corrections(before, after)
+    return [line for line in found if line]
 
 
 def on_learning(lines: Sequence[Mapping[str, Any]], counts: tuple[Counts, Counts] | None) -> str:

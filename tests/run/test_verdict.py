@@ -1,13 +1,16 @@
 """A run in two sentences."""
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from invented_run import make_attempt
 
-from cipo_jax.run.records.archive import AttemptArchive
+from cipo_jax.run import comparison
+from cipo_jax.run.records.archive import AttemptArchive, read_attempts
 from cipo_jax.run.records.metrics_file import MetricWriter
 from cipo_jax.run.verdict import verdicts
 from cipo_jax.types import Outcome, Problem, Verdict
@@ -110,3 +113,19 @@ def test_corrections_are_counted_by_hand(tmp_path: Path) -> None:
 def test_corrections_that_are_not_evaluated_are_not_told_of(tmp_path: Path) -> None:
     run(tmp_path, 0.4, 0.6)
     assert len(verdicts(tmp_path)) == 1
+
+
+def test_the_archive_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[set[int]] = []
+
+    def reading(workdir: Path, phase: str, steps: set[int]) -> Iterator[Any]:
+        read.append(steps)
+        return read_attempts(workdir, phase, steps)
+
+    monkeypatch.setattr(comparison, "read_attempts", reading)
+    run(tmp_path, 0.4, 0.6)
+    assert read == [{0}, {4}]
+    # What has been counted is not read again.
+    evaluations = [{"step": 0}, {"step": 2}, {"step": 4}]
+    ends = comparison.count_ends(tmp_path, evaluations)
+    assert verdicts(tmp_path, ends) and read == 2 * [{0}, {4}]
