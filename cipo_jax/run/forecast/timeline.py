@@ -39,8 +39,10 @@ from cipo_jax.run.watch.speed import forward_flops
 
 NOT_COUNTED = (
     "compilation (minutes, once), a cold start, dynamic sampling's refills, corrections of "
-    "corrections as a rollout of their own, gradient statistics, preemptions; all completions have "
-    "a backward pass, and those of one problem are as different in length as those of others"
+    "corrections as a rollout of their own, gradient statistics, preemptions; activations that "
+    "chips exchange in the update (mesh.tensor, mesh.context), launches of a GPU's kernels; all "
+    "completions have a backward pass, and those of one problem are as different in length as "
+    "those of others"
 )
 
 
