@@ -316,7 +316,10 @@ def planned_bytes(compiled: jax.stages.Compiled) -> tuple[int, int]:
     """
     memory = compiled.memory_analysis()
     if memory is None:
-        raise CipoError("preflight: the compiler of these devices does not plan memory")
+        raise CipoError(
+            "the compiler of these devices does not plan memory, which --mode=preflight and "
+            "config.model.remat='auto' need"
+        )
     arguments = memory.argument_size_in_bytes
     fresh = max(0, memory.output_size_in_bytes - memory.alias_size_in_bytes)
     device = next(iter(jax.tree.leaves(compiled.input_shardings)[0].device_set))
