@@ -149,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def run(argv: Sequence[str]) -> None:
     """As `main`, but user errors are raised as `CipoError`."""
     invocation = parse(argv, MODES)
-    # It prints its warnings itself: the root logger would print each again.
+    # The hub's package prints its warnings itself: the root logger would print each again.
     logging.getLogger("huggingface_hub").propagate = False
     if invocation.mode.needs_devices:
         from cipo_jax.policy.sharding import make_cpu_devices
