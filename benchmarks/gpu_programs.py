@@ -49,6 +49,7 @@ from cipo_jax.run.devices.memory import device_memory
 from cipo_jax.run.devices.optimised_hlo import Work, collectives, parse, work
 from cipo_jax.run.devices.topology import topology_devices
 from cipo_jax.run.forecast.counts import step_bytes
+from cipo_jax.run.memory_plan import planned_bytes
 from cipo_jax.run.sizes import with_sizes
 from cipo_jax.run.update import Policy, bytes_per_device, make_policy_update, make_score
 from cipo_jax.sampling.choose import Choice
@@ -161,14 +162,12 @@ def examine(lowered: jax.stages.Lowered) -> tuple[Work, dict[str, Any]]:
     """Compiles a program: its work, and bytes of one GPU, collectives, seconds."""
     began = time.monotonic()
     compiled = lowered.compile()
-    memory = compiled.memory_analysis()
-    assert memory is not None
+    arguments, temporaries = planned_bytes(compiled)
     program, entry = parse(compiled.as_text() or "")
     done = work(program, entry)
-    fresh = max(0, memory.output_size_in_bytes - memory.alias_size_in_bytes)
     return done, {
-        "argument_bytes": memory.argument_size_in_bytes,
-        "temporary_bytes": memory.temp_size_in_bytes + fresh,
+        "argument_bytes": arguments,
+        "temporary_bytes": temporaries,
         "flops": done.total("flops"),
         "moved_bytes": done.total("bytes"),
         "kernels": done.total("kernels"),

@@ -74,6 +74,7 @@ SLICES = {
     256: ("v5p:8x8x16", 64),
 }
 PROMPT_TOKENS = 256
+LIMIT = 8192  # tokens of a completion of real processes
 TEXT_PER_TOKEN = 4  # characters
 ASK_SECONDS = 0.03  # for a bucket to answer a question about a file or a directory; assumed
 # What a checkpoint holds, as --processes counts it where a host's part of an array is one file: its
@@ -88,7 +89,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--hosts", default=",".join(map(str, SLICES)), help="comma-separated")
     parser.add_argument("--sampling-tensor", type=int, default=0, help="0: derived")
     parser.add_argument("--processes", default="", help="real ones; comma-separated")
-    parser.add_argument("--attempts", type=int, default=256, help="that real processes gather")
+    parser.add_argument(
+        "--attempts", type=int, default=256, help="that real processes gather; a multiple of 8"
+    )
     parser.add_argument("--json", help="also write the results to this file")
     parser.add_argument("--worker", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
@@ -294,7 +297,8 @@ def run_processes(count: int, attempts: int) -> dict[str, float]:
 def real_lengths(attempts: int) -> np.ndarray:
     """[prompts, 8]."""
     rng = np.random.default_rng(0)
-    return completion_lengths(attempts, MEAN_TOKENS, 8192, 0.9, rng).reshape(-1, 8)
+    sigma = Assumptions().length_sigma
+    return completion_lengths(attempts, MEAN_TOKENS, LIMIT, sigma, rng).reshape(-1, 8)
 
 
 def work(port: str, count: int, index: int, attempts: int, directory: Path) -> dict[str, float]:

@@ -26,6 +26,7 @@ from cipo_jax.config.keys import Batch, Config, Correction, Data, Model, Optimiz
 from cipo_jax.policy import published, sharding
 from cipo_jax.policy.huggingface.config import config_from_hf
 from cipo_jax.policy.model import ModelConfig
+from cipo_jax.run.memory_plan import planned_bytes
 from cipo_jax.run.update import Policy, make_policy_update, make_score
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -137,18 +138,18 @@ def plan(
     )
     began = time.monotonic()
     update = make_policy_update(config, policy, optax.constant_schedule(1e-6))
-    memory = update.lower().compile().memory_analysis()
+    compiled = update.lower().compile()
+    memory = compiled.memory_analysis()
     assert memory is not None, "this backend does not plan memory"
-    alias, output = memory.alias_size_in_bytes, memory.output_size_in_bytes
     return Plan(
         parameters=sum(x.size for x in jax.tree.leaves(update.abstract.params)),
         state_bytes=sum(map(_bytes_per_device, jax.tree.leaves(update.abstract))),
         batch_bytes=sum(map(_bytes_per_device, jax.tree.leaves(update.abstract_batch))),
         argument_bytes=memory.argument_size_in_bytes,
-        output_bytes=output,
-        alias_bytes=alias,
+        output_bytes=memory.output_size_in_bytes,
+        alias_bytes=memory.alias_size_in_bytes,
         temporary_bytes=memory.temp_size_in_bytes,
-        peak_bytes=memory.argument_size_in_bytes + output - alias + memory.temp_size_in_bytes,
+        peak_bytes=sum(planned_bytes(compiled)),
         seconds=time.monotonic() - began,
     )
 

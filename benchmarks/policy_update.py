@@ -3,13 +3,15 @@
     python benchmarks/policy_update.py
     python benchmarks/policy_update.py --peer --peer-python=PATH/bin/python --json=update.json
 
-An update learns from 64 sequences of 64 prompt and 128 completion tokens: models S and M of
-`generation.py` in float32, clip loss, AdamW, no recomputation (`remat` none). Ours is what a run
-calls, and includes packing into rows. JAX makes `--devices` of the CPU, which share the rows, and
-the loop over layers is unrolled (`unroll`). The peer (`--peer`) is TRL's GRPOTrainer in torch on
-CPU, which gets the sequences instead of sampling them. PATH is a virtual environment after `pip
-install torch trl` (torch's CPU build will do). With `--tunix-python=PATH/bin/python`, an
-environment after `pip install google-tunix`, tunix's GRPOLearner takes part in the same way.
+An update learns from 8 groups of 8 completions; a group has one prompt, of 64 tokens, and its
+completions have 128 each. Models S and M of `generation.py` in float32, clip loss, AdamW, no
+recomputation (`remat` none). Ours is what a run calls, with the rows that a run derives, and
+includes packing: completions in a row share their prompt, which the longer rows of M have room for.
+JAX makes `--devices` of the CPU, which share the rows, and the loop over layers is unrolled
+(`unroll`). The peer (`--peer`) is TRL's GRPOTrainer in torch on CPU, which gets such sequences
+instead of sampling them. PATH is a virtual environment after `pip install torch trl` (torch's CPU
+build will do). With `--tunix-python=PATH/bin/python`, an environment after `pip install
+google-tunix`, tunix's GRPOLearner takes part in the same way.
 
 Each contender has its own process; they start together and take turns. A rate counts completion
 tokens; a number is the median over the turns (lowest to highest). Peak memory is that of the whole
@@ -17,8 +19,8 @@ process with its libraries; "before" is what it had when it was ready. If other 
 machine, rely on CPU-seconds rather than the clock. `--peer-threads=1` may then suit torch better,
 because its threads spin while they wait for a core.
 
-`--microbatch` and `--peer-microbatch` are the sequences of a gradient accumulation step. More
-sequences take more memory, and on CPU no less time.
+`--peer-microbatch` is the sequences of a peer's gradient accumulation step. More sequences take
+more memory, and on CPU no less time.
 """
 
 import argparse
@@ -35,9 +37,10 @@ import optax
 from generation import MODELS
 from peers.turns import Measured, Turns, spread, spread_text, take_turns, write_json
 
-from cipo_jax.config.keys import Batch, Config, Correction, Data, Rollout
+from cipo_jax.config.keys import Config, Correction, Data, Rollout
 from cipo_jax.policy import model, sharding
 from cipo_jax.rl.packing import TrainSequence
+from cipo_jax.run.sizes import with_sizes
 from cipo_jax.run.update import Policy, make_policy_update, make_score
 from cipo_jax.types import BASE
 
@@ -49,7 +52,8 @@ SCRIPTS = {PEER: "trl_grpo.py", TUNIX: "tunix_grpo.py"}
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """An update: a model, devices, sequences by group, their tokens, sequences of a microbatch."""
+    """An update: a model, devices, sequences by group, their tokens, and the sequences of a peer's
+    microbatch; ours is derived."""
 
     model: str
     devices: int = 1
@@ -64,27 +68,29 @@ def contend(work: Work) -> None:
     """Takes turns at our update."""
     turns = Turns()
     sharding.make_cpu_devices(work.devices)
-    shape, sequences = MODELS[work.model], work.problems * work.group
+    shape = MODELS[work.model]
     shape = dataclasses.replace(shape, unroll=shape.num_layers)
     mesh = sharding.make_mesh(data=-1, fsdp=1)
     config = Config(
         data=Data(max_prompt_tokens=work.prompt, max_completion_tokens=work.response),
         rollout=Rollout(problems_per_step=work.problems, group_size=work.group),
         correction=Correction(weight=0.0),
-        batch=Batch(row_tokens=work.prompt + work.response, microbatch_rows=work.microbatch),
     )
     score = make_score(shape, mesh, config.sampling.temperature)
     policy = Policy(mesh, shape, score, work.prompt, work.prompt, work.response)
+    config = with_sizes(config, policy)
     update = make_policy_update(config, policy, optax.constant_schedule(1e-4))
     rng = np.random.default_rng(0)
 
-    def sequence(i: int) -> TrainSequence:
-        tokens = rng.integers(0, shape.vocab_size, work.prompt + work.response).astype(np.int32)
-        old = np.full(work.response, -np.log(shape.vocab_size), np.float32)
-        prompt, completion = tokens[: work.prompt], tokens[work.prompt :]
-        return TrainSequence(prompt, completion, old, rng.normal(), BASE, i // work.group)
+    def tokens(count: int) -> np.ndarray:
+        return rng.integers(0, shape.vocab_size, count).astype(np.int32)
 
-    members = [sequence(i) for i in range(sequences)]
+    old = np.full(work.response, -np.log(shape.vocab_size), np.float32)
+    members = [
+        TrainSequence(prompt, tokens(work.response), old, rng.normal(), BASE, group)
+        for group, prompt in enumerate(tokens(work.prompt) for _ in range(work.problems))
+        for _ in range(work.group)
+    ]
     with jax.set_mesh(mesh):
         state = update.init(model.init_params(shape, jax.random.key(0), mesh))
 
@@ -175,7 +181,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--models", default="S,M", help="comma-separated")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="4 short sequences, to try it out")
-    parser.add_argument("--microbatch", type=int, default=Work.microbatch)
     parser.add_argument("--peer-microbatch", type=int, default=Work.microbatch)
     parser.add_argument("--tunix-python", help="tunix as well: a Python that has google-tunix")
     parser.add_argument("--contender", type=json.loads, help=argparse.SUPPRESS)
@@ -186,10 +191,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     results = {}
     for name in options.models.split(","):
-        work = Work(name, options.devices, microbatch=options.microbatch)
+        work = Work(name, options.devices)
         if options.quick:
             small: dict[str, Any] = {"problems": 2, "group": 2, "prompt": 8, "response": 8}
-            work = dataclasses.replace(work, **small, microbatch=4)
+            work = dataclasses.replace(work, **small)
         commands = {OURS: our_command(__file__, work)}
         commands |= peer_commands(options, work, MODELS[name], update_only=True)
         compared = compare(take_turns(commands, options.repeats), "trained_tokens")

@@ -7,9 +7,10 @@
 A step is 8 problems x 8 answers, 64 prompt and 128 new tokens (nothing ends an answer earlier), and
 an update on them: models S and M of `generation.py` in float32. Ours is what training does in a
 step of GRPO: the engine samples, meanwhile the worker pool verifies by the rules for math, the
-sequences are packed, and the compiled update learns. Answers are right or wrong by chance. A group
-that is all right or all wrong (one in 128) is not trained on. The peers are TRL's GRPOTrainer in
-torch on CPU (`--peer`) and google-tunix's GRPOLearner (`--tunix-python`), with a trivial reward.
+sequences are packed into the rows that a run derives, and the compiled update learns. Answers are
+right or wrong by chance. A group that is all right or all wrong (one in 128) is not trained on. The
+peers are TRL's GRPOTrainer in torch on CPU (`--peer`) and google-tunix's GRPOLearner
+(`--tunix-python`), with a trivial reward.
 `policy_update.py` explains their installation and the numbers.
 
 `--grow` changes one size and keeps the others, for the first of `--models`. There is a process for
@@ -42,7 +43,6 @@ from policy_update import (
 )
 
 from cipo_jax.config.keys import (
-    Batch,
     Config,
     Correction,
     Data,
@@ -61,6 +61,7 @@ from cipo_jax.run.hosts.processes import Hosts
 from cipo_jax.run.parameters import fresh_parameters
 from cipo_jax.run.parts import open_mesh, open_policy, open_sampler
 from cipo_jax.run.rollout import Attempter
+from cipo_jax.run.sizes import with_sizes
 from cipo_jax.run.streams import base_sequences, sample_base
 from cipo_jax.run.update import make_policy_update
 from cipo_jax.types import Problem, Prompt
@@ -85,7 +86,7 @@ class Work:
     Attributes:
       width: d_model; heads and MLP widen with it. 0: the model as it is.
       prompt, response: tokens.
-      microbatch: sequences of a gradient accumulation step.
+      microbatch: sequences of a peer's gradient accumulation step; ours is derived.
       workers: of the verifier.
     """
 
@@ -170,7 +171,6 @@ def make_config(work: Work) -> Config:
         sampling=Sampling(slots=work.slots),
         rollout=Rollout(problems_per_step=work.problems, group_size=work.group),
         correction=Correction(weight=0.0),
-        batch=Batch(row_tokens=work.prompt + work.response, microbatch_rows=work.microbatch),
         verifier=Verifier(workers=work.workers),
         eval=Eval(corrected_attempts=0),
     )
@@ -183,6 +183,7 @@ def contend(work: Work) -> None:
     mesh = open_mesh(c.mesh)
     tokenizer, hosts = Numbers(work.shape.vocab_size), Hosts()
     policy = open_policy(c, tokenizer, mesh, c.data.max_prompt_tokens)
+    c = with_sizes(c, policy)
     update = make_policy_update(c, policy, optax.constant_schedule(1e-4))
     sampler = open_sampler(c, policy, tokenizer, hosts)
     rng, keys = np.random.default_rng(0), random_key(c.seed)

@@ -26,6 +26,7 @@ run saves and exits with status 75: the same command continues it. `--help` show
 
 import contextlib
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -148,6 +149,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def run(argv: Sequence[str]) -> None:
     """As `main`, but user errors are raised as `CipoError`."""
     invocation = parse(argv, MODES)
+    # The hub's package prints its warnings itself: the root logger would print each again.
+    logging.getLogger("huggingface_hub").propagate = False
     if invocation.mode.needs_devices:
         from cipo_jax.policy.sharding import make_cpu_devices
 

@@ -38,8 +38,8 @@ RUN = (
     {"rollout", "sampler", "sizes", "transitions"},
     {"streams", "evaluate", "measures", "parts"},
     {"host_state", "records", "memory_plan"},
-    {"parameters", "comparison", "proposal", "forecast", "remat"},
-    {"cold_start", "verdict", "unsolved"},
+    {"parameters", "comparison", "proposal", "forecast"},
+    {"cold_start", "verdict", "unsolved", "remat"},
     {"start", "training"},
 )
 # What a mode may take from other files of `commands`.

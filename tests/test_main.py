@@ -1,5 +1,6 @@
 """The command: grading a file, own verifiers. Mistakes are in test_errors.py."""
 
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +42,26 @@ def test_an_own_verifier_may_be_a_file(
     assert "correct           1" in capsys.readouterr().out
     with pytest.raises(CipoError, match="config.verifier.kind: got 'own'"):
         run(["cipo_jax", *arguments, "--config.verifier=own"])
+
+
+def test_what_the_hub_warns_of_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its own handler: that of the root logger would say it again."""
+    again: list[logging.LogRecord] = []
+
+    class Root(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            again.append(record)
+
+    root, hub = logging.getLogger(), logging.getLogger("huggingface_hub")
+    monkeypatch.setattr(hub, "propagate", True)
+    monkeypatch.setattr(root, "handlers", [*root.handlers, Root()])
+    file = tmp_path / "answers.jsonl"
+    file.write_text('{"answer": "2", "text": "2"}\n')
+    run(["cipo_jax", SMOKE, "--mode=verify", f"--input={file}"])
+    logging.getLogger("huggingface_hub.utils._http").warning("Retrying in 1s")
+    assert not again
 
 
 def test_the_rules_of_extraction_reach_the_verifier(

@@ -54,8 +54,9 @@ def main() -> None:
         def _generate_and_score_completions(self, inputs: list) -> dict:
             del inputs
             long = {"dtype": torch.long}
+            prompts = torch.randint(shape["vocab_size"], (work["problems"], work["prompt"]))
             return {
-                "prompt_ids": torch.randint(shape["vocab_size"], (sequences, work["prompt"])),
+                "prompt_ids": prompts.repeat_interleave(work["group"], dim=0),
                 "prompt_mask": torch.ones(sequences, work["prompt"], **long),
                 "completion_ids": torch.randint(shape["vocab_size"], (sequences, work["response"])),
                 "completion_mask": torch.ones(sequences, work["response"], **long),

@@ -90,8 +90,9 @@ def main() -> None:
             return example
 
     def ready_made() -> TrainExample:
+        prompts = rng.integers(vocabulary, size=(problems, work["prompt"]))
         return TrainExample(
-            prompt_ids=jax.device_put(rng.integers(vocabulary, size=(sequences, work["prompt"]))),
+            prompt_ids=jax.device_put(np.repeat(prompts, group, axis=0)),
             prompt_mask=jax.device_put(np.ones((sequences, work["prompt"]), bool)),
             completion_ids=jax.device_put(rng.integers(vocabulary, size=(sequences, response))),
             completion_mask=jax.device_put(np.ones((sequences, response), bool)),

@@ -138,6 +138,8 @@ def time_line(config: Config, devices: list[PaperDevice], mean_tokens: float | N
     found = make_timeline(shapes, assumptions, mean_tokens)
     rows = list(lines(found))
     rows.append(("sampling.tensor", _layouts(config, shapes, shape, found, mean_tokens)))
+    if config.model.remat == "auto":
+        rows.append(("model.remat", "auto counts as full: what fits is known once it is compiled"))
     if shape is not None:
         rows.append(("prompts", "counted in bytes: the model's tokenizer is not here"))
     rows.append(("not counted", NOT_COUNTED))

@@ -135,14 +135,12 @@ def read_hub(source: HubSource) -> Iterator[Row]:
     try:
         # Here and not at the top: an optional package, and a slow import.
         import datasets
-        from huggingface_hub.utils.logging import disable_propagation
     except ImportError as error:
         raise CipoError(
             f"{source.name}: reading it needs the package `datasets` "
             "(pip install 'cipo_jax[datasets]', or pip install datasets); "
             "or use a jsonl file, for benchmarks by --config.eval.data_dir"
         ) from error
-    disable_propagation()  # the root logger would print each of its warnings again
     where = f"{source.name}[{source.split}]"
     is_saved = any((Path(source.name) / n).is_file() for n in ("state.json", "dataset_dict.json"))
     try:

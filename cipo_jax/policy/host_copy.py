@@ -15,12 +15,14 @@ from cipo_jax.policy.sharding import MESH_AXES, make_mesh
 from cipo_jax.types import CipoError
 
 
-def host_meshes(tensor: int) -> tuple[Mesh, Mesh]:
+def host_meshes(tensor: int, replicas: bool) -> tuple[Mesh, Mesh]:
     """Two views of the devices: all of them with an axis "host" in front of the mesh axes, and this
     host's own, which is its part of the first.
 
     Args:
-      tensor: tensor shards within a host; its other devices are on the fsdp axis.
+      tensor: tensor shards within a host.
+      replicas: whether its other devices are on the data axis, each group of `tensor` with all
+        weights; else on the fsdp axis, where each decode step gathers them.
 
     Raises:
       CipoError: hosts with different numbers of devices, or `tensor` does not divide it.
@@ -33,7 +35,8 @@ def host_meshes(tensor: int) -> tuple[Mesh, Mesh]:
             f"config.mesh.tensor: got {tensor}, with hosts of {counts} devices; wanted hosts of "
             "equally many, a multiple of it (config.sampling.tensor may be set to a smaller one)"
         )
-    grids = [make_mesh(1, -1, tensor, devices=devices).devices for devices in by_host]
+    data, fsdp = (-1, 1) if replicas else (1, -1)
+    grids = [make_mesh(data, fsdp, tensor, devices=devices).devices for devices in by_host]
     every = Mesh(np.stack(grids), ("host", *MESH_AXES), axis_types=(AxisType.Auto,) * 5)
     return every, Mesh(grids[jax.process_index()], MESH_AXES, axis_types=(AxisType.Auto,) * 4)
 

@@ -16,7 +16,7 @@ from cipo_jax.run.comparison import LearningCurve, mean_curve, points
 from cipo_jax.run.records.files import replacing
 from cipo_jax.run.records.starts import read_starts
 from cipo_jax.run.statistics import Difference, share_estimate
-from cipo_jax.run.unsolved import KINDS, NextVisits
+from cipo_jax.run.unsolved import KINDS, NextVisits, of_any_kind
 
 
 def line_styles(methods: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -111,7 +111,8 @@ def unsolved_table(
     rows = []
     for name, seeds in methods.items():
         kinds = {k: [n for of in seeds for n in of.get(k, {}).values()] for k in KINDS}
-        for kind, of in {"all": [n for found in kinds.values() for n in found], **kinds}.items():
+        whole = [n for of in seeds for n in of_any_kind(of).values()]
+        for kind, of in {"all": whole, **kinds}.items():
             if of:
                 visits, solved, rate = np.array([[n.visits, n.solved, n.rate] for n in of], float).T
                 shares = [share_estimate(x, visits) for x in (solved, rate)]

@@ -7,15 +7,13 @@ tells. Intervals are 95%, over problems; formulas are in `run/statistics.py`.
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from cipo_jax.report.blocks import Block, Cell, Kind, Note, Table
 from cipo_jax.report.figures import NORMAL
-from cipo_jax.run.comparison import is_judged, stream_of
-from cipo_jax.run.records.archive import read_attempts
+from cipo_jax.run.comparison import Counts
 from cipo_jax.run.statistics import pass_at_k, share_difference, share_estimate
 from cipo_jax.types import Outcome
 
@@ -69,22 +67,19 @@ def measures(pass_at: Sequence[str]) -> list[Measure]:
 
 
 def before_after(
-    workdir: Path, evaluations: Sequence[Mapping[str, Any]], pass_at: Sequence[str]
+    ends: Mapping[int, Counts], evaluations: Sequence[Mapping[str, Any]], pass_at: Sequence[str]
 ) -> list[Block]:
     """The first and the last of `evaluations`, which are in order of steps, with their differences.
 
     Args:
-      workdir: of the run, for its archived attempts.
+      ends: what `comparison.count_ends` gives for them.
       pass_at: as of `plots.pass_at_names`.
-
-    Raises:
-      CipoError: the archive is damaged.
     """
     if not evaluations:
         return [Note("No evaluation yet.")]
     both = [evaluations[0], evaluations[-1]][: len(evaluations)]
     wanted = [*measures(pass_at), *_rounds(both[-1])]
-    counted = {step: count(workdir, step, wanted) for step in {e["step"] for e in both}}
+    counted = {e["step"]: _counted(ends[e["step"]], wanted) for e in both}
     rows: list[tuple[Cell, ...]] = []
     for measure in wanted:
         values = [evaluation.get(measure.metric, math.nan) for evaluation in both]
@@ -117,38 +112,17 @@ def before_after(
     return blocks
 
 
-def count(workdir: Path, step: int, wanted: Sequence[Measure]) -> dict[str, Counted]:
-    """{metric: what the archived attempts of an evaluation say of it}, as far as they have a case.
-
-    Raises:
-      CipoError: the archive is damaged.
-    """
-    sums: dict[str, dict[str, list[float]]] = {}
-    rights: dict[str, list[bool]] = {}
-
-    def add(metric: str, problem: str, value: float) -> None:
-        of = sums.setdefault(metric, {}).setdefault(problem, [0.0, 0.0])
-        of[0] += value
-        of[1] += 1
-
-    for attempt in read_attempts(workdir, "eval", {step}):
-        problem, right = attempt["problem_id"], attempt["outcome"] == Outcome.CORRECT
-        stream, judged = stream_of(attempt), is_judged(attempt)
-        if stream == "base":
-            add(_LENGTH, problem, attempt["completion_tokens"])
-        if not judged:
-            continue
-        if stream == "base":
-            rights.setdefault(problem, []).append(right)
-            add("eval/no_answer", problem, attempt["outcome"] == Outcome.NO_ANSWER)
-            continue
-        if stream not in ("own", "given"):  # of a further round, which metrics.jsonl tells
-            continue
-        prefix = f"eval/{'correction' if stream == 'own' else 'given'}"
-        was_right = attempt["anchor"]["outcome"] == Outcome.CORRECT
-        add(f"{prefix}/accuracy_before", problem, was_right)
-        add(f"{prefix}/accuracy_after", problem, right)
-        add(f"{prefix}/{'r2r' if was_right else 'w2r'}", problem, right)
+def _counted(counts: Counts, wanted: Sequence[Measure]) -> dict[str, Counted]:
+    """{metric: what the attempts of an evaluation say of it}, as far as they have a case."""
+    rights = counts.rights()
+    sums: dict[str, dict[str, tuple[float, float]]] = {
+        _LENGTH: {p: (sum(of), len(of)) for p, of in counts.lengths.items()},
+        "eval/no_answer": {
+            p: (of.count(Outcome.NO_ANSWER), len(of)) for p, of in counts.outcomes.items()
+        },
+        **_of_corrections("eval/correction", counts.own),
+        **_of_corrections("eval/given", counts.given),
+    }
     found = {}
     for measure in wanted:
         if measure.metric.startswith("eval/pass@"):
@@ -164,9 +138,32 @@ def count(workdir: Path, step: int, wanted: Sequence[Measure]) -> dict[str, Coun
             cases = f"{below:,.0f} {measure.cases}"
             if measure.metric != _LENGTH:
                 cases = f"{above:,.0f} of {cases}"
-            ratios = {problem: (a, b) for problem, (a, b) in of.items()}
-            found[measure.metric] = Counted(ratios, cases)
+            found[measure.metric] = Counted(of, cases)
     return found
+
+
+def _of_corrections(
+    prefix: str, counts: Mapping[str, np.ndarray]
+) -> dict[str, dict[str, tuple[float, float]]]:
+    """{metric: {problem: (above, below)}} as in `Counted`, of problems with a case.
+
+    Args:
+      counts: as `comparison.Corrections`.
+    """
+    sums: dict[str, dict[str, tuple[float, float]]] = {}
+    for problem, of in counts.items():
+        (_, w2r), (_, r2r) = of.tolist()
+        (wrong, right), after = of.sum(axis=1).tolist(), w2r + r2r
+        ratios = {
+            "accuracy_before": (right, wrong + right),
+            "accuracy_after": (after, wrong + right),
+            "r2r": (r2r, right),
+            "w2r": (w2r, wrong),
+        }
+        for name, (above, below) in ratios.items():
+            if below:
+                sums.setdefault(f"{prefix}/{name}", {})[problem] = (above, below)
+    return sums
 
 
 def _pass_at(k: int, rights: Mapping[str, Sequence[bool]]) -> dict[str, tuple[float, float]]:

@@ -66,6 +66,7 @@ def write_page(path: Path, page: Page) -> Path:
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         max_points=figures.MAX_POINTS,
+        max_stacked_points=figures.MAX_STACKED_POINTS,
         smoothed_points=figures.SMOOTHED_POINTS,
         band=figures.BAND,
     )

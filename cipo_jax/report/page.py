@@ -7,7 +7,7 @@ corrections, no evaluation) says so. What a page is made of is decided in `html.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from cipo_jax.report.blocks import Block, Note, Section
 from cipo_jax.report.drawing import Breach
 from cipo_jax.report.facts import command_line, facts, not_finite
 from cipo_jax.report.html import Page, write_page
+from cipo_jax.run.comparison import count_ends
 from cipo_jax.run.records.metrics_file import read_metrics
 from cipo_jax.run.records.starts import read_starts
 from cipo_jax.run.verdict import verdicts
@@ -42,7 +43,7 @@ def write_report(workdir: Path, max_pairs: int) -> Path:
     archive = pairs.look_up_archive(workdir, records)
     ill = {("train", r["step"]) for r in records if r["phase"] == "health"}
     chosen = pairs.choose_pairs(workdir, archive.places, max_pairs, first=ill)
-    evaluated = _merge_by_step(r for r in records if r["phase"] in ("eval", "final"))
+    evaluated = [r for r in records if r["phase"] == "eval"]
     by_phase: dict[str, tables.Records] = {
         "train": [r for r in records if r["phase"] == "train"],
         "eval": evaluated,
@@ -53,7 +54,8 @@ def write_report(workdir: Path, max_pairs: int) -> Path:
     fired = tables.breaches(records, config)
     groups = plots.plots(pass_at, plots.histogram_names(by_phase["train"]))
     curve = [] if by_k is None else [figures.FigureGrid([by_k])]
-    before_after = evaluations.before_after(workdir, evaluated, pass_at)
+    ends = count_ends(workdir, evaluated)
+    before_after = evaluations.before_after(ends, evaluated, pass_at)
     sections = (
         Section("Before and after", [*before_after, *curve], narrow=True),
         Section("Health", tables.health(records, config), narrow=True),
@@ -65,7 +67,7 @@ def write_report(workdir: Path, max_pairs: int) -> Path:
     page = Page(
         kind="cipo_jax run",
         name=workdir.resolve().name,
-        verdicts=verdicts(workdir),
+        verdicts=verdicts(workdir, ends),
         facts=facts(workdir, records, config, starts, archive.num_bytes),
         command=command_line(starts),
         warnings=not_finite(records),
@@ -90,14 +92,6 @@ def _draw(
             missing.append(plot.title + (f" (needs {plot.needs})" if plot.needs else ""))
     blocks: list[Block] = [figures.FigureGrid(drawn)] if drawn else []
     return blocks + ([Note(f"No data: {'; '.join(missing)}.")] if missing else [])
-
-
-def _merge_by_step(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One record per step, in order of steps; of two values of one metric the later counts."""
-    merged: dict[int, dict[str, Any]] = {}
-    for record in records:
-        merged.setdefault(record["step"], {}).update(record)
-    return [merged[step] for step in sorted(merged)]
 
 
 def _read_config(path: Path) -> dict[str, Any]:

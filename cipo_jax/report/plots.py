@@ -23,7 +23,7 @@ class Plot:
     Attributes:
       title: what is shown.
       series: {metric: label} of the curves, at most four, or more if `ramp`.
-      phase: whose lines of metrics.jsonl; "eval" takes those of the final evaluation too.
+      phase: whose lines of metrics.jsonl.
       x: what the x axis shows; that of "k" is logarithmic, "tokens" are sampled ones.
       share: values are shares: the axis is in percent, from 0 to 100.
       tight: the axis spans the values alone, so that curves close together can be told apart.

@@ -73,8 +73,8 @@ def make_gradient_products(
 def gradient_measures(products: np.ndarray) -> dict[str, float]:
     """Norms and cosines of the streams' gradients, and of their parts, by the names of the metrics.
 
-    "grad/cosine", between the streams, is NaN if either gradient is zero; the cosines of parts are
-    then absent, and so are the norms of parts that are zero.
+    "grad/cosine", between the streams, is NaN if either gradient is zero. Of the parts, norms that
+    are zero are left out, and so are cosines with a zero gradient.
 
     Args:
       products: [C, C], as `make_gradient_products` gives them for `PARTS`.

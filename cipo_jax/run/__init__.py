@@ -15,11 +15,15 @@
     start.py          where a run begins or continues
     host_state.py     what is remembered between steps besides the TrainState
     training.py       a run in progress: when it is evaluated, saved, watched, ended
+    comparison.py     a run's evaluations: learning curves, and what their attempts are
     verdict.py        whether it has learned anything
+    unsolved.py       training problems without a right attempt, and what follows
     budget.py         how far it goes, by steps and by sampled tokens
+    sizes.py          sizes that the config leaves open, from lengths and devices
     memory_plan.py    what its programs need on a device, from shapes alone
     proposal.py       overrides with which a run that does not fit would fit
     remat.py          what model.remat=auto means on the devices
+    forecast/         how long a step and a run take on paper
     devices/          kinds of devices, those that are not here, and what is compiled for them
     hosts/            several processes as one run, and being asked to end
     watch/            heartbeat, health, learning, compilations, speed, profiles

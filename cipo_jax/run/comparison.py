@@ -1,12 +1,13 @@
 """Runs on one scale: learning curves against steps and sampled tokens, and their mean over seeds.
 
-Decides how a run's evaluations are read and interpolated, whose attempt a correction quotes, which
-archived attempts have a verdict, and what counts as sampled: the completions of both streams, and
-those that dynamic sampling discarded, but not the demonstrations of the cold start. It does not
-decide which runs are compared, by which formulas (`statistics.py`), or how that is shown
+Decides how a run's evaluations are read, counted and interpolated, whose attempt a correction
+quotes, which archived attempts have a verdict, and what counts as sampled: the completions of both
+streams, and those that dynamic sampling discarded, but not the demonstrations of the cold start. It
+does not decide which runs are compared, by which formulas (`statistics.py`), or how that is shown
 (`report/comparison.py`).
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from cipo_jax.types import CipoError, Outcome
 # "step", "tokens" (sampled up to that step), and each metric: one value per evaluation, in the
 # order of steps; None where an evaluation lacks the metric.
 LearningCurve = Mapping[str, Sequence[Any]]
+# {problem id: [2, 2] int: corrections, by whether the quoted attempt and the correction are right}
+Corrections = dict[str, np.ndarray]
 # {measure, such as "eval pass@1": {problem id: whether each attempt is right}}; None: no verdict
 Outcomes = dict[str, dict[str, list[bool | None]]]
 
@@ -86,6 +89,61 @@ def stream_of(attempt: Mapping[str, Any]) -> str:
     if (number := attempt.get("round", 1)) > 1:
         return f"round {number}"
     return "given" if attempt["anchor"]["index"] is None else "own"
+
+
+@dataclasses.dataclass
+class Counts:
+    """What the archived attempts of an evaluation are, by problem id.
+
+    Attributes:
+      lengths: completion tokens of each base attempt, with a verdict or without.
+      outcomes: of each base attempt that has a verdict.
+      own, given: corrections that have a verdict, of the policy's own attempts (of these the first
+        round alone) and of given ones.
+    """
+
+    lengths: dict[str, list[int]] = dataclasses.field(default_factory=dict)
+    outcomes: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    own: Corrections = dataclasses.field(default_factory=dict)
+    given: Corrections = dataclasses.field(default_factory=dict)
+
+    def rights(self) -> dict[str, list[bool]]:
+        """Whether each of `outcomes` is right."""
+        return {i: [o == Outcome.CORRECT for o in of] for i, of in self.outcomes.items()}
+
+
+def count_evaluation(workdir: Path, step: int) -> Counts:
+    """The attempts of the run's own evaluation at `step`; nothing where they are not archived.
+
+    Raises:
+      CipoError: the archive is damaged.
+    """
+    counts = Counts()
+    corrections = {"own": counts.own, "given": counts.given}
+    for attempt in read_attempts(workdir, "eval", {step}):
+        problem, outcome, stream = attempt["problem_id"], attempt["outcome"], stream_of(attempt)
+        if stream == "base":
+            counts.lengths.setdefault(problem, []).append(attempt["completion_tokens"])
+        if not is_judged(attempt):
+            continue
+        if stream == "base":
+            counts.outcomes.setdefault(problem, []).append(outcome)
+        elif stream in corrections:
+            of = corrections[stream].setdefault(problem, np.zeros((2, 2), int))
+            was_right = attempt["anchor"]["outcome"] == Outcome.CORRECT
+            of[int(was_right), int(outcome == Outcome.CORRECT)] += 1
+    return counts
+
+
+def count_ends(workdir: Path, evaluations: Sequence[Mapping[str, Any]]) -> dict[int, Counts]:
+    """{step: its attempts} of the first and of the last of a run's own evaluations, as far as there
+    are any; they are lines of metrics.jsonl, in order of steps.
+
+    Raises:
+      CipoError: the archive is damaged.
+    """
+    steps = [evaluation["step"] for evaluation in evaluations]
+    return {step: count_evaluation(workdir, step) for step in dict.fromkeys(steps[:1] + steps[-1:])}
 
 
 def suite_outcomes(path: Path) -> Outcomes:

@@ -167,8 +167,10 @@ def open_shapes(
     sampling, sampling_policy = c.sampling, policy
     hosts = len({device.process_index for device in devices})
     if hosts > 1:
+        # As `host_copy.host_meshes`.
         tensor = c.sampling.tensor or mesh.shape["tensor"]
-        own_mesh = sharding.make_mesh(hosts, -1, tensor, devices=devices)
+        data, fsdp = (-1, 1) if c.sampling.tensor else (hosts, -1)
+        own_mesh = sharding.make_mesh(data, fsdp, tensor, devices=devices)
         sampling_policy = dataclasses.replace(policy, mesh=own_mesh)
         sampling = dataclasses.replace(sampling, tensor=0)
     engine = open_engine(sampling, sampling_policy, tokenizer)
@@ -293,17 +295,7 @@ def compile_program(name: str, lowered: jax.stages.Lowered, say: Say) -> Program
         # XLA for TPU knows the memory of its devices.
         say(f"{name:12} refused by the compiler: {str(error).splitlines()[0][:160]}")
         return Program(name, 0, _needed(str(error)))
-    memory = compiled.memory_analysis()
-    if memory is None:
-        raise CipoError("preflight: the compiler of these devices does not plan memory")
-    arguments = memory.argument_size_in_bytes
-    fresh = max(0, memory.output_size_in_bytes - memory.alias_size_in_bytes)
-    temporaries = memory.temp_size_in_bytes + fresh
-    device = next(iter(jax.tree.leaves(compiled.input_shardings)[0].device_set))
-    if device.platform == "tpu":
-        # XLA for TPU knows a peak, of what lives at the same time. Others count no temporaries in
-        # theirs.
-        temporaries = max(fresh, memory.peak_memory_in_bytes - arguments)
+    arguments, temporaries = planned_bytes(compiled)
     done = work(*parse(compiled.as_text() or ""))
     costs: Any = compiled.cost_analysis() or {}
     # XLA for TPU writes matrix products as convolutions; it counts a loop's body once.
@@ -314,6 +306,28 @@ def compile_program(name: str, lowered: jax.stages.Lowered, say: Say) -> Program
         f"compiled in {time.monotonic() - began:.0f} s"
     )
     return Program(name, arguments, temporaries, done)
+
+
+def planned_bytes(compiled: jax.stages.Compiled) -> tuple[int, int]:
+    """As in `Program`: (of arguments, of temporaries and results that replace no argument).
+
+    Raises:
+      CipoError: the compiler of these devices does not plan memory.
+    """
+    memory = compiled.memory_analysis()
+    if memory is None:
+        raise CipoError(
+            "the compiler of these devices does not plan memory, which --mode=preflight and "
+            "config.model.remat='auto' need"
+        )
+    arguments = memory.argument_size_in_bytes
+    fresh = max(0, memory.output_size_in_bytes - memory.alias_size_in_bytes)
+    device = next(iter(jax.tree.leaves(compiled.input_shardings)[0].device_set))
+    if device.platform == "tpu":
+        # XLA for TPU knows a peak, of what lives at the same time. Others count no temporaries in
+        # theirs.
+        return arguments, max(fresh, memory.peak_memory_in_bytes - arguments)
+    return arguments, memory.temp_size_in_bytes + fresh
 
 
 def _needed(refusal: str) -> int:

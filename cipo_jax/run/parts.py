@@ -192,7 +192,8 @@ def make_model_config(model: keys.Model, tokenizer_name: str, tokenizer: Tokeniz
     computed: dict[str, Any] = {
         "param_dtype": model.param_dtype,
         "compute_dtype": model.compute_dtype,
-        # Where "auto" matters, `remat.with_remat` has replaced it: others compute no gradient.
+        # Where a gradient is computed, `remat.with_remat` has replaced "auto". Other modes compute
+        # none, and what counts one on paper counts the most.
         "remat": "full" if model.remat == "auto" else model.remat,
         "unroll": model.unroll,
     }
@@ -234,7 +235,8 @@ def open_sampler(config: Config, policy: Policy, tokenizer: Tokenizer, hosts: Ho
     """The sampler of this host, with its part of the slots and of the cache."""
     if hosts.count == 1:
         return HostSampler(open_engine(config.sampling, policy, tokenizer), hosts, None)
-    every, mesh = host_meshes(config.sampling.tensor or policy.mesh.shape["tensor"])
+    tensor = config.sampling.tensor  # as in `open_engine`, of this host's devices
+    every, mesh = host_meshes(tensor or policy.mesh.shape["tensor"], replicas=tensor > 0)
     own = dataclasses.replace(settings_of_one(config.sampling, hosts.count), tensor=0)
     # The copy that a host samples with is made in the compute dtype.
     copied = dataclasses.replace(policy.model, param_dtype=policy.model.compute_dtype)

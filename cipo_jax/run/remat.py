@@ -1,22 +1,25 @@
 """What `model.remat="auto"` means: the cheapest recomputation with which the update fits a device.
 
-Policies are tried by the FLOPs that their second forward pass takes. What is certain not to fit, by
-the update's state, its gradient and what is kept for the backward pass, is passed over; others are
-compiled, and the compiler's plan decides. "full" is what is left. The policies themselves are in
-`policy/model`; `memory_plan` says what counts as the update's memory.
+Policies are tried by the FLOPs that they compute again (`forecast/counts`). What is certain not to
+fit, by the update's state, its gradient and what is kept for the backward pass, is passed over;
+others are compiled, and the compiler's plan decides. "full" is what is left. The policies
+themselves are in `policy/model`; `memory_plan` says what counts as the update's memory.
 """
 
+import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cipo_jax.config.keys import Config
 from cipo_jax.config.resolve import changed_config
 from cipo_jax.policy import sharding
 from cipo_jax.policy.model import ModelConfig
 from cipo_jax.run.devices.memory import device_memory
+from cipo_jax.run.forecast.counts import repeated_flops
 from cipo_jax.run.hosts.processes import Hosts
 from cipo_jax.run.memory_plan import (
     Program,
@@ -32,33 +35,25 @@ from cipo_jax.run.watch.heartbeat import Heartbeat
 SPARE = 0.03  # of a device's memory, which the update leaves free: allocators leave gaps
 
 
-class Costs(NamedTuple):
-    """Of a policy, for a token in one layer.
-
-    Attributes:
-      flops: what is computed again in the backward pass.
-      kept: how many numbers are kept for it, at least.
-    """
-
-    flops: float
-    kept: int
-
-
-def costs(model: ModelConfig, row_tokens: int) -> dict[str, Costs]:
-    """{policy: costs}, those with the fewest FLOPs first; causal attention over whole rows of
-    `row_tokens`. The last product of a layer is never computed again: nothing needs its result."""
+def numbers_kept(model: ModelConfig, row_tokens: int) -> dict[str, int]:
+    """{policy: how many numbers are kept of a token in one layer for the backward pass, at least},
+    those that compute least again first, in rows that are one sequence of `row_tokens`."""
     D, M = model.d_model, model.mlp_dim
     heads, kv = model.num_heads * model.head_dim, 2 * model.num_kv_heads * model.head_dim
-    qkv, out, up = (2 * D * size for size in (heads + kv, heads, 2 * M))
-    attention = 2 * heads * row_tokens
-    projected, products = heads + kv, 2 * D + 2 * M  # what q, k, v and the other products give
-    found = {
-        "none": Costs(0, D + projected + products + heads),
-        "dots": Costs(attention, D + projected + products),
-        "attention": Costs(out + up, D + projected + heads),
-        "full": Costs(qkv + attention + out + up, D),
+    # What q, k, v and the other products give; the last of a layer only where a norm needs it.
+    projected, products = heads + kv, D + 2 * M + (D if model.post_norms else 0)
+    kept = {
+        "none": D + projected + products + heads,
+        "dots": D + projected + products,
+        "attention": D + projected + heads,
+        "full": D,
     }
-    return dict(sorted(found.items(), key=lambda item: item[1].flops))
+    seen = np.arange(1, row_tokens + 1)
+
+    def again(policy: str) -> float:
+        return repeated_flops(dataclasses.replace(model, remat=policy), seen)
+
+    return {policy: kept[policy] for policy in sorted(kept, key=again)}
 
 
 def with_remat(config: Config, hosts: Hosts) -> Config:
@@ -124,14 +119,14 @@ def choose_remat(
 
 def kept_bytes(shapes: Shapes) -> dict[str, int]:
     """{policy: bytes} that a device keeps of a microbatch for the backward pass, at least, in the
-    order of `costs`."""
+    order of `numbers_kept`."""
     batch, mesh, model = shapes.config.batch, shapes.policy.mesh, shapes.policy.model
-    of_layers = costs(model, batch.row_tokens)
+    of_layers = numbers_kept(model, batch.row_tokens)
     width = jnp.dtype(model.compute_dtype).itemsize * model.num_layers
     tokens = batch.microbatch_rows * batch.row_tokens
     shards = sharding.row_count(mesh) * mesh.shape[sharding.TOKENS]
-    residual = of_layers["full"].kept  # not split over the tensor axis
+    residual = of_layers["full"]  # not split over the tensor axis
     return {
         policy: int(width * tokens / shards * (residual + (kept - residual) / mesh.shape["tensor"]))
-        for policy, (_, kept) in of_layers.items()
+        for policy, kept in of_layers.items()
     }

@@ -59,6 +59,17 @@ def next_visits(directory: Path) -> dict[str, dict[str, NextVisits]]:
     return follow(read_attempts(directory, "train"))
 
 
+def of_any_kind(found: Mapping[str, Mapping[str, NextVisits]]) -> dict[str, NextVisits]:
+    """{problem id: what followed all its visits} of what `next_visits` gives."""
+    problems: dict[str, NextVisits] = {}
+    for of_kind in found.values():
+        for problem, more in of_kind.items():
+            of = problems.setdefault(problem, NextVisits())
+            of.visits, of.solved = of.visits + more.visits, of.solved + more.solved
+            of.rate += more.rate
+    return problems
+
+
 def follow(attempts: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, NextVisits]]:
     """As `next_visits`, of archived attempts in the order of steps."""
     # Of problems with attempts, none of them right: the kind of their last visit. Others are done.

@@ -13,30 +13,38 @@ from typing import Any
 
 import numpy as np
 
-from cipo_jax.run.comparison import is_judged, stream_of
-from cipo_jax.run.records.archive import read_attempts
+from cipo_jax.run.comparison import Counts, count_ends
 from cipo_jax.run.records.metrics_file import read_metrics
 from cipo_jax.run.statistics import paired_difference, share_difference
 from cipo_jax.run.watch.learning import findings, teaches_nothing
-from cipo_jax.types import Outcome
 
 _PASS = "eval/pass@1"
 _MOST = 0.5  # of the steps
 _Z = 1.96  # of a 95% interval, where there are only standard errors
 
 
-def verdicts(workdir: Path) -> list[str]:
+def verdicts(workdir: Path, ends: Mapping[int, Counts] | None = None) -> list[str]:
     """What a run has learned, and, where corrections are evaluated, what they are worth.
+
+    Args:
+      ends: what `count_ends` gives for the run's evaluations, if the caller has it.
 
     Raises:
       CipoError: metrics or archive are damaged.
     """
-    return [line for line in (verdict(workdir), on_corrections(workdir)) if line]
+    lines = read_metrics(workdir)
+    evaluations = [line for line in lines if line["phase"] == "eval"]
+    if len(evaluations) < 2:
+        return [on_learning(lines, None)]
+    counts = ends or count_ends(workdir, evaluations)
+    before, after = (counts[evaluations[i]["step"]] for i in (0, -1))
+    found = on_learning(lines, (before, after)), on_corrections(before, after)
+    return [line for line in found if line]
 
 
-def verdict(workdir: Path) -> str:
+def on_learning(lines: Sequence[Mapping[str, Any]], counts: tuple[Counts, Counts] | None) -> str:
     """One line, beginning with "learned", "no difference", "nothing to learn from", "collapsed" or
-    "no verdict yet".
+    "no verdict".
 
     learned                 the 95% interval of the difference in pass@1 is above 0
     collapsed               it is below 0
@@ -44,24 +52,24 @@ def verdict(workdir: Path) -> str:
                             differ
     no difference           it holds 0
 
-    Raises:
-      CipoError: metrics or archive are damaged.
+    Args:
+      lines: of metrics.jsonl.
+      counts: of the first and the last evaluation; None where there are no two.
     """
-    lines = read_metrics(workdir)
     train = [line for line in lines if line["phase"] == "train"]
     evaluations = {line["step"]: line for line in lines if line["phase"] == "eval"}
     idle = [line for line in train if line.get("grad_norm") == 0 or teaches_nothing(line)]
     nothing = bool(train) and len(idle) > _MOST * len(train)
-    steps = sorted(evaluations)
-    if len(steps) < 2:
+    if counts is None:
         told = f"; so far {_why(idle, train)}" if nothing else ""
-        return f"no verdict yet: it takes two evaluations, there are {len(steps)}{told}"
-    compared = _compare(workdir, evaluations[steps[0]], evaluations[steps[-1]])
+        return f"no verdict yet: it takes two evaluations, there are {len(evaluations)}{told}"
+    first, last = min(evaluations), max(evaluations)
+    compared = _compare(evaluations[first], evaluations[last], *counts)
     if compared is None:
         return f"no verdict: the evaluations have no {_PASS}, and no judged attempt in the archive"
     before, after, low, high, how = compared
     numbers = (
-        f"pass@1 {before:.1%} at step {steps[0]}, {after:.1%} at step {steps[-1]}, difference "
+        f"pass@1 {before:.1%} at step {first}, {after:.1%} at step {last}, difference "
         f"{100 * (after - before):+.1f} points (95% interval {100 * low:+.1f} to "
         f"{100 * high:+.1f}, {how})"
     )
@@ -74,38 +82,26 @@ def verdict(workdir: Path) -> str:
     return f"no difference: {numbers}"
 
 
-def on_corrections(workdir: Path) -> str:
-    """One line on corrections of the policy's own attempts, from the archive: the share of wrong
-    attempts mended in the first and in the last evaluation, and the accuracy of the last one's
-    corrections beside that of the attempts they correct. "" where one of the two has none.
-
-    Raises:
-      CipoError: metrics or archive are damaged.
-    """
-    steps = [line["step"] for line in read_metrics(workdir) if line["phase"] == "eval"]
-    # step -> problem -> [corrections, their attempts right, they right, attempts wrong, mended]
-    counts: dict[int, dict[str, np.ndarray]] = {}
-    for attempt in read_attempts(workdir, "eval", {min(steps), max(steps)} if steps else ()):
-        if stream_of(attempt) == "own" and is_judged(attempt):
-            before = attempt["anchor"]["outcome"] == Outcome.CORRECT
-            after = attempt["outcome"] == Outcome.CORRECT
-            of_problem = counts.setdefault(attempt["step"], {})
-            one = np.array([1, before, after, not before, after and not before])
-            of_problem[attempt["problem_id"]] = of_problem.get(attempt["problem_id"], 0) + one
-    if len(counts) < 2:
+def on_corrections(before: Counts, after: Counts) -> str:
+    """One line on corrections of the policy's own attempts: the share of wrong attempts mended in
+    the first and in the last evaluation, and the accuracy of the last one's corrections beside that
+    of the attempts they correct. "" where one of the two has none."""
+    if not before.own or not after.own:
         return ""
-    problems = sorted(set().union(*counts.values()))
-    first, last = (
-        np.array([counts[step].get(i, np.zeros(5, int)) for i in problems]).T
-        for step in sorted(counts)
-    )
+    problems = sorted(before.own.keys() | after.own.keys())
+    none = np.zeros((2, 2), int)
+    # [problems, quoted attempt right, correction right]
+    first, last = (np.array([of.own.get(i, none) for i in problems]) for of in (before, after))
     parts = []
-    if first[3].any() and last[3].any():
-        mended = _points((last[4], last[3]), (first[4], first[3]))
-        shares = (f"{of[4].sum() / of[3].sum():.1%} of {of[3].sum()}" for of in (first, last))
+    if first[:, 0].any() and last[:, 0].any():
+        of = [(side[:, 0, 1], side[:, 0].sum(axis=1)) for side in (first, last)]
+        shares = (f"{mended.sum() / wrong.sum():.1%} of {wrong.sum()}" for mended, wrong in of)
+        mended = _points(of[1], of[0])
         parts.append(f"wrong attempts mended {', then '.join(shares)}: {mended}")
-    rates = (f"{last[i].sum() / last[0].sum():.1%}" for i in (2, 1))
-    worth = _points((last[2], last[0]), (last[1], last[0]))
+    corrections = last.sum(axis=(1, 2))
+    right_after, right_before = last[:, :, 1].sum(axis=1), last[:, 1].sum(axis=1)
+    rates = (f"{of.sum() / corrections.sum():.1%}" for of in (right_after, right_before))
+    worth = _points((right_after, corrections), (right_before, corrections))
     parts.append(f"right after a correction {', before it '.join(rates)}: {worth}")
     return "corrections: " + "; ".join(parts)
 
@@ -132,20 +128,20 @@ def _why(idle: Sequence[Mapping[str, Any]], train: Sequence[Mapping[str, Any]]) 
 
 
 def _compare(
-    workdir: Path, first: Mapping[str, Any], last: Mapping[str, Any]
+    first: Mapping[str, Any], last: Mapping[str, Any], before: Counts, after: Counts
 ) -> tuple[float, float, float, float, str] | None:
-    """pass@1 before and after, the interval of the difference, and how that was computed."""
-    places = first["step"], last["step"]
-    right: dict[int, dict[str, list[bool]]] = {step: {} for step in places}
-    for attempt in read_attempts(workdir, "eval", places):
-        if attempt["anchor"] is None and is_judged(attempt):
-            outcomes = right[attempt["step"]].setdefault(attempt["problem_id"], [])
-            outcomes.append(attempt["outcome"] == Outcome.CORRECT)
-    if shared := sorted(right[places[0]].keys() & right[places[1]].keys()):
-        before, after = (np.array([[np.mean(right[s][i]) for i in shared]]) for s in places)
-        d = paired_difference(after, before)
+    """pass@1 before and after, the interval of the difference, and how that was computed.
+
+    Args:
+      first, last: the evaluations' metrics.
+      before, after: and their attempts.
+    """
+    rates = [{i: np.mean(of) for i, of in side.rights().items()} for side in (before, after)]
+    if shared := sorted(rates[0].keys() & rates[1].keys()):
+        old, new = (np.array([[side[i] for i in shared]]) for side in rates)
+        d = paired_difference(new, old)
         how = f"paired over {len(shared)} problems"
-        return float(before.mean()), float(after.mean()), d.low, d.high, how
+        return float(old.mean()), float(new.mean()), d.low, d.high, how
     if _PASS not in first or _PASS not in last:
         return None
     gain = last[_PASS] - first[_PASS]

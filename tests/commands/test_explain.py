@@ -76,10 +76,12 @@ def test_a_time_line_is_of_the_devices_that_are_named(capsys: pytest.CaptureFixt
 
 def test_a_time_line_needs_the_shape_of_a_model_and_not_its_files() -> None:
     def lines(source: str) -> dict[str, str]:
-        config = resolve({"model": {"source": source}, "rollout": {"problems_per_step": 4}})
+        model = {"source": source, "remat": "auto"}
+        config = resolve({"model": model, "rollout": {"problems_per_step": 4}})
         return dict(time_line(config, paper_devices("h100:8"), None))
 
     known = lines("Qwen/Qwen3-0.6B@main")
+    assert known["model.remat"].startswith("auto counts as full")
     assert known["prompts"].startswith("counted in bytes") and " hours: " in known["the run"]
     unknown = lines("somewhere/else")
     assert list(unknown) == ["not known here"] and "somewhere/else" in unknown["not known here"]

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import logging
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -117,27 +116,6 @@ def test_missing_columns_name_what_is_there() -> None:
         row.text("blank")
     with pytest.raises(CipoError, match="f:7: q: got .*, wanted a list of texts"):
         row.texts("q")
-
-
-def test_what_the_hub_warns_of_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By its own handler: that of the root logger would say it again."""
-    again: list[logging.LogRecord] = []
-
-    class Root(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            again.append(record)
-
-    def warn(*_: object, **__: object) -> None:
-        logging.getLogger("huggingface_hub.utils._http").warning("Retrying in 1s")
-        raise ConnectionError("no network")
-
-    root = logging.getLogger()
-    monkeypatch.setattr(logging.getLogger("huggingface_hub"), "propagate", True)
-    monkeypatch.setattr(root, "handlers", [*root.handlers, Root()])
-    monkeypatch.setattr("datasets.load_dataset", warn)
-    with pytest.raises(CipoError, match="no network"):
-        list(read_hub(HubSource("someone/something")))
-    assert not again
 
 
 def test_the_hub_without_its_package_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,9 +9,11 @@ from cipo_jax.report.comparison import (
     runs_table,
     said_difference,
     save_figure,
+    unsolved_table,
 )
 from cipo_jax.run.records.starts import add_start
 from cipo_jax.run.statistics import Difference
+from cipo_jax.run.unsolved import NextVisits
 
 
 def test_thirty_methods_can_be_told_apart() -> None:
@@ -60,3 +62,19 @@ def test_a_difference_is_said_with_its_interval() -> None:
     assert said == "above b (+10.0 points, 95% interval +2.0 to +18.0, 5 seeds)"
     assert said_difference("b", Difference(0.1, -0.02, 0.2, 0.2), "").startswith("no difference")
     assert said_difference("b", Difference(-0.1, -0.2, -0.05, 0.2), "").startswith("below b")
+
+
+def test_a_problem_of_two_kinds_is_one_problem_among_all() -> None:
+    first = {
+        "corrected": {"a": NextVisits(1, 1, 0.5)},
+        "not corrected": {"a": NextVisits(2), "b": NextVisits(1)},
+    }
+    second = {"not corrected": {"a": NextVisits(1, 1, 0.25)}}
+    rows = unsolved_table({"cipo": [first, second]}).rows
+    assert [row[:4] for row in rows] == [
+        ("cipo", "all", "3", "5"),
+        ("cipo", "corrected", "1", "1"),
+        ("cipo", "not corrected", "3", "4"),
+    ]
+    assert [str(cell)[:5] for cell in rows[0][4:]] == ["0.400", "0.150"]
+    assert first["corrected"]["a"] == NextVisits(1, 1, 0.5)  # as they were

@@ -9,6 +9,7 @@ from invented_run import make_attempt
 
 from cipo_jax.report.blocks import Note, Table
 from cipo_jax.report.evaluations import before_after
+from cipo_jax.run.comparison import count_ends
 from cipo_jax.run.records.archive import AttemptArchive
 from cipo_jax.types import Attempt, Outcome, Problem, Verdict
 
@@ -39,7 +40,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple]:
         {"step": 8, "eval/pass@1": 14 / 20, "eval/pass@4": 4 / 5, "eval/length/mean": 12.0}
         | {"eval/correction/w2r": 1.0, "eval/correction/r2r": 1.0, "eval/no_answer": 1 / 20},
     )
-    table, note = before_after(workdir, values, ["eval/pass@1", "eval/pass@4"])
+    table, note = before_after(count_ends(workdir, values), values, ["eval/pass@1", "eval/pass@4"])
     assert isinstance(table, Table) and isinstance(note, Note) and "95%" in note.text
     assert table.columns == ["Held-out problems", "step 0", "step 8", "difference"]
     return {str(name): cells for name, *cells in table.rows}
@@ -85,7 +86,8 @@ def test_every_number_has_its_interval(rows: dict[str, tuple]) -> None:
 
 def test_without_an_archive_the_table_says_what_it_does_not_know(tmp_path: Path) -> None:
     known = {"step": 3, "eval/pass@1": 0.5, "eval/pass@1_stderr": 0.1, "eval/no_answer": 0.0}
-    one, table, _, missing = before_after(tmp_path, [known], ["eval/pass@1"])
+    ends = count_ends(tmp_path, [known])
+    one, table, _, missing = before_after(ends, [known], ["eval/pass@1"])
     assert "nothing to compare yet" in one.text and "step 3 are not archived" in missing.text
     assert [*table.columns] == ["Held-out problems", "step 3"]
     assert table.rows == [

@@ -187,7 +187,7 @@ def test_one_evaluation_is_no_comparison(tmp_path):
     writer = MetricWriter(tmp_path, tensorboard=False)
     writer.write(0, {"eval/pass@1": 0.25}, "eval")
     assert "nothing to compare yet" in Page(write_report(tmp_path, 5)).source
-    writer.write(7, {"eval/pass@1": 0.5}, "final")
+    writer.write(7, {"eval/pass@1": 0.5}, "eval")
     writer.close()
     text = Page(write_report(tmp_path, 5)).sections["before-and-after"]
     assert "nothing to compare" not in text and "+25.0 pts" in text

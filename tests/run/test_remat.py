@@ -1,19 +1,22 @@
 """Which recomputation is chosen, of stand-ins for compiled programs."""
 
+import dataclasses
+import math
 from typing import Any
 
 import jax
+import numpy as np
 import pytest
 
 from cipo_jax.config import default_config
 from cipo_jax.config.keys import Config
 from cipo_jax.config.resolve import resolve
-from cipo_jax.policy.model import ModelConfig
+from cipo_jax.policy.model import ModelConfig, abstract_params, token_logprobs
 from cipo_jax.policy.published import SHAPES
 from cipo_jax.run import remat
 from cipo_jax.run.hosts.processes import Hosts
 from cipo_jax.run.memory_plan import Program, Shapes, least_bytes, open_shapes
-from cipo_jax.run.remat import choose_remat, costs, kept_bytes, with_remat
+from cipo_jax.run.remat import choose_remat, kept_bytes, numbers_kept, with_remat
 from cipo_jax.run.sizes import GIB
 
 
@@ -39,19 +42,35 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return policies
 
 
-def test_costs_follow_from_the_shape() -> None:
+def test_what_is_kept_follows_from_the_shape_and_the_order_from_what_is_computed_again() -> None:
     model = ModelConfig(**SHAPES["Qwen/Qwen3-4B"])
-    long, short = costs(model, 18_432), costs(model, 1024)
+    long, short = numbers_kept(model, 18_432), numbers_kept(model, 1024)
     # Attention over long rows costs more than the products that "attention" computes again.
     assert list(long) == ["none", "attention", "dots", "full"]
     assert list(short) == ["none", "dots", "attention", "full"]
+    windows = (128,) * model.num_layers
+    assert list(numbers_kept(dataclasses.replace(model, windows=windows), 18_432)) == list(short)
     D, M, heads, kv = 2560, 9728, 32 * 128, 2 * 8 * 128
-    assert long["dots"] == (2 * heads * 18_432, D + (heads + kv) + (2 * D + 2 * M))
-    assert long["attention"].flops == 2 * D * heads + 4 * D * M
-    rest = 2 * D * (heads + kv)
-    assert long["full"] == (long["dots"].flops + long["attention"].flops + rest, D)
-    kept = {policy: cost.kept for policy, cost in long.items()}
-    assert kept["full"] < kept["attention"] < kept["dots"] < kept["none"]
+    assert long["dots"] == D + (heads + kv) + (D + 2 * M)
+    assert long["full"] == D < long["attention"] < long["dots"] < long["none"]
+
+
+@pytest.mark.parametrize("post_norms", [False, True])
+def test_what_is_kept_is_what_the_gradient_finds_kept(post_norms: bool) -> None:
+    rows, T = np.ones((1, 20), np.int32), 20  # of a size that no weight has
+    positions = np.arange(T, dtype=np.int32)[None]
+    tiny = ModelConfig(32, 3, 8, 2, 1, 4, 16, post_norms=post_norms)
+    for policy, numbers in numbers_kept(tiny, T).items():
+        model = dataclasses.replace(tiny, remat=policy)
+
+        def total(params: Any, model: ModelConfig = model) -> jax.Array:
+            return token_logprobs(model, params, rows, positions, rows, 1.0, ())[0].sum()
+
+        backward = jax.eval_shape(lambda p, f=total: jax.vjp(f, p)[1], abstract_params(model))
+        # Of each layer, and of tokens: not its weights.
+        kept = [x.shape for x in jax.tree.leaves(backward) if x.shape[:1] == (3,) and T in x.shape]
+        found = sum(math.prod(shape) for shape in kept) / 3 / T
+        assert found > numbers if policy == "none" else found == numbers
 
 
 def test_the_least_that_fits_is_chosen_and_what_cannot_fit_is_not_compiled(

@@ -49,7 +49,7 @@ def test_a_host_s_copy_is_what_its_programs_read(
     params = jax.device_put(
         tiny_models.tiny_params(config), model.param_shardings(config, training)
     )
-    every, own = host_meshes(tensor=2)
+    every, own = host_meshes(tensor=2, replicas=gpus)
     engine: Any = SimpleNamespace(config=config, mesh=own)
     sampler = HostSampler(engine, Hosts(), every)
     copy = sampler._within_reach(params)

@@ -1,15 +1,18 @@
 """A run in two sentences."""
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from invented_run import make_attempt
 
-from cipo_jax.run.records.archive import AttemptArchive
+from cipo_jax.run import comparison
+from cipo_jax.run.records.archive import AttemptArchive, read_attempts
 from cipo_jax.run.records.metrics_file import MetricWriter
-from cipo_jax.run.verdict import on_corrections, verdict
+from cipo_jax.run.verdict import verdicts
 from cipo_jax.types import Outcome, Problem, Verdict
 
 
@@ -34,7 +37,7 @@ def run(
         idle = {"base/group/informative": 0.0, "base/truncated": 0.9} if grad_norm == 0 else {}
         writer.write(step, {"grad_norm": grad_norm, **idle}, "train")
     writer.close()
-    return verdict(workdir)
+    return verdicts(workdir)[0]
 
 
 @pytest.mark.parametrize(
@@ -62,11 +65,11 @@ def test_the_interval_pairs_problems_where_there_is_an_archive(tmp_path: Path) -
 
 
 def test_a_run_without_two_evaluations_has_no_verdict_yet(tmp_path: Path) -> None:
-    assert verdict(tmp_path) == "no verdict yet: it takes two evaluations, there are 0"
+    assert verdicts(tmp_path) == ["no verdict yet: it takes two evaluations, there are 0"]
     writer = MetricWriter(tmp_path, tensorboard=False)
     writer.write(1, {"grad_norm": 0.0, "base/group/mixed": 0.0}, "train")
     writer.close()
-    told = verdict(tmp_path)
+    (told,) = verdicts(tmp_path)
     assert told.endswith("so far 1 of 1 steps had nothing to learn from (no mixed group)")
 
 
@@ -83,7 +86,7 @@ def test_attempts_without_a_verdict_are_left_out(tmp_path: Path) -> None:
     for step in (0, 4):
         writer.write(step, {"eval/error": step / 8}, "eval")
     writer.close()
-    told = verdict(tmp_path)
+    (told,) = verdicts(tmp_path)
     assert told.startswith("no difference: pass@1 66.7% at step 0, 66.7% at step 4")
 
 
@@ -98,9 +101,9 @@ def test_corrections_are_counted_by_hand(tmp_path: Path) -> None:
         corrections = [make_attempt(a.problem, "", r, a) for a, r in zip(base, after, strict=True)]
         archive.write("eval", step, [*base, *corrections])
         writer.write(step, {"eval/pass@1": 0.2}, "eval")
-        assert (on_corrections(tmp_path) == "") == (step == 0)
+        assert len(verdicts(tmp_path)) == (1 if step == 0 else 2)
     writer.close()
-    told = on_corrections(tmp_path)
+    _, told = verdicts(tmp_path)
     assert told.startswith(
         "corrections: wrong attempts mended 25.0% of 8, then 75.0% of 8: +50.0 points (95% interv"
     )
@@ -109,4 +112,20 @@ def test_corrections_are_counted_by_hand(tmp_path: Path) -> None:
 
 def test_corrections_that_are_not_evaluated_are_not_told_of(tmp_path: Path) -> None:
     run(tmp_path, 0.4, 0.6)
-    assert on_corrections(tmp_path) == ""
+    assert len(verdicts(tmp_path)) == 1
+
+
+def test_the_archive_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[set[int]] = []
+
+    def reading(workdir: Path, phase: str, steps: set[int]) -> Iterator[Any]:
+        read.append(steps)
+        return read_attempts(workdir, phase, steps)
+
+    monkeypatch.setattr(comparison, "read_attempts", reading)
+    run(tmp_path, 0.4, 0.6)
+    assert read == [{0}, {4}]
+    # What has been counted is not read again.
+    evaluations = [{"step": 0}, {"step": 2}, {"step": 4}]
+    ends = comparison.count_ends(tmp_path, evaluations)
+    assert verdicts(tmp_path, ends) and read == 2 * [{0}, {4}]

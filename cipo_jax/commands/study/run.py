@@ -291,7 +291,8 @@ def _seconds_left(left: Sequence[PlannedRun], runs: Sequence[PlannedRun]) -> flo
 @contextlib.contextmanager
 def _alone_in(workdir: Path) -> Iterator[None]:
     """Keeps a second study out of `workdir`. Runs inherit the lock, so it also holds while a run is
-    alive whose study was killed."""
+    alive whose study was killed. The empty file stays: who removes it may remove one that another
+    study has just locked."""
     workdir.mkdir(parents=True, exist_ok=True)
     with (workdir / ".lock").open("w") as lock:
         try:

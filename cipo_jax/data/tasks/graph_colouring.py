@@ -58,8 +58,8 @@ def make_problem(rng: np.random.Generator, min_operations: int, max_operations: 
     """
     if max_operations > MOST_OPERATIONS:
         raise CipoError(
-            f"max_operations: got {max_operations}, wanted at most {MOST_OPERATIONS} with "
-            "colouring problems"
+            f"config.data.max_operations: got {max_operations}, wanted at most {MOST_OPERATIONS} "
+            "with colouring problems"
         )
     free = int(rng.integers(min_operations, max_operations + 1))
     nodes = NODES[: GIVEN + free]

@@ -110,9 +110,7 @@ def _download(source: str, into: Path | None, wanted: Sequence[str] = _WANTED) -
     import huggingface_hub
     from filelock import FileLock
     from huggingface_hub import constants, errors
-    from huggingface_hub.utils.logging import disable_propagation
 
-    disable_propagation()  # the root logger would print each of its warnings again
     repository, _, revision = source.partition("@")
     # One lock per host, and none in the cache, which may be read-only or shared between hosts.
     lock = f"cipo-jax-{os.getuid()}-{repository.replace('/', '--')}.lock"

@@ -41,32 +41,45 @@ def layer_flops(model: ModelConfig, seen: np.ndarray) -> float:
 
 def repeated_flops(model: ModelConfig, seen: np.ndarray) -> float:
     """What the backward pass computes again: logits, whose blocks are not kept, and of the layers
-    what `model.remat` says. The last product of a layer is not among it, since nothing needs its
-    result; other products with weights count whole where any of their results are needed.
+    what `model.remat` says. The last product of a layer is among it only if a norm follows, since
+    nothing else needs its result; other products with weights count whole where any of their
+    results are needed. Scores that attention's own backward pass makes anew do not count.
 
     Args:
       model: with a policy other than "auto".
-      seen: [n] as in `forward_flops`.
+      seen: [n] as in `forward_flops`, in rows of more than one block of `policy/logprobs`.
     """
     products = 2.0 * model.num_layers * model.d_model * seen.size  # with one column of weights
     attention, head = attention_flops(model, seen), head_flops(model, seen.size)
-    but_last = layer_flops(model, seen) - products * model.mlp_dim
+    last = 0.0 if model.post_norms else products * model.mlp_dim
+    whole = layer_flops(model, seen) - last
     qkv = products * (model.num_heads + 2 * model.num_kv_heads) * model.head_dim
     layers = {
         "none": 0.0,
         "dots": attention,
-        "attention": but_last - attention - qkv,
-        "full": but_last,
+        "attention": whole - attention - qkv,
+        "full": whole,
     }
     return head + layers[model.remat]
 
 
 def weights_over_links(model: ModelConfig, shards: int, tensor: int) -> float:
-    """Bytes that a chip gets over its links in a microbatch: the weights in bfloat16 for each pass,
-    but for the part that it holds.
+    """Bytes that a chip gets over its links in a microbatch: the weights in bfloat16 for each of
+    WEIGHT_PASSES, but for the part that it holds.
 
     Args:
       shards: over which a layer's weights are split and gathered: fsdp x context.
     """
     whole = 2 * count_parameters(model) / tensor
     return WEIGHT_PASSES * whole * (shards - 1) / shards
+
+
+def gradients_over_links(model: ModelConfig, shards: int, tensor: int, replicas: int) -> float:
+    """Bytes that a chip gets over its links in a microbatch to sum the gradient of its part of the
+    weights, in bfloat16, over `replicas` of it: an all-reduce, which sends each part on twice.
+
+    Args:
+      shards: as in `weights_over_links`.
+    """
+    own = 2 * count_parameters(model) / tensor / shards
+    return 2 * own * (replicas - 1) / replicas

@@ -12,14 +12,11 @@ import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from cipo_jax.policy.config import ModelConfig
-from cipo_jax.run.forecast.counts import (
-    count_parameters,
-    layer_flops,
-    step_bytes,
-)
+from cipo_jax.run.forecast.counts import count_parameters, layer_flops, step_bytes
 from cipo_jax.run.watch.speed import forward_flops
 from cipo_jax.sampling.requests import Row
 from cipo_jax.sampling.schedule import PrefillCall, Schedule
@@ -50,6 +47,13 @@ class Shard:
     def weight_seconds(self) -> float:
         """To read all weights once."""
         return step_bytes(self.model, self.cached_as, 0) / (self.tensor * self.bandwidth)
+
+    @functools.cached_property
+    def layer_seconds(self) -> float:
+        """To read the weights of the layers once: all but the head's."""
+        head = self.model.vocab_size * self.model.d_model
+        size = jnp.dtype(self.model.compute_dtype).itemsize
+        return self.weight_seconds - head * size / (self.tensor * self.bandwidth)
 
     @functools.cached_property
     def token_seconds(self) -> float:
@@ -83,10 +87,10 @@ class Shard:
         return bound | {"latency": steps * self.latency}
 
     def prefill_seconds(self, rows: int, width: int, start: int) -> float:
-        """Of a call with `rows` rows of `width` tokens, `start` before them."""
+        """Of a call with `rows` rows of `width` tokens, `start` before them. It makes no logits."""
         seen = start + np.arange(1, width + 1)
         computed = rows * layer_flops(self.model, seen) / (self.tensor * self.flops)
-        return max(self.weight_seconds, computed)
+        return max(self.layer_seconds, computed)
 
 
 class Rollout(NamedTuple):

@@ -34,7 +34,7 @@ def machine_of(devices: Sequence[Any], network: float) -> Machine:
     kind, hosts = devices[0].device_kind, len({d.process_index for d in devices})
     if kind not in CHIPS:
         raise CipoError(
-            f"time line: the speed of {kind!r} is not known, of {', '.join(CHIPS)} it is"
+            f"time line: the speed of {kind!r} is not known; known are {', '.join(CHIPS)}"
         )
     chip = CHIPS[kind]
     apart = hosts > 1 and devices[0].platform == "gpu"

@@ -2,8 +2,9 @@
 
     sampling       on each host over its own schedule (`decoding`); the slowest host counts
     verification   what is left of the verifier's queue when sampling has ended (`verification`)
-    weights        from the trainer's shards to the sampler's, once for each rollout
-    score, update  executed FLOPs, padding and remat included, or weights over the links
+    weights        from the trainer's shards to the sampler's, once a step
+    score, update  executed FLOPs, padding and remat included, or weights and gradients over the
+                   links
     rest           of the host, and checkpoints
 
 What is left out is in `NOT_COUNTED`.
@@ -21,7 +22,9 @@ from cipo_jax.rl.packing import microbatch_count, pack_rows
 from cipo_jax.run.budget import Budget
 from cipo_jax.run.forecast.assumptions import Assumptions
 from cipo_jax.run.forecast.counts import (
+    WEIGHT_PASSES,
     count_parameters,
+    gradients_over_links,
     repeated_flops,
     weights_over_links,
 )
@@ -35,8 +38,11 @@ from cipo_jax.run.update import policy_loss
 from cipo_jax.run.watch.speed import forward_flops
 
 NOT_COUNTED = (
-    "compilation (minutes, once), a cold start, dynamic sampling's refills, gradient statistics, "
-    "preemptions; completions of one problem are as different in length as those of others"
+    "compilation (minutes, once), a cold start, dynamic sampling's refills, corrections of "
+    "corrections as a rollout of their own, gradient statistics, preemptions; activations that "
+    "chips exchange in the update (mesh.tensor, mesh.context), launches of a GPU's kernels; all "
+    "completions have a backward pass, and those of one problem are as different in length as "
+    "those of others"
 )
 
 
@@ -87,7 +93,8 @@ class Timeline:
     Attributes:
       mean_tokens: of a completion.
       attempts, corrections: the two rollouts; None without corrections.
-      weights: both layouts of the weights, once a step.
+      weights: from the trainer's layout to the sampler's, once a step.
+      rest: of the host, and checkpoints, their seconds shared out over the steps.
       evaluation: seconds of one.
       steps, evaluations: of the run.
     """
@@ -149,7 +156,7 @@ _DECODING = {
 }
 _UPDATING = {
     "products": "products of the update",
-    "links": "the update's weights over the links",
+    "links": "the update's weights and gradients over the links",
     "score": "scoring",
     "optimiser": "the optimiser",
 }
@@ -291,8 +298,6 @@ class _Paper:
         """Args: sequences: [n] tokens of each sequence, of each stream."""
         c, policy, a, chips = self._config, self._shapes.policy, self._assumed, self._machine.chips
         model, b, axes = policy.model, self._config.batch, policy.mesh.shape
-        if model.remat == "auto":  # known once it is compiled; "full" takes the most
-            model = dataclasses.replace(model, remat="full")
         rows = sum(len(pack_rows(lengths.tolist(), b.row_tokens)) for lengths in sequences)
         microbatches = b.minibatches * microbatch_count(
             -(-rows // b.minibatches), b.microbatch_rows
@@ -302,9 +307,11 @@ class _Paper:
         forward = forward_flops(model, count_parameters(model), seen)
         speed = chips * a.products * self._machine.chip.flops
         compute = (3 * forward + repeated_flops(model, seen)) / fill / speed
-        shards = axes["fsdp"] * axes["context"]
-        moved = microbatches * weights_over_links(model, shards, axes["tensor"])
-        links = moved / (a.links * self._machine.links)
+        shards, tensor = axes["fsdp"] * axes["context"], axes["tensor"]
+        weights = weights_over_links(model, shards, tensor)
+        gradients = gradients_over_links(model, shards, tensor, axes["data"])
+        seconds_a_byte = microbatches / (a.links * self._machine.links)
+        links = seconds_a_byte * (weights + gradients)
         parts = {"products": b.epochs * compute}
         if links > compute:
             parts = {"links": b.epochs * links}
@@ -313,10 +320,11 @@ class _Paper:
         if b.minibatches * b.epochs > 1:
             loss = policy_loss(c.algorithm, c.data.max_completion_tokens)
             passes += loss.needs_trainer_logprobs
-        parts["score"] = passes * max(forward / fill / speed, links / 3)
+        gathered = seconds_a_byte * weights / WEIGHT_PASSES
+        parts["score"] = passes * max(forward / fill / speed, gathered)
         # State read and written, the gradient read.
         own = 2 * self._shapes.update().sizes.device_bytes
-        own += 4 * count_parameters(model) // (shards * axes["tensor"])
+        own += 4 * count_parameters(model) // (shards * tensor)
         optimiser = own / (a.memory * self._machine.chip.bandwidth)
         parts["optimiser"] = b.minibatches * b.epochs * optimiser
         flops, seconds = 3 * b.epochs * forward, sum(parts.values())

@@ -57,6 +57,7 @@ def decode(payload: bytes) -> list[Judged]:
         ends = np.cumsum(arrays["lengths"])[:-1]
         pieces = [np.split(arrays[name], ends) for name in ("tokens", "logprobs")]
     judged = []
+    # Not strict: of no completions, `np.split` makes one empty piece.
     for (finished, text, verdict), tokens, logprobs in zip(records, *pieces, strict=False):
         verdict["outcome"] = Outcome(verdict["outcome"])
         judged.append((Completion(tokens, logprobs, finished), text, Verdict(**verdict)))

@@ -9,8 +9,10 @@
     origin.py            the config and the versions that a checkpoint comes from
     scores.py            which checkpoints are kept
     metrics_file.py      metrics.jsonl and TensorBoard's event files
+    wandb_run.py         the same numbers at Weights & Biases
     starts.py            starts.jsonl: when, by which command and on what the run was started
     archive.py           every attempt, attempts/*.jsonl.gz
+    difficulty_file.py   difficulty.jsonl: what is known of each problem
     record.py            all that is written in a step, by the first host alone
     terminal.py          header, a line a step, samples, summary
     printed_errors.py    what libraries print of errors that are raised as well

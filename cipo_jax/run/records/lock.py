@@ -85,7 +85,9 @@ class DirectoryLock:
         self._ended.set()
         if self._thread is not None:
             self._thread.join()
-        # The file stays: who removes it may remove one that another process has just locked.
+        # The file stays, empty: who removes it may remove one that another process has just locked.
+        # A look at the name after locking would tell on one host. Where locks bind the processes of
+        # a host only, nothing orders that look and the removal by another.
         with contextlib.suppress(OSError):
             os.ftruncate(self._file, 0)
         os.close(self._file)

@@ -2,6 +2,7 @@
 
     heartbeat.py    times of phases, and a line where one takes long
     health.py       limits on metrics, and when their breach is reported
+    learning.py     what keeps a step from teaching anything
     compiles.py     what XLA compiles: cache, ledger, limit
     speed.py        tokens per second, model FLOPs, peaks of devices
     profiling.py    a trace of chosen steps

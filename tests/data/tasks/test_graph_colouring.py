@@ -126,7 +126,9 @@ def test_what_is_no_problem_of_the_task_is_refused():
     for name in ("ab: a=4", "ab ac bc ad bd cd: a=1", "ab: a=1", "ab: a=1 b=1", "ab: a=1 c=2"):
         with pytest.raises(ValueError, match="is not a colouring problem"):
             solution(Problem(name, ""))
-    with pytest.raises(CipoError, match=f"wanted at most {MOST_OPERATIONS}"):
+    with pytest.raises(
+        CipoError, match=f"config.data.max_operations: got 7, wanted at most {MOST_OPERATIONS} with"
+    ):
         make_problem(np.random.default_rng(0), 1, MOST_OPERATIONS + 1)
 
 

@@ -211,5 +211,5 @@ def test_what_is_no_problem_of_the_task_is_refused(problem_id):
 
 
 def test_more_operations_than_a_story_has_are_refused():
-    with pytest.raises(CipoError, match="max_operations: got 7, wanted at most 6"):
+    with pytest.raises(CipoError, match="config.data.max_operations: got 7, wanted at most 6"):
         GeneratedProblems(TASK, 0, "train", 2, 7).batch(0, 1)

@@ -1,20 +1,25 @@
 """FLOPs and bytes from shapes, by hand and against what the metrics count."""
 
 import dataclasses
+import math
+from typing import Any
 
+import jax
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 
 from cipo_jax.policy.config import ModelConfig
+from cipo_jax.policy.model import abstract_params, token_logprobs
 from cipo_jax.run.forecast.counts import (
     count_parameters,
+    gradients_over_links,
     head_flops,
     layer_flops,
     repeated_flops,
     step_bytes,
     weights_over_links,
 )
-from cipo_jax.run.remat import costs
 from cipo_jax.run.watch.speed import attention_flops, forward_flops
 
 MODEL = ModelConfig(
@@ -31,6 +36,19 @@ MODEL = ModelConfig(
 PRODUCTS = 2 * 64 + 2 * 32 + 3 * 128
 NORMS = 3 * 2 * 8 + 8
 SEEN = np.array([1, 2, 3, 1, 2])
+
+
+def product_flops(jaxpr: Any) -> float:
+    """Of all products of matrices, those in loops as often as they run."""
+    total = 0.0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            sizes = (equation.invars[0].aval.shape[i] for i in contracted)
+            total += 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(sizes)
+        turns = equation.params["length"] if equation.primitive.name == "scan" else 1
+        total += turns * sum(map(product_flops, jaxprs_in_params(equation.params)))
+    return total
 
 
 def test_a_decode_step_reads_weights_and_live_tokens() -> None:
@@ -61,14 +79,32 @@ def test_what_remat_repeats() -> None:
     assert repeated("attention") == head + 2 * 5 * (3 * (64 + 2 * 128) + NORMS)
 
 
-def test_the_choice_of_remat_counts_the_same() -> None:
-    """`remat.costs` is of rows that are one sequence, without norms."""
-    seen = np.arange(1, 4097)
-    for policy, cost in costs(MODEL, len(seen)).items():
-        counted = repeated_flops(dataclasses.replace(MODEL, remat=policy), seen)
-        layers = (counted - head_flops(MODEL, len(seen))) / MODEL.num_layers / len(seen)
-        norms = 2 * NORMS / MODEL.num_layers if policy in ("attention", "full") else 0
-        assert layers == pytest.approx(cost.flops + norms, rel=1e-3)
+@pytest.mark.parametrize("post_norms", [False, True])
+def test_what_remat_repeats_is_what_the_gradient_has_more(post_norms: bool) -> None:
+    """Products in the traced gradient, beside those without remat. The portable attention makes all
+    scores of a row, and makes them again in its backward pass."""
+    rows, T = np.ones((1, 16), np.int32), 16
+
+    def products(remat: str) -> float:
+        model = dataclasses.replace(MODEL, remat=remat, post_norms=post_norms)
+
+        def total(params: Any) -> jax.Array:
+            positions = np.arange(T, dtype=np.int32)[None]
+            return token_logprobs(model, params, rows, positions, rows, 1.0, ())[0].sum()
+
+        return product_flops(jax.make_jaxpr(jax.grad(total))(abstract_params(model)).jaxpr)
+
+    def counted(remat: str) -> float:
+        model = dataclasses.replace(MODEL, remat=remat, post_norms=post_norms)
+        norms = 2 * T * (3 * (4 if post_norms else 2) * 8 + 8) * (remat != "dots")
+        # In so short rows logits are kept.
+        return repeated_flops(model, np.full(T, T)) - head_flops(model, T) - norms
+
+    kept = products("none")
+    assert products("dots") - kept == counted("dots")
+    assert products("full") - kept == counted("full")
+    scores = attention_flops(MODEL, np.full(T, T)) / 2
+    assert products("attention") - kept == counted("attention") + scores
 
 
 @pytest.mark.parametrize(("fsdp", "tensor", "share"), [(1, 4, 0.0), (4, 1, 0.75), (4, 2, 0.375)])
@@ -76,3 +112,10 @@ def test_weights_pass_three_times_but_for_what_a_chip_has(
     fsdp: int, tensor: int, share: float
 ) -> None:
     assert weights_over_links(MODEL, fsdp, tensor) == 3 * 2 * count_parameters(MODEL) * share
+
+
+def test_gradients_are_summed_over_replicas_of_a_part() -> None:
+    whole = 2 * count_parameters(MODEL)
+    assert gradients_over_links(MODEL, 4, 2, 1) == 0.0
+    assert gradients_over_links(MODEL, 1, 1, 4) == 2 * whole * 0.75
+    assert gradients_over_links(MODEL, 4, 2, 2) == 2 * whole / 8 * 0.5

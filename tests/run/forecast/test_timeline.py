@@ -92,8 +92,13 @@ def test_the_update_is_its_flops_at_the_stated_part_of_peak() -> None:
 
 def test_slow_links_bound_the_update() -> None:
     slow = timeline(assumptions=dataclasses.replace(IDEAL, links=1e-6))
-    assert next(iter(slow.bounds)) == "the update's weights over the links"
+    assert next(iter(slow.bounds)) == "the update's weights and gradients over the links"
     assert "products" not in slow.update.parts
+    # Replicas gather nothing, but sum their gradients: twice three quarters of it, instead of three
+    # passes of three quarters of the weights.
+    replicas = {"mesh.data": 4, "mesh.fsdp": 1}
+    apart = timeline(assumptions=dataclasses.replace(IDEAL, links=1e-6), **replicas).update
+    assert apart.parts["links"] == pytest.approx(slow.update.parts["links"] * 2 / 3)
 
 
 def test_nodes_of_gpus_are_linked_by_a_network() -> None:
@@ -139,5 +144,5 @@ def test_lines_are_of_what_was_found() -> None:
 
 def test_devices_of_unknown_speed_are_refused() -> None:
     (device,) = paper_devices("h100:1")
-    with pytest.raises(CipoError, match="the speed of 'TPU v99' is not known, of .*TPU v5p"):
+    with pytest.raises(CipoError, match="the speed of 'TPU v99' is not known; known are .*TPU v5p"):
         machine_of([dataclasses.replace(device, device_kind="TPU v99")], 1e9)

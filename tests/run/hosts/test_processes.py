@@ -116,10 +116,14 @@ def test_four_hosts_do_what_two_do(two: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.long
-@pytest.mark.parametrize("mesh", [(2, 1, 2, 1), (1, 1, 2, 2)])
-def test_two_hosts_with_another_mesh(two: Path, tmp_path: Path, mesh: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(("mesh", "tensor"), [((2, 1, 2, 1), 1), ((1, 1, 2, 2), 0)])
+def test_two_hosts_with_another_mesh(
+    two: Path, tmp_path: Path, mesh: tuple[int, ...], tensor: int
+) -> None:
+    """With `tensor` = 1, each device has all weights while it samples."""
     axes = zip(("data", "fsdp", "tensor", "context"), mesh, strict=True)
     options = [f"--config.mesh.{axis}={size}" for axis, size in axes]
+    options.append(f"--config.sampling.tensor={tensor}")
     for status, error in run_hosts(tmp_path / "run", [MAIN, MAIN], *options):
         assert status == 0, error
     require_equal(two, tmp_path / "run")
