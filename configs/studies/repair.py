@@ -3,16 +3,15 @@
     python -m cipo_jax.main --mode=study --config=configs/studies/repair.py --jobs=2 \\
         --only='*/cold-*'
     python -m cipo_jax.main --mode=study --config=configs/studies/repair.py --jobs=2 \\
-        --only='guess/*'
-    python -m cipo_jax.main --mode=study --config=configs/studies/repair.py --jobs=2 \\
-        --only='colouring/*'
+        --only='colouring/cipo-*,colouring/grpo-*,colouring/grpo_steps-*'
 
-Hardware: two CPU cores; about ten minutes for the first command, some two hours for each other one.
+Hardware: two CPU cores; up to twenty minutes for each cold start, about five for each other run.
 
-In `guess` a wrong attempt shows where its guess has led, too low or too high; in `colouring` it
-shows a conflict that could not be seen before. The first command trains and evaluates the cold
-starts alone: "w2r gain" in its table is what a correction of a wrong attempt is worth beyond
-another attempt, before any RL. Corrections have little to teach where that is not above 0.
+In `colouring` a wrong attempt shows a conflict that could not be seen before; in `guess` it shows
+where its guess has led, too low or too high. So it does if its lines are true: `colouring` imitates
+until 95% of them are, `colouring_early` until the pass rate alone is reached. The first command
+trains and evaluates the cold starts: "w2r gain" in its table is what a correction of a wrong
+attempt is worth beyond another attempt, before any RL. docs/evidence.md has what came of it.
 """
 
 from cipo_jax.commands.study.plan import Method, Study
@@ -80,5 +79,5 @@ STUDY = Study(
 )
 
 
-def get_config(run="guess/cold"):
+def get_config(run="colouring/cold"):
     return STUDY.config(run)
