@@ -2,15 +2,15 @@
 
     python -m cipo_jax.main --mode=study --config=configs/studies/controllers.py --jobs=2
     python -m cipo_jax.main --mode=study --config=configs/studies/controllers.py --jobs=2 \
-        --only='*/paper_controller-*,*/grpo*,*/balanced-*,*/failures_only-*'
+        --only='demo/paper_controller-*,demo/grpo*,demo/balanced-*,demo/failures_only-*'
 
 Hardware: two CPU cores, about six minutes for each of the 85 runs.
 
-Under the controller of the paper, retention below 0.8 raises the share of right anchors. On
-arithmetic the policy itself is right in half of its attempts, so retention stays below, rho rises to its
+Under the controller of the paper, retention below 0.8 raises the share of right anchors. On the
+demo the policy itself is right in half of its attempts, so retention stays below, rho rises to its
 bound, and most of the gradient comes from right anchors, whose corrections are rewarded for
 repeating them. The first methods change one thing; `failures_first` is the default of the program,
-and `failures_first_more` the demo's; `balanced` leaves out unsolved problems as well. The criterion:
+and `failures_first_more` the demo; `balanced` leaves out unsolved problems as well. The criterion:
 against `paper_controller` w2r up, r2w not above that of `grpo`, pass@1 not below.
 `correction/right_weight`, `copy_rate/...` and `wrong_solved` in each run's metrics.jsonl show why.
 docs/evidence.md has what came of it.
@@ -23,8 +23,8 @@ VARIANTS = load_file("../variants.py", beside=__file__).VARIANTS
 MAIN = load_file("main.py", beside=__file__)
 
 
-def arithmetic(c):
-    """Chains of arithmetic, as in configs/arithmetic.py, after its cold start."""
+def demo(c):
+    """The demo's chains of arithmetic, after the demo's cold start."""
 
 
 def changed(*changes):
@@ -86,8 +86,8 @@ def more(c):
 
 
 STUDY = Study(
-    base=MAIN.of_arithmetic,
-    tasks={"arithmetic": arithmetic},
+    base=MAIN.of_demo,
+    tasks={"demo": demo},
     methods={
         "paper_controller": changed(),
         "fresh": changed(fresh),
@@ -112,5 +112,5 @@ STUDY = Study(
 )
 
 
-def get_config(run="arithmetic/cold"):
+def get_config(run="demo/cold"):
     return STUDY.config(run)

@@ -23,7 +23,7 @@ MAIN = load_file("main.py", beside=__file__)
 
 
 def base():
-    c = MAIN.of_arithmetic()
+    c = MAIN.of_demo()
     c.num_steps = 60
     c.cold_start.max_steps = 3000
     c.cold_start.check_every = 100
