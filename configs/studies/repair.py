@@ -19,16 +19,14 @@ from cipo_jax.config import load_file
 
 VARIANTS = load_file("../variants.py", beside=__file__).VARIANTS
 CONTROLLERS = load_file("controllers.py", beside=__file__).STUDY
+COLOURING = load_file("../colouring.py", beside=__file__)
 MAIN = load_file("main.py", beside=__file__)
 
 
 def base():
     c = MAIN.of_demo()
     c.num_steps = 60
-    c.cold_start.max_steps = 3000
-    c.cold_start.check_every = 100
-    c.cold_start.correction_share = 0.5
-    c.cold_start.practice_share = 0.5  # honest lines are learned first
+    COLOURING.imitate(c)
     c.eval.every_tokens = 250_000
     return c
 
@@ -47,13 +45,7 @@ def guess(c):
 def colouring_early(c):
     """Graphs with two or three nodes to colour; the cold start ends at its pass rate, when three
     lines of ten are still untrue."""
-    c.data.train = c.data.eval = c.cold_start.demonstrations = "colouring"
-    c.data.tokenizer = "char_graphs"
-    c.data.min_operations, c.data.max_operations = 2, 3
-    c.data.max_prompt_tokens = 64
-    c.data.max_completion_tokens = c.data.max_attempt_tokens = 60
-    c.batch.row_tokens = 192
-    c.cold_start.stop_at_pass_rate = 0.45
+    COLOURING.graphs(c)
 
 
 def colouring(c):
