@@ -15,10 +15,6 @@ os.environ["XLA_FLAGS"] = (
 )
 # A thread of torch in each process: several would spin while they wait for a core.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Programs that several tests run are compiled once per session.
-if "PYTEST_XDIST_WORKER" not in os.environ:  # workers inherit it
-    cache = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="cipo-jax-tests-")
-    atexit.register(shutil.rmtree, cache, ignore_errors=True)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 # Nothing may be fetched while testing.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -27,6 +23,38 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
+
+# Of the compiled programs that are kept.
+COMPILED_BYTES = 1 << 30
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A program is compiled once, for all tests, processes and sessions.
+
+    JAX's key of a program has the versions of XLA, its flags, and the instructions of the machine's
+    processors. `--cache-clear` begins anew; `-p no:cacheprovider` keeps nothing after the session.
+    """
+    if hasattr(config, "workerinput"):
+        return  # inherited
+    if hasattr(config, "cache"):
+        directory = config.cache.mkdir("compiled")
+        keep_recent(directory, COMPILED_BYTES)
+    else:
+        directory = Path(tempfile.mkdtemp(prefix="cipo-jax-tests-"))
+        atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(directory)
+
+
+def keep_recent(directory: Path, limit: int) -> None:
+    """Removes the files that were read longest ago, down to `limit` bytes. JAX's own limit would
+    look at all files whenever it adds one."""
+    entries = [(file, file.stat()) for file in directory.iterdir()]
+    entries.sort(key=lambda entry: max(entry[1].st_atime, entry[1].st_mtime), reverse=True)
+    total = 0
+    for file, status in entries:
+        total += status.st_size
+        if total > limit:
+            file.unlink(missing_ok=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
