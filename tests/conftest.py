@@ -1,10 +1,12 @@
 """Tests run on the CPU with eight virtual devices, so that every mesh shape can be tried."""
 
 import atexit
+import gc
 import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Generator
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -57,6 +59,19 @@ def keep_recent(directory: Path, limit: int) -> None:
         total += status.st_size
         if total > limit:
             file.unlink(missing_ok=True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What all the tests import is looked through for garbage once, and not whenever a module or a
+    test makes many objects."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
