@@ -75,9 +75,17 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files of whole runs come first: they take longest, and would keep one process busy alone."""
+    """What takes longest comes first, and does not keep one process busy alone in the end: the
+    sandboxes' tests, which mostly wait, then files of whole runs."""
     top = Path(__file__).parent
-    items.sort(key=lambda item: item.path.parent != top)
+    first = [top / "verifiers" / "sandbox", top]
+    items.sort(key=lambda i: first.index(i.path.parent) if i.path.parent in first else len(first))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_xdist_auto_num_workers() -> Generator[None, int, int]:
+    """One process more than cores: some tests wait, for a limit of time or for another process."""
+    return (yield) + 1
 
 
 # The same examples on every run; a shared machine's speed is no property of the code.
