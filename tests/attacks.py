@@ -350,9 +350,15 @@ SURVIVORS = {
 def judge_and_go_on(
     sandbox: Sandbox, kind: str, program: str, time_limit: float = LIMITS["time_limit"]
 ) -> Verdict:
-    """The verdict; the next honest program must be judged right, within its limits."""
+    """The verdict; the next honest program must be judged right, within its limits.
+
+    Args:
+      time_limit: of each of the program's tests, in seconds; all of them together have three times
+        as long.
+    """
     start = time.monotonic()
-    problem = Problem("p", QUESTION, tests={**TESTS[kind], "time_limit": time_limit})
+    limits = {"time_limit": time_limit, "total_time_limit": 3 * time_limit}
+    problem = Problem("p", QUESTION, tests={**TESTS[kind], **limits})
     verdict = verify_code(problem, f"```python\n{program}\n```", sandbox=sandbox)
     assert time.monotonic() - start < 3.0 + 5.0  # the total limit, on a busy machine
     honest = HONEST_STDIN if kind == "stdin" else HONEST

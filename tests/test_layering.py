@@ -1,6 +1,7 @@
 """The house plan: which rooms there are, and who may import whom."""
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -50,6 +51,7 @@ HOST_ROOMS = ("types", "config", "data", "verifiers")
 DEVICE_LIBRARIES = {"jax", "jaxlib", "flax", "optax", "orbax", "tensorflow", "clu", "torch"}
 
 
+@functools.cache
 def modules() -> dict[str, Path]:
     """{"sampling.engine": path, ...}; a package is named by its directory."""
     found = {}
@@ -69,7 +71,9 @@ def imported(tree: ast.AST) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-TREES = {name: ast.parse(path.read_text()) for name, path in modules().items()}
+@functools.cache  # not when tests are collected, which each process of the session does
+def trees() -> dict[str, ast.Module]:
+    return {name: ast.parse(path.read_text()) for name, path in modules().items()}
 
 
 def own_imports(tree: ast.AST) -> set[str]:
@@ -79,7 +83,7 @@ def own_imports(tree: ast.AST) -> set[str]:
         parts = name.split(".")
         if parts[0] == "cipo_jax":
             # `from cipo_jax.types import X`: the longest prefix that is a module.
-            while ".".join(parts[1:]) not in TREES:
+            while ".".join(parts[1:]) not in modules():
                 parts.pop()
             names.add(".".join(parts[1:]))
     return names - {""}
@@ -115,13 +119,10 @@ def floors(arrows: dict[str, set[str]]) -> int:
     return max(map(height, arrows))
 
 
-GRAPH = {name: own_imports(tree) for name, tree in TREES.items()}
-# main.py imports a mode's module by its name in the table.
-MODES_OF_MAIN = {
-    node.value.removeprefix("cipo_jax.")
-    for node in ast.walk(TREES["main"])
-    if isinstance(node, ast.Constant) and str(node.value).startswith("cipo_jax.train")
-}
+@functools.cache
+def graph() -> dict[str, set[str]]:
+    """{module: what it imports of this package}."""
+    return {name: own_imports(tree) for name, tree in trees().items()}
 
 
 def test_the_root_holds_these_names_and_nothing_else() -> None:
@@ -130,14 +131,14 @@ def test_the_root_holds_these_names_and_nothing_else() -> None:
     assert found == {"__init__.py", *(f"{f}.py" for f in files), *(ARROWS.keys() - files)}
 
 
-@pytest.mark.parametrize("name", sorted(TREES.keys() - {""}))
+@pytest.mark.parametrize("name", sorted(modules().keys() - {""}))
 def test_rooms_import_what_the_table_allows(name: str) -> None:
-    assert not strangers(name, GRAPH[name], ARROWS)
+    assert not strangers(name, graph()[name], ARROWS)
 
 
-@pytest.mark.parametrize("name", [n for n in TREES if n.startswith("run.")])
+@pytest.mark.parametrize("name", [n for n in modules() if n.startswith("run.")])
 def test_within_run_imports_go_up_the_table(name: str) -> None:
-    assert not out_of_order(name, {other for other in GRAPH[name] if room(other) == "run"})
+    assert not out_of_order(name, {other for other in graph()[name] if room(other) == "run"})
 
 
 def test_a_mode_takes_nothing_from_another_mode() -> None:
@@ -146,7 +147,7 @@ def test_a_mode_takes_nothing_from_another_mode() -> None:
 
     taken = {
         mode(other)
-        for name, others in GRAPH.items()
+        for name, others in graph().items()
         for other in others
         if room(name) == room(other) == "commands" and mode(name) != mode(other)
     }
@@ -158,12 +159,18 @@ def test_there_are_few_floors() -> None:
 
 
 def test_only_main_knows_train_and_only_its_short_name_imports_main() -> None:
-    assert {"train"} == MODES_OF_MAIN
-    assert {n for n, others in GRAPH.items() if others & {"train", "main"}} == {"__main__"}
+    # main.py imports a mode's module by its name in the table.
+    modes = {
+        node.value.removeprefix("cipo_jax.")
+        for node in ast.walk(trees()["main"])
+        if isinstance(node, ast.Constant) and str(node.value).startswith("cipo_jax.train")
+    }
+    assert modes == {"train"}
+    assert {n for n, others in graph().items() if others & {"train", "main"}} == {"__main__"}
 
 
 def test_imports_have_no_cycle() -> None:
-    left = dict(GRAPH)
+    left = dict(graph())
     while True:
         leaves = {name for name, others in left.items() if not others & left.keys()}
         if not leaves:
@@ -177,15 +184,15 @@ def test_modules_can_be_read_in_one_sitting() -> None:
     assert not {name: n for name, n in lengths.items() if n > (300 if name == "train" else 400)}
 
 
-@pytest.mark.parametrize("name", [n for n in TREES if room(n) in HOST_ROOMS])
+@pytest.mark.parametrize("name", [n for n in modules() if room(n) in HOST_ROOMS])
 def test_host_modules_import_no_device_library(name: str) -> None:
-    assert not {other.split(".")[0] for other in imported(TREES[name])} & DEVICE_LIBRARIES
+    assert not {other.split(".")[0] for other in imported(trees()[name])} & DEVICE_LIBRARIES
 
 
 def test_linen_is_imported_in_policy_only() -> None:
     users = {
         name
-        for name, tree in TREES.items()
+        for name, tree in trees().items()
         if any(i == "flax.linen" or i.startswith("flax.linen.") for i in imported(tree))
     }
     assert users and {room(name) for name in users} == {"policy"}
@@ -198,8 +205,8 @@ def test_tensorflow_comes_late_and_through_the_metrics_file_alone() -> None:
         return bool({i.split(".")[0] for i in names} & {"clu", "tensorflow"})
 
     home = "run.records.metrics_file"
-    assert {name for name, tree in TREES.items() if uses(tree)} == {home}
-    top_level = [n for n in TREES[home].body if isinstance(n, ast.Import | ast.ImportFrom)]
+    assert {name for name, tree in trees().items() if uses(tree)} == {home}
+    top_level = [n for n in trees()[home].body if isinstance(n, ast.Import | ast.ImportFrom)]
     assert not any(uses(node) for node in top_level)
 
 
@@ -207,9 +214,9 @@ def test_packages_hold_a_docstring() -> None:
     """What the room decides, and how to add to it; of the config also what config files call."""
     for name, path in modules().items():
         if path.name == "__init__.py" and name:
-            text = ast.get_docstring(TREES[name]) or ""
+            text = ast.get_docstring(trees()[name]) or ""
             assert len(text.split()) > 20, f"{name}: says too little of itself"
-            assert name == "config" or len(TREES[name].body) == 1, f"{name}: holds more than that"
+            assert name == "config" or len(trees()[name].body) == 1, f"{name}: holds more than that"
 
 
 def tree_of(readme: str) -> set[str]:
@@ -245,11 +252,11 @@ def test_the_tree_in_the_readme_is_that_of_the_disk() -> None:
 
 def test_no_module_is_a_drawer() -> None:
     drawers = {"utils", "util", "helpers", "helper", "common", "misc"}
-    assert not {name for name in TREES if name.split(".")[-1] in drawers}
+    assert not {name for name in modules() if name.split(".")[-1] in drawers}
 
 
 def test_host_modules_leave_jax_alone_at_run_time() -> None:
-    names = [n for n in TREES if n and room(n) in (*HOST_ROOMS, "main")]
+    names = [n for n in modules() if n and room(n) in (*HOST_ROOMS, "main")]
     program = (
         "import importlib, sys\n"
         f"for name in {names!r}:\n"

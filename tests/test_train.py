@@ -82,6 +82,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return smoke(tmp_path_factory.mktemp("runs") / "whole")
 
 
+@pytest.mark.slow
 def test_nothing_is_compiled_after_the_first_steps(finished: Path) -> None:
     # The evaluations at steps 0 and 2 use the programs of the steps.
     assert COMPILED_BY_STEP[0] > 10  # the listener does count
@@ -92,6 +93,7 @@ def test_nothing_is_compiled_after_the_first_steps(finished: Path) -> None:
     assert late <= 1
 
 
+@pytest.mark.slow
 def test_cold_start_loss_falls_and_corrections_are_made(finished: Path) -> None:
     losses = [r["loss/demonstration"] for r in of_phase(finished, "cold_start")]
     checks = [r for r in of_phase(finished, "cold_start") if "pass_rate" in r]
@@ -108,11 +110,13 @@ def test_cold_start_loss_falls_and_corrections_are_made(finished: Path) -> None:
         assert record.get("base/sampler_gap", 0.0) < 1e-4
 
 
+@pytest.mark.slow
 def test_every_metric_is_explained(finished: Path) -> None:
     names = {name for record in read_metrics(finished) for name in record} - {"phase", "step"}
     assert len(names) > 80 and not [name for name in names if find_metric(name) is None]
 
 
+@pytest.mark.slow
 def test_what_is_measured(finished: Path) -> None:
     lines = {(r["phase"], r["step"]): r for r in read_metrics(finished)}
     ledger = [json.loads(line) for line in (finished / "compiles.jsonl").read_text().splitlines()]
@@ -134,6 +138,7 @@ def test_what_is_measured(finished: Path) -> None:
     assert all(lines["eval", step]["time/eval"] > 0 for step in (0, 2, 4))
 
 
+@pytest.mark.slow
 def test_evaluations_and_report(finished: Path) -> None:
     assert [r["step"] for r in of_phase(finished, "eval")] == [0, 2, 4]
     page = (finished / "report.html").read_text()
@@ -223,6 +228,7 @@ def test_kl_to_the_initial_policy_starts_at_zero(finished: Path, tmp_path: Path)
     assert second["base/kl"] > first["base/kl"]
 
 
+@pytest.mark.slow
 def test_another_config_may_not_take_over_a_run(finished: Path) -> None:
     before = (finished / "config.json").read_text()
     with pytest.raises(CipoError, match=r"optimizer\.learning_rate: 0\.0004 there, 0\.1 now"):

@@ -1,6 +1,7 @@
 """orbax's checkpoint manager, as a run uses it, and what is asked of a directory before that."""
 
 import contextlib
+import functools
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -12,6 +13,8 @@ from etils import epath
 
 from cipo_jax.run.records.scores import Preservation
 from cipo_jax.types import CipoError
+
+_LEAST_SLICE_BYTES = 1 << 20
 
 
 def open_manager(
@@ -40,10 +43,24 @@ def open_manager(
             preservation_policy=preservation,
             async_options=ocp.AsyncOptions(post_finalization_callback=seal),
         )
+    _write_small_arrays_whole()
     with _no_warning_of_read_only():
         return ocp.CheckpointManager(
             directory, options=options, item_names=("params", "opt_state", "host", "origin")
         )
+
+
+@functools.cache  # orbax's registry is the process's
+def _write_small_arrays_whole() -> None:
+    """Of an array that several devices hold, orbax has each device write a slice, and JAX compiles
+    a program for each slice of each array. That pays for large arrays alone: others are written by
+    one of the devices."""
+    usual = ocp.type_handlers.get_type_handler(jax.Array)
+    handler = ocp.type_handlers.ArrayHandler(
+        min_slice_bytes_for_replica_parallel=_LEAST_SLICE_BYTES,
+        array_metadata_store=getattr(usual, "_array_metadata_store", None),
+    )
+    ocp.type_handlers.register_type_handler(jax.Array, handler, override=True)
 
 
 def require_writable(directory: epath.Path) -> None:

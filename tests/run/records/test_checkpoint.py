@@ -20,13 +20,15 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from places import TESTS
 
-from cipo_jax.config.keys import Config, Optimizer
+from cipo_jax.config.keys import Config, Log, Optimizer
 from cipo_jax.policy.sharding import make_mesh
 from cipo_jax.rl.train_step import TrainState
 from cipo_jax.run.hosts.processes import Hosts
 from cipo_jax.run.records import checkpoint, manifest
 from cipo_jax.run.records.checkpoint import Checkpoints
 from cipo_jax.run.records.origin import origin
+from cipo_jax.run.watch.compiles import Ledger
+from cipo_jax.run.watch.heartbeat import Heartbeat
 from cipo_jax.types import CipoError
 
 VALUES = np.random.default_rng(0).normal(size=(16, 8)).astype(np.float32)
@@ -92,6 +94,26 @@ def test_orbax_does_not_warn_of_what_was_asked_for(
     # What orbax says of itself, so that this test notices when it says something else.
     ocp.CheckpointManager(tmp_path, options=ocp.CheckpointManagerOptions(read_only=True)).close()
     assert messages()[-1] == f"Given directory is read only={tmp_path}"
+
+
+def test_replicas_write_slices_of_large_arrays_alone(tmp_path: Path) -> None:
+    """A slice is a program, compiled for each of the devices that hold the array."""
+    everywhere = NamedSharding(make_mesh(8, 1, 1), P())
+    large = np.zeros((8, 1 << 18), np.float32)  # a slice is one MiB
+
+    def compiled_to_save(name: str, array: np.ndarray) -> set[str]:
+        params = {"w": jax.device_put(array, everywhere)}
+        file = tmp_path / f"{name}.jsonl"
+        with Checkpoints(tmp_path / name, keep=1) as saved:
+            with Ledger(file, Log(), Heartbeat()):
+                saved.save_params(params)
+            restored = saved.restore_params(params, step=0)
+        np.testing.assert_array_equal(restored["w"], array)
+        lines = file.read_text().splitlines() if file.exists() else []
+        return {json.loads(line)["program"] for line in lines}
+
+    assert compiled_to_save("small", large[:, 1:]) == set()
+    assert compiled_to_save("large", large) == {"jit(slice)"}
 
 
 @pytest.mark.parametrize("sizes", [(1, 4, 2), (2, 2, 2), (8, 1, 1), (1, 2, 2, 2)])

@@ -109,7 +109,7 @@ def test_what_does_not_end_is_a_timeout(best, hang, kind):
         program = program.replace("return ", "print").replace("print9", "print(9") + (
             ")" if hang == "big power" else ""
         )
-    verdict = judge_and_go_on(best, kind, program)
+    verdict = judge_and_go_on(best, kind, program, time_limit=0.4)
     assert verdict.outcome is Outcome.TIMEOUT, verdict
     assert "killed after" in verdict.detail
 
