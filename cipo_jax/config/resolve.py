@@ -8,6 +8,7 @@ used together (checks.py).
 import dataclasses
 import difflib
 import json
+import math
 import typing
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
@@ -120,6 +121,8 @@ def _value(annotation: Any, value: Any, where: str) -> Any:
         if not rule.holds(value):
             hint = did_you_mean(value, rule.words)
             raise CipoError(f"{where}: got {value!r}, wanted {rule.wanted}{hint}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise CipoError(f"{where}: got {value!r}, wanted a finite number")
     return value
 
 
