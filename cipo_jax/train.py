@@ -68,9 +68,8 @@ ANCHOR_STREAM, CURRICULUM_STREAM, MINIBATCH_STREAM = 0, 1, 2
 def command(invocation: Invocation) -> None:
     """The mode `train`, on this host or as one of several."""
     provenance = invocation.provenance()
-    if invocation.flags["coordinator"] is not None:
-        names = ("coordinator", "num_processes", "process_id", "connect_timeout")
-        connect(*(invocation.flags[name] for name in names))
+    names = ("coordinator", "num_processes", "process_id", "connect_timeout")
+    connect(*(invocation.flags[name] for name in names))
     train(invocation.config, invocation.workdir, provenance)
 
 

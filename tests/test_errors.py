@@ -42,6 +42,10 @@ QWEN3 = {
     "vocab_size": 400,
 }
 TWO_LINES = '{"question": "1+1=", "answer": "2"}\n{"question": "1+2=", "answer": "3"}\n'
+_SETS = (
+    "from cipo_jax.config import default_config\n"
+    "def get_config():\n    c = default_config()\n    c.{}\n    return c\n"
+)
 FILES = {
     # A row for each of the suite's eight devices.
     "tiny.py": (
@@ -63,6 +67,9 @@ FILES = {
     "no_function.py": "config = 3\n",
     "no_config.py": "def get_config():\n    return 3\n",
     "bad_import.py": "import no_such_module\n",
+    "takes_arguments.py": "def get_config(a, b):\n    return a\n",
+    "bad_value.py": _SETS.format("num_steps = 'many'"),
+    "bad_key.py": _SETS.format("rollout.grup_size = 3"),
     "config.yaml": "seed: 1\n",
     "bad.model": "not a sentencepiece model",
     "verifier_syntax.py": "def verify(:\n",
@@ -85,6 +92,17 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
     # The command itself.
     "no config": ([], "--config is missing", "--config=configs/demo.py"),
     "unknown mode": ([TINY, "--mode=trian"], "trian", "train"),
+    "two modes": (
+        [TINY, "--mode=data", "--mode", "explain"],
+        "--mode: got 'data' and 'explain'",
+        "wanted one of them",
+    ),
+    "misspelt mode": ([TINY, "--mode=evalute"], "--mode: got 'evalute'", "mean 'evaluate'?"),
+    "number with its unit": (
+        [TINY, "--mode=preflight", "--device_memory=16GB"],
+        "--device_memory: got '16GB'",
+        "wanted a number: GiB",
+    ),
     "unknown flag": ([TINY, "--workdr=x"], "workdr", "workdir"),
     "stray argument": ([TINY, "seed=3"], "seed=3", "--config.section.key=value"),
     "number as text": ([TINY, "--samples=many"], "samples", "many"),
@@ -99,6 +117,21 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
     "config without get_config": (["--config=no_function.py"], "no_function.py", "get_config"),
     "config returns something else": (["--config=no_config.py"], "no_config.py", "ConfigDict"),
     "config imports what is missing": (["--config=bad_import.py"], "bad_import.py", "no_such"),
+    "config with arguments": (
+        ["--config=takes_arguments.py"],
+        "takes_arguments.py: get_config() missing 2",
+        "wanted get_config()",
+    ),
+    "config sets another type": (
+        ["--config=bad_value.py"],
+        "bad_value.py: line 4: num_steps: got 'many'",
+        "wanted int",
+    ),
+    "config sets no key": (
+        ["--config=bad_key.py"],
+        "bad_key.py: line 4: grup_size: unknown key",
+        "did you mean 'group_size'?",
+    ),
     "misspelt config file": (["--config=tinny.py"], "tinny.py", "did you mean tiny.py?"),
     "unknown variant": ([f"{DEMO}:grpoo"], "'grpoo'", "grpo, "),
     "misspelt variant": ([f"{DEMO}:grop"], "'grop'", "did you mean 'grpo'?"),
@@ -250,6 +283,12 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
         "TPUs: v4, v5e",
     ),
     "coordinator without port": ([TINY, "--coordinator=here"], "'here'", "address:port"),
+    "ids without coordinator": ([TINY, "--num_processes=2"], "got 2 and None", "--coordinator="),
+    "no memory": (
+        [TINY, "--mode=preflight", "--device_memory=-1"],
+        "--device_memory: got -1",
+        "above 0",
+    ),
     "coordinator without ids": ([TINY, "--coordinator=here:1"], "--process_id", "ids from 0"),
     # Verifiers.
     "verifier module": ([TINY, "--config.verifier=no.such:thing"], "no.such", "module"),
@@ -327,6 +366,11 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
     ),
     "compare nothing": (["--mode=compare"], "--mode=compare", "run"),
     "compare what is no run": (["--mode=compare", "a_file", "b"], "a_file", "run"),
+    "generate of nothing": (
+        [TINY, "--mode=generate", "--prompt= "],
+        "--prompt: got an empty text",
+        "wanted a question",
+    ),
     "generate without prompt": ([TINY, "--mode=generate"], "--prompt", ""),
     "export without checkpoint": ([TINY, "--mode=export", "--workdir=nowhere"], "nowhere", ""),
     "export of a word": ([TINY, "--mode=export", "--step=first"], "--step", "number"),

@@ -14,6 +14,7 @@ fit is an error, which names overrides that fit, as far as `run/proposal.py` fin
 the compiler plans more temporaries than on accelerators (it computes bfloat16 in float32).
 """
 
+import math
 from typing import Any, NamedTuple, NoReturn
 
 import jax
@@ -59,6 +60,8 @@ def preflight(config: Config, topology: str | None, device_gib: float | None) ->
       CipoError: what training would raise, a topology that cannot be compiled for, or a run that
         does not fit into the devices' memory.
     """
+    if device_gib is not None and not 0 < device_gib < math.inf:
+        raise CipoError(f"--device_memory: got {device_gib:g}, wanted GiB, a number above 0")
     check_training(config)
     check_places(config)
     _say("reading      tokenizer and data")

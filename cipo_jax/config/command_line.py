@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import difflib
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from ml_collections import ConfigDict, config_flags
 
 from cipo_jax.config.file import check_file, describe_failure, written_keys
 from cipo_jax.config.keys import Config, flatten
+from cipo_jax.config.ranges import did_you_mean
 from cipo_jax.config.resolve import provenance, read_resolved, resolve
 from cipo_jax.types import CipoError
 
@@ -43,6 +45,8 @@ _FLAGS: dict[str, tuple[Callable[..., Any], Any, str]] = {
 }
 _COMMON = ("mode", "config", "workdir", "traceback")
 _PATHS = ("input", "output")  # those that name a file or a directory
+_MANY = ("prompt",)  # those that may be given several times
+_NUMBERS = {flags.DEFINE_integer: "a whole number", flags.DEFINE_float: "a number"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,13 +122,14 @@ def parse(argv: Sequence[str], modes: Sequence[Mode]) -> Invocation:
     """
     argv = [_in_full(argument) for argument in argv]
     _check_overrides(argv)
+    _check_repeated(argv)
     argv = _last_tuples(argv)
     first = _define(modes)
     flags.DEFINE_string("config", None, "Config file, such as configs/demo.py.", first)
     try:
         first(argv, known_only=True)
     except flags.Error as error:
-        raise CipoError(f"command line: {error}") from error
+        raise CipoError(_about_flag(error, modes)) from error
     mode = next(m for m in modes if m.name == first["mode"].value)
     config_file, workdir = first["config"].value or "", _in_home(first["workdir"].value)
     check_file(config_file)
@@ -264,6 +269,35 @@ def _check_overrides(argv: Sequence[str]) -> None:
             close = difflib.get_close_matches(key, known, n=1)
             hint = f"; did you mean config.{close[0]}?" if close else ""
             raise CipoError(f"config.{key}: unknown key{hint}")
+
+
+def _check_repeated(argv: Sequence[str]) -> None:
+    """Refuses a flag with two values: only the last would count. A key of the config may be given
+    again."""
+    given: dict[str, str] = {}
+    for argument, after in zip(argv[1:], [*argv[2:], ""], strict=False):
+        name, equals, value = argument.partition("=")
+        flag = name.lstrip("-")
+        if flag == name or flag in _MANY or flag not in (*_COMMON, *_FLAGS):
+            continue
+        value = value if equals else after
+        first = given.setdefault(flag, value)
+        if first != value:
+            raise CipoError(f"--{flag}: got {first!r} and {value!r}, wanted one of them")
+
+
+def _about_flag(error: flags.Error, modes: Sequence[Mode]) -> str:
+    """The message for a flag that cannot be read."""
+    found = re.match(r"flag --(\w+)=(.*?): ", str(error), re.DOTALL)
+    name, value = found.groups() if found else ("", "")
+    if name == "mode":
+        names = [mode.name for mode in modes]
+        wanted = f"one of {', '.join(names)}{did_you_mean(value, names)}"
+    elif name in _FLAGS and _FLAGS[name][0] in _NUMBERS:
+        wanted = f"{_NUMBERS[_FLAGS[name][0]]}: {_FLAGS[name][2]}".rstrip(".")
+    else:
+        return f"command line: {error}"
+    return f"--{name}: got {value!r}, wanted {wanted}"
 
 
 def _in_full(argument: str) -> str:

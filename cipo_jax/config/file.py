@@ -16,6 +16,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cipo_jax.config.keys import Config, flatten
+from cipo_jax.config.ranges import did_you_mean
 from cipo_jax.types import CipoError
 
 _CONFIGS = Path("configs")  # of a checkout, which commands are started in
@@ -23,10 +24,18 @@ _WANTED = "wanted a Python file with a function get_config(), such as configs/de
 
 
 class _Written(ConfigDict):
-    """A `ConfigDict` that remembers which of its keys were set after it was made."""
+    """A `ConfigDict` that remembers which of its keys were set after it was made, and says in our
+    words what cannot be set."""
 
     def __setitem__(self, key: str, value: Any) -> None:
-        super().__setitem__(key, value)
+        try:
+            super().__setitem__(key, value)
+        except KeyError as error:
+            known = did_you_mean(key, list(self)) or f"; known: {', '.join(self)}"
+            raise CipoError(f"{key}: unknown key{known}") from error
+        except TypeError as error:
+            wanted = type(self[key]).__name__
+            raise CipoError(f"{key}: got {value!r}, wanted {wanted}") from error
         self.__dict__.setdefault("_written", set()).add(key)
 
     def __setstate__(self, state: dict[str, Any]) -> None:  # of a copy, which sets them all
@@ -119,6 +128,8 @@ def describe_failure(error: Exception, config: str) -> str:
             return f"--config={config}: {cause}"
         if isinstance(cause, TypeError) and variant and "get_config() takes 0" in str(cause):
             return f"--config={config}: {name} has no variants; leave out ':{variant}'"
+        if isinstance(cause, TypeError) and str(cause).startswith("get_config() "):
+            return f"--config={config}: {cause}; wanted get_config(), or get_config(variant='')"
         if isinstance(cause, AttributeError) and "has no attribute 'get_config'" in str(cause):
             return f"--config={name}: {_WANTED}"
         lines = [
@@ -128,7 +139,8 @@ def describe_failure(error: Exception, config: str) -> str:
         ]
         if lines:
             text = cause.args[0] if isinstance(cause, KeyError) and cause.args else cause
-            return f"--config={config}: line {lines[-1]}: {type(cause).__name__}: {text}"
+            kind = "" if isinstance(cause, CipoError) else f"{type(cause).__name__}: "
+            return f"--config={config}: line {lines[-1]}: {kind}{text}"
         cause = cause.__context__
     override = re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error))
     default = flatten(Config()).get(override[1]) if override else None

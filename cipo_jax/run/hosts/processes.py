@@ -137,19 +137,30 @@ def share_of(items: int, index: int, count: int) -> range:
 
 
 def connect(
-    coordinator: str, num_processes: int | None, process_id: int | None, timeout_seconds: int
+    coordinator: str | None,
+    num_processes: int | None,
+    process_id: int | None,
+    timeout_seconds: int,
 ) -> None:
     """Makes this process one of several; called before anything else uses a device.
 
     Args:
       coordinator: "address:port" of the first process, or "auto": the environment says all three
-        (TPU pod slices, GKE, Slurm, Open MPI).
+        (TPU pod slices, GKE, Slurm, Open MPI). None: it stays alone.
       timeout_seconds: to wait for the other processes.
 
     Raises:
       CipoError: arguments that are not as above, or the environment says nothing. If the others do
         not come in time, the process ends with status 2.
     """
+    if coordinator is None:
+        if num_processes is None and process_id is None:
+            return
+        raise CipoError(
+            f"--num_processes, --process_id: got {num_processes} and {process_id} without "
+            "--coordinator, so this process would train alone; wanted --coordinator=address:port, "
+            "or --coordinator=auto without the other two"
+        )
     if coordinator == "auto":
         if num_processes is not None or process_id is not None:
             raise CipoError("--num_processes, --process_id: leave them out with --coordinator=auto")
