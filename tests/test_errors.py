@@ -182,6 +182,7 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
         "data.tokenizer: got ''",
         "Hugging Face tokenizer files",
     ),
+    "misspelt tokenizer": ([TINY, "--config.data.tokenizer=byte"], "'byte'", "mean 'bytes'?"),
     "tokenizer is no model": ([TINY, "--config.data.tokenizer=bad.model"], "bad.model", "sentence"),
     "tokenizer without files": (
         [TINY, "--config.data.tokenizer=no_files"],
@@ -228,6 +229,17 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
         [TINY, "--config.data.train=empty.jsonl"],
         "empty.jsonl: the file is empty",
         "one json object",
+    ),
+    "data on the web": (
+        [TINY, "--config.data.train=https://a.org/train.jsonl"],
+        "config.data.train: https://a.org/train.jsonl",
+        "wanted a local file",
+    ),
+    "demonstrations without solutions": (
+        [TINY, *GOOD, "--config.cold_start.max_steps=1"]
+        + ["--config.cold_start.demonstrations=good.jsonl"],
+        "config.cold_start.demonstrations: good.jsonl:1: solution: missing",
+        "other columns: answer",
     ),
     "no answer": (
         [TINY, "--config.data.train=no_answer.jsonl"],
@@ -306,6 +318,11 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
     ),
     "nothing to grade": ([TINY, "--mode=verify"], "--input is missing", "jsonl"),
     "no file to grade": ([TINY, "--mode=verify", "--input=nowhere.jsonl"], "nowhere.jsonl", ""),
+    "directory to grade": (
+        [TINY, "--mode=verify", "--input=no_files"],
+        "--input=no_files",
+        "wanted a jsonl file",
+    ),
     "file to grade without answers": (
         [TINY, "--mode=verify", "--input=good.jsonl"],
         ":1",
@@ -356,7 +373,7 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
     "unknown benchmark": (
         [TINY, "--mode=evaluate", "--config.eval.suites=('math5000',)"],
         "math5000",
-        "math500",
+        "did you mean 'math500'?",
     ),
     # Said before the hub is asked for either.
     "benchmark in words for a model of characters": (
