@@ -153,23 +153,17 @@ def connect(
       CipoError: arguments that are not as above, or the environment says nothing. If the others do
         not come in time, the process ends with status 2.
     """
-    if coordinator is None:
-        if num_processes is None and process_id is None:
-            return
-        raise CipoError(
-            f"--num_processes, --process_id: got {num_processes} and {process_id} without "
-            "--coordinator, so this process would train alone; wanted --coordinator=address:port, "
-            "or --coordinator=auto without the other two"
-        )
-    if coordinator == "auto":
+    ids = f"--num_processes, --process_id: got {num_processes} and {process_id}"
+    if coordinator is None or coordinator == "auto":
         if num_processes is not None or process_id is not None:
-            raise CipoError("--num_processes, --process_id: leave them out with --coordinator=auto")
+            raise CipoError(f"{ids}; they need --coordinator=address:port: leave them out without")
+        if coordinator is None:
+            return
     elif not coordinator.rpartition(":")[2].isdecimal() or coordinator.startswith(":"):
         raise CipoError(f"--coordinator: got {coordinator!r}, wanted address:port, or auto")
     elif num_processes is None or process_id is None or not 0 <= process_id < num_processes:
         raise CipoError(
-            f"--num_processes, --process_id: got {num_processes} and {process_id}; with "
-            "--coordinator=address:port every process needs both, the ids from 0"
+            f"{ids}; with --coordinator=address:port every process needs both, the ids from 0"
         )
 
     def give_up() -> None:
