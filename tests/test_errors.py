@@ -83,6 +83,7 @@ FILES = {
     "own_words/config.json": json.dumps(QWEN3),
     "own_words/tokenizer.json": "{}",
     "bad_run/config.json": "{",
+    "flat_run/config.json": '{"seed": 3}',
     "damaged_run/metrics.jsonl": '{"phase": "train", "step": 1}\n{"phase": "train", "step": 5}\n',
     "damaged_archive/attempts/train-000001.jsonl.gz": "no gzip",
 }
@@ -294,6 +295,11 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
         "v9:1x1",
         "TPUs: v4, v5e",
     ),
+    "no such slice": (
+        [TINY, "--mode=explain", "--topology=v5e:5x5"],
+        "--topology=v5e:5x5: there is no such slice",
+        "or 16",
+    ),
     "coordinator without port": ([TINY, "--coordinator=here"], "'here'", "address:port"),
     "ids without coordinator": ([TINY, "--num_processes=2"], "got 2 and None", "--coordinator="),
     "no memory": (
@@ -337,6 +343,11 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
     # Runs and directories.
     "run of another config": ([TINY, "--workdir=other_run"], "seed: 7 there, 0", "--workdir"),
     "not a run's config": ([TINY, "--workdir=bad_run"], "bad_run", "choose another"),
+    "a config of another form": (
+        [TINY, "--workdir=flat_run"],
+        "flat_run/config.json: is not a run's config",
+        '{"value": ...',
+    ),
     "metrics with a gap": (
         [TINY, "--workdir=damaged_run"],
         "damaged_run/metrics.jsonl:2: train step 5",
@@ -351,6 +362,16 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
         [TINY, "--workdir=gs://bucket/run"],
         "gs://bucket/run",
         "config.checkpoint.directory",
+    ),
+    "checkpoints on the web": (
+        [TINY, "--config.checkpoint.directory=s3://bucket/run"],
+        "config.checkpoint.directory: got 's3://bucket/run'",
+        "gs://bucket/path",
+    ),
+    "no such metric": (
+        [TINY, "--config.checkpoint.best_metric=eval/pass1"],
+        "config.checkpoint.best_metric: got 'eval/pass1'",
+        "did you mean 'eval/pass@{k}'?",
     ),
     "workdir is a file": ([TINY, "--workdir=a_file"], "a_file", "--workdir"),
     "checkpoints into a file": (
@@ -382,6 +403,11 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
         "--config.data.tokenizer=",
     ),
     "compare nothing": (["--mode=compare"], "--mode=compare", "run"),
+    "compare a run with itself": (
+        ["--mode=compare", "other_run", "./other_run"],
+        "other_run is given twice",
+        "wanted different runs",
+    ),
     "compare what is no run": (["--mode=compare", "a_file", "b"], "a_file", "run"),
     "generate of nothing": (
         [TINY, "--mode=generate", "--prompt= "],

@@ -147,6 +147,9 @@ def compare(
     """
     if len(paths) < 2:
         raise CipoError(f"--mode=compare: got {len(paths)} run directories, wanted two or more")
+    there = [path.resolve() for path in paths]
+    if twice := [str(p) for p, place in zip(paths, there, strict=True) if there.count(place) > 1]:
+        raise CipoError(f"--mode=compare: {twice[0]} is given twice; wanted different runs")
     heartbeat = heartbeat or Heartbeat()
     heartbeat.begin("compare")
     print(f"compare  {len(paths)} runs", flush=True)

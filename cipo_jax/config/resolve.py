@@ -92,8 +92,12 @@ def read_values(path: Path) -> dict[str, Any]:
     """
     try:
         return {key: entry["value"] for key, entry in json.loads(path.read_text()).items()}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         why = f"is not a run's config ({error}); remove it or choose another"
+        raise CipoError(f"{path}: {why}") from error
+    except (TypeError, KeyError, AttributeError) as error:
+        wanted = '{"section.key": {"value": ..., "source": ...}, ...}'
+        why = f"is not a run's config; wanted {wanted}; remove it or choose another"
         raise CipoError(f"{path}: {why}") from error
 
 

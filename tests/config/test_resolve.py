@@ -221,6 +221,7 @@ def test_no_number_may_be_nan_or_infinite(key: str, value: str) -> None:
             "correction.lambda_risk",
             "removes the penalty",
         ),
+        ({"checkpoint__directory": "s3://a/b"}, "checkpoint.directory", "gs://bucket/path"),
         ({"data__prompt_template": "Solve."}, "data.prompt_template", "{question} once"),
         (
             {"data__prompt_template": "{question}{question}"},
