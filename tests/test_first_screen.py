@@ -12,6 +12,7 @@ from places import ROOT
 SCRIPT = SimpleNamespace(**runpy.run_path(str(ROOT / "docs" / "first_screen.py")))
 README = (ROOT / "README.md").read_text()
 LINES = json.loads(SCRIPT.RECORDS.read_text())
+SENTENCES = ("done in ", "corrections: ")
 PAIR = [
     "  problem     Compute (9+2) & <3>.",
     "  attempt     9+2=31 | \\boxed{31}  [wrong]",
@@ -24,6 +25,8 @@ def test_excerpt_and_picture_are_of_one_run() -> None:
     assert SCRIPT.with_excerpt(README, LINES) == README, how
     assert SCRIPT.PICTURE.read_text() == SCRIPT.draw(LINES), how
     assert "(docs/images/correction.svg)" in README
+    told = [re.sub(r"^done in [\d:]+; ", "", line) for line in LINES if line.startswith(SENTENCES)]
+    assert SCRIPT.verdicts_in(SCRIPT.REPORT.read_bytes()) == told, how
 
 
 def test_what_is_shown_of_a_run() -> None:
