@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 from places import ROOT
+from quoted_numbers import split, tables
 
 SCRIPT = SimpleNamespace(**runpy.run_path(str(ROOT / "docs" / "first_screen.py")))
 README = (ROOT / "README.md").read_text()
@@ -95,3 +96,11 @@ def test_what_decides_comes_first() -> None:
     places = [first.find(part) for part in order]
     assert -1 not in places and places == sorted(places), dict(zip(order, places, strict=True))
     assert not re.search(r"(?m)^\|", first)
+
+
+def test_no_table_is_wider_than_a_phone() -> None:
+    """A column is as narrow as its longest word, with room of three letters around it."""
+    for table in tables(README):
+        columns = zip(*(split(row) for row in table if "---" not in row), strict=True)
+        words = [max(len(word) for cell in column for word in cell.split()) for column in columns]
+        assert sum(words) + 3 * len(words) <= 46, table[0]
