@@ -255,6 +255,26 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
     ),
     "data is a directory": ([TINY, "--config.data.train=no_files"], "no_files", "jsonl"),
     "data is csv": ([TINY, "--config.data.train=table.csv"], "table.csv:1", "JSON"),
+    "kept problems over their source": (
+        [TINY, *GOOD, "--mode=data", "--output=./good.jsonl"],
+        "--output=good.jsonl: is a source of the data",
+        "wanted another file",
+    ),
+    "kept problems into a directory": (
+        [TINY, *GOOD, "--mode=data", "--output=no_files"],
+        "--output=no_files: is a directory",
+        "wanted a jsonl file",
+    ),
+    "kept problems into nowhere": (
+        [TINY, *GOOD, "--mode=data", "--output=nowhere/kept.jsonl"],
+        "is in a directory that does not exist",
+        "wanted a jsonl file",
+    ),
+    "kept problems of a generator": (
+        [TINY, "--mode=data", "--output=kept.jsonl"],
+        "--output=kept.jsonl",
+        "no list of problems",
+    ),
     "misspelt generator": (
         [TINY, "--config.data.train=arithmetics"],
         "arithmetics",
