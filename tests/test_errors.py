@@ -23,6 +23,7 @@ from cipo_jax.types import CipoError
 
 TINY = "--config=tiny.py"
 DEMO = f"--config={ROOT / 'configs' / 'demo.py'}"
+STUDY = ROOT / "configs" / "studies" / "quick.py"
 GOOD = ("--config.data.train=good.jsonl", "--config.data.eval=good.jsonl")
 
 QWEN3 = {
@@ -439,6 +440,16 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
     "export of a word": ([TINY, "--mode=export", "--step=first"], "--step", "number"),
     "regrade nothing": ([TINY, "--mode=regrade", "--workdir=nowhere"], "nowhere", ""),
     "regrade without workdir": ([TINY, "--mode=regrade"], "--workdir is missing", "regrade"),
+    "study without its mode": (
+        [f"--config={STUDY}"],
+        "quick.py: is a study of several runs",
+        "wanted --mode=study",
+    ),
+    "study of one run": (
+        ["--mode=study", f"--config={STUDY}:arithmetic/cipo"],
+        "leave out ':arithmetic/cipo'",
+        "--only=",
+    ),
     "study of a plain config": ([TINY, "--mode=study"], "defines no STUDY", "configs/studies/"),
 }
 

@@ -19,7 +19,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from cipo_jax.config.file import check_file, describe_failure, written_keys
+from cipo_jax.config.file import check_file, check_study, describe_failure, written_keys
 from cipo_jax.config.keys import Config, flatten
 from cipo_jax.config.ranges import did_you_mean
 from cipo_jax.config.resolve import provenance, read_resolved, resolve
@@ -59,6 +59,7 @@ class Mode:
       needs_devices: it uses JAX's devices.
       takes_run: --config may be left out where --workdir is a run's directory: it is the run's.
       takes_paths: it takes paths instead of a config.
+      takes_study: its config file is that of a study, and no run of it.
       module: has `command(invocation)`; "": that of its name in commands/. Imported only when
         needed, so that a wrong flag is reported before JAX is imported.
     """
@@ -69,6 +70,7 @@ class Mode:
     needs_devices: bool = False
     takes_run: bool = False
     takes_paths: bool = False
+    takes_study: bool = False
     module: str = ""
 
 
@@ -133,6 +135,7 @@ def parse(argv: Sequence[str], modes: Sequence[Mode]) -> Invocation:
     mode = next(m for m in modes if m.name == first["mode"].value)
     config_file, workdir = first["config"].value or "", _in_home(first["workdir"].value)
     check_file(config_file)
+    check_study(config_file, mode.takes_study)
     if "://" in (workdir or ""):
         raise CipoError(
             f"--workdir={workdir}: got a bucket, wanted a directory; checkpoints go to a bucket by "

@@ -110,6 +110,29 @@ def check_file(config: str) -> None:
         raise CipoError(f"--config={name}: {_WANTED}")
 
 
+def check_study(config: str, wanted: bool) -> None:
+    """Refuses a study's file where one run is wanted, and one of its runs where the study is.
+
+    Args:
+      config: as in `check_file`, of a file that exists.
+
+    Raises:
+      CipoError: it is the other of the two.
+    """
+    name, _, run = config.partition(":")
+    is_study = bool(name) and re.search(r"(?m)^STUDY\b", Path(name).read_text(errors="replace"))
+    if is_study and wanted and run:
+        raise CipoError(
+            f"--config={config}: --mode=study takes the whole study; leave out ':{run}', and "
+            "choose runs by --only=TASK/METHOD-SEED"
+        )
+    if is_study and not wanted and not run:
+        raise CipoError(
+            f"--config={config}: is a study of several runs; wanted --mode=study, or one of them, "
+            f"--config={name}:TASK/METHOD"
+        )
+
+
 def describe_failure(error: Exception, config: str) -> str:
     """The message for an error that parsing the flags has raised, which runs the config file.
 
