@@ -107,6 +107,8 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
     ),
     "unknown flag": ([TINY, "--workdr=x"], "workdr", "workdir"),
     "stray argument": ([TINY, "seed=3"], "seed=3", "--config.section.key=value"),
+    "mode without its flag": ([TINY, "explain"], "['explain']", "mean --mode=explain?"),
+    "config without its flag": (["tiny.py"], "['tiny.py']", "mean --config=tiny.py?"),
     "number as text": ([TINY, "--samples=many"], "samples", "many"),
     "missing config file": (
         ["--config=nowhere.py"],
@@ -445,6 +447,7 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
         "quick.py: is a study of several runs",
         "wanted --mode=study",
     ),
+    "study of nothing": (["--mode=study"], "--config is missing", "=configs/studies/quick.py"),
     "study of one run": (
         ["--mode=study", f"--config={STUDY}:arithmetic/cipo"],
         "leave out ':arithmetic/cipo'",

@@ -149,14 +149,20 @@ def parse(argv: Sequence[str], modes: Sequence[Mode]) -> Invocation:
             users = ", ".join(f"--mode={m.name}" for m in modes if name in m.flags)
             raise CipoError(f"--{name}: --mode={mode.name} does not take it; it is for {users}")
     if rest and not mode.takes_paths:
-        raise CipoError(f"unexpected arguments {rest}; set keys by --config.section.key=value")
+        names = [m.name for m in modes]
+        flag = "mode" if rest[0] in names else "config" if rest[0].endswith(".py") else ""
+        meant = f"; did you mean --{flag}={rest[0]}?" if flag else ""
+        raise CipoError(
+            f"unexpected arguments {rest}; set keys by --config.section.key=value{meant}"
+        )
     if raw is None and not mode.takes_paths:
         if mode.takes_run and workdir:
             raise CipoError(
                 f"--workdir={workdir}: holds no run (no config.json), and --config is not given; "
                 "wanted a run directory such as runs/demo, or a config file"
             )
-        raise CipoError("--config is missing; in a checkout, try --config=configs/demo.py")
+        example = "studies/quick.py" if mode.takes_study else "demo.py"
+        raise CipoError(f"--config is missing; in a checkout, try --config=configs/{example}")
     config = Config() if raw is None else resolve(raw)
 
     def where_from() -> dict[str, dict[str, Any]]:
