@@ -113,6 +113,7 @@ MODES = (
         "study",
         "methods x tasks x seeds, with tables and figures",
         flags=("only", "report_only", "jobs"),
+        takes_study=True,
         module="cipo_jax.commands.study.run",
     ),
 )

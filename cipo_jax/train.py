@@ -41,7 +41,7 @@ from cipo_jax.run.hosts.processes import connect, open_hosts
 from cipo_jax.run.measures import device_measures, stream_measures
 from cipo_jax.run.parameters import check_fits, check_parameters
 from cipo_jax.run.parts import open_parts
-from cipo_jax.run.problems import check_places, given_attempts, open_evaluation, open_training
+from cipo_jax.run.problems import given_attempts, open_evaluation, open_training
 from cipo_jax.run.records.checkpoint import Checkpoints, checkpoint_root
 from cipo_jax.run.records.difficulty_file import write_difficulty
 from cipo_jax.run.records.files import explained
@@ -52,7 +52,7 @@ from cipo_jax.run.records.record import Record, check_records
 from cipo_jax.run.records.starts import this_start
 from cipo_jax.run.records.terminal import print_findings, print_header, print_summary
 from cipo_jax.run.remat import with_remat
-from cipo_jax.run.start import frozen_reference, restore_or_begin
+from cipo_jax.run.start import check_start, frozen_reference, restore_or_begin
 from cipo_jax.run.training import Training
 from cipo_jax.run.update import make_policy_update
 from cipo_jax.run.verdict import verdicts
@@ -68,9 +68,8 @@ ANCHOR_STREAM, CURRICULUM_STREAM, MINIBATCH_STREAM = 0, 1, 2
 def command(invocation: Invocation) -> None:
     """The mode `train`, on this host or as one of several."""
     provenance = invocation.provenance()
-    if invocation.flags["coordinator"] is not None:
-        names = ("coordinator", "num_processes", "process_id", "connect_timeout")
-        connect(*(invocation.flags[name] for name in names))
+    names = ("coordinator", "num_processes", "process_id", "connect_timeout")
+    connect(*(invocation.flags[name] for name in names))
     train(invocation.config, invocation.workdir, provenance)
 
 
@@ -225,7 +224,7 @@ def open_run(
         lock = stack.enter_context(DirectoryLock(workdir, takes=hosts.first))
         if hosts.first:
             check_records(workdir, c.log)
-        check_places(c)
+        check_start(c)
         if c.init_from:
             check_fits(Path(c.init_from), c, "config.init_from")
         parts = stack.enter_context(open_parts(with_remat(c, hosts), hosts))

@@ -1,19 +1,26 @@
-"""README's console excerpt and its picture, both from what one run has printed.
+"""README's console excerpt and its pictures, all of one run.
 
     make demo 2>&1 | tee demo.log
-    .venv/bin/python docs/first_screen.py demo.log
+    .venv/bin/python docs/first_screen.py demo.log runs/demo/report.html
 
 Takes the header, a check of the cold start, the first and the last evaluation, the verdicts, and
 the last step that shows a wrong attempt beside its right correction. Writes these lines to
 docs/images/first_screen.json, the excerpt into README.md and the picture to
 docs/images/correction.svg. A test makes both again from the lines, so that they stay of one run.
+docs/images/report.png is what Chromium shows of the run's page; the page's verdicts are written
+into the file, and the test compares them with those of the excerpt.
 """
 
 import argparse
 import difflib
+import html
 import json
+import os
 import re
+import struct
+import subprocess
 import textwrap
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from xml.sax.saxutils import escape
@@ -21,6 +28,7 @@ from xml.sax.saxutils import escape
 ROOT = Path(__file__).resolve().parents[1]
 README, IMAGES = ROOT / "README.md", ROOT / "docs" / "images"
 RECORDS, PICTURE = IMAGES / "first_screen.json", IMAGES / "correction.svg"
+REPORT = IMAGES / "report.png"
 _BEGIN, _END = "<!-- of one run: docs/first_screen.py -->\n```\n", "```\n<!-- end -->"
 
 _HEADER = ("method   ", "policy   ", "devices  ", "step     ", "workdir  ")
@@ -149,10 +157,35 @@ def with_excerpt(readme: str, lines: Sequence[str]) -> str:
     return f"{before}{begin}{excerpt(lines)}{end}{after}"
 
 
+def picture_of_page(page: Path, browser: str) -> bytes:
+    """The top of a run's page as a PNG file, with the verdicts of the page as its text "run"."""
+    sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
+    options = ["--headless", "--hide-scrollbars", "--window-size=1300,1150", *sandbox]
+    subprocess.run(
+        [browser, *options, f"--screenshot={REPORT}", page.resolve().as_uri()], check=True
+    )
+    drawn = REPORT.read_bytes()
+    verdicts = re.findall(r'<p class="verdict">(.*?)</p>', page.read_text(), re.DOTALL)
+    text = b"tEXtrun\0" + html.unescape("\n".join(verdicts)).encode("latin-1")
+    chunk = struct.pack(">I", len(text) - 4) + text + struct.pack(">I", zlib.crc32(text))
+    return drawn[:33] + chunk + drawn[33:]  # behind the header
+
+
+def verdicts_in(picture: bytes) -> list[str]:
+    """What `picture_of_page` has written."""
+    place = picture.index(b"tEXtrun\0")
+    (length,) = struct.unpack(">I", picture[place - 4 : place])
+    return picture[place + 8 : place + 4 + length].decode("latin-1").split("\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("log", type=Path, help="what the run has printed")
-    lines = chosen_lines(parser.parse_args().log.read_text().splitlines())
+    parser.add_argument("report", type=Path, help="its page")
+    parser.add_argument("--browser", default="chromium")
+    given = parser.parse_args()
+    lines = chosen_lines(given.log.read_text().splitlines())
+    REPORT.write_bytes(picture_of_page(given.report, given.browser))
     RECORDS.write_text(json.dumps(lines, indent=1) + "\n")
     PICTURE.write_text(draw(lines))
     README.write_text(with_excerpt(README.read_text(), lines))

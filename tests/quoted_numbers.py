@@ -90,8 +90,8 @@ def values_of(study: str, report: str) -> dict[tuple[str, ...], set[float]]:
     for section in re.split(r"(?m)^## ", report)[1:]:
         task, _, body = section.partition("\n")
         for head, _, *rows in tables(body):
-            names = _split(head)
-            for method, *values in map(_split, rows):
+            names = split(head)
+            for method, *values in map(split, rows):
                 pairs: Iterable[tuple[str, str]] = zip(names[1:], values, strict=True)
                 if names[1] == "measure":
                     pairs = [(values[0], " ".join(values[1:]))]
@@ -101,7 +101,21 @@ def values_of(study: str, report: str) -> dict[tuple[str, ...], set[float]]:
     return found
 
 
-def _split(row: str) -> list[str]:
+def cells_of(report: str) -> dict[str, dict[tuple[str, str], str]]:
+    """{task: {(method, measure): the cell of a report's tables of values}}."""
+    found: dict[str, dict[tuple[str, str], str]] = {}
+    for section in re.split(r"(?m)^## ", report)[1:]:
+        task, _, body = section.partition("\n")
+        for head, _, *rows in tables(body):
+            (first, *names), cells = split(head), found.setdefault(task, {})
+            for method, *values in map(split, rows):
+                if first == "method" and names[0] == "seeds":
+                    cells |= {(method, n): v for n, v in zip(names, values, strict=True)}
+    return found
+
+
+def split(row: str) -> list[str]:
+    """The cells of a line of a table."""
     return [cell.strip() for cell in row.strip().strip("|").split("|")]
 
 

@@ -23,6 +23,7 @@ from cipo_jax.types import CipoError
 
 TINY = "--config=tiny.py"
 DEMO = f"--config={ROOT / 'configs' / 'demo.py'}"
+STUDY = ROOT / "configs" / "studies" / "quick.py"
 GOOD = ("--config.data.train=good.jsonl", "--config.data.eval=good.jsonl")
 
 QWEN3 = {
@@ -42,6 +43,10 @@ QWEN3 = {
     "vocab_size": 400,
 }
 TWO_LINES = '{"question": "1+1=", "answer": "2"}\n{"question": "1+2=", "answer": "3"}\n'
+_SETS = (
+    "from cipo_jax.config import default_config\n"
+    "def get_config():\n    c = default_config()\n    c.{}\n    return c\n"
+)
 FILES = {
     # A row for each of the suite's eight devices.
     "tiny.py": (
@@ -63,6 +68,9 @@ FILES = {
     "no_function.py": "config = 3\n",
     "no_config.py": "def get_config():\n    return 3\n",
     "bad_import.py": "import no_such_module\n",
+    "takes_arguments.py": "def get_config(a, b):\n    return a\n",
+    "bad_value.py": _SETS.format("num_steps = 'many'"),
+    "bad_key.py": _SETS.format("rollout.grup_size = 3"),
     "config.yaml": "seed: 1\n",
     "bad.model": "not a sentencepiece model",
     "verifier_syntax.py": "def verify(:\n",
@@ -76,6 +84,7 @@ FILES = {
     "own_words/config.json": json.dumps(QWEN3),
     "own_words/tokenizer.json": "{}",
     "bad_run/config.json": "{",
+    "flat_run/config.json": '{"seed": 3}',
     "damaged_run/metrics.jsonl": '{"phase": "train", "step": 1}\n{"phase": "train", "step": 5}\n',
     "damaged_archive/attempts/train-000001.jsonl.gz": "no gzip",
 }
@@ -85,8 +94,21 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
     # The command itself.
     "no config": ([], "--config is missing", "--config=configs/demo.py"),
     "unknown mode": ([TINY, "--mode=trian"], "trian", "train"),
+    "two modes": (
+        [TINY, "--mode=data", "--mode", "explain"],
+        "--mode: got 'data' and 'explain'",
+        "wanted one of them",
+    ),
+    "misspelt mode": ([TINY, "--mode=evalute"], "--mode: got 'evalute'", "mean 'evaluate'?"),
+    "number with its unit": (
+        [TINY, "--mode=preflight", "--device_memory=16GB"],
+        "--device_memory: got '16GB'",
+        "wanted a number: GiB",
+    ),
     "unknown flag": ([TINY, "--workdr=x"], "workdr", "workdir"),
     "stray argument": ([TINY, "seed=3"], "seed=3", "--config.section.key=value"),
+    "mode without its flag": ([TINY, "explain"], "['explain']", "mean --mode=explain?"),
+    "config without its flag": (["tiny.py"], "['tiny.py']", "mean --config=tiny.py?"),
     "number as text": ([TINY, "--samples=many"], "samples", "many"),
     "missing config file": (
         ["--config=nowhere.py"],
@@ -99,6 +121,21 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
     "config without get_config": (["--config=no_function.py"], "no_function.py", "get_config"),
     "config returns something else": (["--config=no_config.py"], "no_config.py", "ConfigDict"),
     "config imports what is missing": (["--config=bad_import.py"], "bad_import.py", "no_such"),
+    "config with arguments": (
+        ["--config=takes_arguments.py"],
+        "takes_arguments.py: get_config() missing 2",
+        "wanted get_config()",
+    ),
+    "config sets another type": (
+        ["--config=bad_value.py"],
+        "bad_value.py: line 4: num_steps: got 'many'",
+        "wanted int",
+    ),
+    "config sets no key": (
+        ["--config=bad_key.py"],
+        "bad_key.py: line 4: grup_size: unknown key",
+        "did you mean 'group_size'?",
+    ),
     "misspelt config file": (["--config=tinny.py"], "tinny.py", "did you mean tiny.py?"),
     "unknown variant": ([f"{DEMO}:grpoo"], "'grpoo'", "grpo, "),
     "misspelt variant": ([f"{DEMO}:grop"], "'grop'", "did you mean 'grpo'?"),
@@ -149,6 +186,7 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
         "data.tokenizer: got ''",
         "Hugging Face tokenizer files",
     ),
+    "misspelt tokenizer": ([TINY, "--config.data.tokenizer=byte"], "'byte'", "mean 'bytes'?"),
     "tokenizer is no model": ([TINY, "--config.data.tokenizer=bad.model"], "bad.model", "sentence"),
     "tokenizer without files": (
         [TINY, "--config.data.tokenizer=no_files"],
@@ -196,6 +234,17 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
         "empty.jsonl: the file is empty",
         "one json object",
     ),
+    "data on the web": (
+        [TINY, "--config.data.train=https://a.org/train.jsonl"],
+        "config.data.train: https://a.org/train.jsonl",
+        "wanted a local file",
+    ),
+    "demonstrations without solutions": (
+        [TINY, *GOOD, "--config.cold_start.max_steps=1"]
+        + ["--config.cold_start.demonstrations=good.jsonl"],
+        "config.cold_start.demonstrations: good.jsonl:1: solution: missing",
+        "other columns: answer",
+    ),
     "no answer": (
         [TINY, "--config.data.train=no_answer.jsonl"],
         "no_answer.jsonl:1",
@@ -209,6 +258,26 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
     ),
     "data is a directory": ([TINY, "--config.data.train=no_files"], "no_files", "jsonl"),
     "data is csv": ([TINY, "--config.data.train=table.csv"], "table.csv:1", "JSON"),
+    "kept problems over their source": (
+        [TINY, *GOOD, "--mode=data", "--output=./good.jsonl"],
+        "--output=good.jsonl: is a source of the data",
+        "wanted another file",
+    ),
+    "kept problems into a directory": (
+        [TINY, *GOOD, "--mode=data", "--output=no_files"],
+        "--output=no_files: is a directory",
+        "wanted a jsonl file",
+    ),
+    "kept problems into nowhere": (
+        [TINY, *GOOD, "--mode=data", "--output=nowhere/kept.jsonl"],
+        "is in a directory that does not exist",
+        "wanted a jsonl file",
+    ),
+    "kept problems of a generator": (
+        [TINY, "--mode=data", "--output=kept.jsonl"],
+        "--output=kept.jsonl",
+        "no list of problems",
+    ),
     "misspelt generator": (
         [TINY, "--config.data.train=arithmetics"],
         "arithmetics",
@@ -249,7 +318,18 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
         "v9:1x1",
         "TPUs: v4, v5e",
     ),
+    "no such slice": (
+        [TINY, "--mode=explain", "--topology=v5e:5x5"],
+        "--topology=v5e:5x5: there is no such slice",
+        "or 16",
+    ),
     "coordinator without port": ([TINY, "--coordinator=here"], "'here'", "address:port"),
+    "ids without coordinator": ([TINY, "--num_processes=2"], "got 2 and None", "--coordinator="),
+    "no memory": (
+        [TINY, "--mode=preflight", "--device_memory=-1"],
+        "--device_memory: got -1",
+        "above 0",
+    ),
     "coordinator without ids": ([TINY, "--coordinator=here:1"], "--process_id", "ids from 0"),
     # Verifiers.
     "verifier module": ([TINY, "--config.verifier=no.such:thing"], "no.such", "module"),
@@ -267,6 +347,11 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
     ),
     "nothing to grade": ([TINY, "--mode=verify"], "--input is missing", "jsonl"),
     "no file to grade": ([TINY, "--mode=verify", "--input=nowhere.jsonl"], "nowhere.jsonl", ""),
+    "directory to grade": (
+        [TINY, "--mode=verify", "--input=no_files"],
+        "--input=no_files",
+        "wanted a jsonl file",
+    ),
     "file to grade without answers": (
         [TINY, "--mode=verify", "--input=good.jsonl"],
         ":1",
@@ -281,6 +366,11 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
     # Runs and directories.
     "run of another config": ([TINY, "--workdir=other_run"], "seed: 7 there, 0", "--workdir"),
     "not a run's config": ([TINY, "--workdir=bad_run"], "bad_run", "choose another"),
+    "a config of another form": (
+        [TINY, "--workdir=flat_run"],
+        "flat_run/config.json: is not a run's config",
+        '{"value": ...',
+    ),
     "metrics with a gap": (
         [TINY, "--workdir=damaged_run"],
         "damaged_run/metrics.jsonl:2: train step 5",
@@ -295,6 +385,16 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
         [TINY, "--workdir=gs://bucket/run"],
         "gs://bucket/run",
         "config.checkpoint.directory",
+    ),
+    "checkpoints on the web": (
+        [TINY, "--config.checkpoint.directory=s3://bucket/run"],
+        "config.checkpoint.directory: got 's3://bucket/run'",
+        "gs://bucket/path",
+    ),
+    "no such metric": (
+        [TINY, "--config.checkpoint.best_metric=eval/pass1"],
+        "config.checkpoint.best_metric: got 'eval/pass1'",
+        "did you mean 'eval/pass@{k}'?",
     ),
     "workdir is a file": ([TINY, "--workdir=a_file"], "a_file", "--workdir"),
     "checkpoints into a file": (
@@ -317,7 +417,7 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
     "unknown benchmark": (
         [TINY, "--mode=evaluate", "--config.eval.suites=('math5000',)"],
         "math5000",
-        "math500",
+        "did you mean 'math500'?",
     ),
     # Said before the hub is asked for either.
     "benchmark in words for a model of characters": (
@@ -326,12 +426,33 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
         "--config.data.tokenizer=",
     ),
     "compare nothing": (["--mode=compare"], "--mode=compare", "run"),
+    "compare a run with itself": (
+        ["--mode=compare", "other_run", "./other_run"],
+        "other_run is given twice",
+        "wanted different runs",
+    ),
     "compare what is no run": (["--mode=compare", "a_file", "b"], "a_file", "run"),
+    "generate of nothing": (
+        [TINY, "--mode=generate", "--prompt= "],
+        "--prompt: got an empty text",
+        "wanted a question",
+    ),
     "generate without prompt": ([TINY, "--mode=generate"], "--prompt", ""),
     "export without checkpoint": ([TINY, "--mode=export", "--workdir=nowhere"], "nowhere", ""),
     "export of a word": ([TINY, "--mode=export", "--step=first"], "--step", "number"),
     "regrade nothing": ([TINY, "--mode=regrade", "--workdir=nowhere"], "nowhere", ""),
     "regrade without workdir": ([TINY, "--mode=regrade"], "--workdir is missing", "regrade"),
+    "study without its mode": (
+        [f"--config={STUDY}"],
+        "quick.py: is a study of several runs",
+        "wanted --mode=study",
+    ),
+    "study of nothing": (["--mode=study"], "--config is missing", "=configs/studies/quick.py"),
+    "study of one run": (
+        ["--mode=study", f"--config={STUDY}:arithmetic/cipo"],
+        "leave out ':arithmetic/cipo'",
+        "--only=",
+    ),
     "study of a plain config": ([TINY, "--mode=study"], "defines no STUDY", "configs/studies/"),
 }
 

@@ -8,10 +8,12 @@ from xml.etree import ElementTree
 
 import pytest
 from places import ROOT
+from quoted_numbers import split, tables
 
 SCRIPT = SimpleNamespace(**runpy.run_path(str(ROOT / "docs" / "first_screen.py")))
 README = (ROOT / "README.md").read_text()
 LINES = json.loads(SCRIPT.RECORDS.read_text())
+SENTENCES = ("done in ", "corrections: ")
 PAIR = [
     "  problem     Compute (9+2) & <3>.",
     "  attempt     9+2=31 | \\boxed{31}  [wrong]",
@@ -24,6 +26,8 @@ def test_excerpt_and_picture_are_of_one_run() -> None:
     assert SCRIPT.with_excerpt(README, LINES) == README, how
     assert SCRIPT.PICTURE.read_text() == SCRIPT.draw(LINES), how
     assert "(docs/images/correction.svg)" in README
+    told = [re.sub(r"^done in [\d:]+; ", "", line) for line in LINES if line.startswith(SENTENCES)]
+    assert SCRIPT.verdicts_in(SCRIPT.REPORT.read_bytes()) == told, how
 
 
 def test_what_is_shown_of_a_run() -> None:
@@ -92,3 +96,11 @@ def test_what_decides_comes_first() -> None:
     places = [first.find(part) for part in order]
     assert -1 not in places and places == sorted(places), dict(zip(order, places, strict=True))
     assert not re.search(r"(?m)^\|", first)
+
+
+def test_no_table_is_wider_than_a_phone() -> None:
+    """A column is as narrow as its longest word, with room of three letters around it."""
+    for table in tables(README):
+        columns = zip(*(split(row) for row in table if "---" not in row), strict=True)
+        words = [max(len(word) for cell in column for word in cell.split()) for column in columns]
+        assert sum(words) + 3 * len(words) <= 46, table[0]

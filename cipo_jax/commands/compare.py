@@ -59,7 +59,10 @@ from cipo_jax.types import CipoError
 _SAME_METHOD = ("seed", "log.", "mesh.", "checkpoint.", "eval.", "verifier.workers")
 # Evaluations at equal compute may exceed the budget by this share.
 _TOLERANCE = 0.05
+# An evaluation with less than this share of the budget is not compared.
+_NEAR = 0.5
 PAGE = "comparison.html"
+_PROGRAM = ("python", "-m", "cipo_jax.main", "--mode=compare")
 _PAIRED = (
     "p: bootstrap over problems (and seeds, where there are several). Alone: problems solved by "
     "more than half of the attempts of one method only, McNemar's p."
@@ -147,6 +150,9 @@ def compare(
     """
     if len(paths) < 2:
         raise CipoError(f"--mode=compare: got {len(paths)} run directories, wanted two or more")
+    there = [path.resolve() for path in paths]
+    if twice := [str(p) for p, place in zip(paths, there, strict=True) if there.count(place) > 1]:
+        raise CipoError(f"--mode=compare: {twice[0]} is given twice; wanted different runs")
     heartbeat = heartbeat or Heartbeat()
     heartbeat.begin("compare")
     print(f"compare  {len(paths)} runs", flush=True)
@@ -162,6 +168,10 @@ def compare(
     comparisons, notes = [], []
     for at, limit in limits.items():
         heartbeat.begin("compare", f"attempts of all runs at {at}, and paired tests")
+        ends = {n: min(r.latest(*limit)[limit[0]] for r in runs) for n, runs in methods.items()}
+        if far := [name for name, end in ends.items() if end < _NEAR * limit[1]]:
+            notes.append(f"no evaluation of {', '.join(far)} near {at}: no paired tests there")
+            continue
         tables = {
             name: [outcomes(run.path, "eval", run.latest(*limit)["step"]) for run in runs]
             for name, runs in methods.items()
@@ -208,8 +218,7 @@ def compare(
 
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "comparison.md", text)
-    raw = [dataclasses.asdict(c) for c in comparisons]
-    write_json(out / "comparison.json", raw)
+    write_json(out / "comparison.json", [dataclasses.asdict(c) for c in comparisons])
     labels = {metric: metric for metric in metrics}
     drawn = draw_curves(curves, labels, line_styles(curves), each_seed=True)
     figure = save_figure(drawn, out / "comparison")
@@ -223,7 +232,7 @@ def compare(
             "Equal tokens": f"{budget:,.0f} sampled",
             "Page by": f"cipo_jax {__version__}",
         },
-        command=_command(paths, out),
+        command=shlex.join([*_PROGRAM, *map(str, paths), f"--workdir={out}"]),
         sections=[
             Section("Curves", [FigureGrid(curve_figures(curves, labels))]),
             Section("Runs", [runs_table(places)]),
@@ -361,19 +370,14 @@ def _method_notes(methods: Methods) -> list[Note]:
 
 
 def _verdict(comparisons: Sequence[Comparison]) -> str:
-    """What the paired tests say of pass@1 on the runs' own evaluations."""
+    """What the paired tests say of pass@1 on the runs' own evaluations, a line for each."""
     told = [
         f"{c.method} at {c.at}: "
         f"{said_difference(c.baseline, c.difference, f'{c.problems} problems')}"
         for c in comparisons
         if c.measure == "eval pass@1"
     ]
-    return f"pass@1: {'; '.join(told)}" if told else "no paired test of pass@1"
-
-
-def _command(paths: Sequence[Path], out: Path) -> str:
-    program = ("python", "-m", "cipo_jax.main", "--mode=compare")
-    return shlex.join([*program, *map(str, paths), f"--workdir={out}"])
+    return "\n".join(("pass@1", *told)) if told else "no paired test of pass@1"
 
 
 def _shared_metrics(curves: Sequence[LearningCurve]) -> list[str]:

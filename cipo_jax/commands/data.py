@@ -23,7 +23,7 @@ from cipo_jax.data import mixture
 from cipo_jax.data.datasets import Placed
 from cipo_jax.data.decontaminate import find_duplicates
 from cipo_jax.data.prompts import PromptWriter
-from cipo_jax.data.sources import GENERATED
+from cipo_jax.data.sources import GENERATED, parse_sources
 from cipo_jax.data.tasks.generated import GeneratedProblems
 from cipo_jax.run import problems as problem_sets
 from cipo_jax.run.parts import open_prompts, open_tokenizer
@@ -49,9 +49,11 @@ def inspect_data(
     """Prints the findings; with `output`, writes the kept problems to that jsonl file.
 
     Raises:
-      CipoError: data that cannot be read, with file and line.
+      CipoError: data that cannot be read, with file and line, or `output` cannot be what is meant.
     """
     data, seed, heartbeat = config.data, config.seed, heartbeat or Heartbeat()
+    if output:
+        _check_output(Path(output), data)
     heartbeat.begin("data", "reading the problems")
     parts = problem_sets.load_training(data, seed)
     evaluation = problem_sets.load_evaluation(data)
@@ -199,11 +201,28 @@ def _print_prompts(prompts: PromptWriter, problem: Problem, show: Callable) -> N
         print(f"\n{head}\n{show(prompt.tokens)}\n----- end -----")
 
 
+def _check_output(file: Path, data: Data) -> None:
+    """Raises CipoError if the kept problems cannot be written there, or would replace their
+    source."""
+    train, evaluation = (
+        [source.name for source in parse_sources(text, key)]
+        for text, key in ((data.train, "data.train"), (data.eval, "data.eval"))
+    )
+    if GENERATED.keys() >= set(train):
+        why = "an embedded task is no list of problems to write"
+    elif any(file.resolve() == Path(name).resolve() for name in (*train, *evaluation)):
+        why = "is a source of the data, which it would replace; wanted another file"
+    elif file.is_dir() or not file.parent.is_dir():
+        place = "is a directory" if file.is_dir() else "is in a directory that does not exist"
+        why = f"{place}; wanted a jsonl file in one that does"
+    else:
+        return
+    raise CipoError(f"--output={file}: {why}")
+
+
 def _write_kept(parts: Sequence[mixture.Part], reasons: dict[str, str], file: Path) -> None:
     kept, dropped = problem_sets.drop(parts, reasons)
     problems = [placed.problem for placed in problem_sets.all_placed(kept)]
-    if not problems:
-        raise CipoError(f"--output={file}: an embedded task is no list of problems to write")
     with replacing(file) as temporary, temporary.open("w", encoding="utf-8") as out:
         for problem in problems:
             fields = dataclasses.asdict(problem)

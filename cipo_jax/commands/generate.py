@@ -53,6 +53,8 @@ def generate(
     """
     if not questions:
         raise CipoError('--prompt is missing; --mode=generate answers it, as --prompt="1+1?"')
+    if not all(question.strip() for question in questions):
+        raise CipoError("--prompt: got an empty text, wanted a question")
     if samples < 1:
         raise CipoError(f"--samples: got {samples}, wanted at least 1")
     c, heartbeat = config, heartbeat or Heartbeat()

@@ -14,6 +14,7 @@ fit is an error, which names overrides that fit, as far as `run/proposal.py` fin
 the compiler plans more temporaries than on accelerators (it computes bfloat16 in float32).
 """
 
+import math
 from typing import Any, NamedTuple, NoReturn
 
 import jax
@@ -34,10 +35,11 @@ from cipo_jax.run.memory_plan import (
     open_shapes,
 )
 from cipo_jax.run.parts import open_prompts, open_tokenizer
-from cipo_jax.run.problems import check_places, open_evaluation, open_training
+from cipo_jax.run.problems import open_evaluation, open_training
 from cipo_jax.run.proposal import as_flags, propose
 from cipo_jax.run.remat import choose_remat
 from cipo_jax.run.sizes import GIB
+from cipo_jax.run.start import check_start
 from cipo_jax.run.watch.compiles import Ledger
 from cipo_jax.run.watch.heartbeat import Heartbeat
 from cipo_jax.types import CipoError
@@ -59,8 +61,10 @@ def preflight(config: Config, topology: str | None, device_gib: float | None) ->
       CipoError: what training would raise, a topology that cannot be compiled for, or a run that
         does not fit into the devices' memory.
     """
+    if device_gib is not None and not 0 < device_gib < math.inf:
+        raise CipoError(f"--device_memory: got {device_gib:g}, wanted GiB, a number above 0")
     check_training(config)
-    check_places(config)
+    check_start(config)
     _say("reading      tokenizer and data")
     prompts = open_prompts(config, open_tokenizer(config))
     for name, opened in (

@@ -237,7 +237,9 @@ def _items(path: Path) -> Iterator[_Item]:
     try:
         file = path.open(encoding="utf-8")
     except OSError as error:
-        raise CipoError(f"--input={path}: cannot be read: {error.strerror}") from error
+        raise CipoError(
+            f"--input={path}: cannot be read: {error.strerror}; wanted a jsonl file"
+        ) from error
     with file:
         number = 0
         try:

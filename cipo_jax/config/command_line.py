@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import difflib
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from cipo_jax.config.file import check_file, describe_failure, written_keys
+from cipo_jax.config.file import check_file, check_study, describe_failure, written_keys
 from cipo_jax.config.keys import Config, flatten
+from cipo_jax.config.ranges import did_you_mean
 from cipo_jax.config.resolve import provenance, read_resolved, resolve
 from cipo_jax.types import CipoError
 
@@ -43,6 +45,8 @@ _FLAGS: dict[str, tuple[Callable[..., Any], Any, str]] = {
 }
 _COMMON = ("mode", "config", "workdir", "traceback")
 _PATHS = ("input", "output")  # those that name a file or a directory
+_MANY = ("prompt",)  # those that may be given several times
+_NUMBERS = {flags.DEFINE_integer: "a whole number", flags.DEFINE_float: "a number"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +59,7 @@ class Mode:
       needs_devices: it uses JAX's devices.
       takes_run: --config may be left out where --workdir is a run's directory: it is the run's.
       takes_paths: it takes paths instead of a config.
+      takes_study: its config file is that of a study, and no run of it.
       module: has `command(invocation)`; "": that of its name in commands/. Imported only when
         needed, so that a wrong flag is reported before JAX is imported.
     """
@@ -65,6 +70,7 @@ class Mode:
     needs_devices: bool = False
     takes_run: bool = False
     takes_paths: bool = False
+    takes_study: bool = False
     module: str = ""
 
 
@@ -118,16 +124,18 @@ def parse(argv: Sequence[str], modes: Sequence[Mode]) -> Invocation:
     """
     argv = [_in_full(argument) for argument in argv]
     _check_overrides(argv)
+    _check_repeated(argv)
     argv = _last_tuples(argv)
     first = _define(modes)
     flags.DEFINE_string("config", None, "Config file, such as configs/demo.py.", first)
     try:
         first(argv, known_only=True)
     except flags.Error as error:
-        raise CipoError(f"command line: {error}") from error
+        raise CipoError(_about_flag(error, modes)) from error
     mode = next(m for m in modes if m.name == first["mode"].value)
     config_file, workdir = first["config"].value or "", _in_home(first["workdir"].value)
     check_file(config_file)
+    check_study(config_file, mode.takes_study)
     if "://" in (workdir or ""):
         raise CipoError(
             f"--workdir={workdir}: got a bucket, wanted a directory; checkpoints go to a bucket by "
@@ -141,14 +149,20 @@ def parse(argv: Sequence[str], modes: Sequence[Mode]) -> Invocation:
             users = ", ".join(f"--mode={m.name}" for m in modes if name in m.flags)
             raise CipoError(f"--{name}: --mode={mode.name} does not take it; it is for {users}")
     if rest and not mode.takes_paths:
-        raise CipoError(f"unexpected arguments {rest}; set keys by --config.section.key=value")
+        names = [m.name for m in modes]
+        flag = "mode" if rest[0] in names else "config" if rest[0].endswith(".py") else ""
+        meant = f"; did you mean --{flag}={rest[0]}?" if flag else ""
+        raise CipoError(
+            f"unexpected arguments {rest}; set keys by --config.section.key=value{meant}"
+        )
     if raw is None and not mode.takes_paths:
         if mode.takes_run and workdir:
             raise CipoError(
                 f"--workdir={workdir}: holds no run (no config.json), and --config is not given; "
                 "wanted a run directory such as runs/demo, or a config file"
             )
-        raise CipoError("--config is missing; in a checkout, try --config=configs/demo.py")
+        example = "studies/quick.py" if mode.takes_study else "demo.py"
+        raise CipoError(f"--config is missing; in a checkout, try --config=configs/{example}")
     config = Config() if raw is None else resolve(raw)
 
     def where_from() -> dict[str, dict[str, Any]]:
@@ -264,6 +278,35 @@ def _check_overrides(argv: Sequence[str]) -> None:
             close = difflib.get_close_matches(key, known, n=1)
             hint = f"; did you mean config.{close[0]}?" if close else ""
             raise CipoError(f"config.{key}: unknown key{hint}")
+
+
+def _check_repeated(argv: Sequence[str]) -> None:
+    """Refuses a flag with two values: only the last would count. A key of the config may be given
+    again."""
+    given: dict[str, str] = {}
+    for argument, after in zip(argv[1:], [*argv[2:], ""], strict=False):
+        name, equals, value = argument.partition("=")
+        flag = name.lstrip("-")
+        if flag == name or flag in _MANY or flag not in (*_COMMON, *_FLAGS):
+            continue
+        value = value if equals else after
+        first = given.setdefault(flag, value)
+        if first != value:
+            raise CipoError(f"--{flag}: got {first!r} and {value!r}, wanted one of them")
+
+
+def _about_flag(error: flags.Error, modes: Sequence[Mode]) -> str:
+    """The message for a flag that cannot be read."""
+    found = re.match(r"flag --(\w+)=(.*?): ", str(error), re.DOTALL)
+    name, value = found.groups() if found else ("", "")
+    if name == "mode":
+        names = [mode.name for mode in modes]
+        wanted = f"one of {', '.join(names)}{did_you_mean(value, names)}"
+    elif name in _FLAGS and _FLAGS[name][0] in _NUMBERS:
+        wanted = f"{_NUMBERS[_FLAGS[name][0]]}: {_FLAGS[name][2]}".rstrip(".")
+    else:
+        return f"command line: {error}"
+    return f"--{name}: got {value!r}, wanted {wanted}"
 
 
 def _in_full(argument: str) -> str:

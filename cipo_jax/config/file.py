@@ -16,6 +16,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cipo_jax.config.keys import Config, flatten
+from cipo_jax.config.ranges import did_you_mean
 from cipo_jax.types import CipoError
 
 _CONFIGS = Path("configs")  # of a checkout, which commands are started in
@@ -23,10 +24,18 @@ _WANTED = "wanted a Python file with a function get_config(), such as configs/de
 
 
 class _Written(ConfigDict):
-    """A `ConfigDict` that remembers which of its keys were set after it was made."""
+    """A `ConfigDict` that remembers which of its keys were set after it was made, and says in our
+    words what cannot be set."""
 
     def __setitem__(self, key: str, value: Any) -> None:
-        super().__setitem__(key, value)
+        try:
+            super().__setitem__(key, value)
+        except KeyError as error:
+            known = did_you_mean(key, list(self)) or f"; known: {', '.join(self)}"
+            raise CipoError(f"{key}: unknown key{known}") from error
+        except TypeError as error:
+            wanted = type(self[key]).__name__
+            raise CipoError(f"{key}: got {value!r}, wanted {wanted}") from error
         self.__dict__.setdefault("_written", set()).add(key)
 
     def __setstate__(self, state: dict[str, Any]) -> None:  # of a copy, which sets them all
@@ -101,6 +110,29 @@ def check_file(config: str) -> None:
         raise CipoError(f"--config={name}: {_WANTED}")
 
 
+def check_study(config: str, wanted: bool) -> None:
+    """Refuses a study's file where one run is wanted, and one of its runs where the study is.
+
+    Args:
+      config: as in `check_file`, of a file that exists.
+
+    Raises:
+      CipoError: it is the other of the two.
+    """
+    name, _, run = config.partition(":")
+    is_study = bool(name) and re.search(r"(?m)^STUDY\b", Path(name).read_text(errors="replace"))
+    if is_study and wanted and run:
+        raise CipoError(
+            f"--config={config}: --mode=study takes the whole study; leave out ':{run}', and "
+            "choose runs by --only=TASK/METHOD-SEED"
+        )
+    if is_study and not wanted and not run:
+        raise CipoError(
+            f"--config={config}: is a study of several runs; wanted --mode=study, or one of them, "
+            f"--config={name}:TASK/METHOD"
+        )
+
+
 def describe_failure(error: Exception, config: str) -> str:
     """The message for an error that parsing the flags has raised, which runs the config file.
 
@@ -119,6 +151,8 @@ def describe_failure(error: Exception, config: str) -> str:
             return f"--config={config}: {cause}"
         if isinstance(cause, TypeError) and variant and "get_config() takes 0" in str(cause):
             return f"--config={config}: {name} has no variants; leave out ':{variant}'"
+        if isinstance(cause, TypeError) and str(cause).startswith("get_config() "):
+            return f"--config={config}: {cause}; wanted get_config(), or get_config(variant='')"
         if isinstance(cause, AttributeError) and "has no attribute 'get_config'" in str(cause):
             return f"--config={name}: {_WANTED}"
         lines = [
@@ -128,7 +162,8 @@ def describe_failure(error: Exception, config: str) -> str:
         ]
         if lines:
             text = cause.args[0] if isinstance(cause, KeyError) and cause.args else cause
-            return f"--config={config}: line {lines[-1]}: {type(cause).__name__}: {text}"
+            kind = "" if isinstance(cause, CipoError) else f"{type(cause).__name__}: "
+            return f"--config={config}: line {lines[-1]}: {kind}{text}"
         cause = cause.__context__
     override = re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error))
     default = flatten(Config()).get(override[1]) if override else None

@@ -17,6 +17,7 @@ from cipo_jax.config.method import Algorithm, Batch, Correction, Optimizer, Repl
 from cipo_jax.config.ranges import (
     Allowed,
     Date,
+    Directory,
     DirectoryName,
     Limit,
     MeshSize,
@@ -258,8 +259,7 @@ class Eval:
     # and its right one, are to be corrected, the same for every run; 0: none.
     given_attempts: NotNegative[int] = 0
     majority: bool = True  # maj@k in --mode=evaluate; with many samples it takes minutes
-    # Benchmarks of --mode=evaluate by name, see data/benchmarks/suites.py; () evaluates on
-    # data.eval.
+    # Benchmarks of --mode=evaluate, see data/benchmarks/suites.py; () evaluates on data.eval.
     suites: tuple[str, ...] = ()
     data_dir: str = ""  # directory with the benchmarks' jsonl files; "" reads the hub
     suite_problems: NotNegative[int] = 0  # how many of each benchmark are used; 0: all
@@ -285,7 +285,7 @@ class Checkpoint:
     # A metric of the step or of an evaluation at it; higher is better. Checkpoints of steps that do
     # not have it are not compared.
     best_metric: str = "eval/pass@1"
-    directory: str = ""  # where checkpoints go, such as gs://bucket/run1; "": the run directory
+    directory: Directory = ""  # where checkpoints go, as gs://bucket/run1; "": the run directory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -305,7 +305,7 @@ class Log:
     report_pairs: NotNegative[int] = 2000
     # Directory for compiled programs; "auto": .compiled in the run directory; "": none.
     # JAX_COMPILATION_CACHE_DIR takes precedence.
-    compilation_cache: str = "auto"
+    compilation_cache: Directory = "auto"
     # Programs that may be compiled after `compile_warmup_steps`; -1: any number. With a limit, JAX
     # explains on stderr what differs from before (jax_explain_cache_misses) once those are over.
     max_compiles_after_warmup: Limit[int] = -1

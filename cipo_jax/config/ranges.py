@@ -59,6 +59,9 @@ _STEPS = "(first, last) with 1 <= first <= last, or ()"
 StepRange = Annotated[
     tuple[int, ...], Allowed(_STEPS, lambda v: not v or (len(v) == 2 and 1 <= v[0] <= v[1]))
 ]
+Directory = Annotated[
+    str, _matching("a directory, a bucket as gs://bucket/path, or nothing", r"(?!\w+://).*|gs://.+")
+]
 Date = Annotated[str, _matching("a date such as 2024-08-01, or nothing", r"(\d{4}-\d{2}-\d{2})?")]
 DirectoryName = Annotated[
     str, _matching("a name for a directory, or nothing", r"([\w.+-]*\w[\w.+-]*)?")

@@ -8,6 +8,7 @@ used together (checks.py).
 import dataclasses
 import difflib
 import json
+import math
 import typing
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
@@ -91,8 +92,12 @@ def read_values(path: Path) -> dict[str, Any]:
     """
     try:
         return {key: entry["value"] for key, entry in json.loads(path.read_text()).items()}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         why = f"is not a run's config ({error}); remove it or choose another"
+        raise CipoError(f"{path}: {why}") from error
+    except (TypeError, KeyError, AttributeError) as error:
+        wanted = '{"section.key": {"value": ..., "source": ...}, ...}'
+        why = f"is not a run's config; wanted {wanted}; remove it or choose another"
         raise CipoError(f"{path}: {why}") from error
 
 
@@ -120,6 +125,8 @@ def _value(annotation: Any, value: Any, where: str) -> Any:
         if not rule.holds(value):
             hint = did_you_mean(value, rule.words)
             raise CipoError(f"{where}: got {value!r}, wanted {rule.wanted}{hint}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise CipoError(f"{where}: got {value!r}, wanted a finite number")
     return value
 
 

@@ -180,8 +180,10 @@ def load_problems(source: str, columns: Columns = Columns()) -> list[Placed]:  #
             tests = {"entry_point": entry_point, **tests}
         answer = _answer(row, columns)
         if answer is None and tests is None:
+            names = (*columns.names("answer"), *columns.names("tests"))
+            state = "is null" if any(name in row.columns for name in names) else "missing"
             raise CipoError(
-                f"{row.where}: answer: missing; wanted an answer (text) or tests (an object) "
+                f"{row.where}: answer: {state}; wanted an answer (text) or tests (an object) "
                 f"{_under('answer', 'tests')}; {_others(row, 'answer', 'tests')}"
             )
         if problem_id in problems:
@@ -240,7 +242,7 @@ def _take(row: Row, columns: Columns, field: str) -> Any:
             f"{row.where}: {field}: got the columns {' and '.join(present)}, wanted one of them; "
             f"say which by data.{field}_column"
         )
-    if getattr(columns, field) and not present and field != "id":
+    if getattr(columns, field) and not present:
         raise CipoError(
             f"{row.where}: data.{field}_column: got {getattr(columns, field)!r}, which the row "
             f"does not have; {_others(row)}"
@@ -288,7 +290,8 @@ def _under(*fields: str) -> str:
 def _others(row: Row, *fields: str) -> str:
     """The columns that are left of the row, and which keys would say that a field is one of them,
     for a message."""
-    if not row.columns:
+    others = [name for name, value in row.columns.items() if value is not None]
+    if not others:
         return "the row has no other column"
     keys = " or ".join(f"data.{field}_column" for field in fields)
-    return f"other columns: {', '.join(row.columns)}" + f"; {keys} can name one" * bool(keys)
+    return f"other columns: {', '.join(others)}" + f"; {keys} can name one" * bool(keys)

@@ -65,7 +65,7 @@ def checked_text(where: str, field: str, value: Any) -> str:
     if not isinstance(value, str):
         raise CipoError(f"{where}: {field}: got {shown(value)}, wanted text")
     if not value.strip():
-        raise CipoError(f"{where}: {field}: got an empty text")
+        raise CipoError(f"{where}: {field}: got an empty text, wanted one that says something")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:

@@ -194,11 +194,16 @@ def _json(raw: bytes, where: str, cut: bool) -> Any:
     """`raw` decoded; `cut`: no line feed follows it, so the file may end too early."""
     hint = "; the file ends here, it may have been cut" if cut else ""
     try:
-        return json.loads(raw.decode("utf-8-sig"))  # a byte order mark is ignored
+        return json.loads(raw.decode("utf-8-sig").rstrip())  # a byte order mark is ignored
     except UnicodeDecodeError as error:
-        raise CipoError(f"{where}: not UTF-8 (byte {error.start}){hint}") from error
+        raise CipoError(
+            f"{where}: not UTF-8 (byte {error.start}){hint}; wanted text in UTF-8"
+        ) from error
     except (ValueError, RecursionError) as error:
-        raise CipoError(f"{where}: not JSON: {error}{hint}; wanted one object a line") from error
+        why = str(error)
+        if isinstance(error, json.JSONDecodeError):
+            why = f"{error.msg} at character {error.pos + 1}"
+        raise CipoError(f"{where}: not JSON: {why}{hint}; wanted one object a line") from error
 
 
 def _row(where: str, columns: Any) -> Row:

@@ -88,10 +88,16 @@ def read_rows(name: str) -> Iterator[Row]:
 
 
 def _require(name: str) -> None:
-    """Raises `CipoError` if a source is a file that does not exist, or is not written as one of the
-    hub is."""
+    """Raises `CipoError` if a source is a file that does not exist or of a store that is not read,
+    or is not written as one of the hub is."""
     if name.startswith("hf:"):
         hub_source(name)
+    scheme, is_remote, _ = name.partition("://")
+    if is_remote and scheme != "gs":
+        raise CipoError(
+            f"{name}: files of {scheme}:// are not read; wanted a local file, which you can "
+            "download first, or gs://bucket/file.jsonl"
+        )
     is_file = name not in GENERATED and not name.startswith(("hf:", "tfds:")) and "://" not in name
     if is_file and not Path(name).exists():
         raise CipoError(

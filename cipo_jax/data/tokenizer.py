@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from cipo_jax.config.ranges import did_you_mean
 from cipo_jax.data.chat_template import ChatTemplate
 from cipo_jax.data.control_tokens import encode_with_control, encode_without_control
 from cipo_jax.data.plain_tokenizers import ByteTokenizer, CharTokenizer
@@ -128,6 +129,7 @@ def load_tokenizer(name: str, thinking: str = "") -> Tokenizer:
     raise CipoError(
         f"config.data.tokenizer: got {name!r}, wanted {', '.join(map(repr, embedded))}, 'bytes', "
         "an existing directory with Hugging Face tokenizer files, or a sentencepiece *.model file"
+        f"{did_you_mean(name, [*embedded, 'bytes'])}"
     )
 
 

@@ -25,12 +25,14 @@ def train_sentencepiece(text_file: str | Path, model_file: str | Path, vocab_siz
         model has fewer if the text is too short for them.
 
     Raises:
-      CipoError: the text cannot be read or is empty, or the vocabulary is too small.
+      CipoError: the text cannot be read or is empty, the model cannot be written there, or the
+        vocabulary is too small.
     """
     import sentencepiece  # not needed for the embedded task
 
-    if Path(model_file).suffix != ".model":
-        raise CipoError(f"model_file: got {str(model_file)!r}, wanted a name ending in .model")
+    if Path(model_file).suffix != ".model" or not Path(model_file).parent.is_dir():
+        wanted = "a name ending in .model in a directory that exists"
+        raise CipoError(f"model_file: got {str(model_file)!r}, wanted {wanted}")
     try:
         lines = Path(text_file).read_text(encoding="utf-8").splitlines()
     except OSError as error:

@@ -71,6 +71,11 @@ class Table:
         return self.kinds[column] if column < len(self.kinds) else "text"
 
 
+def file_size(num_bytes: int) -> str:
+    """In decimal units, as "1.6 MB"."""
+    return f"{num_bytes / 1e6:,.1f} MB" if num_bytes >= 1e5 else f"{num_bytes / 1e3:,.1f} kB"
+
+
 def interval_places(low: float, value: float, high: float, scale: float) -> tuple[float, ...]:
     """The cell of a difference in a column of kind "interval".
 

@@ -27,6 +27,18 @@ def line_styles(methods: Iterable[str]) -> dict[str, dict[str, Any]]:
     }
 
 
+def with_curves(
+    methods: Mapping[str, Sequence[LearningCurve]], metrics: Mapping[str, str]
+) -> dict[str, str]:
+    """The metrics that some run has at two evaluations or more: a point is no curve."""
+    runs = [run for seeds in methods.values() for run in seeds]
+    return {
+        metric: label
+        for metric, label in metrics.items()
+        if any(len(points(run, metric, "step")[0]) > 1 for run in runs)
+    }
+
+
 def draw_curves(
     methods: Mapping[str, Sequence[LearningCurve]],
     metrics: Mapping[str, str],
@@ -69,7 +81,7 @@ def curve_figures(
     not_shares: Collection[str] = (),
     prefix: str = "",
 ) -> list[PageFigure]:
-    """For a page: each metric against steps and against sampled tokens, as far as there are any.
+    """For a page: each metric against steps and against sampled tokens, as far as there are curves.
 
     Args:
       methods: name -> the curve of each seed.
@@ -78,7 +90,7 @@ def curve_figures(
       prefix: of titles, which are unique in a page.
     """
     found = []
-    for metric, label in metrics.items():
+    for metric, label in with_curves(methods, metrics).items():
         by_step = Plot(f"{prefix}{label}, by steps", {}, share=metric not in not_shares, tight=True)
         by_tokens = dataclasses.replace(
             by_step, title=f"{prefix}{label}, by sampled tokens", x="tokens"

@@ -17,7 +17,7 @@ from cipo_jax.run.comparison import Counts
 from cipo_jax.run.statistics import pass_at_k, share_difference, share_estimate
 from cipo_jax.types import Outcome
 
-_LENGTH = "eval/length/mean"
+_LENGTH, _GAIN, _LINES = "eval/length/mean", "eval/correction/w2r_gain", "eval/lines_true"
 # Shares: the end of a metric's name, what it is, and of what.
 _OF_CORRECTIONS = (
     ("accuracy_before", "right before it was corrected", "attempts"),
@@ -38,7 +38,7 @@ class Measure(NamedTuple):
 
 class Counted(NamedTuple):
     """What an archive says of a metric: for each problem two numbers, of which the metric is the
-    ratio of sums, and of how many cases that is."""
+    ratio of sums, {} if it does not tell them, and of how many cases that is."""
 
     ratios: Mapping[str, tuple[float, float]]
     cases: str
@@ -57,10 +57,8 @@ def measures(pass_at: Sequence[str]) -> list[Measure]:
             for name, label, cases in _OF_CORRECTIONS
         ]
     found += [
-        Measure(
-            "eval/correction/w2r_gain", "mended, minus another attempt right", "wrong attempts"
-        ),
-        Measure("eval/lines_true", "lines of attempts that are true", "lines"),
+        Measure(_GAIN, "mended by a correction, minus by trying again", "wrong attempts"),
+        Measure(_LINES, "lines of attempts that are true", "attempts"),
         Measure("eval/no_answer", "no answer found", "attempts"),
     ]
     return [*found, Measure(_LENGTH, "length, tokens", "attempts")]
@@ -123,6 +121,12 @@ def _counted(counts: Counts, wanted: Sequence[Measure]) -> dict[str, Counted]:
         **_of_corrections("eval/correction", counts.own),
         **_of_corrections("eval/given", counts.given),
     }
+    # The gain is of wrong attempts beside which there is another one, lines are those of all
+    # attempts, also without a verdict.
+    others = {
+        _GAIN: sum(int(of[0].sum()) for p, of in counts.own.items() if len(rights.get(p, ())) > 1),
+        _LINES: sum(map(len, counts.lengths.values())),
+    }
     found = {}
     for measure in wanted:
         if measure.metric.startswith("eval/pass@"):
@@ -139,6 +143,8 @@ def _counted(counts: Counts, wanted: Sequence[Measure]) -> dict[str, Counted]:
             if measure.metric != _LENGTH:
                 cases = f"{above:,.0f} of {cases}"
             found[measure.metric] = Counted(of, cases)
+        elif number := others.get(measure.metric):
+            found[measure.metric] = Counted({}, f"{number:,} {measure.cases}")
     return found
 
 
@@ -176,17 +182,22 @@ def _cell(
     metric: str, value: float, error: float | None, counted: Counted | None
 ) -> tuple[str, ...]:
     """A number, its interval, and the cases behind it, as far as they are known."""
-    number = _number(metric, value)
-    if counted is not None:
+    signed = metric.endswith("_gain")  # a difference of shares by itself
+    number = _number(metric, value, signed)
+    if counted is not None and counted.ratios:
         above, below = np.array([*counted.ratios.values()]).T
         of = share_estimate(above, below)
         low, high = of.low, of.high
         if metric == _LENGTH:  # no share
             low, high = of.value - NORMAL * of.stderr, of.value + NORMAL * of.stderr
         return number, _interval(metric, low, high), counted.cases
-    if error is None or not math.isfinite(value):
+    if not math.isfinite(value):
         return (number,)
-    return number, _interval(metric, value - NORMAL * error, value + NORMAL * error)
+    cases = () if counted is None else (counted.cases,)
+    if error is None:
+        return number, *cases
+    low, high = value - NORMAL * error, value + NORMAL * error
+    return number, _interval(metric, low, high, signed), *cases
 
 
 def _difference(
@@ -201,7 +212,7 @@ def _difference(
     if not math.isfinite(gain):
         return (number,)
     first, last = sides
-    if first is None or last is None:
+    if first is None or last is None or not (first.ratios and last.ratios):
         if None in errors:
             return (number,)
         half = NORMAL * math.hypot(*filter(None, errors))

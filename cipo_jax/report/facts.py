@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cipo_jax.report.blocks import file_size
 from cipo_jax.report.tables import Records, some
 from cipo_jax.run.records.terminal import format_duration, method_name
 from cipo_jax.types import CipoError
@@ -75,7 +76,7 @@ def _progress(records: Records, config: Mapping[str, Any], archive_bytes: int) -
         "Tokens sampled": f"{total('tokens/sampled'):,.0f}",
         "Tokens trained": f"{total('tokens/trained'):,.0f}",
         "Time in RL steps": format_duration(total("time/step")),
-        "Archive": f"{archive_bytes / 1e6:,.1f} MB",
+        "Archive": file_size(archive_bytes),
         "Health rules": f"fired {fired} time{'s' * (fired != 1)}" if fired else "none fired",
     }
 

@@ -30,7 +30,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from cipo_jax.report.blocks import Block, Note
+from cipo_jax.report.blocks import Block, Note, file_size
 from cipo_jax.report.plots import TRANSITIONS
 from cipo_jax.run.comparison import is_judged
 from cipo_jax.run.records.archive import ATTEMPTS_DIR, archived_quote, read_attempts
@@ -54,7 +54,7 @@ class Archive(NamedTuple):
     @property
     def size(self) -> str:
         files = "file" if self.num_files == 1 else "files"
-        return f"{self.num_files:,} {files}, {self.num_bytes / 1e6:,.1f} MB"
+        return f"{self.num_files:,} {files}, {file_size(self.num_bytes)}"
 
 
 def look_up_archive(workdir: Path, records: Iterable[Mapping[str, Any]]) -> Archive:

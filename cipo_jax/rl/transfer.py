@@ -73,8 +73,7 @@ def make_gradient_products(
 def gradient_measures(products: np.ndarray) -> dict[str, float]:
     """Norms and cosines of the streams' gradients, and of their parts, by the names of the metrics.
 
-    "grad/cosine", between the streams, is NaN if either gradient is zero. Of the parts, norms that
-    are zero are left out, and so are cosines with a zero gradient.
+    A cosine is absent if either gradient is zero, and so are the norms of parts that are zero.
 
     Args:
       products: [C, C], as `make_gradient_products` gives them for `PARTS`.
@@ -88,6 +87,7 @@ def gradient_measures(products: np.ndarray) -> dict[str, float]:
         return float(vectors[a] @ inner @ vectors[b] / lengths) if lengths else np.nan
 
     pairs = {
+        "cosine": STREAMS,
         "right_cosine": ("right", "base"),
         "wrong_cosine": ("wrong", "base"),
         "unsolved_cosine": ("unsolved", "base"),
@@ -96,5 +96,4 @@ def gradient_measures(products: np.ndarray) -> dict[str, float]:
     cosines = {name: cosine(*pair) for name, pair in pairs.items()}
     measures = {f"{name}_norm": x for name, x in norms.items() if x or name in STREAMS}
     measures |= {name: x for name, x in cosines.items() if np.isfinite(x)}
-    measures["cosine"] = cosine("base", "correction")
     return {f"grad/{name}": value for name, value in measures.items()}

@@ -59,17 +59,22 @@ def open_material(config: Config, parts: Parts) -> Material:
             f"config.cold_start.stop_at_lines_true: got {cs.stop_at_lines_true}, wanted 0 with "
             f"config.data.train={d.train!r}, of which no lines can be checked"
         )
-    demonstrations = open_demonstrations(
-        cs.demonstrations,
-        config.seed,
-        correction_share=cs.correction_share,
-        right_share=cs.right_share,
-        min_operations=d.min_operations,
-        max_operations=d.max_operations,
-        practice_share=cs.practice_share,
-    )
-    for demonstration in demonstrations.batch(0, cs.batch_size):
-        parts.prompts.demonstration(demonstration)
+    try:
+        demonstrations = open_demonstrations(
+            cs.demonstrations,
+            config.seed,
+            correction_share=cs.correction_share,
+            right_share=cs.right_share,
+            min_operations=d.min_operations,
+            max_operations=d.max_operations,
+            practice_share=cs.practice_share,
+        )
+        for demonstration in demonstrations.batch(0, cs.batch_size):
+            parts.prompts.demonstration(demonstration)
+    except CipoError as error:
+        if str(error).startswith("config."):
+            raise
+        raise CipoError(f"config.cold_start.demonstrations: {error}") from error
     held_out = open_training(config, parts.prompts, "dev")
     problems = held_out.first(cs.check_problems, "cold_start.check_problems")
     prompts = [parts.prompts.base(problem) for problem in problems]

@@ -131,7 +131,7 @@ grad_norm | norm | Global norm of the gradient before clipping, the mean over th
 param_norm | norm | Global norm of the parameters after the step.
 grad/{stream}_norm | norm | Of the stream's own gradient, without lambda
     (`log.gradient_stats_every`).
-grad/cosine | cosine | Between the gradients of the two streams.
+grad/cosine | cosine | Between the gradients of the two streams; absent where one of them is 0.
 grad/{part}_norm | norm | Of the gradient of a part of the correction stream: corrections of right
     anchors (`right`), of wrong ones (`wrong`), and of those wrong ones whose problem no attempt of
     the step solves (`unsolved`). Like the following absent where it is 0.

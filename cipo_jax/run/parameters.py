@@ -211,9 +211,12 @@ def _first_intact(directory: epath.Path, steps: Sequence[int]) -> Place:
                 return Place(directory, step)
             print(f"{directory}: the checkpoint of step {step} is damaged ({damage})", flush=True)
         others = sorted(set(saved.all_steps()) - set(steps))
+    several = len(steps) > 1
+    known = ", ".join(map(str, steps))
+    choice = f"choose another by --step: {others}" if others else "begin a new run: it has no other"
     raise CipoError(
-        f"{directory}: the checkpoint of step {', '.join(map(str, steps))} is damaged; restore its "
-        f"files, or choose another by --step: {others or 'there is none'}"
+        f"{directory}: the checkpoint{'s' * several} of step{'s' * several} {known} "
+        f"{'are' if several else 'is'} damaged; restore the files from a copy, or {choice}"
     )
 
 

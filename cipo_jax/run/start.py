@@ -7,18 +7,36 @@ Decides the order in which they are looked for. Where parameters are found is de
 from pathlib import Path
 
 from cipo_jax.config.keys import Config
+from cipo_jax.config.ranges import did_you_mean
 from cipo_jax.policy.model import Params
 from cipo_jax.rl.replay import ReplayState
 from cipo_jax.rl.train_step import TrainState
 from cipo_jax.run.budget import Budget
 from cipo_jax.run.cold_start import Material, cold_start
 from cipo_jax.run.host_state import HostState
+from cipo_jax.run.measures import METRICS, find_metric
 from cipo_jax.run.parameters import fresh_parameters, newest_parameters
 from cipo_jax.run.parts import Parts
+from cipo_jax.run.problems import check_places
 from cipo_jax.run.records.checkpoint import Checkpoints
 from cipo_jax.run.records.record import Record
 from cipo_jax.run.update import Update
 from cipo_jax.types import CipoError
+
+
+def check_start(config: Config) -> None:
+    """Refuses what can be seen to be wrong before anything that takes time.
+
+    Raises:
+      CipoError: a source does not exist, or no metric has the name of `checkpoint.best_metric`.
+    """
+    check_places(config)
+    name = config.checkpoint.best_metric
+    if config.checkpoint.keep_best and find_metric(name) is None:
+        hint = did_you_mean(name, [metric.name for metric in METRICS])
+        raise CipoError(
+            f"config.checkpoint.best_metric: got {name!r}, wanted a name of docs/metrics.md{hint}"
+        )
 
 
 def restore_or_begin(

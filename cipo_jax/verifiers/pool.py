@@ -252,7 +252,7 @@ class VerifierPool:
         except CipoError as error:
             if tell is not None:
                 tell(error)
-            self._give_up_worker(what, error)
+            self._give_up_worker(what if tell is None else "", error)
 
     def _serve(self, current: WorkerProcess) -> None:
         """Has the worker, and those that replace it, judge items until there are no more. Raises
@@ -365,7 +365,7 @@ class VerifierPool:
 
     def _give_up_worker(self, what: str, error: CipoError) -> None:
         """This thread has no worker and gets none. If it was the last, what waits, and what comes,
-        gets the reason."""
+        gets the reason; else `what` is logged, unless it is "", which says that it was told."""
         with self._lock:
             self._at_work.discard(threading.current_thread())
             self._attending -= 1
@@ -376,10 +376,10 @@ class VerifierPool:
                 self._failure = error
         if self._closed:
             self._drop_waiting(None)
-        elif left:
-            _log.warning("%s, %d are left: %s", what, left, error)
-        else:
+        elif not left:
             self._drop_waiting(error)
+        elif what:
+            _log.warning("%s, %d are left: %s", what, left, error)
 
     def _drop_waiting(self, error: CipoError | None) -> None:
         """Empties the queue, and wakes all threads that wait."""

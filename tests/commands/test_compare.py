@@ -89,10 +89,13 @@ def test_more_samples_a_step_look_better_at_equal_steps_only(
 def test_values_between_evaluations_are_interpolated(tmp_path: Path) -> None:
     a = make_run(tmp_path / "a", 100, {0: 0.2, 4: 0.6})
     b = make_run(tmp_path / "b", 160, {0: 0.2, 4: 0.6}, num_steps=61)
-    compare([a, b], tmp_path / "out")
+    found = compare([a, b], tmp_path / "out")
     text = (tmp_path / "out" / "comparison.md").read_text()
     # 400 of b's 640 tokens; its last evaluation before that is the one at the start.
     assert "| b | equal tokens | 0 | 0 | 0.450 |" in text
+    # That one is of the untrained model: it is not set against one after 4 steps.
+    assert [c.at for c in found] == ["equal steps"]
+    assert "no evaluation of b near equal tokens: no paired tests there" in text
 
 
 def test_seeds_are_one_method(tmp_path: Path) -> None:

@@ -95,6 +95,12 @@ def test_what_an_interrupted_fetch_has_left_is_no_model(package: Package, tmp_pa
     assert config_from_hf(tmp_path / "out").num_layers == 2
 
 
+def test_a_fetch_that_cannot_begin_leaves_nothing(no_hub: None, tmp_path: Path) -> None:
+    with pytest.raises(HubUnreachable):
+        fetch(SOURCE, tmp_path / "out", {})
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", ".cache/download/model.incomplete"])
 def test_weights_from_the_hub_are_not_thrown_away_when_it_is_lost(
     package: Package, no_hub: None, tmp_path: Path, name: str

@@ -154,8 +154,10 @@ def test_no_number_may_be_minus_two(key: str) -> None:
 
 
 @pytest.mark.parametrize("key", [k for k in NUMBERS if type(DEFAULTS[k]) is float])
-def test_no_number_may_be_nan(key: str) -> None:
-    assert f"config.{key}: got nan" in refusal(**{key.replace(".", "__"): float("nan")})
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_no_number_may_be_nan_or_infinite(key: str, value: str) -> None:
+    message = refusal(**{key.replace(".", "__"): float(value)})
+    assert f"config.{key}: got {value}, wanted " in message
 
 
 @pytest.mark.parametrize(
@@ -219,6 +221,7 @@ def test_no_number_may_be_nan(key: str) -> None:
             "correction.lambda_risk",
             "removes the penalty",
         ),
+        ({"checkpoint__directory": "s3://a/b"}, "checkpoint.directory", "gs://bucket/path"),
         ({"data__prompt_template": "Solve."}, "data.prompt_template", "{question} once"),
         (
             {"data__prompt_template": "{question}{question}"},

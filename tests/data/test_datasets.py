@@ -77,10 +77,13 @@ def test_demonstrations(tmp_path):
         (b'["question"]', "set.jsonl:2: got .*list.*wanted a json object"),
         (b'{"answer": "2", "level": 1}', "set.jsonl:2: question: missing.*level"),
         (b'{"question": "1+1?"}', "set.jsonl:2: answer: missing"),
-        (b'{"question": "1+1?", "answer": null}', "set.jsonl:2: answer: missing"),
+        (b'{"question": "1+1?", "answer": null}', "set.jsonl:2: answer: is null.*no other column"),
         (b'{"question": "1+1?", "answer": true}', "set.jsonl:2: answer: got True .bool."),
         (b'{"question": ["1"], "answer": "2"}', "set.jsonl:2: question: got .*list.*wanted text"),
-        (b'{"question": " \\n", "answer": "2"}', "set.jsonl:2: question: got an empty text"),
+        (
+            b'{"question": " \\n", "answer": "2"}',
+            "set.jsonl:2: question: got an empty text, wanted",
+        ),
         (b'{"question": "q", "answer": ""}', "set.jsonl:2: answer: got an empty text"),
         (
             b'{"question": "q", "problem": "p", "answer": "2"}',
@@ -217,9 +220,13 @@ def test_columns_can_be_named(tmp_path):
     columns = Columns(question="text", answer="gold", tests="check", id="uid")
     [(_, problem)] = load_problems(str(path), columns)
     assert problem == Problem("5", "q", "3", {"type": "stdin"}, {"question": "title"})
-    for columns in (Columns(answer="golden"), Columns(question="body", answer="gold")):
+    for columns in (
+        Columns(answer="golden"),
+        Columns(question="body", answer="gold"),
+        Columns(question="text", answer="gold", id="name"),
+    ):
         with pytest.raises(
-            CipoError, match="_column: got '(golden|body)', which .*other columns: .*"
+            CipoError, match="_column: got '(golden|body|name)', which .*other columns: .*"
         ):
             load_problems(str(path), columns)
 

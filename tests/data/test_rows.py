@@ -38,7 +38,11 @@ def test_rows_know_their_line(tmp_path: Path) -> None:
         (b"\n \n", "the file is empty"),
         (GOOD + b'{"id": "b"', r"rows\.jsonl:2: not JSON.*may have been cut"),
         (GOOD + b"{'id': 1}\n" + GOOD, r"rows\.jsonl:2: not JSON: (?!.*cut)"),
-        (GOOD + '{"id": "é"}\n'.encode("latin-1"), r"rows\.jsonl:2: not UTF-8 \(byte 8\)"),
+        (
+            GOOD + '{"id": "é"}\n'.encode("latin-1"),
+            r"2: not UTF-8 \(byte 8\); wanted text in UTF-8",
+        ),
+        (GOOD + b'{"id": \n' + GOOD, r"2: not JSON: Expecting value at character 7; wanted one"),
         (GOOD + b"[1]\n", r"rows\.jsonl:2: got list, wanted a json object"),
     ],
 )

@@ -47,6 +47,7 @@ def test_sources_are_checked_without_being_read(tmp_path: Path) -> None:
     )
     for name, message in (
         (f"{there},{tmp_path}/gone.jsonl", "gone.jsonl: there is no such file"),
+        ("https://a.org/b.jsonl", "files of https:// are not read; wanted a local file.*gs://"),
         (f"{there},hf:nothing", "'hf:nothing': wanted hf:owner/name:split"),
     ):
         with pytest.raises(CipoError, match=f"config.data.eval: .*{message}"):

@@ -32,6 +32,7 @@ def test_a_trained_tokenizer_writes_any_text(tmp_path: Path) -> None:
         (b" \n\n", "own.model", 340, "the file is empty"),
         (b"\xff\xfe", "own.model", 340, "not UTF-8 .byte 0"),
         (TEXT.encode(), "own.bin", 340, "a name ending in .model"),
+        (TEXT.encode(), "gone/own.model", 340, "in a directory that exists"),
         (TEXT.encode(), "own.model", 50, "vocab_size: got 50"),
     ],
 )

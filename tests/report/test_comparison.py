@@ -37,8 +37,9 @@ def test_curves_have_a_mean_for_each_method_and_a_pale_line_for_each_seed(tmp_pa
 
 def test_a_page_has_each_metric_against_steps_and_tokens() -> None:
     curve = {"step": [0, 2], "tokens": [0, 20], "pass@1": [0.0, 0.5], "entropy": [0.2, 0.1]}
-    metrics = {"pass@1": "pass@1", "entropy": "entropy", "rho": "rho"}
-    found = curve_figures({"a": [curve]}, metrics, not_shares=("entropy",), prefix="t: ")
+    metrics = {"pass@1": "pass@1", "entropy": "entropy", "rho": "rho", "once": "once"}
+    once = {"once": [None, 0.5]}  # a point is no curve
+    found = curve_figures({"a": [curve | once]}, metrics, not_shares=("entropy",), prefix="t: ")
     assert [(f.plot.title, f.plot.x, f.plot.share) for f in found] == [
         ("t: pass@1, by steps", "step", True),
         ("t: pass@1, by sampled tokens", "tokens", True),

@@ -36,9 +36,12 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple]:
     archive.write("eval", 8, after)
     values = (
         {"step": 0, "eval/pass@1": 6 / 20, "eval/pass@4": 2 / 5, "eval/length/mean": 12.0}
-        | {"eval/correction/w2r": 0.0, "eval/correction/r2r": 1.0, "eval/no_answer": 0.0},
+        | {"eval/correction/w2r": 0.0, "eval/correction/r2r": 1.0, "eval/no_answer": 0.0}
+        | {"eval/correction/w2r_gain": -2 / 9, "eval/correction/w2r_gain_stderr": 0.1},
         {"step": 8, "eval/pass@1": 14 / 20, "eval/pass@4": 4 / 5, "eval/length/mean": 12.0}
-        | {"eval/correction/w2r": 1.0, "eval/correction/r2r": 1.0, "eval/no_answer": 1 / 20},
+        | {"eval/correction/w2r": 1.0, "eval/correction/r2r": 1.0, "eval/no_answer": 1 / 20}
+        | {"eval/correction/w2r_gain": 1.0, "eval/correction/w2r_gain_stderr": 0.1}
+        | {"eval/lines_true": 0.5},
     )
     table, note = before_after(count_ends(workdir, values), values, ["eval/pass@1", "eval/pass@4"])
     assert isinstance(table, Table) and isinstance(note, Note) and "95%" in note.text
@@ -65,6 +68,12 @@ def test_every_number_says_of_how_many_it_is(rows: dict[str, tuple]) -> None:
             "4 of 4 right attempts",
             "4 problems",
         ],
+        "mended by a correction, minus by trying again": [
+            "3 wrong attempts",
+            "1 wrong attempts",
+            "[+94.5, +149.9]",
+        ],
+        "lines of attempts that are true": ["–", "20 attempts", "–"],
         "no answer found": ["0 of 20 attempts", "1 of 20 attempts", "5 problems"],
         "length, tokens": ["20 attempts", "20 attempts", "equal in 5 problems"],
     }
@@ -82,6 +91,12 @@ def test_every_number_has_its_interval(rows: dict[str, tuple]) -> None:
     assert all_of_one[:2] == ("100.0%", "[2.5, 100.0]")
     low = 100 - math.hypot(97.5, bound)
     assert mended[:2] == ("+100.0 pts", f"[{low:+.1f}, +100.0]".replace("-", "−"))
+
+
+def test_a_difference_of_shares_is_in_points(rows: dict[str, tuple]) -> None:
+    first, last, gain = rows["mended by a correction, minus by trying again"]
+    assert (first[0], last[0], gain[0]) == ("−22.2 pts", "+100.0 pts", "+122.2 pts")
+    assert first[1] == "[−41.8, −2.6]"
 
 
 def test_without_an_archive_the_table_says_what_it_does_not_know(tmp_path: Path) -> None:

@@ -159,3 +159,8 @@ def test_hundred_thousand_attempts_fit_in_ten_megabytes(tmp_path):
     assert "The archive has 260 files" in page.source
     assert len(page.pairs) == 260 * 7
     assert path.stat().st_size < 1_000_000
+
+
+def test_a_small_archive_has_a_size() -> None:
+    assert report_pairs.Archive(1, 31_400, {}).size == "1 file, 31.4 kB"
+    assert report_pairs.Archive(85, 1_600_000, {}).size == "85 files, 1.6 MB"

@@ -58,6 +58,10 @@ def test_a_damaged_checkpoint_is_passed_over_or_refused(
     assert "the checkpoint of step 2 is damaged (params/" in capsys.readouterr().out
     with pytest.raises(CipoError, match=r"of step 3 is damaged; .* by --step: \[1, 2\]"):
         _first_intact(directory, [3])
+    (tmp_path / "step_1").rename(tmp_path / "other")
+    with pytest.raises(CipoError, match="checkpoints of steps 3, 2 are damaged; .* has no other"):
+        _first_intact(directory, [3, 2])
+    (tmp_path / "other").rename(tmp_path / "step_1")
     assert len(list(tmp_path.iterdir())) == 3
 
 

@@ -208,6 +208,13 @@ def test_a_worker_may_be_killed_again_and_again(kind, workers):
     assert outcomes.count(Outcome.ERROR) < len(outcomes) / 2
 
 
+def test_what_keeps_a_pool_from_opening_is_said_once(tmp_path, caplog):
+    (tmp_path / "broken.py").write_text("raise RuntimeError('no good')\n")
+    with pytest.raises(CipoError, match="cannot be used: RuntimeError: no good"):
+        VerifierPool(f"{tmp_path}/broken.py:verify", workers=3, timeout_seconds=5.0)
+    assert not caplog.text
+
+
 def test_workers_that_are_killed_while_they_start_are_not_the_verifier_s_fault(
     tmp_path, monkeypatch
 ):

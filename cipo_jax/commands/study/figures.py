@@ -21,7 +21,7 @@ from cipo_jax.commands.study.measures import (
     tasks_of,
 )
 from cipo_jax.commands.study.plan import COLD
-from cipo_jax.report.comparison import draw_curves, line_styles, save_figure
+from cipo_jax.report.comparison import draw_curves, line_styles, save_figure, with_curves
 from cipo_jax.run.statistics import difference_by_seed, over_seeds
 
 # Metrics of the curves, as far as the runs have them, with their labels.
@@ -58,8 +58,7 @@ def _curves(methods: Mapping[str, list[Record]]) -> Figure | None:
     """Of the methods that were evaluated more than once, which leaves out the cold start."""
     curves = {name: [r["curve"] for r in records] for name, records in methods.items()}
     trained = {name: cs for name, cs in curves.items() if all(len(c["step"]) > 1 for c in cs)}
-    found = {metric for cs in trained.values() for curve in cs for metric in curve}
-    metrics = {metric: label for metric, label in CURVES.items() if metric in found}
+    metrics = with_curves(trained, CURVES)
     return draw_curves(trained, metrics, line_styles(methods)) if metrics else None
 
 

@@ -50,7 +50,7 @@ def write_study_page(
     page = Page(
         kind="cipo_jax study",
         name=out.resolve().name,
-        verdicts=["; ".join(study_verdict(results, task) for task in tasks_of(results))],
+        verdicts=[study_verdict(results, task) for task in tasks_of(results)],
         facts=_facts(results),
         sections=sections,
         command=next(iter(commands), ""),
@@ -60,7 +60,7 @@ def write_study_page(
 
 
 def study_verdict(results: Mapping[str, Any], task: str) -> str:
-    """How the methods differ from the reference in pass@1 on a task, in a sentence. Intervals are
+    """How the methods differ from the reference in pass@1 on a task, a line for each. Intervals are
     Student's t over seeds, of one seed the bootstrap's over problems."""
     methods, reference = by_method(results, task), results["reference"]
     others = [name for name in methods if name not in (reference, COLD)]
@@ -75,10 +75,10 @@ def study_verdict(results: Mapping[str, Any], task: str) -> str:
             low, high = t_interval(each)
             d = dataclasses.replace(d, low=low, high=high)
         seeds = f"{len(each)} seed{'s' * (len(each) > 1)}"
-        told.append(f"{method} {said_difference(reference, d, seeds)}")
+        told.append(f"{method}: {said_difference(reference, d, seeds)}")
     if not told:
         return f"{task}: no finished run to compare with {reference}"
-    return f"{task}, pass@1: {', '.join(told)}"
+    return "\n".join((f"{task}, pass@1", *told))
 
 
 def _facts(results: Mapping[str, Any]) -> dict[str, str]:

@@ -17,6 +17,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from cipo_jax.config.ranges import did_you_mean
 from cipo_jax.config.resolve import read_values, resolve
 from cipo_jax.run.records.metrics_file import read_metrics
 from cipo_jax.types import CipoError
@@ -162,22 +163,28 @@ def plan(study: Study, workdir: Path, only: str = "*") -> list[PlannedRun]:
       only: patterns of names, separated by commas; what the chosen runs need is added.
 
     Raises:
-      CipoError: `only` matches no run.
+      CipoError: one of the patterns matches no run.
     """
     order = dict.fromkeys((COLD, study.reference, *study.methods))
     patterns = only.split(",")
-    runs = []
+    names, runs = list[str](), list[PlannedRun]()
     for seed, task in itertools.product(study.seeds, study.tasks):
         of_task = [
             PlannedRun(task, method, seed, workdir / task / f"{method}-{seed}")
             for method in order
             if method == COLD or task in (study.methods[method].tasks or study.tasks)
         ]
+        names += [run.name for run in of_task]
         named = [run for run in of_task if any(fnmatch.fnmatchcase(run.name, p) for p in patterns)]
         wanted = {*named, *(need for run in named for need in needs(study, run))}
         runs += [run for run in of_task if run in wanted]
-    if not runs:
-        raise CipoError(f"--only={only!r}: matches no run; they are named TASK/METHOD-SEED")
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            raise CipoError(
+                f"--only={only!r}: {pattern!r} matches no run; they are named TASK/METHOD-SEED, of "
+                f"the tasks {', '.join(study.tasks)}, the methods {', '.join(order)} and the seeds "
+                f"{', '.join(map(str, study.seeds))}{did_you_mean(pattern, names)}"
+            )
     return runs
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from cipo_jax.config.ranges import did_you_mean
 from cipo_jax.data.benchmarks.livecodebench import livecodebench_item
 from cipo_jax.data.benchmarks.rows import (
     Item,
@@ -133,7 +134,10 @@ def find_suite(name: str, data_dir: str = "") -> Path | HubSource:
       CipoError: no such suite or file, or it is not on the hub.
     """
     if name not in SUITES:
-        raise CipoError(f"config.eval.suites: got {name!r}, wanted some of {', '.join(SUITES)}")
+        hint = did_you_mean(name, list(SUITES))
+        raise CipoError(
+            f"config.eval.suites: got {name!r}, wanted some of {', '.join(SUITES)}{hint}"
+        )
     suite = SUITES[name]
     source = _find_file(suite, Path(data_dir)) if data_dir else suite.hub
     if source is None:

@@ -107,6 +107,13 @@ def _name_and_sizes(topology: str) -> tuple[str, list[int]]:
             f"--topology={topology}: wanted the chips along each of {TPUS[name]} sides, such as "
             f"{name}:{sides}"
         )
+    # As they are offered: longer sides are whole blocks of 4.
+    most = 16 if name in TPUS and TPUS[name] == 2 else max([*sizes, 0])
+    if name in TPUS and any(n > most or (n > 2 and n % 4) for n in sizes):
+        raise CipoError(
+            f"--topology={topology}: there is no such slice; wanted sides of 1, 2, 4 or 8"
+            + (" or 16" if TPUS[name] == 2 else " or larger multiples of 4")
+        )
     return name, sizes
 
 

@@ -137,28 +137,33 @@ def share_of(items: int, index: int, count: int) -> range:
 
 
 def connect(
-    coordinator: str, num_processes: int | None, process_id: int | None, timeout_seconds: int
+    coordinator: str | None,
+    num_processes: int | None,
+    process_id: int | None,
+    timeout_seconds: int,
 ) -> None:
     """Makes this process one of several; called before anything else uses a device.
 
     Args:
       coordinator: "address:port" of the first process, or "auto": the environment says all three
-        (TPU pod slices, GKE, Slurm, Open MPI).
+        (TPU pod slices, GKE, Slurm, Open MPI). None: it stays alone.
       timeout_seconds: to wait for the other processes.
 
     Raises:
       CipoError: arguments that are not as above, or the environment says nothing. If the others do
         not come in time, the process ends with status 2.
     """
-    if coordinator == "auto":
+    ids = f"--num_processes, --process_id: got {num_processes} and {process_id}"
+    if coordinator is None or coordinator == "auto":
         if num_processes is not None or process_id is not None:
-            raise CipoError("--num_processes, --process_id: leave them out with --coordinator=auto")
+            raise CipoError(f"{ids}; they need --coordinator=address:port: leave them out without")
+        if coordinator is None:
+            return
     elif not coordinator.rpartition(":")[2].isdecimal() or coordinator.startswith(":"):
         raise CipoError(f"--coordinator: got {coordinator!r}, wanted address:port, or auto")
     elif num_processes is None or process_id is None or not 0 <= process_id < num_processes:
         raise CipoError(
-            f"--num_processes, --process_id: got {num_processes} and {process_id}; with "
-            "--coordinator=address:port every process needs both, the ids from 0"
+            f"{ids}; with --coordinator=address:port every process needs both, the ids from 0"
         )
 
     def give_up() -> None:

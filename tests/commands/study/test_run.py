@@ -116,8 +116,15 @@ def test_a_method_may_be_run_on_some_tasks_alone(tmp_path: Path) -> None:
 
 
 def test_a_pattern_without_a_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CipoError, match="--only='ppo': matches no run"):
-        plan(load_study(QUICK), tmp_path, "ppo")
+    for only, message in (
+        (
+            "ppo",
+            "'ppo' matches no run; .* the methods cold, cipo, grpo, grpo_samples and the seeds 0",
+        ),
+        ("*/cipo-0,arithmetic/gpro-0", "'arithmetic/gpro-0' matches.* mean 'arithmetic/grpo-0'?"),
+    ):
+        with pytest.raises(CipoError, match=message):
+            plan(load_study(QUICK), tmp_path, only)
 
 
 @pytest.mark.parametrize(

@@ -224,9 +224,10 @@ def test_a_host_that_does_not_come(tmp_path: Path) -> None:
         ("a:1234", 2, None, "every process needs both"),
         ("a:1234", 2, 2, "every process needs both"),
         ("auto", 2, None, "leave them out"),
+        (None, 2, None, "they need --coordinator=address:port"),
     ],
 )
-def test_wrong_flags(coordinator: str, count: int, index: int | None, message: str) -> None:
+def test_wrong_flags(coordinator: str | None, count: int, index: int | None, message: str) -> None:
     with pytest.raises(CipoError, match=message):
         hosts.connect(coordinator, count, index, 1)
 
