@@ -152,8 +152,20 @@ def test_evaluations_and_report(finished: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_stopped_run_continues_as_if_it_had_not_stopped(finished: Path, tmp_path: Path) -> None:
-    stopped = smoke(tmp_path / "run", "--config.num_steps=2")
+def test_a_run_stopped_in_the_cold_start_and_between_steps_is_the_whole_one(
+    finished: Path, tmp_path: Path
+) -> None:
+    stopped = tmp_path / "run"
+    shutil.copytree(finished, stopped)
+    # As if killed after the check at step 20: its checkpoint was the newest.
+    for directory in ("checkpoints", "cold_start", "attempts"):
+        shutil.rmtree(stopped / directory)
+    for file in ("metrics.jsonl", "difficulty.jsonl"):
+        (stopped / file).unlink()
+    with pytest.raises(_Stopped):
+        _stop_after_first_cold_start_check(stopped)
+    smoke(stopped, "--config.num_steps=2")
+    assert [r["step"] for r in of_phase(stopped, "train")] == [1, 2]
     smoke(stopped)
     for phase in ("cold_start", "train", "eval"):
         assert of_phase(stopped, phase) == of_phase(finished, phase)
@@ -164,27 +176,11 @@ def test_a_stopped_run_continues_as_if_it_had_not_stopped(finished: Path, tmp_pa
         np.testing.assert_array_equal(there[name], here[name], err_msg=name)
 
 
-@pytest.mark.slow
-def test_an_interrupted_cold_start_continues(finished: Path, tmp_path: Path) -> None:
-    partial = tmp_path / "run"
-    shutil.copytree(finished, partial)
-    # As if killed after the check at step 20: its checkpoint was the newest.
-    for directory in ("checkpoints", "cold_start", "attempts"):
-        shutil.rmtree(partial / directory)
-    for file in ("metrics.jsonl", "difficulty.jsonl"):
-        (partial / file).unlink()
-    with pytest.raises(_Stopped):
-        _stop_after_first_cold_start_check(partial, tmp_path)
-    smoke(partial)
-    for phase in ("cold_start", "train"):
-        assert of_phase(partial, phase) == of_phase(finished, phase)
-
-
 class _Stopped(Exception):
     pass
 
 
-def _stop_after_first_cold_start_check(workdir: Path, tmp_path: Path) -> None:
+def _stop_after_first_cold_start_check(workdir: Path) -> None:
     from cipo_jax.run.records.checkpoint import Checkpoints
 
     original = Checkpoints.save
@@ -196,36 +192,6 @@ def _stop_after_first_cold_start_check(workdir: Path, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Checkpoints, "save", save_then_stop)
         smoke(workdir)
-
-
-@pytest.mark.slow
-def test_init_from_takes_the_parameters_of_another_run(finished: Path, tmp_path: Path) -> None:
-    follower = smoke(
-        tmp_path / "run",
-        f"--config.init_from={finished}",
-        "--config.num_steps=1",
-        "--config.correction.weight=0.0",
-        "--config.eval.corrected_attempts=0",
-    )
-    last, first = of_phase(finished, "eval")[-1], of_phase(follower, "eval")[0]
-    assert first["eval/pass@1"] == last["eval/pass@1"]
-    assert of_phase(follower, "cold_start") == []
-    # GRPO: no corrections were sampled.
-    assert not any(k.startswith(("correction/", "anchor/")) for k in of_phase(follower, "train")[0])
-
-
-@pytest.mark.slow
-def test_kl_to_the_initial_policy_starts_at_zero(finished: Path, tmp_path: Path) -> None:
-    run_dir = smoke(
-        tmp_path / "run",
-        f"--config.init_from={finished}",
-        "--config.num_steps=2",
-        "--config.algorithm.kl_coef=0.1",
-        "--config.eval.corrected_attempts=0",
-    )
-    first, second = of_phase(run_dir, "train")
-    assert abs(first["base/kl"]) < 1e-6
-    assert second["base/kl"] > first["base/kl"]
 
 
 @pytest.mark.slow
@@ -289,6 +255,10 @@ def test_baselines_run_from_the_same_program(variant: str, finished: Path, tmp_p
             "--config.log.gradient_stats_every=2",
         ]
     )
+    # It begins with the parameters of the other run.
+    assert of_phase(tmp_path / "run", "cold_start") == []
+    at_start, at_end = of_phase(tmp_path / "run", "eval")[0], of_phase(finished, "eval")[-1]
+    assert at_start["eval/pass@1"] == at_end["eval/pass@1"]
     first, second = of_phase(tmp_path / "run", "train")
     assert np.isfinite(second["loss/total"])
     if variant == "failures_only":
@@ -296,8 +266,8 @@ def test_baselines_run_from_the_same_program(variant: str, finished: Path, tmp_p
         # Absent where every correction was wrong: that stream has no gradient then.
         alone = second["grad/correction_norm"] == 0
         assert ("grad/cosine" in second) != alone and abs(second.get("grad/cosine", 0)) <= 1
-    else:
-        assert "anchor/count" not in second
+    else:  # of GRPO's kind: no corrections were sampled
+        assert not any(k.startswith(("correction/", "anchor/")) for k in (*first, *second))
 
 
 @pytest.mark.slow
@@ -334,19 +304,25 @@ def test_several_updates_a_step_with_every_option_resume_exactly(
 
 
 @pytest.mark.slow
-def test_a_health_rule_stops_the_run_and_saves_it(finished: Path, tmp_path: Path) -> None:
+def test_a_health_rule_stops_a_run_that_leaves_the_initial_policy(
+    finished: Path, tmp_path: Path
+) -> None:
     run_dir = smoke(
         tmp_path / "run",
         f"--config.init_from={finished}",
         "--config.health.entropy_floor=5.0",
         "--config.health.patience=2",
         "--config.health.action=stop",
+        "--config.algorithm.kl_coef=0.1",
         "--config.eval.corrected_attempts=0",
     )
     [firing] = of_phase(run_dir, "health")
     assert firing["step"] == 2
     assert [r["step"] for r in of_phase(run_dir, "train")] == [1, 2]
     assert (run_dir / "checkpoints" / "step_2").is_dir()
+    first, second = of_phase(run_dir, "train")
+    assert abs(first["base/kl"]) < 1e-6
+    assert second["base/kl"] > first["base/kl"]
 
 
 def test_only_the_first_host_reads_the_run_directory_at_the_end(

@@ -83,9 +83,12 @@ def train(workdir: Path, *overrides: str) -> dict[str, list[dict]]:
 def test_a_run_ends_with_its_tokens_and_goes_on_with_more(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole = train(tmp_path / "whole")
+    whole = train(tmp_path / "whole", "--config.eval.at_start=False")
     tokens = [line["tokens/sampled"] for line in whole["train"]]
     assert len(tokens) == 3
+    # A run without an evaluation before it has a report.
+    assert [line["step"] for line in whole["eval"]] == [3]
+    assert "One evaluation so far" in (tmp_path / "whole" / "report.html").read_text()
 
     budget = int(tokens[0] + tokens[1])
     half = f"--config.max_sampled_tokens={budget}"
@@ -111,10 +114,3 @@ def test_no_steps_are_an_evaluation_alone_with_given_attempts(tmp_path: Path) ->
     own = [r for r in read_attempts(tmp_path) if r not in given]
     assert {r["round"] for r in own} == {0, 1, 2, 3}
     assert 0 <= phases["eval"][0]["eval/correction/round_3/accuracy"] <= 1
-
-
-@pytest.mark.slow
-def test_a_run_without_an_evaluation_before_it_has_a_report(tmp_path: Path) -> None:
-    phases = train(tmp_path, "--config.num_steps=1", "--config.eval.at_start=False")
-    assert [line["step"] for line in phases["eval"]] == [1]
-    assert "One evaluation so far" in (tmp_path / "report.html").read_text()
