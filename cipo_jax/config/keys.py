@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from cipo_jax.config.method import Algorithm, Batch, Correction, Optimizer, Replay, Rollout
 from cipo_jax.config.ranges import (
     Allowed,
+    CpuDevices,
     Date,
     Directory,
     DirectoryName,
@@ -230,11 +231,10 @@ class Mesh:
     data: MeshSize = 1  # replicas
     fsdp: MeshSize = -1  # parameter and optimiser shards; rows are split over data x fsdp
     tensor: MeshSize = 1  # shards of heads, MLP and vocabulary
-    # Shards of a row's tokens, for rows too long for one device. Sampling has it as more of fsdp.
-    context: MeshSize = 1
+    context: MeshSize = 1  # shards of a row's tokens, for long rows; more of fsdp while sampling
     # Devices that JAX makes of the CPU, in every process; 0: one, or what JAX is told otherwise.
     # Small models are fastest with one for each core, rows split over them (data = -1, fsdp = 1).
-    cpu_devices: NotNegative[int] = 0
+    cpu_devices: CpuDevices = 0
 
 
 # What is measured and kept.

@@ -51,6 +51,8 @@ DecayRate = Annotated[float, Allowed("a decay rate in [0, 1)", lambda v: 0 <= v 
 Reward = Annotated[float, Allowed("a reward in [-1, 1]", lambda v: -1 <= v <= 1)]
 Limit = Annotated[_T, Allowed("a limit >= 0, or -1 for none", lambda v: v == -1 or v >= 0)]
 Bound = Annotated[float, Allowed("a value > 1, or 0 for none", lambda v: v == 0 or v > 1)]
+# Beyond some hundreds XLA takes minutes to make them.
+CpuDevices = Annotated[int, Allowed("devices from 0 to 512", lambda v: 0 <= v <= 512)]
 MeshSize = Annotated[int, Allowed("a size > 0, or -1 for the rest", lambda v: v == -1 or v > 0)]
 Seed = Annotated[int, Allowed("a seed from 0 to 2**64 - 1", lambda v: 0 <= v < 2**64)]
 _LONE = "a value >= 2: a group of one has no group-relative advantage, so nothing would be learned"

@@ -169,6 +169,7 @@ def test_no_number_may_be_nan_or_infinite(key: str, value: str) -> None:
         ({"checkpoint__every": 0}, "checkpoint.every", "> 0"),
         ({"seed": -1}, "seed", "0 to 2**64 - 1"),
         ({"seed": 2**64}, "seed", "0 to 2**64 - 1"),
+        ({"mesh__cpu_devices": 100_000}, "mesh.cpu_devices", "0 to 512"),
         # Shares.
         ({"replay__maximum": 1.5}, "replay.maximum", "[0, 1]"),
         ({"cold_start__right_share": 1.01}, "cold_start.right_share", "[0, 1]"),
