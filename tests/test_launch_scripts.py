@@ -258,7 +258,11 @@ def test_the_metrics_are_found_where_the_run_is(tmp_path: Path, place: str) -> N
 @pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_is_passed_on_and_ends_it(tmp_path: Path, by: signal.Signals) -> None:
     program = f"trap 'exit 75' TERM; touch {tmp_path}/up; while true; do sleep 0.05; done"
-    script = subprocess.Popen([LAUNCH / "until_done.sh", "bash", "-c", program])
+    # A shell that runs the tests in the background has them ignore SIGINT, and their children too.
+    script = subprocess.Popen(
+        [LAUNCH / "until_done.sh", "bash", "-c", program],
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     while not (tmp_path / "up").exists():
         time.sleep(0.02)
     script.send_signal(by)
