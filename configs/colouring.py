@@ -2,7 +2,7 @@
 
     python -m cipo_jax.main --config=configs/colouring.py
 
-Hardware: two CPU cores. No download: the program makes problems, tokenizer and model.
+Hardware: two CPU cores, nine minutes. No download: the program makes problems, tokenizer and model.
 
 A wrong attempt shows a conflict that could not be seen before, if what it says is true. So the cold
 start goes on until 95% of the lines of attempts are. configs/studies/repair.py compares methods.
