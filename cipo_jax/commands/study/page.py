@@ -12,6 +12,7 @@ from typing import Any
 from cipo_jax import __version__
 from cipo_jax.commands.study.figures import CURVES, NOT_SHARES
 from cipo_jax.commands.study.measures import (
+    Ratio,
     Record,
     by_method,
     measures,
@@ -29,6 +30,7 @@ from cipo_jax.run.records.terminal import format_duration
 from cipo_jax.run.statistics import difference_by_seed, over_seeds, seed_ratios, t_interval
 
 PAGE = "study.html"
+_CALLED = {"two-turn": "right after a correction"}
 
 
 def write_study_page(
@@ -60,25 +62,32 @@ def write_study_page(
 
 
 def study_verdict(results: Mapping[str, Any], task: str) -> str:
-    """How the methods differ from the reference in pass@1 on a task, a line for each. Intervals are
+    """How the methods differ from the reference on a task, a line for each, in pass@1, in pass@K of
+    the largest K, and in accuracy after a correction, as far as these were measured. Intervals are
     Student's t over seeds, of one seed the bootstrap's over problems."""
     methods, reference = by_method(results, task), results["reference"]
     others = [name for name in methods if name not in (reference, COLD)]
-    told = []
+    told: dict[str, list[str]] = {}
     for method in others if reference in methods else ():
-        paired = paired_measures(methods, method, reference).get("pass@1")
-        if paired is None:
-            continue
-        d = difference_by_seed(*paired)
-        each = seed_ratios(*paired[0]) - seed_ratios(*paired[1])
-        if len(each) > 1:
-            low, high = t_interval(each)
-            d = dataclasses.replace(d, low=low, high=high)
-        seeds = f"{len(each)} seed{'s' * (len(each) > 1)}"
-        told.append(f"{method}: {said_difference(reference, d, seeds)}")
+        paired = paired_measures(methods, method, reference)
+        most = pass_ks([*methods[method], *methods[reference]])[-1]
+        for name in dict.fromkeys(("pass@1", f"pass@{most}", "two-turn")):
+            if name in paired:
+                said = f"{method}: {_said(paired[name], reference)}"
+                told.setdefault(_CALLED.get(name, name), []).append(said)
     if not told:
         return f"{task}: no finished run to compare with {reference}"
-    return "\n".join((f"{task}, pass@1", *told))
+    return "\n".join(line for name in told for line in (f"{task}, {name}", *told[name]))
+
+
+def _said(paired: tuple[Ratio, Ratio], reference: str) -> str:
+    """The difference of a measure from the reference, in words."""
+    d = difference_by_seed(*paired)
+    each = seed_ratios(*paired[0]) - seed_ratios(*paired[1])
+    if len(each) > 1:
+        low, high = t_interval(each)
+        d = dataclasses.replace(d, low=low, high=high)
+    return said_difference(reference, d, f"{len(each)} seed{'s' * (len(each) > 1)}")
 
 
 def _facts(results: Mapping[str, Any]) -> dict[str, str]:
