@@ -16,12 +16,11 @@ def get_config(variant="cipo"):
     c.num_steps = 60
     graphs(c)
     imitate(c)
-    c.cold_start.stop_at_lines_true = 0.95
     return load_file("variants.py", beside=__file__).apply(c, variant)
 
 
 def graphs(c):
-    """Graphs with two or three nodes to colour; imitation ends at a pass rate of 45%."""
+    """Graphs with two or three nodes to colour; imitation goes on until attempts say what is so."""
     c.data.train = c.data.eval = c.cold_start.demonstrations = "colouring"
     c.data.tokenizer = "char_graphs"
     c.data.min_operations, c.data.max_operations = 2, 3
@@ -29,6 +28,7 @@ def graphs(c):
     c.data.max_completion_tokens = c.data.max_attempt_tokens = 60
     c.batch.row_tokens = 192
     c.cold_start.stop_at_pass_rate = 0.45
+    c.cold_start.stop_at_lines_true = 0.95
 
 
 def imitate(c):
