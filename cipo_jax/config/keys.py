@@ -160,7 +160,7 @@ class Model:
 
 @dataclasses.dataclass(frozen=True)
 class ColdStart:
-    """Supervised warm-up on demonstrations, so that a fresh network gets its first rewards."""
+    """Supervised warm-up with the run's optimiser, so that a fresh network gets first rewards."""
 
     max_steps: NotNegative[int] = 0  # optimiser steps at most; 0 skips the phase
     demonstrations: str = "arithmetic"  # an embedded generator, as in data.train, or a jsonl file

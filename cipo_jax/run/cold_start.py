@@ -6,11 +6,11 @@ one serves later runs (`init_from`).
 """
 
 import dataclasses
-import functools
 import time
 
 import jax
 import numpy as np
+import optax
 from tqdm import tqdm
 
 from cipo_jax.config.keys import ColdStart, Config
@@ -19,7 +19,7 @@ from cipo_jax.data.tasks.generated import TrueLines
 from cipo_jax.policy.model import Params
 from cipo_jax.policy.random_keys import random_key
 from cipo_jax.rl.losses import demonstration_loss
-from cipo_jax.rl.optimizer import make_optimizer, warmup_schedule
+from cipo_jax.rl.optimizer import warmup_schedule
 from cipo_jax.rl.packing import TrainSequence
 from cipo_jax.rl.train_step import Metrics
 from cipo_jax.run.hosts.preemption import Preempted
@@ -28,7 +28,7 @@ from cipo_jax.run.parts import Parts
 from cipo_jax.run.problems import line_checker, open_training
 from cipo_jax.run.records.checkpoint import Checkpoints
 from cipo_jax.run.records.record import Record
-from cipo_jax.run.update import BatchPlan, Update, not_finite
+from cipo_jax.run.update import BatchPlan, Policy, Update, configured_optimizer, not_finite
 from cipo_jax.run.watch.heartbeat import time_left
 from cipo_jax.types import BASE, CipoError, Prompt
 
@@ -100,23 +100,7 @@ def cold_start(
     """
     cs = config.cold_start
     schedule = warmup_schedule(cs.learning_rate, WARMUP_STEPS)
-    o = config.optimizer
-    update = Update(
-        parts.policy,
-        demonstration_loss,
-        make_optimizer(
-            schedule,
-            o.b1,
-            o.b2,
-            o.weight_decay,
-            o.grad_clip,
-            param_dtype=config.model.param_dtype,
-            make_key=functools.partial(random_key, config.seed),
-        ),
-        stream_weights=(1.0, 0.0),
-        # Corrections are demonstrations like others here; any of them may be the longest kind.
-        plan=BatchPlan((0, cs.batch_size), config.batch.microbatch_rows, config.batch.row_tokens),
-    )
+    update = make_imitation_update(config, parts.policy, schedule)
     key = jax.random.fold_in(random_key(config.seed), 1)
 
     with run.beside("cold_start", keep=1) as checkpoints:
@@ -194,6 +178,19 @@ def cold_start(
                 if done:
                     break
         return state.params
+
+
+def make_imitation_update(config: Config, policy: Policy, schedule: optax.Schedule) -> Update:
+    """The update of the phase, by the run's optimiser."""
+    batch, size = config.batch, config.cold_start.batch_size
+    return Update(
+        policy,
+        demonstration_loss,
+        configured_optimizer(config.optimizer, schedule, policy.model.param_dtype, config.seed),
+        stream_weights=(1.0, 0.0),
+        # Corrections are demonstrations like others here; any of them may be the longest kind.
+        plan=BatchPlan((0, size), batch.microbatch_rows, batch.row_tokens),
+    )
 
 
 def is_enough(cold_start: ColdStart, pass_rate: float, lines_true: float) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from cipo_jax.config.keys import Algorithm, Config
+from cipo_jax.config.keys import Algorithm, Config, Optimizer
 from cipo_jax.policy import model, sharding
 from cipo_jax.policy.context import check_row_tokens
 from cipo_jax.policy.model import ModelConfig, Params
@@ -269,24 +269,33 @@ def bytes_per_device(tree: Any) -> int:
 def make_policy_update(config: Config, policy: Policy, schedule: optax.Schedule) -> Update:
     """The RL update of a run: the joint objective of both streams (paper: L_base + lambda
     L_corr)."""
-    o, correction = config.optimizer, config.correction
-    mu_dtype = o.mu_dtype or None
     return Update(
         policy,
         policy_loss(config.algorithm, policy.longest_completion),
-        make_optimizer(
-            schedule,
-            o.b1,
-            o.b2,
-            o.weight_decay,
-            o.grad_clip,
-            o.name,
-            mu_dtype,
-            policy.model.param_dtype,
-            functools.partial(random_key, config.seed),
-        ),
-        stream_weights=(1.0, correction.weight),
+        configured_optimizer(config.optimizer, schedule, policy.model.param_dtype, config.seed),
+        stream_weights=(1.0, config.correction.weight),
         plan=policy_plan(config),
+    )
+
+
+def configured_optimizer(
+    optimizer: Optimizer, schedule: optax.Schedule, param_dtype: str, seed: int
+) -> optax.GradientTransformation:
+    """The optimiser of a run, in each of its phases, with the phase's own learning rates.
+
+    Args:
+      seed: of the run; parameters of 16 bits are rounded at random.
+    """
+    return make_optimizer(
+        schedule,
+        optimizer.b1,
+        optimizer.b2,
+        optimizer.weight_decay,
+        optimizer.grad_clip,
+        optimizer.name,
+        optimizer.mu_dtype or None,
+        param_dtype,
+        functools.partial(random_key, seed),
     )
 
 

@@ -16,10 +16,11 @@ import pytest
 import tiny_models
 from places import ROOT
 
-from cipo_jax.config.keys import Algorithm, Batch, Config, Correction, Data, Rollout
+from cipo_jax.config.keys import Algorithm, Batch, Config, Correction, Data, Optimizer, Rollout
 from cipo_jax.policy import model, sharding
 from cipo_jax.policy.huggingface.config import config_to_hf
 from cipo_jax.rl.packing import TrainSequence
+from cipo_jax.run.cold_start import make_imitation_update
 from cipo_jax.run.update import Policy, Update, make_policy_update, make_score
 from cipo_jax.types import BASE, CORRECTION, TrainBatch
 
@@ -32,9 +33,12 @@ CONFIG = Config(
 )
 
 
+def policy_on(mesh: jax.sharding.Mesh) -> Policy:
+    return Policy(mesh, SHAPE, make_score(SHAPE, mesh, 1.0), 8, 16, 8)
+
+
 def update_on(mesh: jax.sharding.Mesh, config: Config = CONFIG) -> Update:
-    policy = Policy(mesh, SHAPE, make_score(SHAPE, mesh, 1.0), 8, 16, 8)
-    return make_policy_update(config, policy, optax.constant_schedule(1e-3))
+    return make_policy_update(config, policy_on(mesh), optax.constant_schedule(1e-3))
 
 
 def drawn() -> list[TrainSequence]:
@@ -55,6 +59,20 @@ def drawn() -> list[TrainSequence]:
 
 def batch(update: Update) -> TrainBatch:
     return update.pack(drawn())
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [Optimizer(), Optimizer("adafactor"), Optimizer("muon"), Optimizer(mu_dtype="bfloat16")],
+    ids=lambda o: o.name + o.mu_dtype,
+)
+def test_the_cold_start_has_the_optimiser_of_the_run(optimizer: Optimizer) -> None:
+    config = dataclasses.replace(CONFIG, optimizer=optimizer)
+    policy = policy_on(sharding.make_mesh())
+    schedule = optax.constant_schedule(1e-3)
+    imitation = make_imitation_update(config, policy, schedule).abstract.opt_state
+    run = make_policy_update(config, policy, schedule).abstract.opt_state
+    assert jax.tree.map(str, imitation) == jax.tree.map(str, run)
 
 
 @functools.cache
