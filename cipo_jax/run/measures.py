@@ -49,7 +49,7 @@ class Metric:
 _TABLE = """
 # Attempts
 {stream}/reward/mean | reward | Mean of what the verdicts earn (`verifier.reward_*`), before
-    shaping.
+    shaping. Outcomes of `verifier.left_out` earn nothing and do not count.
 {stream}/pass_rate | share | Of attempts that are correct, of those with a verdict. Outcomes of
     `verifier.left_out` are none, here and below.
 {stream}/outcome/{outcome} | share | Of attempts with this outcome: correct, wrong, no_answer,
@@ -286,6 +286,7 @@ def reduce_attempts(
     lengths = np.array([len(a.completion.tokens) for a in attempts])
     outcomes = [a.verdict.outcome for a in attempts]
     rewards = np.array([reward_of(a.verdict, verifier) for a in attempts])
+    earning = np.array([is_counted(a, verifier, "keep") for a in attempts])
     counted = np.array([is_counted(a, verifier, overlong) for a in attempts])
     verified = verified_array(attempts, 1, verifier).ravel()
     starts = np.cumsum([0, *sizes[:-1]])
@@ -293,8 +294,8 @@ def reduce_attempts(
     spans = [slice(i, i + size) for i, size in zip(starts, sizes, strict=True)]
     earned = [rewards[span][counted[span]] for span in spans]
     metrics = {
-        "reward/mean": float(rewards.mean()),
-        "pass_rate": float((correct & verified).sum() / max(int(verified.sum()), 1)),
+        **({"reward/mean": float(rewards[earning].mean())} if earning.any() else {}),
+        **({"pass_rate": float(correct[verified].mean())} if verified.any() else {}),
         **{f"outcome/{o.value}": outcomes.count(o) / len(outcomes) for o in Outcome},
         "length/mean": float(lengths.mean()),
         "length/p95": float(np.percentile(lengths, 95)),
