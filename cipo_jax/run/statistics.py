@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+NORMAL = 1.96  # standard errors to each side, for the interval of what is about normal
 _LEVEL = 0.95
 _RESAMPLES = 4000
 

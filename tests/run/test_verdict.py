@@ -64,6 +64,15 @@ def test_the_interval_pairs_problems_where_there_is_an_archive(tmp_path: Path) -
     assert without.startswith("no difference") and "from standard errors" in without
 
 
+def test_without_archive_and_standard_errors_there_is_no_verdict(tmp_path: Path) -> None:
+    writer = MetricWriter(tmp_path, tensorboard=False)
+    for step, rate in ((0, 0.2), (4, 0.3)):
+        writer.write(step, {"eval/pass@1": rate}, "eval")
+    writer.close()
+    (told,) = verdicts(tmp_path)
+    assert told.startswith("no verdict: the evaluations have no eval/pass@1 with a standard error")
+
+
 def test_a_single_problem_shows_nothing(tmp_path: Path) -> None:
     problem = Problem("p", "?", "1")
     writer = MetricWriter(tmp_path, tensorboard=False)
