@@ -73,7 +73,7 @@ sampled/length/{statistic} | tokens | As base/length/mean and base/length/p95.
 sampled/truncated | share | As base/truncated.
 sampled/group/{kind} | share | As base/group/{kind}.
 sampled/pass_rate/{k}_of_{G} | share | As pass_rate/{k}_of_{G}.
-rollout/replaced_groups | number | Groups that dynamic sampling has replaced
+rollout/replaced_groups | number | Groups that dynamic sampling has sampled and not kept
     (`rollout.max_refills`).
 
 # Corrections

@@ -42,8 +42,9 @@ class BaseStream:
 
     Attributes:
       attempts: [N * G], group-major; what is trained on.
-      replaced: [n * G], group-major; groups that dynamic sampling replaced. They were sampled and
-        verified, so they count as compute and for the difficulty of their problems.
+      replaced: [n * G], group-major; groups that dynamic sampling has not kept: those that it
+        replaced, and those that were to replace them and taught nothing either. They were sampled
+        and verified, so they count as compute and for the difficulty of their problems.
     """
 
     attempts: list[Attempt]
