@@ -18,7 +18,7 @@ import numpy as np
 from cipo_jax.config.keys import Algorithm, Verifier
 from cipo_jax.rl.anchors import Selection
 from cipo_jax.rl.packing import TrainSequence
-from cipo_jax.rl.rewards import is_counted, reward_of, verified_array
+from cipo_jax.rl.rewards import is_counted, is_informative, reward_of, verified_array
 from cipo_jax.run.transitions import gradient_weight, transitions, wrong_solved
 from cipo_jax.types import STREAMS, Attempt, Outcome, Prompt
 
@@ -287,12 +287,11 @@ def reduce_attempts(
     outcomes = [a.verdict.outcome for a in attempts]
     rewards = np.array([reward_of(a.verdict, verifier) for a in attempts])
     earning = np.array([is_counted(a, verifier, "keep") for a in attempts])
-    counted = np.array([is_counted(a, verifier, overlong) for a in attempts])
     verified = verified_array(attempts, 1, verifier).ravel()
     starts = np.cumsum([0, *sizes[:-1]])
     rights, known = (np.add.reduceat(flags.astype(int), starts) for flags in (correct, verified))
     spans = [slice(i, i + size) for i, size in zip(starts, sizes, strict=True)]
-    earned = [rewards[span][counted[span]] for span in spans]
+    informative = [is_informative(attempts[span], verifier, overlong) for span in spans]
     metrics = {
         **({"reward/mean": float(rewards[earning].mean())} if earning.any() else {}),
         **({"pass_rate": float(correct[verified].mean())} if verified.any() else {}),
@@ -303,7 +302,7 @@ def reduce_attempts(
         "group/all_right": float(np.mean((rights == known) & (known > 0))),
         "group/all_wrong": float(np.mean((rights == 0) & (known > 0))),
         "group/mixed": float(np.mean((rights > 0) & (rights < known))),
-        "group/informative": float(np.mean([len(set(group)) > 1 for group in earned])),
+        "group/informative": float(np.mean(informative)),
     }
     return {f"{prefix}/{name}": value for name, value in metrics.items()}
 
