@@ -36,7 +36,8 @@ class Difference:
 
     Attributes:
       low, high: bounds of the paired bootstrap interval.
-      p: two-sided bootstrap p-value of no difference.
+      p: two-sided bootstrap p-value of no difference; at least the smallest that a sign test of as
+        many problems can give.
     """
 
     value: float
@@ -338,8 +339,7 @@ def _resampled_seed_means(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 
 def _difference(value: float, resampled: np.ndarray, problems: int) -> Difference:
     """With its interval and p, twice the share of resamples on the other side of 0, one added so
-    that it is never 0 (Davison and Hinkley 1997, Bootstrap Methods and their Application, 4.2), and
-    not below the least that a sign test of so many problems can give."""
+    that it is never 0 (Davison and Hinkley 1997, Bootstrap Methods and their Application, 4.2)."""
     tail = min(np.sum(resampled <= 0), np.sum(resampled >= 0))
     p = min(1.0, 2 * (float(tail) + 1) / (len(resampled) + 1))
     return Difference(value, *_interval(resampled), max(p, 2.0 ** (1 - problems)))
