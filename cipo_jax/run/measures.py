@@ -373,16 +373,16 @@ def anchor_metrics(anchors: Selection, prompts: Sequence[Prompt]) -> dict[str, f
 
 
 def device_measures(device_metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The train step's metrics as floats, with "tokens/trained", and without those of a stream that
-    had no tokens."""
-    empty = [s for s in STREAMS if device_metrics[f"{s}/tokens"] == 0]
-    measures = {
-        name: float(value)
-        for name, value in device_metrics.items()
-        if not any(name.startswith(f"{s}/") or name == f"loss/{s}" for s in empty)
-    }
-    trained = sum(device_metrics[f"{s}/trained_tokens"] for s in STREAMS)
-    return measures | {"tokens/trained": float(trained)}
+    """The train step's metrics as floats, with "tokens/trained"; without those of a stream that had
+    no tokens, and without the loss of one of which nothing is in the loss."""
+    measures = {name: float(value) for name, value in device_metrics.items()}
+    trained = {s: measures[f"{s}/trained_tokens"] for s in STREAMS}
+    for s in STREAMS:
+        if trained[s] == 0 and np.isnan(measures.get(f"loss/{s}", 0.0)):
+            del measures[f"loss/{s}"]
+        if measures[f"{s}/tokens"] == 0:
+            measures = {k: v for k, v in measures.items() if not k.startswith(f"{s}/")}
+    return measures | {"tokens/trained": sum(trained.values())}
 
 
 if __name__ == "__main__":

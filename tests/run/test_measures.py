@@ -162,6 +162,11 @@ def test_a_step_without_a_gradient_keeps_its_metrics():
     measures = device_measures(of_base | nothing | {"grad_norm": 0.0})
     assert measures["base/entropy"] == 0.5 and measures["tokens/trained"] == 0
     assert not [name for name in measures if name.startswith("correction/")]
+    # Completions that the verifier failed on are measured, and in no loss.
+    failed = {"correction/tokens": 9, "correction/trained_tokens": 0, "correction/entropy": 0.4}
+    measures = device_measures(of_base | failed | {"loss/correction": np.nan, "loss/total": 0.1})
+    assert measures["correction/entropy"] == 0.4 and "loss/correction" not in measures
+    assert measures["loss/base"] == 0 and measures["loss/total"] == 0.1
 
 
 # The table.
