@@ -202,7 +202,7 @@ def take_step(run: Training) -> None:
         parts.policy.model, run.update.sizes.parameters, batch, learning, c.batch.epochs
     )
     measures |= speeds(measures, parts.policy.mesh.size, flops, run.peak_flops)
-    run.record.keep("train", taken, [*attempts, *corrections])
+    run.record.keep("train", taken, [*base.sampled, *corrections])
     run.record.write(taken, measures, "train")
     run.print_step(measures, corrections or attempts)
     run.conclude_step(measures)

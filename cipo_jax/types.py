@@ -2,7 +2,7 @@
 
     Problem --prompts--> Prompt --sampling--> Completion --verifiers--> Attempt
     Attempts --anchors--> correction Prompts --(the same path)--> Attempts
-    both --batching--> TrainBatch --train_step--> TrainState
+    both --advantages--> TrainSequences --packing--> TrainBatch --train_step--> TrainState
 
 Dimension letters, used only in `policy/`, `sampling/`, `rl/`, and in shape comments; small letters
 are explained where they stand:

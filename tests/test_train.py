@@ -1,5 +1,6 @@
 """Whole runs on the smallest scale, through the program's own entry point."""
 
+import collections
 import contextlib
 import json
 import shutil
@@ -298,6 +299,13 @@ def test_several_updates_a_step_with_every_option_resume_exactly(
     smoke(stopped, *options)
     attempts = list(read_attempts(whole, "train"))
     assert {a["round"] for a in attempts} == {0, 1, 2}  # corrections of corrections are there
+    # All that was sampled is archived, what dynamic sampling has not kept included.
+    archived = collections.Counter()
+    for attempt in attempts:
+        archived[attempt["step"]] += attempt["completion_tokens"]
+    lines = of_phase(whole, "train")
+    assert archived == {line["step"]: line["tokens/sampled"] for line in lines}
+    assert any(line["rollout/replaced_groups"] for line in lines)
     assert of_phase(stopped, "train") == of_phase(whole, "train")
     assert list(read_attempts(stopped, "train")) == attempts
     assert (stopped / "difficulty.jsonl").read_text() == (whole / "difficulty.jsonl").read_text()

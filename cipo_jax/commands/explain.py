@@ -36,7 +36,7 @@ from cipo_jax.run.forecast.timeline import (
 from cipo_jax.run.forecast.wording import lines, seconds
 from cipo_jax.run.memory_plan import Shapes, open_shapes
 from cipo_jax.run.parts import longest_prompt, open_mesh, open_policy, open_prompts, open_tokenizer
-from cipo_jax.run.records.terminal import shortened
+from cipo_jax.run.records.terminal import method_name, shortened
 from cipo_jax.run.sizes import derive_sizes, tensor_choices, with_sizes
 from cipo_jax.run.update import make_policy_update
 from cipo_jax.types import CipoError
@@ -190,7 +190,7 @@ def _step(config: Config) -> Iterator[Row]:
     anchors, base = config.num_anchors, config.num_attempts
     completions = base + config.num_corrections
     limit = config.data.max_completion_tokens
-    yield "method", f"CIPO, lambda {k.weight:g}" if k.weight else "GRPO (correction.weight = 0)"
+    yield "method", method_name(k.weight)
     corrections = f", {again} of them corrections" if (again := config.anchor_counts[1]) else ""
     yield "anchors", f"{anchors} a step{corrections}"
     each = f"{r.problems_per_step} problems x {r.group_size} attempts"

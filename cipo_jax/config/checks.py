@@ -43,6 +43,11 @@ def check_combinations(c: Config) -> None:
     if r.adaptive and not r.minimum <= r.initial <= r.maximum:
         wanted = f"within [replay.minimum, replay.maximum] = [{r.minimum}, {r.maximum}]"
         _refuse(c, "replay.initial", f"{wanted}, where the controller keeps it")
+    if r.adaptive and k.weight and r.initial == 0:
+        wanted = (
+            "a value > 0, or replay.adaptive=False: the controller multiplies rho, so 0 stays 0"
+        )
+        _refuse(c, "replay.initial", wanted)
     if k.weight and c.num_anchors < 1:
         wanted = "a fraction that gives at least one anchor per step (or correction.weight=0)"
         _refuse(c, "correction.replay_fraction", wanted)

@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cipo_jax.report.blocks import Block, Cell, Kind, Note, Table
-from cipo_jax.report.figures import NORMAL
 from cipo_jax.run.comparison import Counts
-from cipo_jax.run.statistics import pass_at_k, share_difference, share_estimate
+from cipo_jax.run.statistics import NORMAL, pass_at_k, share_difference, share_estimate
 from cipo_jax.types import Outcome
 
 _LENGTH, _GAIN, _LINES = "eval/length/mean", "eval/correction/w2r_gain", "eval/lines_true"

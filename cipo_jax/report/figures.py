@@ -17,13 +17,13 @@ from markupsafe import Markup
 from cipo_jax.report.drawing import Breach, Curve, draw
 from cipo_jax.report.plots import Plot
 from cipo_jax.run.comparison import LearningCurve, mean_curve, points
+from cipo_jax.run.statistics import NORMAL
 
 MAX_POINTS = 400  # of one curve; longer ones are averaged
 MAX_STACKED_POINTS = 100  # likewise where there are many areas
 SMOOTHED_POINTS = 40  # from this number, a curve is drawn as its moving average within a band
 BAND = (10, 90)  # percentiles of the values around a point, the edges of that band
 SPARK_POINTS = 60  # of the small curves in tables
-NORMAL = 1.96  # standard errors to each side, for a 95% interval
 
 _NUM_COLOURS = 8  # --s1 to --s8
 _DASHES = ("solid", "dashed", "dotted")

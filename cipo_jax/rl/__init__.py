@@ -35,7 +35,7 @@ To add
     an aggregation           weights and normaliser in `aggregate.Aggregation`, a case in
                              tests/rl/test_aggregate.py, a choice of `algorithm.aggregation`
     an anchor rule           an argument of `anchors.select_anchors`, or a function with its result
-                             `Selection`, which `train.py` calls in its place; a property that
+                             `Selection`, which `run/streams` calls in its place; a property that
                              always holds in tests/rl/test_anchors.py; a key of `correction` in
                              `config/`
 """

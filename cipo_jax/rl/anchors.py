@@ -89,12 +89,12 @@ def select_anchors(
       verified: [N, G] bool, which attempts have a verdict; pass rates are of these.
       eligible: [N, G] bool, which of them may be anchors at all.
       count: K, slots for anchors.
-      success_share: rho, the share of the slots for right attempts.
+      success_share: rho, the share of the slots for right attempts; see `_right_slots`.
       band: lowest and highest pass rate that count as medium difficulty, both included.
       max_per_problem: most anchors of one problem, right and wrong together.
       shortage: if one class has too few attempts, "other" fills its slots from the other class,
         "empty" leaves them unused.
-      rng: breaks ties; the same state gives the same anchors.
+      rng: breaks ties, and rounds less than half a slot; the same state gives the same anchors.
       wrong_min_pass_rate: wrong attempts only of problems with at least this pass rate.
       wrong_slots: slots that a wrong attempt takes. What is left of them stays empty.
       balanced: no more right anchors than wrong ones.
@@ -106,7 +106,7 @@ def select_anchors(
     eligible = eligible & (correct | (pass_rate >= wrong_min_pass_rate)[:, None])
     used = np.zeros(len(correct), int)
     chosen: list[tuple[int, int]] = []
-    successes = round(success_share * count)
+    successes = _right_slots(success_share * count, rng)
     if balanced:  # the others are for wrong ones
         successes = min(successes, count // (1 + wrong_slots))
     wanted_of = {0: (count - successes) // wrong_slots, 1: successes}
@@ -142,6 +142,13 @@ def select_anchors(
         kept = ~right | (np.cumsum(right) <= (~right).sum())
         problem, sample, right = problem[kept], sample[kept], right[kept]
     return Selection(problem, sample, right, distance[problem] == 0, wrong_slots)
+
+
+def _right_slots(wanted: float, rng: np.random.Generator) -> int:
+    """The slots for right attempts: `wanted`, rounded. Where that would never give one, there is
+    one with the probability that keeps the mean: without right anchors retention is not known, and
+    the controller would never change rho again."""
+    return int(rng.random() < wanted) if 0 < wanted <= 0.5 else round(wanted)
 
 
 def _candidates(

@@ -29,7 +29,7 @@ def remember(
     memory: Memory, ids: Sequence[str], pass_rates: np.ndarray, decay: float
 ) -> dict[str, Difficulty]:
     """The memory after one step's groups, with `pass_rates` [N] of the problems `ids`; `decay`, in
-    [0, 1), is the weight of the past in the running mean."""
+    [0, 1], is the weight of the past in the running mean: with 1 the first group's stays."""
     updated = dict(memory)
     for problem, rate in zip(ids, pass_rates.tolist(), strict=True):
         old = updated.get(problem)

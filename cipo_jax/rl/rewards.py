@@ -52,6 +52,13 @@ def is_counted(attempt: Attempt, verifier: Verifier, overlong: str) -> bool:
     return attempt.verdict.outcome.value not in verifier.left_out and not masked
 
 
+def is_informative(group: Sequence[Attempt], verifier: Verifier, overlong: str) -> bool:
+    """Whether the rewards of the attempts that take part in a group's advantages differ: else it
+    has none, a penalty for length aside. `overlong` as in `is_counted`."""
+    counted = (a.verdict for a in group if is_counted(a, verifier, overlong))
+    return len({reward_of(verdict, verifier) for verdict in counted}) > 1
+
+
 def reward_array(attempts: Sequence[Attempt], group_size: int, verifier: Verifier) -> np.ndarray:
     """[N, G] float64, the reward of each attempt ([N * G], group-major)."""
     rewards = [reward_of(a.verdict, verifier) for a in attempts]

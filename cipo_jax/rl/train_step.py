@@ -136,7 +136,8 @@ def make_train_step(
     updates; "param_norm", of the resulting parameters; and for each stream s "s/tokens" (scored in
     an epoch), "s/trained_tokens" (those with a gradient), "loss/s" (unweighted, the mean over the
     updates that have any of s), and the statistics of `token_loss` over the scored tokens of all
-    updates. A stream without scored tokens has NaN in their place.
+    updates. A stream without scored tokens has NaN in their place, and one of which nothing is in
+    the loss has NaN as "loss/s".
     """
 
     def step(state: TrainState, batch: TrainBatch) -> tuple[TrainState, Metrics]:

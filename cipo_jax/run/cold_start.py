@@ -158,7 +158,8 @@ def cold_start(
                     parts.end_sampling()
                     judged = sum(a.judged for a in attempts)
                     pass_rate = sum(a.correct for a in attempts) / max(judged, 1)
-                    scalars |= {"pass_rate": pass_rate, "error": 1 - judged / len(attempts)}
+                    scalars |= {"pass_rate": pass_rate} if judged else {}
+                    scalars["error"] = 1 - judged / len(attempts)
                     told = f"pass@1 {pass_rate:.3f}"
                     if check_lines := material.true_lines:
                         found = [t for a in attempts for t in check_lines(a.problem, a.text)]

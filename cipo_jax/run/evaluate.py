@@ -14,7 +14,15 @@ from cipo_jax.data.tasks.generated import TrueLines
 from cipo_jax.policy.model import Params
 from cipo_jax.rl.rewards import correct_array, pass_rates, verified_array
 from cipo_jax.run.rollout import MakeAttempts
-from cipo_jax.run.statistics import Estimate, between, estimate, majority_at_k, pass_at_k
+from cipo_jax.run.statistics import (
+    Estimate,
+    between,
+    estimate,
+    gain_estimate,
+    majority_at_k,
+    pass_at_k,
+    share_estimate,
+)
 from cipo_jax.types import Attempt, Outcome, Prompt
 
 # Pairs of answers -> whether the two of a pair are equal.
@@ -71,7 +79,8 @@ def evaluate(
     if same_answers and all(p.problem.answer is not None for p in prompts):
         votes = [count_votes(group, same_answers) for group in groups]
         shares |= {f"maj@{k}": _majorities(votes, k) for k in pass_at}
-    metrics = {k: estimate(v[~np.isnan(v)]) for k, v in shares.items() if not np.isnan(v).all()}
+    known = {name: values[~np.isnan(values)] for name, values in shares.items()}
+    metrics = {name: share_estimate(values) for name, values in known.items() if len(values)}
     metrics |= _of_completions(groups)
     if true_lines is not None:
         metrics |= _of_lines(groups, true_lines)
@@ -144,7 +153,7 @@ def evaluate_corrections(
         "error": (_unjudged(corrections, samples), np.ones(len(anchors))),
     }
     return {
-        f"correction/{name}": estimate(_grouped(above, names), _grouped(below, names))
+        f"correction/{name}": share_estimate(_grouped(above, names), _grouped(below, names))
         for name, (above, below) in shares.items()
         if below.any()
     }, corrections
@@ -179,10 +188,11 @@ def against_another_attempt(
             resampled.append(right / count)
     if not names:
         return {}
-    counts, by_attempt = _grouped(np.ones(len(names)), names), _grouped(np.array(resampled), names)
+    values = (np.array(fixed), np.array(resampled), np.ones(len(names)))
+    by_correction, by_attempt, counts = (_grouped(of, names) for of in values)
     return {
-        "correction/resampled_w2r": estimate(by_attempt, counts),
-        "correction/w2r_gain": estimate(_grouped(np.array(fixed), names) - by_attempt, counts),
+        "correction/resampled_w2r": share_estimate(by_attempt, counts),
+        "correction/w2r_gain": gain_estimate(by_correction, by_attempt, counts),
     }
 
 
@@ -232,20 +242,20 @@ def measure_rounds(
         tokens = [sum(len(a.completion.tokens) for a in chain) for chain in known]
         attempts = estimate(over(tokens), over(length[at]))
         found = {
-            "accuracy": estimate(over([chain[-1].correct for chain in known]), count),
-            "solved": estimate(over(solved), count),
+            "accuracy": share_estimate(over([chain[-1].correct for chain in known]), count),
+            "solved": share_estimate(over(solved), count),
             "attempts": attempts,
         }
         # [chains], of each one's problem.
         passed = between(lambda k: pass_at_k(correct, k, judged), attempts.value, samples)[at]
         has = ~np.isnan(passed)
         if has.any():
-            passed, of = np.where(has, passed, 0.0), over(has)
-            found["pass"] = estimate(over(passed), of)
-            found["solved_gain"] = estimate(over(np.where(has, solved - passed, 0.0)), of)
+            passed, of = over(np.where(has, passed, 0.0)), over(has)
+            found["pass"] = share_estimate(passed, of)
+            found["solved_gain"] = gain_estimate(over(np.where(has, solved, 0.0)), passed, of)
         if votes is not None and has.any():
             voted = between(lambda k: _majorities(votes, k), attempts.value, samples)[at]
-            found["vote"] = estimate(over(np.where(has, voted, 0.0)), over(has))
+            found["vote"] = share_estimate(over(np.where(has, voted, 0.0)), over(has))
         metrics |= {f"correction/round_{r}/{name}": value for name, value in found.items()}
     return metrics
 
@@ -286,10 +296,11 @@ def evaluate_critiques(
     found, missed, alarms = wrong * correct, wrong * (1 - correct), ~wrong * (1 - correct)
     metrics, counted = {}, _grouped(known, groups)
     if known.any():
-        metrics["critique/accuracy"] = estimate(_grouped(correct, groups), counted)
+        metrics["critique/accuracy"] = share_estimate(_grouped(correct, groups), counted)
     whole = (2 * found + missed + alarms) * known
     if whole.any():
-        metrics["critique/f1"] = estimate(_grouped(2 * found, groups), _grouped(whole, groups))
+        above, below = _grouped(2 * found, groups), _grouped(whole, groups)
+        metrics["critique/f1"] = share_estimate(above, below)
     return metrics | _of_completions(answers), attempts
 
 
@@ -322,17 +333,18 @@ def count_votes(group: Sequence[Attempt], same_answers: SameAnswers) -> Votes:
 def _of_completions(groups: Sequence[Sequence[Attempt]]) -> dict[str, Estimate]:
     lengths = [np.mean([len(a.completion.tokens) for a in group]) for group in groups]
     errors = [np.mean([not a.judged for a in group]) for group in groups]
-    metrics = {"length/mean": estimate(np.array(lengths)), "error": estimate(np.array(errors))}
+    metrics = {"length/mean": estimate(np.array(lengths))}
+    metrics["error"] = share_estimate(np.array(errors))
     outcomes = [[a.verdict.outcome for a in group if a.judged] for group in groups]
     silent = [np.mean([o is Outcome.NO_ANSWER for o in known]) for known in outcomes if known]
-    return metrics | ({"no_answer": estimate(np.array(silent))} if silent else {})
+    return metrics | ({"no_answer": share_estimate(np.array(silent))} if silent else {})
 
 
 def _of_lines(groups: Sequence[Sequence[Attempt]], true_lines: TrueLines) -> dict[str, Estimate]:
     """ "lines_true", unless there is no line."""
     found = [[t for a in group for t in true_lines(a.problem, a.text)] for group in groups]
     counts = np.array([[sum(of), len(of)] for of in found], float)
-    return {"lines_true": estimate(*counts.T)} if counts[:, 1].any() else {}
+    return {"lines_true": share_estimate(*counts.T)} if counts[:, 1].any() else {}
 
 
 def _rates(attempts: Sequence[Attempt], samples: int) -> tuple[np.ndarray, np.ndarray]:

@@ -18,7 +18,7 @@ import numpy as np
 from cipo_jax.config.keys import Algorithm, Verifier
 from cipo_jax.rl.anchors import Selection
 from cipo_jax.rl.packing import TrainSequence
-from cipo_jax.rl.rewards import is_counted, reward_of, verified_array
+from cipo_jax.rl.rewards import is_counted, is_informative, reward_of, verified_array
 from cipo_jax.run.transitions import gradient_weight, transitions, wrong_solved
 from cipo_jax.types import STREAMS, Attempt, Outcome, Prompt
 
@@ -49,7 +49,7 @@ class Metric:
 _TABLE = """
 # Attempts
 {stream}/reward/mean | reward | Mean of what the verdicts earn (`verifier.reward_*`), before
-    shaping.
+    shaping. Outcomes of `verifier.left_out` earn nothing and do not count.
 {stream}/pass_rate | share | Of attempts that are correct, of those with a verdict. Outcomes of
     `verifier.left_out` are none, here and below.
 {stream}/outcome/{outcome} | share | Of attempts with this outcome: correct, wrong, no_answer,
@@ -73,7 +73,7 @@ sampled/length/{statistic} | tokens | As base/length/mean and base/length/p95.
 sampled/truncated | share | As base/truncated.
 sampled/group/{kind} | share | As base/group/{kind}.
 sampled/pass_rate/{k}_of_{G} | share | As pass_rate/{k}_of_{G}.
-rollout/replaced_groups | number | Groups that dynamic sampling has replaced
+rollout/replaced_groups | number | Groups that dynamic sampling has sampled and not kept
     (`rollout.max_refills`).
 
 # Corrections
@@ -286,15 +286,15 @@ def reduce_attempts(
     lengths = np.array([len(a.completion.tokens) for a in attempts])
     outcomes = [a.verdict.outcome for a in attempts]
     rewards = np.array([reward_of(a.verdict, verifier) for a in attempts])
-    counted = np.array([is_counted(a, verifier, overlong) for a in attempts])
+    earning = np.array([is_counted(a, verifier, "keep") for a in attempts])
     verified = verified_array(attempts, 1, verifier).ravel()
     starts = np.cumsum([0, *sizes[:-1]])
     rights, known = (np.add.reduceat(flags.astype(int), starts) for flags in (correct, verified))
     spans = [slice(i, i + size) for i, size in zip(starts, sizes, strict=True)]
-    earned = [rewards[span][counted[span]] for span in spans]
+    informative = [is_informative(attempts[span], verifier, overlong) for span in spans]
     metrics = {
-        "reward/mean": float(rewards.mean()),
-        "pass_rate": float((correct & verified).sum() / max(int(verified.sum()), 1)),
+        **({"reward/mean": float(rewards[earning].mean())} if earning.any() else {}),
+        **({"pass_rate": float(correct[verified].mean())} if verified.any() else {}),
         **{f"outcome/{o.value}": outcomes.count(o) / len(outcomes) for o in Outcome},
         "length/mean": float(lengths.mean()),
         "length/p95": float(np.percentile(lengths, 95)),
@@ -302,7 +302,7 @@ def reduce_attempts(
         "group/all_right": float(np.mean((rights == known) & (known > 0))),
         "group/all_wrong": float(np.mean((rights == 0) & (known > 0))),
         "group/mixed": float(np.mean((rights > 0) & (rights < known))),
-        "group/informative": float(np.mean([len(set(group)) > 1 for group in earned])),
+        "group/informative": float(np.mean(informative)),
     }
     return {f"{prefix}/{name}": value for name, value in metrics.items()}
 
@@ -373,16 +373,16 @@ def anchor_metrics(anchors: Selection, prompts: Sequence[Prompt]) -> dict[str, f
 
 
 def device_measures(device_metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The train step's metrics as floats, with "tokens/trained", and without those of a stream that
-    had no tokens."""
-    empty = [s for s in STREAMS if device_metrics[f"{s}/tokens"] == 0]
-    measures = {
-        name: float(value)
-        for name, value in device_metrics.items()
-        if not any(name.startswith(f"{s}/") or name == f"loss/{s}" for s in empty)
-    }
-    trained = sum(device_metrics[f"{s}/trained_tokens"] for s in STREAMS)
-    return measures | {"tokens/trained": float(trained)}
+    """The train step's metrics as floats, with "tokens/trained"; without those of a stream that had
+    no tokens, and without the loss of one of which nothing is in the loss."""
+    measures = {name: float(value) for name, value in device_metrics.items()}
+    trained = {s: measures[f"{s}/trained_tokens"] for s in STREAMS}
+    for s in STREAMS:
+        if trained[s] == 0 and np.isnan(measures.get(f"loss/{s}", 0.0)):
+            del measures[f"loss/{s}"]
+        if measures[f"{s}/tokens"] == 0:
+            measures = {k: v for k, v in measures.items() if not k.startswith(f"{s}/")}
+    return measures | {"tokens/trained": sum(trained.values())}
 
 
 if __name__ == "__main__":

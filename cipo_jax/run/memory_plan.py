@@ -47,6 +47,7 @@ from cipo_jax.sampling.weights import extra_weights
 from cipo_jax.types import CipoError
 
 MOST_COMPILATIONS = 3  # of other sizes, to find the largest that fits
+SPARE = 0.03  # of a device's memory, which what is chosen leaves free: allocators leave gaps
 Say = Callable[[str], None]
 
 

@@ -126,8 +126,9 @@ def open_prompts(config: Config, tokenizer: Tokenizer) -> PromptWriter:
 
 def longest_prompt(config: Config, prompts: PromptWriter) -> int:
     """The most tokens of a prompt of a run, corrections included where there are any."""
-    c = config
-    if c.correction.weight > 0 or c.eval.corrected_attempts or c.cold_start.max_steps:
+    c, e = config, config.eval
+    evaluated = e.corrected_attempts or e.given_attempts
+    if c.correction.weight or c.cold_start.max_steps or evaluated:
         return prompts.longest_correction()
     return c.data.max_prompt_tokens
 

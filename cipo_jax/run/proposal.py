@@ -19,6 +19,7 @@ from cipo_jax.data.tokenizer import Tokenizer
 from cipo_jax.policy import sharding
 from cipo_jax.policy.published import SHAPES
 from cipo_jax.run.memory_plan import (
+    SPARE,
     Plan,
     Program,
     Say,
@@ -35,7 +36,6 @@ SIZES = ("batch.row_tokens", "batch.microbatch_rows", "sampling.slots", "samplin
 TOKEN_SHARDS = (2, 4)  # tried of the devices on the fsdp axis
 SHORTEST = 512  # tokens of an attempt or a completion that is still of use
 MARGIN = 0.95  # of the memory that is left, for the cache
-SPARE = 0.03  # of a device's memory, which what is proposed leaves free: allocators leave gaps
 LARGEST_PART = 0.9  # of the parameters, of a model that counts as smaller
 
 

@@ -22,6 +22,7 @@ from cipo_jax.run.devices.memory import device_memory
 from cipo_jax.run.forecast.counts import repeated_flops
 from cipo_jax.run.hosts.processes import Hosts
 from cipo_jax.run.memory_plan import (
+    SPARE,
     Program,
     Say,
     Shapes,
@@ -31,8 +32,6 @@ from cipo_jax.run.memory_plan import (
 )
 from cipo_jax.run.sizes import GIB
 from cipo_jax.run.watch.heartbeat import Heartbeat
-
-SPARE = 0.03  # of a device's memory, which the update leaves free: allocators leave gaps
 
 
 def numbers_kept(model: ModelConfig, row_tokens: int) -> dict[str, int]:

@@ -6,7 +6,7 @@ Decides the order in which they are looked for. Where parameters are found is de
 
 from pathlib import Path
 
-from cipo_jax.config.keys import Config
+from cipo_jax.config.keys import Config, Eval
 from cipo_jax.config.ranges import did_you_mean
 from cipo_jax.policy.model import Params
 from cipo_jax.rl.replay import ReplayState
@@ -28,15 +28,32 @@ def check_start(config: Config) -> None:
     """Refuses what can be seen to be wrong before anything that takes time.
 
     Raises:
-      CipoError: a source does not exist, or no metric has the name of `checkpoint.best_metric`.
+      CipoError: a source does not exist, or the run does not measure `checkpoint.best_metric`.
     """
     check_places(config)
     name = config.checkpoint.best_metric
-    if config.checkpoint.keep_best and find_metric(name) is None:
+    if not config.checkpoint.keep_best or _is_measured(name, config.eval):
+        return
+    where = f"config.checkpoint.best_metric: got {name!r}, wanted"
+    if find_metric(name) is None:
         hint = did_you_mean(name, [metric.name for metric in METRICS])
-        raise CipoError(
-            f"config.checkpoint.best_metric: got {name!r}, wanted a name of docs/metrics.md{hint}"
-        )
+        raise CipoError(f"{where} a name of docs/metrics.md{hint}")
+    raise CipoError(
+        f"{where} a metric that the steps of this run or its evaluations have (eval.pass_at, "
+        "eval.corrected_attempts and eval.given_attempts say which), or checkpoint.keep_best=0"
+    )
+
+
+def _is_measured(name: str, evaluation: Eval) -> bool:
+    """Whether training steps, or evaluations with these settings, have the metric called `name`."""
+    metric = find_metric(name)
+    if metric is None or metric.section in ("Cold start", "Health"):
+        return False
+    if metric.name.startswith("eval/pass@"):
+        return name.partition("@")[2].partition("_")[0] in map(str, evaluation.pass_at)
+    if metric.name.startswith("eval/correction/"):
+        return evaluation.corrected_attempts > 0
+    return evaluation.given_attempts > 0 or not metric.name.startswith("eval/given/")
 
 
 def restore_or_begin(

@@ -4,7 +4,9 @@ Formulas only, each with its reference; what counts as right and what is compare
 elsewhere. Uncertainty is over problems, since samples of one problem are not independent, and over
 seeds where there are several. All intervals are 95% intervals. Bootstrap intervals are percentile
 intervals (Efron and Tibshirani 1993, An Introduction to the Bootstrap, ch. 13) from a fixed random
-seed, so that equal data give equal numbers.
+seed, so that equal data give equal numbers. Where all resamples agree, as those of a single problem
+do, the bootstrap says nothing: shares and their differences then have intervals that are exact for
+that many problems.
 """
 
 import dataclasses
@@ -13,6 +15,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+NORMAL = 1.96  # standard errors to each side, for the interval of what is about normal
 _LEVEL = 0.95
 _RESAMPLES = 4000
 
@@ -33,7 +36,8 @@ class Difference:
 
     Attributes:
       low, high: bounds of the paired bootstrap interval.
-      p: two-sided bootstrap p-value of no difference.
+      p: two-sided bootstrap p-value of no difference; at least the smallest that a sign test of as
+        many problems can give.
     """
 
     value: float
@@ -157,26 +161,24 @@ def estimate(numerators: np.ndarray, denominators: np.ndarray | None = None) -> 
     return Estimate(value, stderr, *_interval(ratios))
 
 
-def share_estimate(numerators: np.ndarray, denominators: np.ndarray) -> Estimate:
-    """As `estimate`, of a share. Where all cases agree, resampling them gives an interval of no
-    width, whatever their number: the exact binomial one is taken then, of the problems that have a
-    case (Clopper and Pearson 1934, Biometrika 26).
+def share_estimate(numerators: np.ndarray, denominators: np.ndarray | None = None) -> Estimate:
+    """As `estimate`, of a share. Where all resamples agree, the interval is the binomial one
+    (Clopper and Pearson 1934, Biometrika 26) of as many cases as there are problems with a case:
+    those of one problem may all depend on one another.
 
     Args:
       numerators: [N] cases that count, of each problem.
-      denominators: [N] cases.
+      denominators: [N] cases; None for ones.
 
     Raises:
       ValueError: as `estimate`.
     """
     found = estimate(numerators, denominators)
-    if 0 < found.value < 1:
+    if not _agree(found.low, found.high):
         return found
-    problems = int(np.count_nonzero(denominators))
-    missed = ((1 - _LEVEL) / 2) ** (1 / problems)
-    if found.value <= 0:
-        return dataclasses.replace(found, low=0.0, high=1 - missed)
-    return dataclasses.replace(found, low=missed, high=1.0)
+    below = np.ones(len(numerators)) if denominators is None else denominators
+    low, high = _binomial_interval(found.value, int(np.count_nonzero(below)))
+    return dataclasses.replace(found, low=low, high=high)
 
 
 def share_difference(
@@ -193,23 +195,33 @@ def share_difference(
       ValueError: the shapes differ, or a share has no case.
     """
     d = difference_by_seed((a[0][None], a[1][None]), (b[0][None], b[1][None]))
-    if d.low < d.high:
+    if not _agree(d.low, d.high):
         return d.low, d.high
-    first, second = share_estimate(*a), share_estimate(*b)
-    below = math.hypot(first.value - first.low, second.high - second.value)
-    above = math.hypot(first.high - first.value, second.value - second.low)
-    return d.value - below, d.value + above
+    return _interval_of_independent(share_estimate(*a), share_estimate(*b))
+
+
+def gain_estimate(a: np.ndarray, b: np.ndarray, denominators: np.ndarray) -> Estimate:
+    """As `estimate`, of share a minus share b of the same cases, with the interval of
+    `share_difference`.
+
+    Args:
+      a, b: [N] cases that count for each share, of each problem.
+      denominators: [N] cases.
+    """
+    low, high = share_difference((a, denominators), (b, denominators))
+    return dataclasses.replace(estimate(a - b, denominators), low=low, high=high)
 
 
 def paired_difference(a: np.ndarray, b: np.ndarray) -> Difference:
-    """Compares two methods on the same problems.
+    """Compares shares of two methods on the same problems.
 
     Problems are resampled, the same ones for both methods; seeds as well, where a method has
     several, so that the interval covers what another seed would give. With two or three seeds it is
-    rough. Reference for resampling both: Owen 2007, The pigeonhole bootstrap.
+    rough. Reference for resampling both: Owen 2007, The pigeonhole bootstrap. Of one problem, and
+    where all resamples agree, the interval is that of `share_difference`.
 
     Args:
-      a, b: [S_a, N] and [S_b, N] float, a value per seed and problem.
+      a, b: [S_a, N] and [S_b, N] float, a share per seed and problem.
 
     Raises:
       ValueError: other shapes, or no seeds or problems.
@@ -223,7 +235,11 @@ def paired_difference(a: np.ndarray, b: np.ndarray) -> Difference:
         seeds = _resampled_counts(rng, len(values))  # [resamples, S]
         sums = np.einsum("rs,sn,rn->r", seeds, values, counts, optimize=True)
         means.append(sums / values.size)
-    return _difference(float(a.mean() - b.mean()), means[0] - means[1])
+    d = _difference(float(a.mean() - b.mean()), means[0] - means[1], a.shape[1])
+    if a.shape[1] > 1 and not _agree(d.low, d.high):
+        return d
+    low, high = _interval_of_independent(*(share_estimate(x.mean(axis=0)) for x in (a, b)))
+    return dataclasses.replace(d, low=low, high=high)
 
 
 def seed_ratios(above: np.ndarray, below: np.ndarray) -> np.ndarray:
@@ -265,7 +281,8 @@ def difference_by_seed(
     if a[0].shape != b[0].shape:
         raise ValueError(f"shapes {a[0].shape} and {b[0].shape}, wanted the same seeds, problems")
     value = float(np.mean(seed_ratios(*a) - seed_ratios(*b)))
-    return _difference(value, _resampled_seed_means(*a) - _resampled_seed_means(*b))
+    resampled = _resampled_seed_means(*a) - _resampled_seed_means(*b)
+    return _difference(value, resampled, a[0].shape[1])
 
 
 def t_interval(values: np.ndarray) -> tuple[float, float]:
@@ -320,14 +337,41 @@ def _resampled_seed_means(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     return (ratios * seeds).sum(axis=1) / len(above)
 
 
-def _difference(value: float, resampled: np.ndarray) -> Difference:
+def _difference(value: float, resampled: np.ndarray, problems: int) -> Difference:
     """With its interval and p, twice the share of resamples on the other side of 0, one added so
     that it is never 0 (Davison and Hinkley 1997, Bootstrap Methods and their Application, 4.2)."""
     tail = min(np.sum(resampled <= 0), np.sum(resampled >= 0))
     p = min(1.0, 2 * (float(tail) + 1) / (len(resampled) + 1))
-    return Difference(value, *_interval(resampled), p)
+    return Difference(value, *_interval(resampled), max(p, 2.0 ** (1 - problems)))
 
 
 def _interval(values: np.ndarray) -> tuple[float, float]:
     low, high = np.quantile(values, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
     return float(low), float(high)
+
+
+def _agree(low: float, high: float) -> bool:
+    """Whether resamples with these quantiles differ by no more than rounding."""
+    return math.isclose(low, high, abs_tol=1e-9)
+
+
+def _binomial_interval(share: float, cases: int) -> tuple[float, float]:
+    """The exact interval of a share of so many independent cases."""
+    tail = (1 - _LEVEL) / 2
+    missed = tail ** (1 / cases)
+    if _agree(share, 0.0):
+        return 0.0, 1 - missed
+    if _agree(share, 1.0):
+        return missed, 1.0
+    from scipy import stats  # late, as in `t_interval`
+
+    count = share * cases
+    low = stats.beta.ppf(tail, count, cases - count + 1)
+    return float(low), float(stats.beta.ppf(1 - tail, count + 1, cases - count))
+
+
+def _interval_of_independent(a: Estimate, b: Estimate) -> tuple[float, float]:
+    """Of a minus b, two shares that were estimated apart; see `share_difference`."""
+    value = a.value - b.value
+    below = math.hypot(a.value - a.low, b.high - b.value)
+    return value - below, value + math.hypot(a.high - a.value, b.value - b.low)

@@ -21,10 +21,10 @@ from cipo_jax.rl.replay import Retention, fresh_rate
 from cipo_jax.rl.rewards import (
     correct_array,
     is_counted,
+    is_informative,
     outcome_reward,
     pass_rates,
     retention,
-    reward_of,
     shaped_rewards,
     verified_array,
 )
@@ -42,8 +42,9 @@ class BaseStream:
 
     Attributes:
       attempts: [N * G], group-major; what is trained on.
-      replaced: [n * G], group-major; groups that dynamic sampling replaced. They were sampled and
-        verified, so they count as compute and for the difficulty of their problems.
+      replaced: [n * G], group-major; groups that dynamic sampling has not kept: those that it
+        replaced, and those that were to replace them and taught nothing either. They were sampled
+        and verified, so they count as compute and for the difficulty of their problems.
     """
 
     attempts: list[Attempt]
@@ -87,15 +88,14 @@ def sample_base(
       spares: the next n prompts of further problems, or fewer where there are no more.
     """
 
-    def teaches_nothing(group: Sequence[Attempt]) -> bool:
-        counted = [a.verdict for a in group if is_counted(a, verifier, overlong)]
-        return len({reward_of(verdict, verifier) for verdict in counted}) <= 1
+    def teaches(group: Sequence[Attempt]) -> bool:
+        return is_informative(group, verifier, overlong)
 
     attempts = attempt(params, prompts, group_size, key, "rollout")
     groups = [attempts[i : i + group_size] for i in range(0, len(attempts), group_size)]
     replaced: list[Attempt] = []
     refill = 0
-    while useless := [i for i, group in enumerate(groups) if teaches_nothing(group)]:
+    while useless := [i for i, group in enumerate(groups) if not teaches(group)]:
         batch = spares(len(useless))
         if not batch:
             break
@@ -103,7 +103,7 @@ def sample_base(
         fresh = attempt(params, batch, group_size, refill_key, f"refill {refill + 1}")
         for i in range(0, len(fresh), group_size):
             group = fresh[i : i + group_size]
-            if not teaches_nothing(group):
+            if teaches(group):
                 place = useless.pop(0)
                 groups[place], group = group, groups[place]
             replaced += group

@@ -15,12 +15,11 @@ import numpy as np
 
 from cipo_jax.run.comparison import Counts, count_ends
 from cipo_jax.run.records.metrics_file import read_metrics
-from cipo_jax.run.statistics import paired_difference, share_difference
+from cipo_jax.run.statistics import NORMAL, paired_difference, share_difference
 from cipo_jax.run.watch.learning import findings, teaches_nothing
 
-_PASS = "eval/pass@1"
+_PASS, _STDERR = "eval/pass@1", "eval/pass@1_stderr"
 _MOST = 0.5  # of the steps
-_Z = 1.96  # of a 95% interval, where there are only standard errors
 
 
 def verdicts(workdir: Path, ends: Mapping[int, Counts] | None = None) -> list[str]:
@@ -66,7 +65,10 @@ def on_learning(lines: Sequence[Mapping[str, Any]], counts: tuple[Counts, Counts
     first, last = min(evaluations), max(evaluations)
     compared = _compare(evaluations[first], evaluations[last], *counts)
     if compared is None:
-        return f"no verdict: the evaluations have no {_PASS}, and no judged attempt in the archive"
+        return (
+            f"no verdict: the evaluations have no {_PASS} with a standard error, and no judged "
+            "attempt in the archive"
+        )
     before, after, low, high, how = compared
     numbers = (
         f"pass@1 {before:.1%} at step {first}, {after:.1%} at step {last}, difference "
@@ -142,9 +144,8 @@ def _compare(
         d = paired_difference(new, old)
         how = f"paired over {len(shared)} problems"
         return float(old.mean()), float(new.mean()), d.low, d.high, how
-    if _PASS not in first or _PASS not in last:
+    if not all({_PASS, _STDERR} <= line.keys() for line in (first, last)):
         return None
     gain = last[_PASS] - first[_PASS]
-    errors = [line.get(f"{_PASS}_stderr", 0.0) for line in (first, last)]
-    half = _Z * float(np.hypot(*errors))
+    half = NORMAL * float(np.hypot(first[_STDERR], last[_STDERR]))
     return first[_PASS], last[_PASS], gain - half, gain + half, "from standard errors"

@@ -36,7 +36,10 @@ class Case:
     @property
     def slots(self) -> tuple[int, int]:
         """Slots for (wrong, right) attempts."""
-        right = round(self.success_share * self.count)
+        wanted = self.success_share * self.count
+        right = round(wanted)
+        if 0 < wanted <= 0.5:  # drawn before anything else
+            right = int(np.random.default_rng(self.seed).random() < wanted)
         return self.count - right, right
 
     def distance(self, i: int) -> Fraction:
@@ -125,6 +128,19 @@ def test_success_share_is_met_when_both_classes_have_enough(c: Case) -> None:
     elif c.shortage == "empty":
         assert int(selection.right.sum()) == min(right, available[True])
         assert len(selection) == min(right, available[True]) + min(wrong, available[False])
+
+
+@pytest.mark.parametrize(("count", "share"), [(8, 0.05), (10, 0.05), (1, 0.3), (2, 0.0)])
+def test_less_than_half_a_slot_is_one_slot_in_that_share_of_the_steps(
+    count: int, share: float
+) -> None:
+    """Else the controller would never hear of retention again."""
+    mixed = case(np.tile([True, False], (16, 4)), count=count, success_share=share)
+    selections = [dataclasses.replace(mixed, seed=seed).select() for seed in range(600)]
+    assert {len(s) for s in selections} == {count}
+    rights = [int(s.right.sum()) for s in selections]
+    assert set(rights) <= {0, 1}
+    assert np.mean(rights) == pytest.approx(count * share, abs=0.06)
 
 
 @given(cases())

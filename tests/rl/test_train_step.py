@@ -380,6 +380,18 @@ def test_a_stream_without_tokens_is_nan_in_the_metrics_alone() -> None:
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(result.params))
 
 
+def test_a_stream_that_is_only_measured_has_no_loss_and_all_other_metrics() -> None:
+    """As corrections that the verifier failed on."""
+    members = off_policy()
+    measured = [dataclasses.replace(s, trained=s.stream == BASE) for s in members]
+    result, whole = update_bigram(measured), update_bigram(members)
+    assert {k for k, v in result.metrics.items() if np.isnan(v)} == {"loss/correction"}
+    assert result.metrics["correction/trained_tokens"] == 0
+    for name in ("correction/tokens", "correction/entropy", "loss/base"):
+        assert result.metrics[name] == pytest.approx(whole.metrics[name], rel=1e-6)
+    assert result.metrics["loss/total"] == pytest.approx(whole.metrics["loss/base"], rel=1e-6)
+
+
 def test_demonstration_loss_is_the_mean_negative_log_likelihood() -> None:
     members = [s for s in off_policy() if s.stream == BASE]
     result = update_bigram(members, token_loss=demonstration_loss)

@@ -460,8 +460,8 @@ def test_given_attempts_by_hand() -> None:
         }
     )
     assert len(attempts) == 6
-    # One of the two groups has no right attempt: resamples without the other are left out.
-    assert metrics["correction/r2r"].low == metrics["correction/r2r"].high == 0.5
+    # One of the two groups has no right attempt, and a single one says little.
+    assert metrics["correction/r2r"].low < 0.01 and metrics["correction/r2r"].high > 0.99
 
 
 def test_critiques_by_hand() -> None:

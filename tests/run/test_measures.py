@@ -51,8 +51,9 @@ def test_reduce_attempts_by_hand():
     lengths = [10, 20, 30, 40] + [3] * 7 + [48]
     assert reduce_attempts(attempts, 4, "base") == pytest.approx(
         {
-            "base/reward/mean": 6 / 12,
-            "base/pass_rate": 6 / 11,  # nothing is known of the one that the verifier failed on
+            # nothing is known of the one that the verifier failed on
+            "base/reward/mean": 6 / 11,
+            "base/pass_rate": 6 / 11,
             "base/outcome/correct": 6 / 12,
             "base/outcome/wrong": 3 / 12,
             "base/outcome/no_answer": 1 / 12,
@@ -70,6 +71,16 @@ def test_reduce_attempts_by_hand():
     )
 
 
+def test_without_any_verdict_nothing_is_said_of_rewards_and_pass_rates():
+    metrics = reduce_attempts([attempt(Outcome.ERROR)] * 4, 2, "b")
+    assert metrics.keys().isdisjoint({"b/reward/mean", "b/pass_rate"})
+    assert metrics["b/outcome/error"] == 1
+    # Where failures are not left out they earn their reward, though nothing is known of them.
+    failures = Verifier(left_out=(), reward_error=-0.5)
+    metrics = reduce_attempts([attempt(Outcome.ERROR)] * 4, 2, "b", failures)
+    assert metrics["b/reward/mean"] == -0.5 and "b/pass_rate" not in metrics
+
+
 def test_the_pass_rate_goes_by_verdicts_and_the_reward_by_what_they_earned():
     attempts = [attempt(o) for o in (Outcome.CORRECT, Outcome.WRONG, Outcome.NO_ANSWER)]
     metrics = reduce_attempts(attempts, 3, "b", Verifier(reward_wrong=0.25, reward_no_answer=-0.5))
@@ -84,7 +95,6 @@ def test_what_the_verifier_failed_on_is_left_out():
     groups = [metrics[f"b/group/{name}"] for name in ("all_right", "all_wrong", "mixed")]
     assert groups == [1 / 3, 1 / 3, 0]
     assert metrics["b/pass_rate"] == 1 / 2
-    assert reduce_attempts([failed, failed], 2, "b")["b/pass_rate"] == 0
     corrections = [attempt(o, anchor=right) for o in (Outcome.CORRECT, Outcome.ERROR)]
     assert transitions(corrections)["correction/retention"] == 1
     assert transitions(corrections[1:]) == {}
@@ -152,6 +162,11 @@ def test_a_step_without_a_gradient_keeps_its_metrics():
     measures = device_measures(of_base | nothing | {"grad_norm": 0.0})
     assert measures["base/entropy"] == 0.5 and measures["tokens/trained"] == 0
     assert not [name for name in measures if name.startswith("correction/")]
+    # Completions that the verifier failed on are measured, and in no loss.
+    failed = {"correction/tokens": 9, "correction/trained_tokens": 0, "correction/entropy": 0.4}
+    measures = device_measures(of_base | failed | {"loss/correction": np.nan, "loss/total": 0.1})
+    assert measures["correction/entropy"] == 0.4 and "loss/correction" not in measures
+    assert measures["loss/base"] == 0 and measures["loss/total"] == 0.1
 
 
 # The table.

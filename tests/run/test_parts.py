@@ -10,7 +10,7 @@ import jax
 import pytest
 
 from cipo_jax.config import default_config
-from cipo_jax.config.resolve import resolve
+from cipo_jax.config.resolve import changed_config, resolve
 from cipo_jax.run import parts as module
 from cipo_jax.run.parameters import fresh_parameters
 from cipo_jax.run.parts import open_mesh, open_parts, open_policy, open_prompts, open_tokenizer
@@ -43,6 +43,27 @@ def test_end_of_sampling_reports_and_gives_the_cache_back() -> None:
             again
         )
         assert again["sampler/cache_used"] == 0
+
+
+@pytest.mark.parametrize(
+    ("what_corrects", "corrects"),
+    [
+        ({}, False),
+        ({"correction.weight": 1.0}, True),
+        ({"cold_start.max_steps": 10}, True),
+        ({"eval.corrected_attempts": 1}, True),
+        ({"eval.given_attempts": 1}, True),
+    ],
+)
+def test_the_longest_prompt_is_that_of_a_correction_wherever_there_are_any(
+    what_corrects: dict[str, Any], corrects: bool
+) -> None:
+    none = {"correction.weight": 0.0, "cold_start.max_steps": 0, "eval.corrected_attempts": 0}
+    config = changed_config(resolve(default_config()), none | what_corrects)
+    prompts = open_prompts(config, open_tokenizer(config))
+    wanted = prompts.longest_correction() if corrects else config.data.max_prompt_tokens
+    assert module.longest_prompt(config, prompts) == wanted
+    assert prompts.longest_correction() > config.data.max_prompt_tokens
 
 
 @pytest.mark.parametrize("corrects", [True, False])

@@ -5,11 +5,13 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from cipo_jax.run.statistics import (
     between,
     difference_by_seed,
     estimate,
+    gain_estimate,
     majority_at_k,
     mcnemar,
     over_seeds,
@@ -146,7 +148,24 @@ def test_a_share_of_cases_that_agree_has_an_exact_interval() -> None:
     # Problems without a case do not count.
     assert share_estimate(np.zeros(4), np.array([1, 1, 1, 0])).high == pytest.approx(1 - bound)
     some = np.array([1.0, 0, 1])
-    assert share_estimate(some, ones) == estimate(some, ones)
+    assert share_estimate(some, ones) == share_estimate(some) == estimate(some, ones)
+
+
+@pytest.mark.parametrize(("share", "problems"), [(3 / 8, 1), (0.1, 3), (0.7, 40)])
+def test_a_share_that_is_the_same_in_all_problems_has_an_exact_interval(
+    share: float, problems: int
+) -> None:
+    """Resamples then differ by rounding at most; a single problem is such a case."""
+    cases = np.full(problems, 8.0)
+    e = share_estimate(share * cases, cases)
+    # By its definition: at each bound, what was seen or more extreme has a chance of 2.5%. With
+    # seen successes not whole, the binomial tail is the beta distribution's.
+    seen = share * problems
+    assert stats.beta.cdf(e.low, seen, problems - seen + 1) == pytest.approx(0.025)
+    assert stats.beta.sf(e.high, seen + 1, problems - seen) == pytest.approx(0.025)
+    assert 0 < e.low < share < e.high < 1
+    alone = estimate(share * cases, cases)
+    assert alone.high - alone.low < 1e-9 and e.stderr == alone.stderr
 
 
 def test_a_difference_of_shares_has_an_interval_where_all_cases_agree() -> None:
@@ -157,6 +176,23 @@ def test_a_difference_of_shares_has_an_interval_where_all_cases_agree() -> None:
     assert share_difference((none, ones), (none, ones)) == pytest.approx((-bound, bound))
     d = difference_by_seed((some[None], ones[None]), (none[None], ones[None]))
     assert share_difference((some, ones), (none, ones)) == (d.low, d.high)
+
+
+@pytest.mark.parametrize("problems", [1, 3])
+def test_few_problems_that_agree_show_no_difference(problems: int) -> None:
+    """All resamples of one problem are itself, however large the difference is in it."""
+    old, new = np.full(problems, 2 / 8), np.full(problems, 5 / 8)
+    d = paired_difference(new[None], old[None])
+    ones = np.ones(problems)
+    assert (d.low, d.high) == share_difference((new, ones), (old, ones))
+    assert -1 < d.low < 0 < d.value < d.high < 1
+    assert d.p == 2 ** (1 - problems)  # of a sign test
+    gain = gain_estimate(new, old, ones)
+    assert gain.value == pytest.approx(3 / 8) and (gain.low, gain.high) == (d.low, d.high)
+    # Seeds say nothing of other problems.
+    if problems == 1:
+        seeds = np.array([[4 / 8], [6 / 8]])
+        assert paired_difference(seeds, old[None]).low < 0
 
 
 def test_pairing_removes_what_problems_share() -> None:

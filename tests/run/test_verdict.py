@@ -64,6 +64,29 @@ def test_the_interval_pairs_problems_where_there_is_an_archive(tmp_path: Path) -
     assert without.startswith("no difference") and "from standard errors" in without
 
 
+def test_without_archive_and_standard_errors_there_is_no_verdict(tmp_path: Path) -> None:
+    writer = MetricWriter(tmp_path, tensorboard=False)
+    for step, rate in ((0, 0.2), (4, 0.3)):
+        writer.write(step, {"eval/pass@1": rate}, "eval")
+    writer.close()
+    (told,) = verdicts(tmp_path)
+    assert told.startswith("no verdict: the evaluations have no eval/pass@1 with a standard error")
+
+
+def test_a_single_problem_shows_nothing(tmp_path: Path) -> None:
+    problem = Problem("p", "?", "1")
+    writer = MetricWriter(tmp_path, tensorboard=False)
+    for step, right in ((0, 2), (4, 7)):
+        attempts = [make_attempt(problem, "", j < right) for j in range(8)]
+        corrections = [make_attempt(problem, "", j < right, a) for j, a in enumerate(attempts)]
+        AttemptArchive(tmp_path).write("eval", step, [*attempts, *corrections[-6:]])
+        writer.write(step, {"eval/pass@1": right / 8}, "eval")
+    writer.close()
+    learned, corrected = verdicts(tmp_path)
+    assert learned.startswith("no difference: pass@1 25.0% at step 0, 87.5% at step 4")
+    assert "(95% interval -" in learned and "(95% interval +" not in corrected
+
+
 def test_a_run_without_two_evaluations_has_no_verdict_yet(tmp_path: Path) -> None:
     assert verdicts(tmp_path) == ["no verdict yet: it takes two evaluations, there are 0"]
     writer = MetricWriter(tmp_path, tensorboard=False)

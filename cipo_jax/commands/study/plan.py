@@ -26,7 +26,8 @@ COLD = "cold"  # the method that is the cold-started model itself
 # In a run's directory: the last evaluation, and the file that is written when it is complete.
 FINAL = "evaluations/final"
 RESULTS = f"{FINAL}/results.json"
-TIMING = "study.json"  # likewise: the command and the seconds that it took
+# Likewise: the command, the seconds that it took, and how it was evaluated.
+TIMING = "study.json"
 # Matched methods end by tokens; their steps are bounded by this multiple of the base config's.
 _MOST_STEPS = 10
 
@@ -230,7 +231,8 @@ def sampled_tokens(directory: Path) -> tuple[int, float]:
 
 
 def read_timing(directory: Path) -> dict[str, Any]:
-    """{"command", "seconds"} of a run that a study has started; {} without."""
+    """{"command", "seconds", "evaluated"} of a run that a study has started, the last once it was;
+    {} without."""
     try:
         return json.loads((directory / TIMING).read_text())
     except (OSError, ValueError):

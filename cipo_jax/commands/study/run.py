@@ -30,8 +30,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from cipo_jax.commands.study.plan import (
     FINAL,
@@ -191,14 +192,23 @@ def _last_line(log: Path) -> str:
 
 
 def is_finished(run: PlannedRun, study: Study, wanted: Config) -> bool:
-    """Whether the run was trained with exactly this config, and evaluated as the study wants."""
+    """Whether the run was trained with exactly this config, and evaluated as the study wants. Of an
+    evaluation of an earlier version only the samples are known."""
     try:
-        results = json.loads((run.directory / RESULTS).read_text())["suites"]["eval"]
+        samples = json.loads((run.directory / RESULTS).read_text())["suites"]["eval"]["samples"]
         saved = resolve(read_resolved(run.directory / "config.json"))
     except (OSError, ValueError, KeyError):
         return False
+    evaluated = {"samples": samples} | read_timing(run.directory).get("evaluated", {})
+    settings = _evaluation_settings(study)
     same = flatten(saved) == flatten(wanted)
-    return same and results["samples"] == study.samples
+    return same and all(settings.get(name) == value for name, value in evaluated.items())
+
+
+def _evaluation_settings(study: Study) -> dict[str, int]:
+    """Keys of `eval` that decide what the last evaluation samples."""
+    names = ("samples", "corrected_attempts", "correction_rounds")
+    return {name: getattr(study, name) for name in names}
 
 
 def _run_one(
@@ -213,13 +223,11 @@ def _run_one(
         "--mode=evaluate",
         f"--workdir={run.directory}",
         f"--config.eval.name={Path(FINAL).name}",
-        f"--config.eval.samples={study.samples}",
+        *(f"--config.eval.{name}={value}" for name, value in _evaluation_settings(study).items()),
         f"--config.eval.pass_at={study.pass_at}",
-        f"--config.eval.corrected_attempts={study.corrected_attempts}",
-        f"--config.eval.correction_rounds={study.correction_rounds}",
         "--config.eval.majority=False",
     ]
-    began = time.monotonic()
+    began, good = time.monotonic(), False
     try:
         for command in (arguments, evaluation):
             if command is evaluation and (run.directory / RESULTS).exists():
@@ -230,9 +238,11 @@ def _run_one(
                 raise Preempted
             if code:
                 return False
+        good = True
         return True
     finally:
-        _add_seconds(run, arguments, time.monotonic() - began)
+        evaluated = {"evaluated": _evaluation_settings(study)} if good else {}
+        _note_run(run, arguments, time.monotonic() - began, evaluated)
 
 
 def _call(command: Sequence[str], run: PlannedRun, workdir: Path, notice: Notice) -> int:
@@ -264,11 +274,15 @@ def _call(command: Sequence[str], run: PlannedRun, workdir: Path, notice: Notice
     return process.returncode
 
 
-def _add_seconds(run: PlannedRun, arguments: Sequence[str], seconds: float) -> None:
+def _note_run(
+    run: PlannedRun, arguments: Sequence[str], seconds: float, evaluated: Mapping[str, Any]
+) -> None:
+    """Writes study.json: the command, the seconds of all its starts, how it was evaluated."""
     if run.directory.is_dir():
-        total = read_timing(run.directory).get("seconds", 0.0) + seconds
+        before = read_timing(run.directory)
         command = shlex.join(["python", "-m", "cipo_jax.main", *arguments])
-        write_json(run.directory / TIMING, {"command": command, "seconds": total})
+        now = {"command": command, "seconds": before.get("seconds", 0.0) + seconds}
+        write_json(run.directory / TIMING, {**before, **now, **evaluated})
 
 
 def _seconds_left(left: Sequence[PlannedRun], runs: Sequence[PlannedRun]) -> float:

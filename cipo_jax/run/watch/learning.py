@@ -27,7 +27,15 @@ def findings(scalars: Mapping[str, float]) -> list[Finding]:
         return scalars.get(f"sampled/{name}", scalars.get(f"base/{name}", 0.0))
 
     found = []
-    if teaches_nothing(scalars):
+    if (failed := share("outcome/error")) > _MOST:
+        found.append(
+            Finding(
+                f"no verdict {failed:.0%}",
+                f"{failed:.0%} of the completions have no verdict: verifier, tests or sandbox are "
+                "at fault, not the policy; `detail` in attempts/*.jsonl.gz says why",
+            )
+        )
+    elif teaches_nothing(scalars):
         right, wrong = share("group/all_right"), share("group/all_wrong")
         key = (
             "easier problems (config.data.train), a better start (config.cold_start.max_steps, "

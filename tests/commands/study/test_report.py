@@ -309,7 +309,7 @@ def test_the_report_of_a_study(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "pass@1 |" in attempts and "given w2r |" in corrections.partition("Difference")[0]
     # Paired, the seeds' spread cancels.
     assert (
-        "| grpo | pass@1 | -0.250 | -0.250 to -0.250 | 0.0005 | -0.250 to -0.250 | 0/3 |" in table
+        "| grpo | pass@1 | -0.250 | -0.250 to -0.250 | 0.1250 | -0.250 to -0.250 | 0/3 |" in table
     )
     assert "| grpo | given w2r | -1.000 |" in table
     assert "dapo" not in table

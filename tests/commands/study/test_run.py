@@ -334,6 +334,29 @@ def test_a_run_with_another_config_is_not_taken_for_finished(go, tmp_path: Path)
     assert go("*/cold-0")[0] == []
 
 
+@pytest.mark.parametrize(
+    ("old", "again"),
+    [
+        ({}, False),  # of an earlier version
+        ({"samples": 16, "corrected_attempts": 4, "correction_rounds": 1}, False),
+        ({"samples": 16, "corrected_attempts": 1, "correction_rounds": 1}, True),
+        ({"samples": 16, "corrected_attempts": 4, "correction_rounds": 2}, True),
+    ],
+)
+def test_a_run_that_was_evaluated_in_another_way_is_not_taken_for_finished(
+    go, tmp_path: Path, old: dict[str, int], again: bool
+) -> None:
+    go("*/cold-0")
+    file = tmp_path / "arithmetic" / "cold-0" / "study.json"
+    noted = json.loads(file.read_text())
+    assert noted["evaluated"] == {"samples": 16, "corrected_attempts": 4, "correction_rounds": 1}
+    file.write_text(json.dumps({k: v for k, v in noted.items() if k != "evaluated"}))
+    if old:
+        file.write_text(json.dumps(noted | {"evaluated": old}))
+    assert go("*/cold-0")[0] == (both("cold-0") if again else [])
+    assert go("*/cold-0")[0] == []
+
+
 def test_report_only_runs_nothing(go) -> None:
     calls, reported, error = go(report_only=True)
     assert calls == [] and len(reported) == 8 and error is None

@@ -37,6 +37,13 @@ HEALTHY = {
             "no mixed group",
             "100% all right; harder problems",
         ),
+        # Neither easier problems nor harder ones would help.
+        (
+            {"base/group/informative": 0.0, "base/group/all_wrong": 0.0}
+            | {"base/group/all_right": 0.0, "base/outcome/error": 1.0},
+            "no verdict 100%",
+            "at fault, not the policy",
+        ),
         # What dynamic sampling has kept says less than what it has seen.
         ({"sampled/outcome/no_answer": 0.7}, "no answer 70%", "70% of the completions"),
     ],
