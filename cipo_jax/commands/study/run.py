@@ -22,7 +22,6 @@ This process takes no accelerator: the runs need the whole machine.
 import concurrent.futures
 import contextlib
 import fcntl
-import json
 import os
 import shlex
 import shutil
@@ -41,6 +40,7 @@ from cipo_jax.commands.study.plan import (
     Study,
     load_study,
     plan,
+    read_results,
     read_timing,
     run_arguments,
 )
@@ -193,12 +193,11 @@ def _last_line(log: Path) -> str:
 def is_finished(run: PlannedRun, study: Study, wanted: Config) -> bool:
     """Whether the run was trained with exactly this config, and evaluated as the study wants."""
     try:
-        results = json.loads((run.directory / RESULTS).read_text())["suites"]["eval"]
+        samples = read_results(run.directory)["suites"]["eval"]["samples"]
         saved = resolve(read_resolved(run.directory / "config.json"))
-    except (OSError, ValueError, KeyError):
+    except (CipoError, KeyError, TypeError):
         return False
-    same = flatten(saved) == flatten(wanted)
-    return same and results["samples"] == study.samples
+    return flatten(saved) == flatten(wanted) and samples == study.samples
 
 
 def _run_one(
