@@ -234,7 +234,7 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
         [TINY, *GOOD, "--config.data.eval_problems=8", "--config.cold_start.max_steps=1"]
         + ["--config.cold_start.check_problems=99"],
         "config.cold_start.check_problems: got 99 problems",
-        "wanted at most the 8",
+        "wanted at most the 8 there are\n",
     ),
     "broken line": ([TINY, "--config.data.train=broken.jsonl"], "broken.jsonl:3", "json"),
     "empty data": (
