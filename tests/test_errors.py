@@ -425,11 +425,6 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
         "config.checkpoint.best_metric: got 'eval/pass1'",
         "did you mean 'eval/pass@{k}'?",
     ),
-    "pass@k that is not measured": (
-        [TINY, "--config.checkpoint.best_metric=eval/pass@32"],
-        "config.checkpoint.best_metric: got 'eval/pass@32'",
-        "config.eval.pass_at = (",
-    ),
     "workdir is a file": ([TINY, "--workdir=a_file"], "a_file", "--workdir"),
     "checkpoints into a file": (
         [TINY, "--config.checkpoint.directory=a_file"],

@@ -4,7 +4,6 @@ Decides the order in which they are looked for. Where parameters are found is de
 `parameters.py`, which config may continue a checkpoint in `records/checkpoint.py`.
 """
 
-import re
 from pathlib import Path
 
 from cipo_jax.config.keys import Config
@@ -29,8 +28,7 @@ def check_start(config: Config) -> None:
     """Refuses what can be seen to be wrong before anything that takes time.
 
     Raises:
-      CipoError: a source does not exist; no metric has the name of `checkpoint.best_metric`, or it
-        is a pass@k that is not measured.
+      CipoError: a source does not exist, or no metric has the name of `checkpoint.best_metric`.
     """
     check_places(config)
     name = config.checkpoint.best_metric
@@ -38,12 +36,6 @@ def check_start(config: Config) -> None:
         hint = did_you_mean(name, [metric.name for metric in METRICS])
         raise CipoError(
             f"config.checkpoint.best_metric: got {name!r}, wanted a name of docs/metrics.md{hint}"
-        )
-    of_pass = re.fullmatch(r"eval/pass@(\d+)", name)
-    if config.checkpoint.keep_best and of_pass and int(of_pass[1]) not in config.eval.pass_at:
-        raise CipoError(
-            f"config.checkpoint.best_metric: got {name!r}, wanted one that is measured, with a k "
-            f"of config.eval.pass_at = {config.eval.pass_at}; or config.checkpoint.keep_best=0"
         )
 
 
