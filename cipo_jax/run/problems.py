@@ -9,6 +9,7 @@ data. How each is found is decided in `data/`;
 
 import collections
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,7 +26,7 @@ from cipo_jax.data.tasks.generated import TrueLines, given_solutions
 from cipo_jax.types import Attempt, CipoError, Completion, Outcome, Problem, Prompt, Verdict
 from cipo_jax.verifiers.code.tests import checked_tests
 
-GENERATED_CHECKED = 256  # problems of a generator
+GENERATED_CHECKED = 256  # problems of a generator at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +84,8 @@ def open_training(config: Config, prompts: PromptWriter, split: str = "train") -
     """
     parts = load_training(config.data, config.seed, split)
     reasons = find_reasons(config.data, config.eval, parts, prompts)
-    for at in first_generated(config.data, config.seed, parts, split):
+    # Those of "dev" are like them, and take longer to find.
+    for at in first_generated(config.data, config.seed, parts, split) if split == "train" else ():
         if (length := _length(at, prompts)) > config.data.max_prompt_tokens:
             raise _over_budget(at, length, config.data, "or lower config.data.max_operations")
     kept, dropped = drop(parts, reasons)
@@ -284,7 +286,8 @@ def first_generated(data: Data, seed: int, parts: Sequence[Part], split: str) ->
             source = open_mixture(
                 [dataclasses.replace(part, weight=None)], seed, _task_split(data, split)
             )
-            first = source.batch(0, GENERATED_CHECKED)
+            # Those of the first step; `batch` would ask for as many different ones.
+            first = itertools.islice(source.offer(0, 0), GENERATED_CHECKED)
             found += [Placed(f"{part.name}:{p.id}", p) for p in first]
     return found
 

@@ -115,6 +115,17 @@ def test_a_generator_is_looked_at_as_well(source: str, message: str) -> None:
         problem_sets.open_training(c, prompts_of(c, "char"))
 
 
+def test_a_generator_of_few_problems_is_looked_at_as_far_as_they_go() -> None:
+    raw = default_config()
+    raw.data.train, raw.data.tokenizer = "programs", "char_code"
+    raw.data.min_operations = raw.data.max_operations = 1
+    c = resolve(raw)
+    parts = problem_sets.load_training(c.data, c.seed)
+    looked_at = problem_sets.first_generated(c.data, c.seed, parts, "train")
+    assert 20 < len(looked_at) < problem_sets.GENERATED_CHECKED
+    problem_sets.open_training(c, prompts_of(c, "char_code"))
+
+
 @pytest.mark.parametrize(
     ("tests", "wrong"),
     [
