@@ -119,6 +119,7 @@ def test_a_generator_of_few_problems_is_looked_at_as_far_as_they_go() -> None:
     raw = default_config()
     raw.data.train, raw.data.tokenizer = "programs", "char_code"
     raw.data.min_operations = raw.data.max_operations = 1
+    raw.verifier.kind = "code"
     c = resolve(raw)
     parts = problem_sets.load_training(c.data, c.seed)
     looked_at = problem_sets.first_generated(c.data, c.seed, parts, "train")
