@@ -41,7 +41,7 @@ from cipo_jax.run.hosts.processes import connect, open_hosts
 from cipo_jax.run.measures import device_measures, stream_measures
 from cipo_jax.run.parameters import check_fits, check_parameters
 from cipo_jax.run.parts import open_parts
-from cipo_jax.run.problems import given_attempts, open_evaluation, open_training
+from cipo_jax.run.problems import evaluation_prompts, open_evaluation, open_training
 from cipo_jax.run.records.checkpoint import Checkpoints, checkpoint_root
 from cipo_jax.run.records.difficulty_file import write_difficulty
 from cipo_jax.run.records.files import explained
@@ -230,19 +230,17 @@ def open_run(
         parts = stack.enter_context(open_parts(with_remat(c, hosts), hosts))
         train_set, eval_set = open_training(c, parts.prompts), open_evaluation(c)
         check_enough(train_set.source, c.rollout.problems_per_step)
-        evaluated = eval_set.first(c.data.eval_problems, "data.eval_problems")
-        eval_prompts = list(map(parts.prompts.base, evaluated))
+        eval_prompts, given = evaluation_prompts(c, eval_set, parts.prompts)
         o = c.optimizer
         schedule = make_schedule(
             o.schedule, o.learning_rate, o.warmup_steps, o.decay_steps, o.final_share
         )
         update = make_policy_update(parts.config, parts.policy, schedule)
-        given = given_attempts(c.data.eval, c.eval.given_attempts, eval_prompts)
         material = None
         if c.model.source and not c.init_from and not (workdir / "config.json").is_file():
             check_parameters(c, workdir)
         if c.cold_start.max_steps and not c.init_from:
-            material = open_material(c, parts)
+            material = open_material(c, parts.prompts)
 
         # Nothing is written before here: a run that cannot start leaves no directory behind.
         identity = {"data.train": train_set.fingerprints, "data.eval": eval_set.fingerprints}

@@ -61,6 +61,7 @@ FILES = {
     "empty.jsonl": "",
     "no_answer.jsonl": '{"question": "1+1="}\n',
     "no_question.jsonl": '{"text": "1+1=", "answer": "2"}\n',
+    "no_tests.jsonl": '{"question": "f", "tests": {"type": "stdio"}}\n',
     "long.jsonl": json.dumps({"question": "1+" * 40 + "1=", "answer": "41"}) + "\n",
     "foreign.jsonl": json.dumps({"question": "Wie groß?", "answer": "2"}) + "\n",
     "table.csv": "question,answer\n1+1=,2\n",
@@ -85,6 +86,7 @@ FILES = {
     "own_words/tokenizer.json": "{}",
     "bad_run/config.json": "{",
     "flat_run/config.json": '{"seed": 3}',
+    "bad_value_run/config.json": '{"seed": {"value": "one", "source": "file"}}',
     "damaged_run/metrics.jsonl": '{"phase": "train", "step": 1}\n{"phase": "train", "step": 5}\n',
     "damaged_archive/attempts/train-000001.jsonl.gz": "no gzip",
 }
@@ -140,6 +142,12 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
     "unknown variant": ([f"{DEMO}:grpoo"], "'grpoo'", "grpo, "),
     "misspelt variant": ([f"{DEMO}:grop"], "'grop'", "did you mean 'grpo'?"),
     "variant of a config without": (["--config=tiny.py:grpo"], "no variants", "leave out ':grpo'"),
+    "nothing as a directory": (
+        [TINY, "--workdir="],
+        "--workdir: got nothing",
+        "a variable of the shell unset",
+    ),
+    "nothing as a file": ([TINY, "--mode=data", "--output="], "--output: got nothing", "a path"),
     # Keys and values.
     "misspelt key": ([TINY, "--config.rollout.grup_size=4"], "grup_size", "rollout.group_size"),
     "misspelt section": ([TINY, "--config.rolout.group_size=4"], "rolout", "rollout.group_size"),
@@ -226,7 +234,7 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
         [TINY, *GOOD, "--config.data.eval_problems=8", "--config.cold_start.max_steps=1"]
         + ["--config.cold_start.check_problems=99"],
         "config.cold_start.check_problems: got 99 problems",
-        "wanted at most the 8",
+        "wanted at most the 8 there are\n",
     ),
     "broken line": ([TINY, "--config.data.train=broken.jsonl"], "broken.jsonl:3", "json"),
     "empty data": (
@@ -268,6 +276,11 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
         "--output=no_files: is a directory",
         "wanted a jsonl file",
     ),
+    "kept problems over a run's config": (
+        [TINY, *GOOD, "--mode=data", "--output=other_run/config.json"],
+        "--output=other_run/config.json: is written as json lines",
+        "ends in .jsonl",
+    ),
     "kept problems into nowhere": (
         [TINY, *GOOD, "--mode=data", "--output=nowhere/kept.jsonl"],
         "is in a directory that does not exist",
@@ -296,6 +309,22 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
         [TINY, *GOOD, "--config.verifier=code"],
         "good.jsonl:1 has no tests",
         "'math'",
+    ),
+    "tests of no kind": (
+        [TINY, "--config.data.train=no_tests.jsonl", "--config.verifier=code"],
+        "no_tests.jsonl:1: problem 'no_tests:1': tests.type: got 'stdio'",
+        "check_fn, assert, stdin, call",
+    ),
+    "generator for another tokenizer": (
+        [TINY, "--mode=preflight", "--config.data.train=lists"],
+        "config.data.train: lists:",
+        "tokenizer 'char' cannot write",
+    ),
+    "given attempts at a file": (
+        [TINY, *GOOD, "--mode=preflight", "--config.eval.given_attempts=1"]
+        + ["--config.data.eval_problems=8", "--config.rollout.problems_per_step=8"],
+        "config.eval.given_attempts: got 1, wanted 0",
+        "only arithmetic",
     ),
     # Shapes and devices (eight of them here).
     "mesh of other devices": ([TINY, "--config.mesh.data=3"], "config.mesh", "8 devices"),
@@ -403,10 +432,20 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
         "checkpoint.directory",
     ),
     "init from nothing": ([TINY, "--config.init_from=nowhere"], "init_from", "run directory"),
+    "preflight from nothing": (
+        [TINY, "--mode=preflight", "--config.init_from=nowhere"],
+        "config.init_from: nowhere is not a run directory",
+        "such as runs/demo",
+    ),
     "init from another model": (
         [TINY, "--config.init_from=other_model"],
         "model.num_layers",
         "other_model",
+    ),
+    "evaluate a run with a damaged config": (
+        ["--mode=evaluate", "--workdir=bad_value_run"],
+        "bad_value_run/config.json: config.seed: got 'one'",
+        "wanted int",
     ),
     "evaluate nothing": (["--mode=evaluate", "--workdir=nowhere"], "nowhere", "a run directory"),
     "evaluate without checkpoint": (
@@ -430,6 +469,21 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
         ["--mode=compare", "other_run", "./other_run"],
         "other_run is given twice",
         "wanted different runs",
+    ),
+    "compare by a config": (
+        ["--mode=compare", "other_run", "other_model", TINY],
+        "--config=tiny.py: --mode=compare takes run directories",
+        "leave it out",
+    ),
+    "compare by a key": (
+        ["--mode=compare", "other_run", "other_model", "--config.seed=1"],
+        "--config.seed=1: --mode=compare takes run directories",
+        "leave it out",
+    ),
+    "fetch over a run": (
+        [TINY, "--mode=fetch", "--config.model.source=a/b", "--output=other_run"],
+        "--output: other_run is the directory of a run",
+        "a new directory",
     ),
     "compare what is no run": (["--mode=compare", "a_file", "b"], "a_file", "run"),
     "generate of nothing": (

@@ -179,7 +179,10 @@ def compare(
         if missing := [name for name, found in tables.items() if not all(found)]:
             notes.append(f"no archived evaluations in {', '.join(missing)}: no paired tests {at}")
         else:
-            comparisons += _with_baseline(at, tables)
+            found = _with_baseline(at, tables)
+            without = [name for name in [*tables][1:] if name not in {c.method for c in found}]
+            notes += [f"{name}: on other problems, no paired tests at {at}" for name in without]
+            comparisons += found
     heartbeat.begin("compare", "attempts at benchmarks, and paired tests")
     suites = {name: [suite_outcomes(run.path) for run in runs] for name, runs in methods.items()}
     comparisons += _with_baseline("evaluations", suites)

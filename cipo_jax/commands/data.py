@@ -4,9 +4,10 @@
 
 prints the sources with their fingerprints; how long prompts are in tokens and which share is over
 the budget; repeated questions; questions that `data.eval` or `eval.suites` also have; reference
-answers that the verifier cannot read; one base prompt and one correction prompt as the policy sees
-them. `--output=kept.jsonl` also writes the problems that `data.drop` keeps. Nothing here uses an
-accelerator. An embedded task makes any number of problems: those of the first step are checked.
+answers that the verifier cannot read, and tests that it cannot run; one base prompt and one
+correction prompt as the policy sees them. `--output=kept.jsonl` also writes the problems that
+`data.drop` keeps. Nothing here uses an accelerator. An embedded task makes any number of problems:
+those of the first step are checked.
 """
 
 import dataclasses
@@ -24,7 +25,6 @@ from cipo_jax.data.datasets import Placed
 from cipo_jax.data.decontaminate import find_duplicates
 from cipo_jax.data.prompts import PromptWriter
 from cipo_jax.data.sources import GENERATED, parse_sources
-from cipo_jax.data.tasks.generated import GeneratedProblems
 from cipo_jax.run import problems as problem_sets
 from cipo_jax.run.parts import open_prompts, open_tokenizer
 from cipo_jax.run.records.files import replacing
@@ -32,7 +32,6 @@ from cipo_jax.run.watch.heartbeat import Heartbeat
 from cipo_jax.types import Attempt, CipoError, Completion, Outcome, Problem, Verdict
 
 _SHOWN = 5  # examples of each kind of finding
-_GENERATED = 256  # problems of a generator that are checked
 _BINS, _BAR = 10, 40  # rows and width of the histogram
 
 
@@ -73,6 +72,7 @@ def inspect_data(
         unread = unread_answers(checked, config.verifier)
         answers = sum(p.problem.answer is not None for p in checked)
         _print_findings(f"answers of {name} that the verifier cannot read", unread, answers)
+        _print_tests(name, checked, config.verifier.kind)
     if fitting:
         _print_prompts(prompts, fitting[0].problem, tokenizer.show)
     else:
@@ -84,13 +84,8 @@ def inspect_data(
 
 def _looked_at(data: Data, seed: int, parts: Sequence[mixture.Part], split: str) -> list[Placed]:
     """All problems of the parts that are lists, and some of those that a generator makes."""
-    placed = problem_sets.all_placed(parts)
-    for part in parts:
-        if part.placed is None:
-            bounds = data.min_operations, data.max_operations
-            source = GeneratedProblems(GENERATED[part.name], seed, split, *bounds)
-            placed += [Placed(f"{part.name}:{p.id}", p) for p in source.batch(0, _GENERATED)]
-    return placed
+    generated = problem_sets.first_generated(data, seed, parts, split)
+    return [*problem_sets.all_placed(parts), *generated]
 
 
 def _print_sources(name: str, data: Data, parts: Sequence[mixture.Part]) -> None:
@@ -187,6 +182,18 @@ def _print_findings(title: str, lines: Sequence[str], total: int) -> None:
         print(f"  and {len(lines) - _SHOWN} more")
 
 
+def _print_tests(name: str, checked: Sequence[Placed], kind: str) -> None:
+    """The problems whose tests cannot be run; nothing where none has tests."""
+    tested = [at for at in checked if at.problem.tests is not None]
+    wrong = [
+        f"{at.where}: {why}"
+        for at in tested
+        if (why := problem_sets.malformed_tests(kind, at.problem))
+    ]
+    if tested:
+        _print_findings(f"tests of {name} that the verifier cannot run", wrong, len(tested))
+
+
 def _print_prompts(prompts: PromptWriter, problem: Problem, show: Callable) -> None:
     """A base prompt, and a correction prompt that quotes the source's own solution or "..."."""
     base = prompts.base(problem)
@@ -215,6 +222,8 @@ def _check_output(file: Path, data: Data) -> None:
     elif file.is_dir() or not file.parent.is_dir():
         place = "is a directory" if file.is_dir() else "is in a directory that does not exist"
         why = f"{place}; wanted a jsonl file in one that does"
+    elif file.suffix != ".jsonl":
+        why = "is written as json lines; wanted a name that ends in .jsonl"
     else:
         return
     raise CipoError(f"--output={file}: {why}")

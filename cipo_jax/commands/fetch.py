@@ -22,7 +22,7 @@ from pathlib import Path
 from cipo_jax.config.command_line import Invocation
 from cipo_jax.data.gguf_tokenizer import write_tokenizer
 from cipo_jax.policy.huggingface.gguf import GGUFFile, write_checkpoint
-from cipo_jax.policy.huggingface.hub import HubUnreachable, download_model
+from cipo_jax.policy.huggingface.hub import HubUnreachable, download_model, holds_run
 from cipo_jax.run.watch.heartbeat import Heartbeat
 from cipo_jax.types import CipoError
 
@@ -81,6 +81,8 @@ def fetch(
     if Path(source).is_dir():
         raise CipoError(f"config.model.source: {source!r} is a directory here, nothing to fetch")
     if (output / "config.json").is_file():
+        if holds_run(output):
+            raise CipoError(f"--output: {output} is the directory of a run; give a new directory")
         print(f"fetch    {output} holds a model already")
         return
     is_here = output.resolve() == Path.cwd()

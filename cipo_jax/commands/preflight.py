@@ -7,7 +7,7 @@
                 a loop that ends when it ends (over decode steps) counts as one turn. For GPUs also
                 the kernels that each loop launches
     memory      of a device: what its runtime, its kind or --device_memory says
-    data        opened and checked as training does; the verifier is started
+    data        opened and checked as training does, demonstrations too; the verifier is started
 
 Other sizes are compiled as well, to find the largest that fit into that memory. A run that does not
 fit is an error, which names overrides that fit, as far as `run/proposal.py` finds some. On the CPU
@@ -15,6 +15,7 @@ the compiler plans more temporaries than on accelerators (it computes bfloat16 i
 """
 
 import math
+from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import jax
@@ -23,8 +24,10 @@ from cipo_jax.config.checks import check_training
 from cipo_jax.config.command_line import Invocation
 from cipo_jax.config.keys import Config
 from cipo_jax.policy.sharding import describe
+from cipo_jax.run.cold_start import open_material
 from cipo_jax.run.devices.memory import Memory, device_memory
 from cipo_jax.run.devices.topology import topology_devices
+from cipo_jax.run.draw import check_enough
 from cipo_jax.run.memory_plan import (
     Plan,
     Shapes,
@@ -34,8 +37,9 @@ from cipo_jax.run.memory_plan import (
     make_plan,
     open_shapes,
 )
+from cipo_jax.run.parameters import check_fits
 from cipo_jax.run.parts import open_prompts, open_tokenizer
-from cipo_jax.run.problems import open_evaluation, open_training
+from cipo_jax.run.problems import evaluation_prompts, open_evaluation, open_training
 from cipo_jax.run.proposal import as_flags, propose
 from cipo_jax.run.remat import choose_remat
 from cipo_jax.run.sizes import GIB
@@ -65,12 +69,16 @@ def preflight(config: Config, topology: str | None, device_gib: float | None) ->
         raise CipoError(f"--device_memory: got {device_gib:g}, wanted GiB, a number above 0")
     check_training(config)
     check_start(config)
+    if config.init_from:
+        check_fits(Path(config.init_from), config, "config.init_from")
     _say("reading      tokenizer and data")
     prompts = open_prompts(config, open_tokenizer(config))
-    for name, opened in (
-        ("data.train", open_training(config, prompts)),
-        ("data.eval", open_evaluation(config)),
-    ):
+    training, evaluation = open_training(config, prompts), open_evaluation(config)
+    check_enough(training.source, config.rollout.problems_per_step)
+    evaluation_prompts(config, evaluation, prompts)
+    if config.cold_start.max_steps and not config.init_from:
+        open_material(config, prompts)
+    for name, opened in (("data.train", training), ("data.eval", evaluation)):
         for source, facts in opened.fingerprints.items():
             _say(f"{name:12} {source}: {facts['problems'] or 'unlimited'} problems")
     with open_pool(config.verifier) as pool:

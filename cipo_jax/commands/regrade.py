@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from cipo_jax.config.command_line import Invocation
 from cipo_jax.config.keys import Verifier
+from cipo_jax.run.problems import needed_but_missing
 from cipo_jax.run.records.archive import archived_problem, read_attempts
 from cipo_jax.run.records.files import replacing
 from cipo_jax.run.records.terminal import printable
@@ -73,6 +74,11 @@ def regrade(workdir: Path, verifier: Verifier, heartbeat: Heartbeat | None = Non
         wanted = "runs write them with config.log.archive=True"
         raise CipoError(f"--workdir={workdir}: has no archived attempts; {wanted}")
     is_run = (workdir / "config.json").is_file()  # else the results of an evaluation
+    if is_run and (missing := needed_but_missing(verifier.kind, archived_problem(first))):
+        raise CipoError(
+            f"config.verifier.kind: got {verifier.kind!r}, but the problems of {workdir} have no "
+            f"{' and no '.join(missing)}; wanted a verifier for such problems"
+        )
     confusion: collections.Counter[tuple[Outcome, Outcome]] = collections.Counter()
     examples: list[dict[str, Any]] = []
     path = workdir / REGRADE_FILE

@@ -74,11 +74,19 @@ def check_combinations(c: Config) -> None:
     check_loss(c.algorithm)
     if c.algorithm.overlong == "soft":
         check_overlong_buffer(c.algorithm.overlong_buffer, c.data.max_completion_tokens)
+    elif c.algorithm.overlong_buffer:
+        wanted = f"0 with overlong={c.algorithm.overlong!r}: it is of the penalty of 'soft'"
+        _refuse(c, "algorithm.overlong_buffer", wanted)
     groups = c.rollout.problems_per_step
     if c.batch.minibatches > groups:
         wanted = f"<= rollout.problems_per_step = {groups}: groups are dealt to minibatches whole"
         _refuse(c, "batch.minibatches", wanted)
-    check_schedule(c.optimizer.schedule, c.optimizer.warmup_steps, c.optimizer.decay_steps)
+    o = c.optimizer
+    check_schedule(o.schedule, o.warmup_steps, o.decay_steps)
+    for key in ("decay_steps", "final_share"):
+        if o.schedule == "constant" and getattr(o, key):
+            wanted = "0 with schedule='constant', which does not decay; or 'linear' or 'cosine'"
+            _refuse(c, f"optimizer.{key}", wanted)
 
     # What is measured of the completions that an evaluation draws.
     if not all(1 <= k <= c.eval.samples for k in c.eval.pass_at):
@@ -88,14 +96,23 @@ def check_combinations(c: Config) -> None:
     if c.eval.correction_rounds > 1 and not c.eval.corrected_attempts:
         wanted = "1 with eval.corrected_attempts = 0, which leaves nothing to correct"
         _refuse(c, "eval.correction_rounds", wanted)
+    if c.eval.released_until and c.eval.released_from > c.eval.released_until:
+        wanted = f"a date up to eval.released_until = {c.eval.released_until}"
+        _refuse(c, "eval.released_from", wanted)
+    if c.log.on_recompile == "stop" and c.log.max_compiles_after_warmup < 0:
+        wanted = "'warn' with log.max_compiles_after_warmup = -1, which allows any number"
+        _refuse(c, "log.on_recompile", wanted)
 
 
 def check_training(c: Config) -> None:
-    """Refuses sampling that the policy gradient does not account for.
+    """Refuses what cannot be meant in training, such as sampling that the policy gradient does not
+    account for.
 
     Raises:
-      CipoError: temperature 0, or a truncated distribution.
+      CipoError: temperature 0, a truncated distribution, or a profile of steps that there are not.
     """
+    if c.log.profile_steps and c.log.profile_steps[0] > c.num_steps:
+        _refuse(c, "log.profile_steps", f"steps of the run, up to num_steps = {c.num_steps}")
     if c.sampling.temperature == 0:
         _refuse(
             c,

@@ -134,6 +134,15 @@ def parse(argv: Sequence[str], modes: Sequence[Mode]) -> Invocation:
         raise CipoError(_about_flag(error, modes)) from error
     mode = next(m for m in modes if m.name == first["mode"].value)
     config_file, workdir = first["config"].value or "", _in_home(first["workdir"].value)
+    for name in ("config", "workdir", *_PATHS):
+        if first[name].value == "":
+            raise CipoError(
+                f"--{name}: got nothing, wanted a path; is a variable of the shell unset?"
+            )
+    if mode.takes_paths and (given := _config_arguments(argv, config_file)):
+        raise CipoError(
+            f"{given[0]}: --mode={mode.name} takes run directories, and no config; leave it out"
+        )
     check_file(config_file)
     check_study(config_file, mode.takes_study)
     if "://" in (workdir or ""):
@@ -253,7 +262,13 @@ def _config_of_run(mode: Mode, workdir: str | None) -> ConfigDict | None:
     if not mode.takes_run or not workdir:
         return None
     file = Path(workdir) / "config.json"
-    return ConfigDict(dataclasses.asdict(resolve(read_resolved(file)))) if file.is_file() else None
+    if not file.is_file():
+        return None
+    values = read_resolved(file)
+    try:
+        return ConfigDict(dataclasses.asdict(resolve(values)))
+    except CipoError as error:
+        raise CipoError(f"{file}: {error}") from error
 
 
 def _check_overrides(argv: Sequence[str]) -> None:

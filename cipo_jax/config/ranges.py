@@ -9,6 +9,7 @@ what relates several keys in `checks.py`.
 """
 
 import dataclasses
+import datetime
 import difflib
 import re
 import types
@@ -41,6 +42,13 @@ def _matching(wanted: str, pattern: str) -> Allowed:
     return Allowed(wanted, lambda text: re.fullmatch(pattern, text) is not None)
 
 
+def _is_date_or_nothing(text: str) -> bool:
+    try:
+        return not text or datetime.date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
+
+
 _T = TypeVar("_T")  # Positive[int] or Positive[float]
 
 Positive = Annotated[_T, Allowed("a value > 0", lambda v: v > 0)]
@@ -64,7 +72,7 @@ StepRange = Annotated[
 Directory = Annotated[
     str, _matching("a directory, a bucket as gs://bucket/path, or nothing", r"(?!\w+://).*|gs://.+")
 ]
-Date = Annotated[str, _matching("a date such as 2024-08-01, or nothing", r"(\d{4}-\d{2}-\d{2})?")]
+Date = Annotated[str, Allowed("a date such as 2024-08-01, or nothing", _is_date_or_nothing)]
 DirectoryName = Annotated[
     str, _matching("a name for a directory, or nothing", r"([\w.+-]*\w[\w.+-]*)?")
 ]

@@ -152,7 +152,7 @@ class ListedProblems(_EpochShuffled[Problem]):
         """
         if not 0 <= n <= len(self._items):
             count = len(self._items)
-            raise CipoError(f"got {n} problems, wanted at most the {count} there are, or 0 for all")
+            raise CipoError(f"got {n} problems, wanted at most the {count} there are")
         return self._items[:n] if n else list(self._items)
 
 

@@ -93,6 +93,8 @@ def read_file(path: str | Path) -> Iterator[Row]:
         rows = _json(content, str(file), cut=True) if content.strip() else []
         if not isinstance(rows, list):
             raise CipoError(f"{file}: got {type(rows).__name__}, wanted a json list of objects")
+        if content.strip() and not rows:
+            raise CipoError(f"{file}: got an empty list, wanted a json list of objects")
         for number, columns in enumerate(rows, start=1):
             found = True
             yield _row(f"{file}:item {number}", columns)

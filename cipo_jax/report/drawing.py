@@ -85,7 +85,8 @@ def draw(plot: Plot, curves: Sequence[Curve], breaches: Sequence[Breach]) -> Dra
         if plot.x == "k":
             axes.set_xscale("log", base=2)
         if len({x for curve in curves for x in curve.x}) == 1:
-            axes.set_xlim(curves[0].x[0] - 1, curves[0].x[0] + 1)
+            alone = curves[0].x[0]
+            axes.set_xlim(*((alone / 2, alone * 2) if plot.x == "k" else (alone - 1, alone + 1)))
         if plot.stacked:
             _draw_stacked(axes, plot, curves, paint)
         else:

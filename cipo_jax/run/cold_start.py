@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from cipo_jax.config.keys import ColdStart, Config
 from cipo_jax.data.datasets import DemonstrationSource, open_demonstrations
+from cipo_jax.data.prompts import PromptWriter
 from cipo_jax.data.tasks.generated import TrueLines
 from cipo_jax.policy.model import Params
 from cipo_jax.policy.random_keys import random_key
@@ -46,7 +47,7 @@ class Material:
     true_lines: TrueLines | None = None
 
 
-def open_material(config: Config, parts: Parts) -> Material:
+def open_material(config: Config, prompts: PromptWriter) -> Material:
     """Opens both, so that mistakes in them are found before a run begins.
 
     Raises:
@@ -70,15 +71,15 @@ def open_material(config: Config, parts: Parts) -> Material:
             practice_share=cs.practice_share,
         )
         for demonstration in demonstrations.batch(0, cs.batch_size):
-            parts.prompts.demonstration(demonstration)
+            prompts.demonstration(demonstration)
     except CipoError as error:
         if str(error).startswith("config."):
             raise
         raise CipoError(f"config.cold_start.demonstrations: {error}") from error
-    held_out = open_training(config, parts.prompts, "dev")
+    held_out = open_training(config, prompts, "dev")
     problems = held_out.first(cs.check_problems, "cold_start.check_problems")
-    prompts = [parts.prompts.base(problem) for problem in problems]
-    return Material(demonstrations, prompts, true_lines)
+    asked = [prompts.base(problem) for problem in problems]
+    return Material(demonstrations, asked, true_lines)
 
 
 def cold_start(

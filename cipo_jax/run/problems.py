@@ -1,13 +1,15 @@
 """The problems of a run: read, checked, cleaned and identified, before an accelerator is touched.
 
 A training problem whose prompt exceeds the budget, or cannot be written by the tokenizer, would end
-a run at the step that draws it; here it is found at the start. `config.data.drop` leaves out what
-is too long, repeated, or also in the evaluation data. How each is found is decided in `data/`;
+a run at the step that draws it; here it is found at the start (of a generator, if it is among its
+first problems). `config.data.drop` leaves out what is too long, repeated, or also in the evaluation
+data. How each is found is decided in `data/`;
 `commands/data.py` reports the same findings.
 """
 
 import collections
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +24,9 @@ from cipo_jax.data.prompts import PromptWriter
 from cipo_jax.data.sources import GENERATED, check_sources
 from cipo_jax.data.tasks.generated import TrueLines, given_solutions
 from cipo_jax.types import Attempt, CipoError, Completion, Outcome, Problem, Prompt, Verdict
+from cipo_jax.verifiers.code.tests import checked_tests
+
+GENERATED_CHECKED = 256  # problems of a generator at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +84,10 @@ def open_training(config: Config, prompts: PromptWriter, split: str = "train") -
     """
     parts = load_training(config.data, config.seed, split)
     reasons = find_reasons(config.data, config.eval, parts, prompts)
+    # Those of "dev" are like them, and take longer to find.
+    for at in first_generated(config.data, config.seed, parts, split) if split == "train" else ():
+        if (length := _length(at, prompts)) > config.data.max_prompt_tokens:
+            raise _over_budget(at, length, config.data, "or lower config.data.max_operations")
     kept, dropped = drop(parts, reasons)
     if dropped and split == "train":
         left = sum(len(part.placed or ()) for part in kept)
@@ -99,6 +108,26 @@ def open_evaluation(config: Config) -> ProblemSet:
     source = open_mixture(parts, config.seed, task_split)
     _check_judged(config.verifier.kind, parts, source, "data.eval")
     return ProblemSet(source, {}, fingerprints(parts, task_split))
+
+
+def evaluation_prompts(
+    config: Config, opened: ProblemSet, prompts: PromptWriter
+) -> tuple[list[Prompt], list[Attempt]]:
+    """What a run's own evaluations ask: prompts, and the given attempts that are to be corrected.
+
+    Args:
+      opened: as `open_evaluation`.
+
+    Raises:
+      CipoError: too few problems, a prompt that is too long or cannot be written, or no given
+        attempts can be made.
+    """
+    problems = opened.first(config.data.eval_problems, "data.eval_problems")
+    try:
+        asked = [prompts.base(problem) for problem in problems]
+    except CipoError as error:
+        raise CipoError(f"config.data.eval: {error}") from error
+    return asked, given_attempts(config.data.eval, config.eval.given_attempts, asked)
 
 
 def given_attempts(name: str, wrong: int, prompts: Sequence[Prompt]) -> list[Attempt]:
@@ -188,23 +217,16 @@ def find_reasons(
     if "duplicates" in d.drop:
         for position, _ in find_duplicates([p.problem.question for p in placed]):
             reasons.setdefault(placed[position].problem.id, "duplicates")
-    for where, problem in placed:
-        if problem.id in reasons:
+    for at in placed:
+        if at.problem.id in reasons:
             continue
-        try:
-            length, _ = prompts.lengths(problem)
-        except CipoError as error:
-            raise CipoError(f"config.data.train: {where}: {error}") from error
+        length = _length(at, prompts)
         if length <= d.max_prompt_tokens:
             continue
         if "too_long" not in d.drop:
-            raise CipoError(
-                f"config.data.train: {where}: the prompt of problem {problem.id!r} takes {length} "
-                f"tokens, the budget is config.data.max_prompt_tokens = {d.max_prompt_tokens}; "
-                "raise it, or leave such problems out by --config.data.drop=\"('too_long',)\" "
-                "(--mode=data shows how many there are)"
-            )
-        reasons[problem.id] = "too_long"
+            way = "or leave such problems out by --config.data.drop=\"('too_long',)\" "
+            raise _over_budget(at, length, d, f"{way}(--mode=data shows how many there are)")
+        reasons[at.problem.id] = "too_long"
     return reasons
 
 
@@ -234,9 +256,40 @@ def shown_counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.items())
 
 
+def needed_but_missing(kind: str, problem: Problem) -> tuple[str, ...]:
+    """The fields of which a verifier needs one, if the problem has none of them."""
+    by_kind = {"math": ("answer",), "code": ("tests",), "auto": ("answer", "tests")}
+    fields = by_kind.get(kind, ())  # your own function may need anything
+    return () if any(getattr(problem, field) is not None for field in fields) else fields
+
+
+def malformed_tests(kind: str, problem: Problem) -> str:
+    """Why a verifier of programs cannot run the problem's tests; "" if it can, or does not."""
+    if kind in ("code", "auto") and problem.tests is not None:
+        try:
+            checked_tests(problem)
+        except CipoError as error:
+            return str(error)
+    return ""
+
+
 def all_placed(parts: Sequence[Part]) -> list[Placed]:
     """The problems of all parts that have an end."""
     return [placed for part in parts for placed in part.placed or ()]
+
+
+def first_generated(data: Data, seed: int, parts: Sequence[Part], split: str) -> list[Placed]:
+    """Some problems of each part that has no end, by which it is checked."""
+    found = []
+    for part in parts:
+        if part.placed is None:
+            source = open_mixture(
+                [dataclasses.replace(part, weight=None)], seed, _task_split(data, split)
+            )
+            # Those of the first step; `batch` would ask for as many different ones.
+            first = itertools.islice(source.offer(0, 0), GENERATED_CHECKED)
+            found += [Placed(f"{part.name}:{p.id}", p) for p in first]
+    return found
 
 
 def overlap(data: Data, evaluation: Eval, placed: Sequence[Placed]) -> list[Match]:
@@ -256,17 +309,37 @@ def overlap(data: Data, evaluation: Eval, placed: Sequence[Placed]) -> list[Matc
 
 def _check_judged(kind: str, parts: Sequence[Part], source: ProblemSource, key: str) -> None:
     """Refuses problems without what the verifier needs."""
-    by_kind = {"math": ("answer",), "code": ("tests",), "auto": ("answer", "tests")}
-    fields = by_kind.get(kind, ())  # your own function may need anything
     found = [(p.where, p.problem) for p in all_placed(parts)]
     for where, problem in found or [("its first problem", source.first(1)[0])]:
-        if fields and all(getattr(problem, field) is None for field in fields):
+        if missing := needed_but_missing(kind, problem):
             raise CipoError(
                 f"config.verifier.kind: got {kind!r}, but in config.{key} {where} "
-                f"has no {' and no '.join(fields)}; wanted a verifier for such problems ('math' "
+                f"has no {' and no '.join(missing)}; wanted a verifier for such problems ('math' "
                 "needs answers, 'code' tests, 'auto' one of them), or the column's name in "
                 "config.data.answer_column or config.data.tests_column"
             )
+        if wrong := malformed_tests(kind, problem):
+            raise CipoError(f"config.{key}: {where}: {wrong}")
+
+
+def _length(at: Placed, prompts: PromptWriter) -> int:
+    """The tokens of a training problem's base prompt.
+
+    Raises:
+      CipoError: one of its prompts cannot be written.
+    """
+    try:
+        return prompts.lengths(at.problem)[0]
+    except CipoError as error:
+        raise CipoError(f"config.data.train: {at.where}: {error}") from error
+
+
+def _over_budget(at: Placed, length: int, data: Data, way: str) -> CipoError:
+    return CipoError(
+        f"config.data.train: {at.where}: the prompt of problem {at.problem.id!r} takes {length} "
+        f"tokens, the budget is config.data.max_prompt_tokens = {data.max_prompt_tokens}; raise "
+        f"it, {way}"
+    )
 
 
 def _columns(d: Data) -> Columns:

@@ -177,6 +177,16 @@ def test_runs_without_an_archive_say_so(tmp_path: Path) -> None:
     assert json.loads((written / "comparison.json").read_text()) == []
 
 
+def test_runs_with_other_problems_are_not_paired_and_that_is_said(tmp_path: Path) -> None:
+    one = make_run(tmp_path / "one", 10, {4: 0.5})
+    other = make_run(tmp_path / "other", 10, {4: 0.5}, num_steps=61)
+    AttemptArchive(other).write("eval", 4, [attempt(PROBLEMS + i, True) for i in range(PROBLEMS)])
+    assert compare([one, other], tmp_path / "out") == []
+    text = (tmp_path / "out" / "comparison.md").read_text()
+    for at in ("equal steps", "equal tokens"):
+        assert f"other: on other problems, no paired tests at {at}" in text
+
+
 def test_mistakes_are_named(tmp_path: Path) -> None:
     run = make_run(tmp_path / "a", 100, {4: 0.5})
     with pytest.raises(CipoError, match="got 1 run directories"):

@@ -115,6 +115,14 @@ def test_a_failed_regrade_leaves_the_earlier_one(tmp_path: Path) -> None:
     assert lines(tmp_path) == before
 
 
+def test_a_verifier_that_needs_what_is_not_there_is_refused(tmp_path: Path) -> None:
+    AttemptArchive(tmp_path).write("eval", 0, [attempt(SUM, "2", Outcome.WRONG)])
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(CipoError, match=r"kind: got 'code', but the problems of .* have no tests"):
+        regrade(tmp_path, Verifier(kind="code", workers=1))
+    assert not (tmp_path / "regrade.jsonl").exists()
+
+
 def test_a_run_without_an_archive_is_named(tmp_path: Path) -> None:
     with pytest.raises(CipoError, match="has no archived attempts"):
         regrade(tmp_path, Verifier(workers=1))

@@ -245,6 +245,18 @@ def test_no_number_may_be_nan_or_infinite(key: str, value: str) -> None:
             "eval.correction_rounds",
             "nothing to correct",
         ),
+        ({"eval__released_from": "2024-13-45"}, "eval.released_from", "a date such as"),
+        ({"eval__released_until": "24-01-01"}, "eval.released_until", "a date such as"),
+        (
+            {"eval__released_from": "2025-01-01", "eval__released_until": "2024-12-31"},
+            "eval.released_from",
+            "up to eval.released_until = 2024-12-31",
+        ),
+        # Without effect.
+        ({"algorithm__overlong_buffer": 8}, "algorithm.overlong_buffer", "overlong='keep'"),
+        ({"optimizer__decay_steps": 90}, "optimizer.decay_steps", "does not decay"),
+        ({"optimizer__final_share": 0.1}, "optimizer.final_share", "does not decay"),
+        ({"log__on_recompile": "stop"}, "log.on_recompile", "max_compiles_after_warmup = -1"),
     ],
 )
 def test_values_out_of_range_or_at_odds_are_refused(values: dict, key: str, wanted: str) -> None:
@@ -266,6 +278,9 @@ def test_values_out_of_range_or_at_odds_are_refused(values: dict, key: str, want
         {"correction__band_low": 0.75},
         {"eval__every": 0, "eval__corrected_attempts": 8, "eval__pass_at": ()},
         {"verifier__kind": "my_package.judge:verify"},
+        {"eval__released_from": "2024-02-29", "eval__released_until": "2024-02-29"},
+        {"eval__released_from": "2024-02-29"},
+        {"log__on_recompile": "stop", "log__max_compiles_after_warmup": 0},
     ],
 )
 def test_what_looks_like_it_and_works_is_accepted(values: dict) -> None:
@@ -365,6 +380,12 @@ def test_training_refuses_sampling_that_biases_the_ratio(key: str, value: Any, r
     config = resolve(nested(**{f"sampling__{key}": value}))
     with pytest.raises(CipoError, match=rf"config\.sampling\.{key}: got {value}, .*{reason}"):
         check_training(config)
+
+
+def test_steps_to_profile_are_steps_of_the_run() -> None:
+    check_training(resolve(nested(num_steps=8, log__profile_steps=(8, 9))))
+    with pytest.raises(CipoError, match=r"profile_steps: got \(9, 9\), .* num_steps = 8"):
+        check_training(resolve(nested(num_steps=8, log__profile_steps=(9, 9))))
 
 
 def test_training_takes_what_does_not_bias() -> None:

@@ -58,6 +58,11 @@ def test_a_cut_gzip_file_and_a_missing_one_are_named(tmp_path: Path) -> None:
         list(read_file(path))
     with pytest.raises(CipoError, match=r"rows\.jsonl\.gz: cannot be read: Not a gzipped"):
         list(read_file(written(tmp_path, GOOD, "rows.jsonl.gz")))
+
+
+def test_an_empty_list_is_said_to_be_one(tmp_path: Path) -> None:
+    with pytest.raises(CipoError, match=r"rows\.json: got an empty list, wanted a json list of"):
+        list(read_file(written(tmp_path, b"[]\n", "rows.json")))
     with pytest.raises(CipoError, match=r"nowhere\.jsonl: cannot be read"):
         list(read_file(tmp_path / "nowhere.jsonl"))
 

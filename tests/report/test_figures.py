@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 
 from cipo_jax.report.drawing import Breach, tick_labels
-from cipo_jax.report.figures import Figure, figure, methods_figure, pass_at_k_figure
+from cipo_jax.report.figures import (
+    Figure,
+    estimates_figure,
+    figure,
+    methods_figure,
+    pass_at_k_figure,
+)
 from cipo_jax.report.plots import Plot
 
 
@@ -93,6 +99,14 @@ def test_pass_at_k_is_drawn_before_and_after_with_intervals() -> None:
     assert made.curves[0].high.max() == 1.0
     assert {"1", "4", "16"} <= set(texts(made))
     assert pass_at_k_figure([first], names[:2]) is None
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("x", ["k", "step"])
+def test_a_single_point_has_its_number_at_the_axis(x: str) -> None:
+    made = estimates_figure(Plot("t", {}, x=x), {"cipo": ([1], [(0.5, 0.4, 0.6)])})
+    left, right = json.loads(made.hover)["box"][4:]
+    assert left < 1 < right and "1" in texts(made)
 
 
 def test_a_pointer_finds_what_is_drawn() -> None:

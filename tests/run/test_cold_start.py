@@ -28,6 +28,6 @@ def test_both_shares_have_to_be_reached(wanted, found, enough) -> None:
 @pytest.mark.parametrize("source", ["programs", "guess=0.5,arithmetic=0.5"])
 def test_lines_that_nobody_can_check_are_not_waited_for(source: str) -> None:
     config = Config(data=Data(train=source), cold_start=ColdStart(stop_at_lines_true=0.95))
-    parts: Any = None  # it would fail
+    prompts: Any = None  # it would fail
     with pytest.raises(CipoError, match=r"stop_at_lines_true: got 0.95, wanted 0 with .*train="):
-        open_material(config, parts)
+        open_material(config, prompts)

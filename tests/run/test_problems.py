@@ -1,5 +1,6 @@
 """Bad problems are found at the start, and left out only where the config says so."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from cipo_jax.config import default_config
-from cipo_jax.config.keys import Config
+from cipo_jax.config.keys import Config, Verifier
 from cipo_jax.config.resolve import resolve
 from cipo_jax.data.prompts import PromptWriter
 from cipo_jax.data.tasks.generated import split_of
@@ -95,6 +96,55 @@ def test_a_prompt_that_cannot_be_written_is_refused_with_its_line(files: tuple[P
     c = config(files)
     with pytest.raises(CipoError, match=r"train.jsonl:1: tokenizer 'char' cannot write"):
         problem_sets.open_training(c, prompts_of(c, "char"))
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("lists", r"lists:.*: tokenizer 'char' cannot write the character ':'"),
+        ("lists=0.1,arithmetic=0.9", r"lists:.*: tokenizer 'char' cannot write"),
+        ("arithmetic", r"arithmetic:.* tokens.*max_prompt_tokens = 20.*max_operations"),
+    ],
+)
+def test_a_generator_is_looked_at_as_well(source: str, message: str) -> None:
+    """Else the run would end at the step that draws such a problem."""
+    raw = default_config()
+    raw.data.train, raw.data.max_prompt_tokens = source, 20
+    c = resolve(raw)
+    with pytest.raises(CipoError, match=f"config.data.train: {message}"):
+        problem_sets.open_training(c, prompts_of(c, "char"))
+
+
+def test_a_generator_of_few_problems_is_looked_at_as_far_as_they_go() -> None:
+    raw = default_config()
+    raw.data.train, raw.data.tokenizer = "programs", "char_code"
+    raw.data.min_operations = raw.data.max_operations = 1
+    raw.verifier.kind = "code"
+    c = resolve(raw)
+    parts = problem_sets.load_training(c.data, c.seed)
+    looked_at = problem_sets.first_generated(c.data, c.seed, parts, "train")
+    assert 20 < len(looked_at) < problem_sets.GENERATED_CHECKED
+    problem_sets.open_training(c, prompts_of(c, "char_code"))
+
+
+@pytest.mark.parametrize(
+    ("tests", "wrong"),
+    [
+        ({"type": "stdio", "cases": []}, "tests.type: got 'stdio', wanted one of check_fn, assert"),
+        ({"type": "stdin", "cases": [{"in": "1"}]}, "wanted an input .text. and an output"),
+        ({"type": "call", "cases": ["1"]}, "wanted an input .a list of arguments. and an output"),
+    ],
+)
+def test_tests_that_cannot_be_run_are_refused_with_their_line(
+    files: tuple[Path, Path], tests: dict[str, Any], wrong: str
+) -> None:
+    rows = [{"question": text, "tests": tests, "answer": "1"} for text in "ab"]
+    files[0].write_text("".join(json.dumps(row) + "\n" for row in rows))
+    c = config(files)
+    problem_sets.open_training(c, prompts_of(c))  # "math" runs none
+    c = dataclasses.replace(c, verifier=Verifier(kind="code"))
+    with pytest.raises(CipoError, match=rf"config.data.train: .*train.jsonl:1: problem .*{wrong}"):
+        problem_sets.open_training(c, prompts_of(c))
 
 
 def test_nothing_left_is_refused(files: tuple[Path, Path]) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from cipo_jax.commands.study.plan import FINAL, RESULTS, read_timing
+from cipo_jax.commands.study.plan import FINAL, RESULTS, read_object, read_results, read_timing
 from cipo_jax.config.resolve import read_resolved, resolve
 from cipo_jax.data.sources import GENERATED
 from cipo_jax.run.comparison import is_judged, learning_curve, stream_of
@@ -86,15 +86,15 @@ def measure_run(directory: Path) -> Record:
       "round_r_tokens" (of the attempts and all their corrections).
 
     Raises:
-      CipoError: there is no evaluation, or its archive is damaged.
+      CipoError: there is no evaluation, or its results or its archive are damaged.
     """
     kept, made_from = directory / _RECORD, directory / RESULTS
     if kept.is_file() and kept.stat().st_mtime_ns > made_from.stat().st_mtime_ns:
-        record = json.loads(kept.read_text())
+        record = read_object(kept)
         if record.get("format") == _FORMAT:
             return record
     config = resolve(read_resolved(directory / "config.json"))
-    step = json.loads(made_from.read_text())["step"]
+    step = read_results(directory)["step"]
     train = [line for line in read_metrics(directory) if line["phase"] == "train"]
     timing = read_timing(directory)
     problems = open_evaluation(config).first(config.data.eval_problems, "data.eval_problems")

@@ -233,7 +233,28 @@ def sampled_tokens(directory: Path) -> tuple[int, float]:
 def read_timing(directory: Path) -> dict[str, Any]:
     """{"command", "seconds", "evaluated"} of a run that a study has started, the last once it was;
     {} without."""
+    return read_object(directory / TIMING)
+
+
+def read_results(directory: Path) -> dict[str, Any]:
+    """The results of a run's last evaluation: "step", and "suites" by name.
+
+    Raises:
+      CipoError: there are none, or the file is damaged.
+    """
+    results = read_object(directory / RESULTS)
+    if not isinstance(results.get("step"), int):
+        raise CipoError(
+            f"{directory / RESULTS}: is not what an evaluation writes; remove {directory / FINAL}, "
+            "and the study evaluates the run again"
+        )
+    return results
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """The json object in a file; {} where there is none."""
     try:
-        return json.loads((directory / TIMING).read_text())
+        content = json.loads(file.read_text())
     except (OSError, ValueError):
         return {}
+    return content if isinstance(content, dict) else {}

@@ -22,7 +22,6 @@ This process takes no accelerator: the runs need the whole machine.
 import concurrent.futures
 import contextlib
 import fcntl
-import json
 import os
 import shlex
 import shutil
@@ -42,6 +41,7 @@ from cipo_jax.commands.study.plan import (
     Study,
     load_study,
     plan,
+    read_results,
     read_timing,
     run_arguments,
 )
@@ -195,9 +195,9 @@ def is_finished(run: PlannedRun, study: Study, wanted: Config) -> bool:
     """Whether the run was trained with exactly this config, and evaluated as the study wants. Of an
     evaluation of an earlier version only the samples are known."""
     try:
-        samples = json.loads((run.directory / RESULTS).read_text())["suites"]["eval"]["samples"]
+        samples = read_results(run.directory)["suites"]["eval"]["samples"]
         saved = resolve(read_resolved(run.directory / "config.json"))
-    except (OSError, ValueError, KeyError):
+    except (CipoError, KeyError, TypeError):
         return False
     evaluated = {"samples": samples} | read_timing(run.directory).get("evaluated", {})
     settings = _evaluation_settings(study)

@@ -81,6 +81,15 @@ def download_model(source: str, directory: Path) -> None:
     _download(source, directory)
 
 
+def holds_run(directory: Path) -> bool:
+    """Whether the config.json of a directory is that of a run, not of a model.
+
+    Raises:
+      CipoError: it cannot be read.
+    """
+    return "model.source" in read_json(directory / "config.json")  # a key of this program's configs
+
+
 def _require_model(source: str, directory: Path) -> None:
     """Refuses a directory without a model's config.json. Plans need no weights: these are looked
     for where they are read (`load`)."""
@@ -91,7 +100,7 @@ def _require_model(source: str, directory: Path) -> None:
             "Face format: config.json, model.safetensors or model.safetensors.index.json with "
             "its parts, and for data.tokenizer='' tokenizer.json or the like"
         )
-    if "model.source" in read_json(directory / "config.json"):  # a key of this program's configs
+    if holds_run(directory):
         raise CipoError(
             f"config.model.source: {source!r} is the directory of a run, wanted a model; "
             "--mode=export writes a run's parameters as one, and --config.init_from takes a run"

@@ -45,11 +45,17 @@ import numpy as np
 
 from cipo_jax.data.prompts import CUT_MARK, quoted_text
 from cipo_jax.run.records.files import explained, replacing
-from cipo_jax.types import Attempt, CipoError, Problem
+from cipo_jax.types import Attempt, CipoError, Outcome, Problem
 
 ATTEMPTS_DIR = "attempts"
 _SUFFIX = ".jsonl.gz"
 _OF_PROBLEM = ("tests", "meta")
+# Fields that files of every version have.
+_NEEDED = (
+    *("phase", "step", "index", "stream", "problem_id", "question", "answer", "text"),
+    *("outcome", "extracted", "anchor"),
+)
+_OUTCOMES = tuple(Outcome)
 CHECKED_BYTES = 64_000_000  # of files, compressed, that `check_archive` reads: some seconds
 _MEND = "remove the file, or restore it"
 
@@ -99,7 +105,7 @@ def read_attempts(
       steps: only these steps; None for all. Steps come in ascending order within a phase.
 
     Raises:
-      CipoError: a file is damaged; the message names it.
+      CipoError: a file is damaged, or a line in it is no attempt; the message names it.
     """
     for name, step, path in _files(workdir):
         if phase not in (None, name) or not (steps is None or step in steps):
@@ -107,13 +113,30 @@ def read_attempts(
         try:
             with io.TextIOWrapper(_opened(path), encoding="ascii") as lines:
                 known: dict[str, dict[str, Any]] = {}
-                for record in map(json.loads, lines):
+                for number, record in enumerate(map(json.loads, lines), 1):
+                    if wrong := _fault(record):
+                        raise ValueError(f"line {number} {wrong}")
                     own = {name: record.get(name) for name in _OF_PROBLEM}
                     yield record | known.setdefault(record["problem_id"], own)
         except (OSError, EOFError, ValueError, KeyError, TypeError, zlib.error) as error:
             raise CipoError(
                 f"{path}: the archived attempts cannot be read ({error}); {_MEND}"
             ) from error
+
+
+def _fault(record: Any) -> str:
+    """Why a line is not the record of an attempt, or ""."""
+    if not isinstance(record, dict):
+        return "is not a json object"
+    if missing := [name for name in _NEEDED if name not in record]:
+        return f"has no {missing[0]}"
+    anchor = record["anchor"]
+    if anchor is not None and not (isinstance(anchor, dict) and "outcome" in anchor):
+        return f"has the anchor {anchor!r:.40}"
+    outcomes = [record["outcome"], *([anchor["outcome"]] if anchor else [])]
+    if unknown := [outcome for outcome in outcomes if outcome not in _OUTCOMES]:
+        return f"has the outcome {unknown[0]!r:.40}, wanted one of {', '.join(_OUTCOMES)}"
+    return ""
 
 
 def archived_problem(record: Mapping[str, Any]) -> Problem:

@@ -37,7 +37,9 @@ def explained(where: Path | str) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _LASTING:
             raise
-        raise CipoError(f"{error.filename or where}: {_advice(error)}") from error
+        # Of a renaming the second name is that of the file, the first one is temporary.
+        named = error.filename2 or error.filename or where
+        raise CipoError(f"{named}: {_advice(error)}") from error
 
 
 def _advice(error: OSError) -> str:

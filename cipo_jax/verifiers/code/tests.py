@@ -73,7 +73,7 @@ def verify_code(
     Raises:
       CipoError: the test specification is malformed.
     """
-    tests = _checked(problem)
+    tests = checked_tests(problem)
     programs = code_program.readings(problem, text)
     if programs is None:
         return Verdict(Outcome.NO_ANSWER, detail="no program in the completion")
@@ -351,8 +351,12 @@ def _ending(status: int, errors: str) -> str:
     return _without_module(f"{how}: {last}") if last else how
 
 
-def _checked(problem: Problem) -> Mapping[str, Any]:
-    """The test specification, of the right shape."""
+def checked_tests(problem: Problem) -> Mapping[str, Any]:
+    """The test specification of a problem that has one.
+
+    Raises:
+      CipoError: it is malformed.
+    """
     tests = problem.tests
     if not isinstance(tests, Mapping) or tests.get("type") not in _KINDS:
         got = tests.get("type") if isinstance(tests, Mapping) else tests
@@ -366,7 +370,8 @@ def _checked(problem: Problem) -> Mapping[str, Any]:
             )
     wanted_input = str if tests["type"] == "stdin" else list
     for case in tests.get("cases", ()):
-        if not isinstance(case.get("input"), wanted_input) or "output" not in case:
+        is_case = isinstance(case, Mapping) and "output" in case
+        if not is_case or not isinstance(case.get("input"), wanted_input):
             raise CipoError(
                 f"problem {problem.id!r}: tests.cases: got {case!r:.80}, wanted an input "
                 f"({'text' if wanted_input is str else 'a list of arguments'}) and an output"

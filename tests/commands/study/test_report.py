@@ -285,6 +285,16 @@ def test_an_evaluation_without_attempts_is_an_error(tmp_path: Path) -> None:
         measure_run(run)
 
 
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"step": "last"}'])
+def test_damaged_results_are_named(tmp_path: Path, content: str) -> None:
+    run = make_run(tmp_path / "run", 0, [1, 1, 1, 1], keeps=True, fixes=True)
+    (run / FINAL / "results.json").write_text(content)
+    (run / FINAL / "measures.json").write_text("[]")  # newer, and damaged as well
+    (run / "study.json").write_text("[]")
+    with pytest.raises(CipoError, match=r"final/results.json: is not what an evaluation writes; "):
+        measure_run(run)
+
+
 def make_study(root: Path) -> list[PlannedRun]:
     """CIPO solves one sample more of each problem than GRPO, in every seed; seeds differ more."""
     runs = []

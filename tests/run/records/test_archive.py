@@ -177,6 +177,26 @@ def test_damaged_file_is_named(tmp_path, damage):
         list(read_attempts(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("change", "wrong"),
+    [
+        (lambda record: [record], "line 2 is not a json object"),
+        (lambda record: {k: v for k, v in record.items() if k != "outcome"}, "2 has no outcome"),
+        (lambda record: record | {"outcome": "right"}, "the outcome 'right', wanted one of corr"),
+        (lambda record: record | {"outcome": None}, "line 2 has the outcome None"),
+        (lambda record: record | {"anchor": "2"}, "line 2 has the anchor '2'"),
+        (lambda record: record | {"anchor": {"outcome": 1}}, "line 2 has the outcome 1"),
+    ],
+)
+def test_a_line_that_is_no_attempt_is_named(tmp_path, change, wrong):
+    path = AttemptArchive(tmp_path).write("train", 4, [attempt("2"), attempt("3")])
+    first, second = gzip.decompress(path.read_bytes()).splitlines()
+    changed = json.dumps(change(json.loads(second))).encode()
+    path.write_bytes(gzip.compress(b"\n".join((first, changed, b""))))
+    with pytest.raises(CipoError, match=rf"train-000004\.jsonl\.gz: .*\(.*{wrong}.*restore it"):
+        list(read_attempts(tmp_path))
+
+
 def test_the_newest_files_are_checked_first(tmp_path):
     archive = AttemptArchive(tmp_path)
     old, new = (archive.write("train", step, [attempt()]) for step in (99, 100))

@@ -21,6 +21,13 @@ def test_a_text_without_room_leaves_the_old_one(tmp_path: Path, full_disk) -> No
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
+def test_what_is_in_the_way_is_named(tmp_path: Path) -> None:
+    (tmp_path / "table.md").mkdir()
+    with pytest.raises(CipoError, match=r"table\.md: Is a directory; wanted another path"):
+        write_text(tmp_path / "table.md", "text")
+    assert list(tmp_path.iterdir()) == [tmp_path / "table.md"]
+
+
 def test_it_is_on_the_disk_before_it_has_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
