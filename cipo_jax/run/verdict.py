@@ -85,27 +85,45 @@ def on_learning(lines: Sequence[Mapping[str, Any]], counts: tuple[Counts, Counts
 
 
 def on_corrections(before: Counts, after: Counts) -> str:
-    """One line on corrections of the policy's own attempts: the share of wrong attempts mended in
-    the first and in the last evaluation, and the accuracy of the last one's corrections beside that
-    of the attempts they correct. "" where one of the two has none."""
+    """One line on corrections of the policy's own attempts: in the last evaluation the accuracy
+    after them beside that of the attempts they correct, and in the first and the last the share of
+    wrong attempts mended beside what another attempt is worth: where problems are learned, the
+    wrong attempts that are left are those of harder ones. "" where one of the two has none."""
     if not before.own or not after.own:
         return ""
     problems = sorted(before.own.keys() | after.own.keys())
     none = np.zeros((2, 2), int)
     # [problems, quoted attempt right, correction right]
     first, last = (np.array([of.own.get(i, none) for i in problems]) for of in (before, after))
-    parts = []
+    corrections = last.sum(axis=(1, 2))
+    right_after, right_before = last[:, :, 1].sum(axis=1), last[:, 1].sum(axis=1)
+    rates = (f"{of.sum() / corrections.sum():.1%}" for of in (right_after, right_before))
+    worth = _points((right_after, corrections), (right_before, corrections))
+    parts = [f"right after a correction {', before it '.join(rates)}: {worth}"]
     if first[:, 0].any() and last[:, 0].any():
         of = [(side[:, 0, 1], side[:, 0].sum(axis=1)) for side in (first, last)]
         shares = (f"{mended.sum() / wrong.sum():.1%} of {wrong.sum()}" for mended, wrong in of)
         mended = _points(of[1], of[0])
         parts.append(f"wrong attempts mended {', then '.join(shares)}: {mended}")
-    corrections = last.sum(axis=(1, 2))
-    right_after, right_before = last[:, :, 1].sum(axis=1), last[:, 1].sum(axis=1)
-    rates = (f"{of.sum() / corrections.sum():.1%}" for of in (right_after, right_before))
-    worth = _points((right_after, corrections), (right_before, corrections))
-    parts.append(f"right after a correction {', before it '.join(rates)}: {worth}")
+        others = [
+            _another_attempt(side, dict(zip(problems, wrong, strict=True)))
+            for side, (_, wrong) in zip((before, after), of, strict=True)
+        ]
+        if None not in others:
+            parts.append(f"another attempt is right in {others[0]:.1%}, then in {others[1]:.1%}")
     return "corrections: " + "; ".join(parts)
+
+
+def _another_attempt(of: Counts, wrong: Mapping[str, int]) -> float | None:
+    """The share of right ones among the other attempts at a wrong attempt's problem, over the wrong
+    attempts that were corrected; None where no problem has other attempts.
+
+    Args:
+      wrong: how many of them each problem has.
+    """
+    rates = {i: sum(a) / (len(a) - 1) for i, a in of.rights().items() if len(a) > 1}
+    cases = sum(wrong.get(i, 0) for i in rates)
+    return sum(wrong.get(i, 0) * rate for i, rate in rates.items()) / cases if cases else None
 
 
 def _points(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray]) -> str:

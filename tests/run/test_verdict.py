@@ -115,22 +115,35 @@ def test_attempts_without_a_verdict_are_left_out(tmp_path: Path) -> None:
 
 def test_corrections_are_counted_by_hand(tmp_path: Path) -> None:
     """8 of 10 problems get a wrong attempt; 2 of those are mended first, 6 in the end, while one
-    right attempt of two is spoilt."""
+    right attempt of two is spoilt. Another attempt is right at 1 of the 8 first, at 4 in the end."""
     problems = [Problem(f"p{i}", "?", "1") for i in range(10)]
     base = [make_attempt(p, "", i >= 8) for i, p in enumerate(problems)]
     archive, writer = AttemptArchive(tmp_path), MetricWriter(tmp_path, tensorboard=False)
-    for step, mended in ((0, 2), (4, 6)):
+    for step, mended, solved in ((0, 2, 1), (4, 6, 4)):
         after = [i < mended or i == 8 for i in range(10)]
         corrections = [make_attempt(a.problem, "", r, a) for a, r in zip(base, after, strict=True)]
-        archive.write("eval", step, [*base, *corrections])
+        others = [make_attempt(p, "", i < solved) for i, p in enumerate(problems)]
+        archive.write("eval", step, [*base, *others, *corrections])
         writer.write(step, {"eval/pass@1": 0.2}, "eval")
         assert len(verdicts(tmp_path)) == (1 if step == 0 else 2)
     writer.close()
     _, told = verdicts(tmp_path)
     assert told.startswith(
-        "corrections: wrong attempts mended 25.0% of 8, then 75.0% of 8: +50.0 points (95% interv"
+        "corrections: right after a correction 70.0%, before it 20.0%: +50.0 points (95% interval "
     )
-    assert "; right after a correction 70.0%, before it 20.0%: +50.0 points (95% interval " in told
+    assert "; wrong attempts mended 25.0% of 8, then 75.0% of 8: +50.0 points (95% interv" in told
+    assert told.endswith("; another attempt is right in 12.5%, then in 50.0%")
+
+
+def test_one_attempt_a_problem_says_nothing_of_another(tmp_path: Path) -> None:
+    base = [make_attempt(Problem(f"p{i}", "?", "1"), "", False) for i in range(4)]
+    archive, writer = AttemptArchive(tmp_path), MetricWriter(tmp_path, tensorboard=False)
+    for step in (0, 4):
+        archive.write("eval", step, [*base, *(make_attempt(a.problem, "", True, a) for a in base)])
+        writer.write(step, {"eval/pass@1": 0.0}, "eval")
+    writer.close()
+    _, told = verdicts(tmp_path)
+    assert "mended 100.0% of 4, then 100.0% of 4" in told and "another" not in told
 
 
 def test_corrections_that_are_not_evaluated_are_not_told_of(tmp_path: Path) -> None:
