@@ -3,8 +3,9 @@
     make demo 2>&1 | tee demo.log
     .venv/bin/python docs/first_screen.py demo.log runs/demo/report.html
 
-Takes the header, a check of the cold start, the first and the last evaluation, the verdicts, and
-the last step that shows a wrong attempt beside its right correction. Writes these lines to
+Takes the header, a check of the cold start, the first and the last evaluation, the verdicts, what
+corrections are worth at the end, and the last step that shows a wrong attempt beside its right
+correction. Writes these lines to
 docs/images/first_screen.json, the excerpt into README.md and the picture to
 docs/images/correction.svg. A test makes both again from the lines, so that they stay of one run.
 docs/images/report.png is what Chromium shows of the run's page; the page's verdicts are written
@@ -33,6 +34,7 @@ _BEGIN, _END = "<!-- of one run: docs/first_screen.py -->\n```\n", "```\n<!-- en
 
 _HEADER = ("method   ", "policy   ", "devices  ", "step     ", "workdir  ")
 _SENTENCES = ("done in ", "corrections: ")
+_GAIN = "gain  "
 _PAIR = ("  problem ", "  attempt ", "  correction ")
 # Of an evaluation; the other fields are left out.
 _EVALUATION = re.compile(r"eval$|step |pass@|correction/(accuracy_after|r2r|w2r) ")
@@ -64,6 +66,7 @@ def chosen_lines(console: Sequence[str]) -> list[str]:
     checks = [i for i, line in enumerate(console) if re.match(r"cold start  step .*pass@1", line)]
     kept = [i for i, line in enumerate(console) if line.startswith((*_HEADER, *_SENTENCES))]
     kept += [*checks[:1], evaluations[0], evaluations[-1], *range(pairs[-1] - 1, pairs[-1] + 3)]
+    kept += [i for i, line in enumerate(console) if line.startswith(_GAIN)][-1:]
     return [console[i] for i in sorted(set(kept))]
 
 
@@ -71,7 +74,7 @@ def excerpt(lines: Sequence[str]) -> str:
     """What README shows of the lines: those of many fields without the last, sentences wrapped."""
     shown = []
     for line in lines:
-        if line.startswith(_SENTENCES):
+        if line.startswith((*_SENTENCES, _GAIN)):
             shown += textwrap.wrap(line, _WIDTH, subsequent_indent="  ")
             continue
         fields = line.split("  ")

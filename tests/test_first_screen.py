@@ -46,14 +46,16 @@ def test_what_is_shown_of_a_run() -> None:
         "step 4/4  reward 0.125",
         *wrong,
         "eval  step 4  pass@1 0.031",
+        "gain  of wrong attempts 25.0% are corrected" + 8 * ", as was said",
         "done in 5:24; no difference",
     ]
     chosen = SCRIPT.chosen_lines(log)
-    assert chosen == [log[i] for i in (1, 3, 5, 10, 11, 12, 13, 18, 19)]
+    assert chosen == [log[i] for i in (1, 3, 5, 10, 11, 12, 13, 18, 19, 20)]
     shown = SCRIPT.excerpt(chosen).splitlines()
     assert shown[2] == "eval  step 0  pass@1 0.031  correction/w2r 0.062  ..."
     assert shown[3].endswith("  ...") and len(shown[3]) < 105
-    assert shown[4:7] == PAIR and shown[8] == log[-1]
+    assert shown[4:7] == PAIR and shown[8].startswith("gain  of") and shown[9].startswith("  ")
+    assert shown[-1] == log[-1]
     with pytest.raises(SystemExit, match="no wrong attempt"):
         SCRIPT.chosen_lines([line for line in log if line not in PAIR[2:]])
 
