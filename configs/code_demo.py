@@ -10,7 +10,7 @@ from cipo_jax.config import load_file
 
 
 def get_config(variant="cipo"):
-    c = load_file("demo.py", beside=__file__).get_config(variant)
+    c = load_file("arithmetic.py", beside=__file__).get_config(variant)
     c.data.train = "programs"
     c.data.eval = "programs"
     c.cold_start.demonstrations = "programs"

@@ -2,16 +2,17 @@
 
     python -m cipo_jax.main --mode=study --config=configs/studies/controllers.py --jobs=2
     python -m cipo_jax.main --mode=study --config=configs/studies/controllers.py --jobs=2 \
-        --only='demo/paper_controller-*,demo/grpo*,demo/balanced-*,demo/failures_only-*'
+        --only='arithmetic/paper_controller-*,arithmetic/grpo*,arithmetic/balanced-*'
 
 Hardware: two CPU cores, about six minutes for each of the 85 runs.
 
-Under the controller of the paper, retention below 0.8 raises the share of right anchors. On the
-demo the policy itself is right in half of its attempts, so retention stays below, rho rises to its
-bound, and most of the gradient comes from right anchors, whose corrections are rewarded for
+Under the controller of the paper, retention below 0.8 raises the share of right anchors. On
+arithmetic the policy itself is right in half of its attempts, so retention stays below, rho rises
+to its bound, and most of the gradient comes from right anchors, whose corrections are rewarded for
 repeating them. The first methods change one thing; `failures_first` is the default of the program,
-and `failures_first_more` the demo; `balanced` leaves out unsolved problems as well. The criterion:
-against `paper_controller` w2r up, r2w not above that of `grpo`, pass@1 not below.
+and `failures_first_more` that of configs/arithmetic.py; `balanced` leaves out unsolved problems as
+well. The criterion: against `paper_controller` w2r up, r2w not above that of `grpo`, pass@1 not
+below.
 `correction/right_weight`, `copy_rate/...` and `wrong_solved` in each run's metrics.jsonl show why.
 docs/evidence.md has what came of it.
 """
@@ -21,10 +22,6 @@ from cipo_jax.config import load_file
 
 VARIANTS = load_file("../variants.py", beside=__file__).VARIANTS
 MAIN = load_file("main.py", beside=__file__)
-
-
-def demo(c):
-    """The demo's chains of arithmetic, after the demo's cold start."""
 
 
 def changed(*changes):
@@ -86,8 +83,8 @@ def more(c):
 
 
 STUDY = Study(
-    base=MAIN.of_demo,
-    tasks={"demo": demo},
+    base=MAIN.of_arithmetic,
+    tasks={"arithmetic": MAIN.arithmetic},
     methods={
         "paper_controller": changed(),
         "fresh": changed(fresh),
@@ -112,5 +109,5 @@ STUDY = Study(
 )
 
 
-def get_config(run="demo/cold"):
+def get_config(run="arithmetic/cold"):
     return STUDY.config(run)

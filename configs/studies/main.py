@@ -15,10 +15,10 @@ from cipo_jax.config import load_file
 VARIANTS = load_file("../variants.py", beside=__file__).VARIANTS
 
 
-def of_demo():
-    """The demo's config with half as many anchors and the paper's controller, with which the
+def of_arithmetic():
+    """configs/arithmetic.py with half as many anchors and the paper's controller, with which the
     records in docs/evidence were made, and with what a study measures of each run."""
-    c = load_file("../demo.py", beside=__file__).get_config()
+    c = load_file("../arithmetic.py", beside=__file__).get_config()
     VARIANTS["paper_controller"](c)
     c.correction.replay_fraction = 0.5
     c.mesh.cpu_devices = 1  # --jobs gives each run a core
@@ -35,7 +35,7 @@ def of_demo():
 
 
 def base():
-    c = of_demo()
+    c = of_arithmetic()
     c.num_steps = 60
     c.cold_start.stop_at_pass_rate = 0.5
     c.cold_start.check_every = 25
@@ -46,7 +46,7 @@ def base():
 
 
 def arithmetic(c):
-    """The demo's chains of arithmetic."""
+    """Chains of arithmetic, as configs/arithmetic.py."""
 
 
 def lists(c):

@@ -19,14 +19,14 @@ from cipo_jax.config import load_file
 
 VARIANTS = load_file("../variants.py", beside=__file__).VARIANTS
 CONTROLLERS = load_file("controllers.py", beside=__file__).STUDY
-COLOURING = load_file("../colouring.py", beside=__file__)
+DEMO = load_file("../demo.py", beside=__file__)
 MAIN = load_file("main.py", beside=__file__)
 
 
 def base():
-    c = MAIN.of_demo()
+    c = MAIN.of_arithmetic()
     c.num_steps = 60
-    COLOURING.imitate(c)
+    DEMO.imitate(c)
     c.eval.every_tokens = 250_000
     return c
 
@@ -43,17 +43,17 @@ def guess(c):
 
 
 def colouring_early(c):
-    """The graphs of configs/colouring.py; the cold start ends at its pass rate, when three lines of
+    """The graphs of configs/demo.py; the cold start ends at its pass rate, when three lines of
     ten are still untrue."""
-    COLOURING.graphs(c)
+    DEMO.graphs(c)
     c.cold_start.stop_at_lines_true = 0.0
 
 
 STUDY = Study(
     base=base,
-    tasks={"colouring": COLOURING.graphs, "colouring_early": colouring_early, "guess": guess},
+    tasks={"colouring": DEMO.graphs, "colouring_early": colouring_early, "guess": guess},
     methods={
-        "cipo": CONTROLLERS.methods["failures_first_more"],  # as configs/demo.py
+        "cipo": CONTROLLERS.methods["failures_first_more"],  # the default, as configs/demo.py
         "paper_controller": Method(VARIANTS["paper_controller"]),
         "failures_only": Method(VARIANTS["failures_only"]),
         "grpo": Method(VARIANTS["grpo"]),
