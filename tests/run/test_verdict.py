@@ -115,7 +115,7 @@ def test_attempts_without_a_verdict_are_left_out(tmp_path: Path) -> None:
 
 def test_corrections_are_counted_by_hand(tmp_path: Path) -> None:
     """8 of 10 problems get a wrong attempt; 2 of those are mended first, 6 in the end, while one
-    right attempt of two is spoilt. Another attempt is right at 1 of the 8 first, at 4 in the end."""
+    right attempt of two is spoilt. Another attempt is right at 1 of the 8 first, at 4 at last."""
     problems = [Problem(f"p{i}", "?", "1") for i in range(10)]
     base = [make_attempt(p, "", i >= 8) for i, p in enumerate(problems)]
     archive, writer = AttemptArchive(tmp_path), MetricWriter(tmp_path, tensorboard=False)
