@@ -43,8 +43,8 @@ def open_manager(
             preservation_policy=preservation,
             async_options=ocp.AsyncOptions(post_finalization_callback=seal),
         )
-    _write_small_arrays_whole()
-    with _no_warning_of_read_only():
+    with _no_warning_of_what_was_asked_for():
+        _write_small_arrays_whole()
         return ocp.CheckpointManager(
             directory, options=options, item_names=("params", "opt_state", "host", "origin")
         )
@@ -117,12 +117,13 @@ def _shapes(tree: Any, named: bool) -> Counter[str]:
 
 
 @contextlib.contextmanager
-def _no_warning_of_read_only() -> Iterator[None]:
-    """Within, orbax does not warn of a directory that is read only: that was asked for, and reads
-    as if something were wrong. Its other warnings stay."""
+def _no_warning_of_what_was_asked_for() -> Iterator[None]:
+    """Within, orbax does not warn of a directory that is read only and of a handler that replaces
+    another: both were asked for, and read as if something were wrong. Its other warnings stay."""
+    asked_for = ("Given directory is read only=", "Type handler registry type ")
 
     def others(record: logging.LogRecord) -> bool:
-        return not f"{record.msg}".startswith("Given directory is read only=")
+        return not f"{record.msg}".startswith(asked_for)
 
     logger = logging.getLogger("absl")  # orbax logs through absl
     logger.addFilter(others)

@@ -24,7 +24,7 @@ from cipo_jax.config.keys import Config, Log, Optimizer
 from cipo_jax.policy.sharding import make_mesh
 from cipo_jax.rl.train_step import TrainState
 from cipo_jax.run.hosts.processes import Hosts
-from cipo_jax.run.records import checkpoint, manifest
+from cipo_jax.run.records import checkpoint, manager, manifest
 from cipo_jax.run.records.checkpoint import Checkpoints
 from cipo_jax.run.records.origin import origin
 from cipo_jax.run.watch.compiles import Ledger
@@ -94,6 +94,21 @@ def test_orbax_does_not_warn_of_what_was_asked_for(
     # What orbax says of itself, so that this test notices when it says something else.
     ocp.CheckpointManager(tmp_path, options=ocp.CheckpointManagerOptions(read_only=True)).close()
     assert messages()[-1] == f"Given directory is read only={tmp_path}"
+
+
+def test_orbax_does_not_warn_of_the_handler_that_replaces_its_own(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def messages() -> list[str]:
+        return [r.getMessage() for r in caplog.records if "overriding" in r.getMessage()]
+
+    manager._write_small_arrays_whole.cache_clear()
+    Checkpoints(tmp_path, keep=1).close()
+    assert messages() == []
+    # What orbax says otherwise, so that this test notices when it says something else.
+    handler = ocp.type_handlers.get_type_handler(jax.Array)
+    ocp.type_handlers.register_type_handler(jax.Array, handler, override=True)
+    assert len(messages()) == 1 and messages()[0].startswith("Type handler registry type ")
 
 
 def test_replicas_write_slices_of_large_arrays_alone(tmp_path: Path) -> None:
