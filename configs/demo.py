@@ -46,7 +46,5 @@ def graphs(c):
 def imitate(c):
     """Half of the demonstrations are single nodes and honest wrong solutions; of the others, half
     are corrections."""
-    c.cold_start.max_steps = 3000
-    c.cold_start.check_every = 100
     c.cold_start.correction_share = 0.5
     c.cold_start.practice_share = 0.5

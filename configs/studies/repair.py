@@ -27,6 +27,8 @@ def base():
     c = MAIN.of_arithmetic()
     c.num_steps = 60
     DEMO.imitate(c)
+    c.cold_start.max_steps = 3000
+    c.cold_start.check_every = 100
     c.eval.every_tokens = 250_000
     return c
 
