@@ -19,6 +19,7 @@ from cipo_jax.run.statistics import NORMAL, paired_difference, share_difference
 from cipo_jax.run.watch.learning import findings, teaches_nothing
 
 _PASS, _STDERR = "eval/pass@1", "eval/pass@1_stderr"
+_ANOTHER = "eval/correction/resampled_w2r"  # of another attempt, where corrected ones were wrong
 _MOST = 0.5  # of the steps
 
 
@@ -36,8 +37,9 @@ def verdicts(workdir: Path, ends: Mapping[int, Counts] | None = None) -> list[st
     if len(evaluations) < 2:
         return [on_learning(lines, None)]
     counts = ends or count_ends(workdir, evaluations)
-    before, after = (counts[evaluations[i]["step"]] for i in (0, -1))
-    found = on_learning(lines, (before, after)), on_corrections(before, after)
+    first, last = evaluations[0], evaluations[-1]
+    ends_of = counts[first["step"]], counts[last["step"]]
+    found = on_learning(lines, ends_of), on_corrections((first, last), ends_of)
     return [line for line in found if line]
 
 
@@ -84,11 +86,19 @@ def on_learning(lines: Sequence[Mapping[str, Any]], counts: tuple[Counts, Counts
     return f"no difference: {numbers}"
 
 
-def on_corrections(before: Counts, after: Counts) -> str:
+def on_corrections(
+    evaluations: tuple[Mapping[str, Any], Mapping[str, Any]], counts: tuple[Counts, Counts]
+) -> str:
     """One line on corrections of the policy's own attempts: in the last evaluation the accuracy
     after them beside that of the attempts they correct, and in the first and the last the share of
     wrong attempts mended beside what another attempt is worth: where problems are learned, the
-    wrong attempts that are left are those of harder ones. "" where one of the two has none."""
+    wrong attempts that are left are those of harder ones. "" where one of the two has none.
+
+    Args:
+      evaluations: the first and the last, lines of metrics.jsonl.
+      counts: of these two.
+    """
+    before, after = counts
     if not before.own or not after.own:
         return ""
     problems = sorted(before.own.keys() | after.own.keys())
@@ -105,25 +115,10 @@ def on_corrections(before: Counts, after: Counts) -> str:
         shares = (f"{mended.sum() / wrong.sum():.1%} of {wrong.sum()}" for mended, wrong in of)
         mended = _points(of[1], of[0])
         parts.append(f"wrong attempts mended {', then '.join(shares)}: {mended}")
-        others = [
-            _another_attempt(side, dict(zip(problems, wrong, strict=True)))
-            for side, (_, wrong) in zip((before, after), of, strict=True)
-        ]
-        if None not in others:
-            parts.append(f"another attempt is right in {others[0]:.1%}, then in {others[1]:.1%}")
+        if all(_ANOTHER in line for line in evaluations):
+            rates = (f"{line[_ANOTHER]:.1%}" for line in evaluations)
+            parts.append(f"another attempt is right in {', then in '.join(rates)}")
     return "corrections: " + "; ".join(parts)
-
-
-def _another_attempt(of: Counts, wrong: Mapping[str, int]) -> float | None:
-    """The share of right ones among the other attempts at a wrong attempt's problem, over the wrong
-    attempts that were corrected; None where no problem has other attempts.
-
-    Args:
-      wrong: how many of them each problem has.
-    """
-    rates = {i: sum(a) / (len(a) - 1) for i, a in of.rights().items() if len(a) > 1}
-    cases = sum(wrong.get(i, 0) for i in rates)
-    return sum(wrong.get(i, 0) * rate for i, rate in rates.items()) / cases if cases else None
 
 
 def _points(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray]) -> str:

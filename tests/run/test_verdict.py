@@ -1,7 +1,7 @@
 """A run in two sentences."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,11 @@ import pytest
 from invented_run import make_attempt
 
 from cipo_jax.run import comparison
+from cipo_jax.run.evaluate import against_another_attempt
 from cipo_jax.run.records.archive import AttemptArchive, read_attempts
 from cipo_jax.run.records.metrics_file import MetricWriter
 from cipo_jax.run.verdict import verdicts
-from cipo_jax.types import Outcome, Problem, Verdict
+from cipo_jax.types import Attempt, Outcome, Problem, Verdict
 
 
 def run(
@@ -113,6 +114,13 @@ def test_attempts_without_a_verdict_are_left_out(tmp_path: Path) -> None:
     assert told.startswith("no difference: pass@1 66.7% at step 0, 66.7% at step 4")
 
 
+def beside_another(
+    chains: Sequence[Sequence[Attempt]], groups: Sequence[Sequence[Attempt]]
+) -> dict[str, float]:
+    """The metrics of an evaluation about these."""
+    return {f"eval/{k}": e.value for k, e in against_another_attempt(chains, groups).items()}
+
+
 def test_corrections_are_counted_by_hand(tmp_path: Path) -> None:
     """8 of 10 problems get a wrong attempt; 2 of those are mended first, 6 in the end, while one
     right attempt of two is spoilt. Another attempt is right at 1 of the 8 first, at 4 at last."""
@@ -124,7 +132,9 @@ def test_corrections_are_counted_by_hand(tmp_path: Path) -> None:
         corrections = [make_attempt(a.problem, "", r, a) for a, r in zip(base, after, strict=True)]
         others = [make_attempt(p, "", i < solved) for i, p in enumerate(problems)]
         archive.write("eval", step, [*base, *others, *corrections])
-        writer.write(step, {"eval/pass@1": 0.2}, "eval")
+        chains = list(zip(base, corrections, strict=True))
+        groups = list(zip(base, others, strict=True))
+        writer.write(step, {"eval/pass@1": 0.2} | beside_another(chains, groups), "eval")
         assert len(verdicts(tmp_path)) == (1 if step == 0 else 2)
     writer.close()
     _, told = verdicts(tmp_path)
@@ -138,9 +148,12 @@ def test_corrections_are_counted_by_hand(tmp_path: Path) -> None:
 def test_one_attempt_a_problem_says_nothing_of_another(tmp_path: Path) -> None:
     base = [make_attempt(Problem(f"p{i}", "?", "1"), "", False) for i in range(4)]
     archive, writer = AttemptArchive(tmp_path), MetricWriter(tmp_path, tensorboard=False)
+    corrections = [make_attempt(a.problem, "", True, a) for a in base]
+    chains = list(zip(base, corrections, strict=True))
     for step in (0, 4):
-        archive.write("eval", step, [*base, *(make_attempt(a.problem, "", True, a) for a in base)])
-        writer.write(step, {"eval/pass@1": 0.0}, "eval")
+        archive.write("eval", step, [*base, *corrections])
+        alone = beside_another(chains, [[a] for a in base])
+        writer.write(step, {"eval/pass@1": 0.0} | alone, "eval")
     writer.close()
     _, told = verdicts(tmp_path)
     assert "mended 100.0% of 4, then 100.0% of 4" in told and "another" not in told
