@@ -91,6 +91,8 @@ def make_run(workdir: Path, steps: int = 60, *, corrections: bool = True) -> Pat
                 scalars["eval/correction/accuracy_before"] = 0.39 + 0.25 * progress
                 scalars["eval/correction/accuracy_after"] = 0.26 + 0.43 * progress
                 scalars["eval/correction/w2r"] = 0.23 + 0.2 * progress
+                scalars["eval/first_wrong/w2r"] = 0.23 + 0.3 * progress
+                scalars["eval/first_wrong/resampled_w2r"] = 0.2 + 0.25 * progress
                 scalars["eval/correction/r2r"] = 0.33 + 0.5 * progress
             writer.write(step, scalars, "eval")
         if step == 0:

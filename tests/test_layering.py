@@ -38,6 +38,7 @@ RUN = (
     {"hosts", "watch", "problems", "update", "budget", "statistics", "draw"},
     {"rollout", "sampler", "sizes", "transitions"},
     {"streams", "evaluate", "measures", "parts"},
+    {"first_wrong"},
     {"host_state", "records", "memory_plan"},
     {"parameters", "comparison", "proposal", "forecast"},
     {"cold_start", "verdict", "unsolved", "remat"},

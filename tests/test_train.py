@@ -140,6 +140,23 @@ def test_what_is_measured(finished: Path) -> None:
 
 
 @pytest.mark.slow
+def test_attempts_wrong_at_the_first_evaluation_are_corrected_at_each(finished: Path) -> None:
+    first, *later = (list(read_attempts(finished, "eval", {step})) for step in (0, 2, 4))
+    wrong = [
+        (a["problem_id"], a["anchor"]["text"])
+        for a in first
+        if a["anchor"] and a["anchor"]["outcome"] not in ("correct", "error")
+    ]
+    assert len(wrong) > 2
+    for attempts in later:
+        again = [a for a in attempts if a["anchor"] and a["anchor"].get("first")]
+        assert [(a["problem_id"], a["anchor"]["text"]) for a in again] == wrong
+    lines = of_phase(finished, "eval")
+    assert lines[0]["eval/first_wrong/w2r"] == lines[0]["eval/correction/w2r"]
+    assert all("eval/first_wrong/w2r_gain" in line for line in lines)
+
+
+@pytest.mark.slow
 def test_evaluations_and_report(finished: Path) -> None:
     assert [r["step"] for r in of_phase(finished, "eval")] == [0, 2, 4]
     page = (finished / "report.html").read_text()
@@ -264,8 +281,8 @@ def test_baselines_run_from_the_same_program(variant: str, finished: Path, tmp_p
     assert np.isfinite(second["loss/total"])
     if variant == "failures_only":
         assert second["anchor/realised_success_share"] == 0
-        # Absent where every correction was wrong: that stream has no gradient then.
-        alone = second["grad/correction_norm"] == 0
+        # Absent where a stream has no gradient, as where all its groups were wrong.
+        alone = 0 in (second["grad/base_norm"], second["grad/correction_norm"])
         assert ("grad/cosine" in second) != alone and abs(second.get("grad/cosine", 0)) <= 1
     else:  # of GRPO's kind: no corrections were sampled
         assert not any(k.startswith(("correction/", "anchor/")) for k in (*first, *second))

@@ -17,6 +17,7 @@ from cipo_jax.run.statistics import NORMAL, pass_at_k, share_difference, share_e
 from cipo_jax.types import Outcome
 
 _LENGTH, _GAIN, _LINES = "eval/length/mean", "eval/correction/w2r_gain", "eval/lines_true"
+_FIRST, _FIRST_GAIN = "eval/first_wrong/w2r", "eval/first_wrong/w2r_gain"
 # Shares: the end of a metric's name, what it is, and of what.
 _OF_CORRECTIONS = (
     ("accuracy_before", "right before it was corrected", "attempts"),
@@ -57,6 +58,8 @@ def measures(pass_at: Sequence[str]) -> list[Measure]:
         ]
     found += [
         Measure(_GAIN, "mended by a correction, minus by trying again", "wrong attempts"),
+        Measure(_FIRST, "wrong at first: mended by a correction", "wrong attempts"),
+        Measure(_FIRST_GAIN, "the same, minus by trying again", "wrong attempts"),
         Measure(_LINES, "lines of attempts that are true", "attempts"),
         Measure("eval/no_answer", "no answer found", "attempts"),
     ]
@@ -83,7 +86,10 @@ def before_after(
         if not np.isfinite(values).any():
             continue
         errors = [evaluation.get(f"{measure.metric}_stderr") for evaluation in both]
-        sides = [counted[evaluation["step"]].get(measure.metric) for evaluation in both]
+        sides = [
+            counted[evaluation["step"]].get(measure.metric) if math.isfinite(value) else None
+            for evaluation, value in zip(both, values, strict=True)
+        ]
         cells = zip(values, errors, sides, strict=True)
         shown = [_cell(measure.metric, *cell) for cell in cells]
         if len(both) == 2:
@@ -120,10 +126,13 @@ def _counted(counts: Counts, wanted: Sequence[Measure]) -> dict[str, Counted]:
         **_of_corrections("eval/correction", counts.own),
         **_of_corrections("eval/given", counts.given),
     }
+    # At the first evaluation these are its own.
+    sums[_FIRST] = _of_corrections("eval", counts.first or counts.own).get("eval/w2r", {})
     # The gain is of wrong attempts beside which there is another one, lines are those of all
     # attempts, also without a verdict.
     others = {
         _GAIN: sum(int(of[0].sum()) for p, of in counts.own.items() if len(rights.get(p, ())) > 1),
+        _FIRST_GAIN: int(sum(of[0].sum() for of in (counts.first or counts.own).values())),
         _LINES: sum(map(len, counts.lengths.values())),
     }
     found = {}

@@ -208,7 +208,7 @@ def plots(pass_at: Sequence[str], histogram: Sequence[str] = ()) -> dict[str, tu
     """The figures by section; `pass_at` as of `pass_at_names`, `histogram` of `histogram_names`."""
     if len(pass_at) > 4:  # four of them, the first and the last included
         pass_at = [pass_at[round(i * (len(pass_at) - 1) / 3)] for i in range(4)]
-    accuracy = "eval/correction/accuracy_"
+    accuracy, first = "eval/correction/accuracy_", "eval/first_wrong/"
     learning = (
         Plot(
             "Pass rate",
@@ -230,6 +230,16 @@ def plots(pass_at: Sequence[str], histogram: Sequence[str] = ()) -> dict[str, tu
             {accuracy + "before": "first attempt", accuracy + "after": "after a correction"},
             "eval",
             share=True,
+        ),
+        Plot(
+            "Attempts wrong at the first evaluation, held out",
+            {
+                f"{first}w2r": "mended by a correction now",
+                f"{first}resampled_w2r": "right in another attempt now",
+            },
+            "eval",
+            share=True,
+            needs="a run with eval.corrected_attempts > 0",
         ),
     )
     return {

@@ -83,11 +83,14 @@ def is_judged(attempt: Mapping[str, Any]) -> bool:
 
 def stream_of(attempt: Mapping[str, Any]) -> str:
     """What an archived attempt of an evaluation is: "base", or a correction, of an attempt of its
-    "own" file or of one that was "given"; or "round 2", "round 3", ... of own corrections."""
+    "own" file, of one that was "given" or of one of the run's "first" evaluation; or "round 2",
+    "round 3", ... of own corrections."""
     if attempt["anchor"] is None:
         return "base"
     if (number := attempt.get("round", 1)) > 1:
         return f"round {number}"
+    if attempt["anchor"].get("first"):
+        return "first"
     return "given" if attempt["anchor"]["index"] is None else "own"
 
 
@@ -98,14 +101,15 @@ class Counts:
     Attributes:
       lengths: completion tokens of each base attempt, with a verdict or without.
       outcomes: of each base attempt that has a verdict.
-      own, given: corrections that have a verdict, of the policy's own attempts (of these the first
-        round alone) and of given ones.
+      own, given, first: corrections that have a verdict, of the policy's own attempts (of these the
+        first round alone), of given ones, and of wrong ones of the run's first evaluation.
     """
 
     lengths: dict[str, list[int]] = dataclasses.field(default_factory=dict)
     outcomes: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     own: Corrections = dataclasses.field(default_factory=dict)
     given: Corrections = dataclasses.field(default_factory=dict)
+    first: Corrections = dataclasses.field(default_factory=dict)
 
     def rights(self) -> dict[str, list[bool]]:
         """Whether each of `outcomes` is right."""
@@ -119,7 +123,7 @@ def count_evaluation(workdir: Path, step: int) -> Counts:
       CipoError: the archive is damaged.
     """
     counts = Counts()
-    corrections = {"own": counts.own, "given": counts.given}
+    corrections = {"own": counts.own, "given": counts.given, "first": counts.first}
     for attempt in read_attempts(workdir, "eval", {step}):
         problem, outcome, stream = attempt["problem_id"], attempt["outcome"], stream_of(attempt)
         if stream == "base":
@@ -168,6 +172,7 @@ def outcomes(path: Path, phase: str, step: int) -> Outcomes:
         "own": f"{phase} after correction",
         # A benchmark of corrections has no other attempts to correct.
         "given": f"{phase} {'given attempts ' if phase == 'eval' else ''}after correction",
+        "first": f"{phase} first wrong attempts after correction",
     }
     tables: Outcomes = {}
     for record in read_attempts(path, phase, {step}):

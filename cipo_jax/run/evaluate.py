@@ -25,6 +25,7 @@ from cipo_jax.run.statistics import (
 )
 from cipo_jax.types import Attempt, Outcome, Prompt
 
+CorrectionPrompt = Callable[[Attempt], Prompt]
 # Pairs of answers -> whether the two of a pair are equal.
 SameAnswers = Callable[[Sequence[tuple[str, str]]], Sequence[bool]]
 Votes = tuple[int, list[int], int]  # right, sizes of the classes of wrong answers, abstained
@@ -36,7 +37,7 @@ def evaluate(
     attempt: MakeAttempts,
     params: Params,
     prompts: Sequence[Prompt],
-    correction_prompt: Callable[[Attempt], Prompt],
+    correction_prompt: CorrectionPrompt,
     *,
     samples: int,
     pass_at: Sequence[int],
@@ -118,7 +119,7 @@ def evaluate_corrections(
     attempt: MakeAttempts,
     params: Params,
     anchors: Sequence[Attempt],
-    correction_prompt: Callable[[Attempt], Prompt],
+    correction_prompt: CorrectionPrompt,
     samples: int,
     key: jax.Array,
     groups: Sequence[str] | None = None,
@@ -179,8 +180,20 @@ def against_another_attempt(
         group[0].problem.id: (sum(a.correct for a in group), sum(a.judged for a in group) - 1)
         for group in groups
     }
+    return against_other_attempts([(chain[0], chain[1]) for chain in chains], others)
+
+
+def against_other_attempts(
+    pairs: Sequence[tuple[Attempt, Attempt]], others: Mapping[str, tuple[int, int]]
+) -> dict[str, Estimate]:
+    """As `against_another_attempt`.
+
+    Args:
+      pairs: an attempt with a verdict, and its correction.
+      others: {problem id: (right ones, all with a verdict)} of the other attempts.
+    """
     names, fixed, resampled = [], [], []
-    for anchor, after, *_ in chains:
+    for anchor, after in pairs:
         right, count = others[anchor.problem.id]
         if not anchor.correct and after.judged and count:
             names.append(anchor.problem.id)
@@ -308,7 +321,7 @@ def plain_values(metrics: Mapping[str, Estimate]) -> dict[str, float]:
     """The values by name, and the standard errors of pass@k, of true lines, and of what corrections
     made of attempts, as "pass@k_stderr" and so on; what training logs."""
     values = {name: metric.value for name, metric in metrics.items()}
-    uncertain = ("pass@", "correction/", "given/", "lines_true")
+    uncertain = ("pass@", "correction/", "given/", "first_wrong/", "lines_true")
     return values | {f"{k}_stderr": m.stderr for k, m in metrics.items() if k.startswith(uncertain)}
 
 

@@ -9,6 +9,7 @@ from cipo_jax.config import keys
 from cipo_jax.rl.difficulty import Difficulty, remember
 from cipo_jax.rl.replay import ReplayState, Retention, update_replay
 from cipo_jax.rl.rewards import correct_array, pass_rates, verified_array
+from cipo_jax.run.first_wrong import FirstWrong
 from cipo_jax.run.streams import BaseStream
 
 
@@ -22,6 +23,7 @@ class HostState:
       streaks: for how many steps each health rule has been broken.
       sampled_tokens, step_tokens: in all steps so far, and in the last one.
       drawn: problems drawn in all steps so far, see `draw.py`.
+      first_wrong: wrong attempts of the first evaluation, see `first_wrong.py`; None before it.
     """
 
     replay: ReplayState
@@ -30,6 +32,7 @@ class HostState:
     sampled_tokens: int = 0
     step_tokens: int = 0
     drawn: int = 0
+    first_wrong: FirstWrong | None = None
 
     def after_step(
         self,
@@ -78,6 +81,7 @@ class HostState:
         """What `to_json` gave, at a checkpoint of `step`. One from before `drawn` was counted has
         drawn all spares and candidates at each step."""
         widened = rollout.curriculum_candidates if rollout.curriculum == "learnability" else 1
+        wrong = raw.get("first_wrong")
         each = rollout.problems_per_step * (1 + rollout.max_refills) * widened
         return cls(
             replay=ReplayState(**raw["replay"]),
@@ -86,4 +90,5 @@ class HostState:
             sampled_tokens=raw.get("sampled_tokens", 0),
             step_tokens=raw.get("step_tokens", 0),
             drawn=raw.get("drawn", step * each),
+            first_wrong=None if wrong is None else FirstWrong.from_json(wrong),
         )

@@ -204,6 +204,12 @@ eval/correction/round_{r}/pass | share | pass@k of the same problems with that m
 eval/correction/round_{r}/solved_gain | difference | solved minus pass, paired by problem.
 eval/correction/round_{r}/vote | share | maj@k with that many attempts (`--mode=evaluate`).
 eval/correction/{name}_stderr | share | Of any of these, its standard error over problems.
+eval/first_wrong/w2r | share | Of the own attempts that were wrong at the run's first evaluation,
+    those corrected: of the same attempts at each evaluation, where eval/correction/w2r is of those
+    that are wrong now, of ever harder problems. At the first evaluation the two are the same.
+eval/first_wrong/resampled_w2r | share | Of the attempts now at their problems, the right ones.
+eval/first_wrong/w2r_gain | difference | The first of these minus the second.
+eval/first_wrong/{name}_stderr | share | Of any of these, its standard error over problems.
 eval/given/{name} | share | The first six of these for attempts that the task makes
     (`eval.given_attempts`).
 time/eval | seconds | The evaluation.

@@ -51,7 +51,7 @@ def _is_measured(name: str, evaluation: Eval) -> bool:
         return False
     if metric.name.startswith("eval/pass@"):
         return name.partition("@")[2].partition("_")[0] in map(str, evaluation.pass_at)
-    if metric.name.startswith("eval/correction/"):
+    if metric.name.startswith(("eval/correction/", "eval/first_wrong/")):
         return evaluation.corrected_attempts > 0
     return evaluation.given_attempts > 0 or not metric.name.startswith("eval/given/")
 

@@ -18,6 +18,7 @@ from cipo_jax.policy.random_keys import random_key
 from cipo_jax.rl.train_step import TrainState
 from cipo_jax.run.budget import Budget
 from cipo_jax.run.evaluate import EVAL_KEY, evaluate, plain_values
+from cipo_jax.run.first_wrong import follow
 from cipo_jax.run.host_state import HostState
 from cipo_jax.run.parts import Parts
 from cipo_jax.run.problems import line_checker
@@ -110,11 +111,23 @@ class Training:
             true_lines=line_checker(c.data.eval),
             key=self.eval_key,
         )
+        first, followed, corrections = follow(
+            self.host.first_wrong,
+            self.step,
+            estimates,
+            attempts,
+            parts.attempt,
+            self.state.params,
+            self.eval_prompts,
+            parts.prompts.correction,
+            self.eval_key,
+        )
+        self.host = dataclasses.replace(self.host, first_wrong=first)
         parts.end_sampling()
         parts.heartbeat.end()
-        results = plain_values(estimates)
+        results = plain_values(estimates | followed)
         named = {f"eval/{k}": v for k, v in results.items()}
-        self.record.keep("eval", self.step, attempts)
+        self.record.keep("eval", self.step, attempts, corrections)
         seconds = parts.heartbeat.take_times()["eval"]
         self.record.write(self.step, named | {"time/eval": seconds}, "eval")
         print_evaluation(self.step, results)

@@ -13,13 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from cipo_jax.run.comparison import Counts, count_ends
+from cipo_jax.run.comparison import Corrections, Counts, count_ends
 from cipo_jax.run.records.metrics_file import read_metrics
 from cipo_jax.run.statistics import NORMAL, paired_difference, share_difference
 from cipo_jax.run.watch.learning import findings, teaches_nothing
 
 _PASS, _STDERR = "eval/pass@1", "eval/pass@1_stderr"
-_ANOTHER = "eval/correction/resampled_w2r"  # of another attempt, where corrected ones were wrong
+_MENDED_FIRST = "eval/first_wrong/w2r"
+# Another attempt, where the one that is corrected was wrong: now, and at the first evaluation.
+_ANOTHER, _ANOTHER_FIRST = "eval/correction/resampled_w2r", "eval/first_wrong/resampled_w2r"
 _MOST = 0.5  # of the steps
 
 
@@ -89,10 +91,11 @@ def on_learning(lines: Sequence[Mapping[str, Any]], counts: tuple[Counts, Counts
 def on_corrections(
     evaluations: tuple[Mapping[str, Any], Mapping[str, Any]], counts: tuple[Counts, Counts]
 ) -> str:
-    """One line on corrections of the policy's own attempts: in the last evaluation the accuracy
-    after them beside that of the attempts they correct, and in the first and the last the share of
-    wrong attempts mended beside what another attempt is worth: where problems are learned, the
-    wrong attempts that are left are those of harder ones. "" where one of the two has none.
+    """One line on corrections of the policy's own attempts. In the last evaluation: the accuracy
+    after them beside that of the attempts they correct. In the first and the last: the share mended
+    of the attempts that were wrong at the first, which are the same. Where these were not followed,
+    of those that are wrong at each, of ever harder problems. Shares that are mended stand beside
+    what another attempt is worth. "" where one of the two evaluations has no correction.
 
     Args:
       evaluations: the first and the last, lines of metrics.jsonl.
@@ -101,24 +104,54 @@ def on_corrections(
     before, after = counts
     if not before.own or not after.own:
         return ""
-    problems = sorted(before.own.keys() | after.own.keys())
-    none = np.zeros((2, 2), int)
-    # [problems, quoted attempt right, correction right]
-    first, last = (np.array([of.own.get(i, none) for i in problems]) for of in (before, after))
+    first, last = _of_each_problem(before.own, after.own)
     corrections = last.sum(axis=(1, 2))
     right_after, right_before = last[:, :, 1].sum(axis=1), last[:, 1].sum(axis=1)
     rates = (f"{of.sum() / corrections.sum():.1%}" for of in (right_after, right_before))
     worth = _points((right_after, corrections), (right_before, corrections))
     parts = [f"right after a correction {', before it '.join(rates)}: {worth}"]
-    if first[:, 0].any() and last[:, 0].any():
-        of = [(side[:, 0, 1], side[:, 0].sum(axis=1)) for side in (first, last)]
-        shares = (f"{mended.sum() / wrong.sum():.1%} of {wrong.sum()}" for mended, wrong in of)
-        mended = _points(of[1], of[0])
-        parts.append(f"wrong attempts mended {', then '.join(shares)}: {mended}")
-        if all(_ANOTHER in line for line in evaluations):
-            rates = (f"{line[_ANOTHER]:.1%}" for line in evaluations)
-            parts.append(f"another attempt is right in {', then in '.join(rates)}")
+    steps = [line["step"] for line in evaluations]
+    # A run whose first evaluation is of an older version has not followed its wrong attempts.
+    followed, another = _MENDED_FIRST in evaluations[0] and bool(after.first), _ANOTHER
+    if followed:
+        old, new = (_mended(of) for of in _of_each_problem(before.own, after.first))
+        parts.append(
+            f"of {old[1].sum()} attempts wrong at step {steps[0]}, mended then {_share(old)}, "
+            f"at step {steps[1]} {_share(new)}: {_points(new, old)}"
+        )
+        another = _ANOTHER_FIRST
+    elif first[:, 0].any() and last[:, 0].any():
+        old, new = _mended(first), _mended(last)
+        shares = (f"{_share(of)} of {of[1].sum()}" for of in (old, new))
+        parts.append(f"wrong attempts mended {', then '.join(shares)}: {_points(new, old)}")
+    else:
+        return "corrections: " + parts[0]
+    if all(another in line for line in evaluations):
+        rates = (f"{line[another]:.1%}" for line in evaluations)
+        parts.append(f"another attempt is right in {', then in '.join(rates)}")
+    if followed and last[:, 0].any():
+        now = _mended(last)
+        told = f"of {now[1].sum()} wrong at step {steps[1]}, mended {_share(now)}"
+        if _ANOTHER in evaluations[1]:
+            told += f", another attempt right in {evaluations[1][_ANOTHER]:.1%}"
+        parts.append(told)
     return "corrections: " + "; ".join(parts)
+
+
+def _of_each_problem(*sides: Corrections) -> list[np.ndarray]:
+    """[problems, quoted attempt right, correction right] of each side, in one order."""
+    problems = sorted(set().union(*sides))
+    none = np.zeros((2, 2), int)
+    return [np.array([of.get(i, none) for i in problems]) for of in sides]
+
+
+def _mended(corrections: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """([problems] wrong attempts that were corrected, [problems] all of them)."""
+    return corrections[:, 0, 1], corrections[:, 0].sum(axis=1)
+
+
+def _share(of: tuple[np.ndarray, np.ndarray]) -> str:
+    return f"{of[0].sum() / of[1].sum():.1%}"
 
 
 def _points(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray]) -> str:

@@ -33,14 +33,19 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple]:
     archive.write("eval", 0, evaluation([0, 0, 0, 2, 4], fixed=0))
     after = evaluation([0, 2, 4, 4, 4], fixed=1)
     after[1] = dataclasses.replace(after[1], verdict=Verdict(Outcome.NO_ANSWER))
-    archive.write("eval", 8, after)
+    # Of the three attempts that were wrong at first, two are mended now.
+    of_first = [make_attempt(Problem(f"p{i}", "?"), "", False) for i in range(3)]
+    of_first = [make_attempt(a.problem, "", i < 2, a) for i, a in enumerate(of_first)]
+    archive.write("eval", 8, after, of_first)
     values = (
         {"step": 0, "eval/pass@1": 6 / 20, "eval/pass@4": 2 / 5, "eval/length/mean": 12.0}
         | {"eval/correction/w2r": 0.0, "eval/correction/r2r": 1.0, "eval/no_answer": 0.0}
-        | {"eval/correction/w2r_gain": -2 / 9, "eval/correction/w2r_gain_stderr": 0.1},
+        | {"eval/correction/w2r_gain": -2 / 9, "eval/correction/w2r_gain_stderr": 0.1}
+        | {"eval/first_wrong/w2r": 0.0, "eval/first_wrong/w2r_gain": -2 / 9},
         {"step": 8, "eval/pass@1": 14 / 20, "eval/pass@4": 4 / 5, "eval/length/mean": 12.0}
         | {"eval/correction/w2r": 1.0, "eval/correction/r2r": 1.0, "eval/no_answer": 1 / 20}
         | {"eval/correction/w2r_gain": 1.0, "eval/correction/w2r_gain_stderr": 0.1}
+        | {"eval/first_wrong/w2r": 2 / 3, "eval/first_wrong/w2r_gain": 1 / 3}
         | {"eval/lines_true": 0.5},
     )
     table, note = before_after(count_ends(workdir, values), values, ["eval/pass@1", "eval/pass@4"])
@@ -73,6 +78,12 @@ def test_every_number_says_of_how_many_it_is(rows: dict[str, tuple]) -> None:
             "1 wrong attempts",
             "[+94.5, +149.9]",
         ],
+        "wrong at first: mended by a correction": [
+            "0 of 3 wrong attempts",
+            "2 of 3 wrong attempts",
+            "3 problems",
+        ],
+        "the same, minus by trying again": ["3 wrong attempts", "3 wrong attempts", "+55.6 pts"],
         "lines of attempts that are true": ["–", "20 attempts", "–"],
         "no answer found": ["0 of 20 attempts", "1 of 20 attempts", "5 problems"],
         "length, tokens": ["20 attempts", "20 attempts", "equal in 5 problems"],

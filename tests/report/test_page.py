@@ -55,7 +55,7 @@ def test_the_head_says_what_was_run_on_what(page):
 
 def test_all_figures_of_a_whole_run_are_drawn(page):
     wanted = [p for group in plots(["pass@1"], ["pass_rate/0_of_4"]).values() for p in group]
-    assert page.tags.count("figure") == len(wanted) == 35
+    assert page.tags.count("figure") == len(wanted) == 36
     assert "No data" not in page.source
 
 

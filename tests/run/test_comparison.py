@@ -55,7 +55,13 @@ def test_the_mean_reaches_as_far_as_all_seeds() -> None:
 
 
 @pytest.mark.parametrize(
-    ("anchor", "stream"), [(None, "base"), ({"index": 3}, "own"), ({"index": None}, "given")]
+    ("anchor", "stream"),
+    [
+        (None, "base"),
+        ({"index": 3}, "own"),
+        ({"index": None}, "given"),
+        ({"index": None, "first": True}, "first"),
+    ],
 )
 def test_an_anchor_outside_the_file_was_given(anchor: dict | None, stream: str) -> None:
     assert stream_of({"anchor": anchor}) == stream  # of an older file

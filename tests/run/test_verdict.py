@@ -145,6 +145,50 @@ def test_corrections_are_counted_by_hand(tmp_path: Path) -> None:
     assert told.endswith("; another attempt is right in 12.5%, then in 50.0%")
 
 
+def test_attempts_wrong_at_first_are_followed(tmp_path: Path) -> None:
+    """8 of 10 problems get a wrong attempt: 2 are mended then, 6 of the same in the end. Of 2 that
+    are wrong in the end none is mended."""
+    problems = [Problem(f"p{i}", "?", "1") for i in range(10)]
+    archive, writer = AttemptArchive(tmp_path), MetricWriter(tmp_path, tensorboard=False)
+    first = [make_attempt(p, "", i >= 8) for i, p in enumerate(problems)]
+    mended = [make_attempt(a.problem, "", i < 2, a) for i, a in enumerate(first)]
+    archive.write("eval", 0, [*first, *mended])
+    last = [make_attempt(p, "", i >= 2) for i, p in enumerate(problems)]
+    mended = [make_attempt(a.problem, "", a.correct, a) for a in last]
+    again = [make_attempt(a.problem, "", i < 6, a) for i, a in enumerate(first[:8])]
+    archive.write("eval", 4, [*last, *mended], again)
+    another = "resampled_w2r"
+    for step, then, now in ((0, 0.125, 0.125), (4, 0.5, 0.25)):
+        followed = {"eval/first_wrong/w2r": then, f"eval/first_wrong/{another}": then}
+        writer.write(step, followed | {f"eval/correction/{another}": now}, "eval")
+    writer.close()
+    _, told = verdicts(tmp_path)
+    assert told.startswith("corrections: right after a correction 80.0%, before it 80.0%: ")
+    start = "; of 8 attempts wrong at step 0, mended then 25.0%, at step 4 75.0%: +50.0 points (95%"
+    assert start in told
+    assert told.endswith(
+        "; another attempt is right in 12.5%, then in 50.0%; of 2 wrong at step 4, mended 0.0%, "
+        "another attempt right in 25.0%"
+    )
+
+
+def test_a_run_that_has_not_followed_them_from_its_start_compares_those_of_each_time(
+    tmp_path: Path,
+) -> None:
+    """As where a run of an older version is continued."""
+    archive, writer = AttemptArchive(tmp_path), MetricWriter(tmp_path, tensorboard=False)
+    base = [make_attempt(Problem(f"p{i}", "?", "1"), "", False) for i in range(4)]
+    for step, of_first, followed in (
+        (0, (), {}),
+        (4, [make_attempt(a.problem, "", True, a) for a in base], {"eval/first_wrong/w2r": 1.0}),
+    ):
+        corrections = [make_attempt(a.problem, "", i < step, a) for i, a in enumerate(base)]
+        archive.write("eval", step, [*base, *corrections], of_first)
+        writer.write(step, {"eval/pass@1": 0.0} | followed, "eval")
+    writer.close()
+    assert "; wrong attempts mended 0.0% of 4, then 100.0% of 4: +100.0" in verdicts(tmp_path)[1]
+
+
 def test_one_attempt_a_problem_says_nothing_of_another(tmp_path: Path) -> None:
     base = [make_attempt(Problem(f"p{i}", "?", "1"), "", False) for i in range(4)]
     archive, writer = AttemptArchive(tmp_path), MetricWriter(tmp_path, tensorboard=False)

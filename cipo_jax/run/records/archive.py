@@ -27,7 +27,8 @@ Fields of a record:
                             that is not in this file; 2 for that correction's correction, and so on.
                             In older files it is missing, and is 0 or 1
     anchor                  null in the base stream; else {"index", "outcome", "extracted", "text"}
-                            of the attempt that was quoted; index is null if it is not in this file
+                            of the attempt that was quoted; index is null if it is not in this file.
+                            "first": true where it was in the file of the run's first evaluation
 """
 
 import gzip
@@ -68,12 +69,15 @@ class AttemptArchive:
         with explained(self._directory):
             self._directory.mkdir(parents=True, exist_ok=True)
 
-    def write(self, phase: str, step: int, attempts: Sequence[Attempt]) -> Path:
+    def write(
+        self, phase: str, step: int, attempts: Sequence[Attempt], of_first: Sequence[Attempt] = ()
+    ) -> Path:
         """Writes one file whole; it replaces an earlier one of the same phase and step.
 
         Args:
           phase: "train", "eval" or the name of a benchmark.
           attempts: both streams; a correction is linked to its anchor if that is among them.
+          of_first: corrections of attempts of the run's first evaluation; they come last.
         """
         path = self._directory / f"{phase}-{step:06d}{_SUFFIX}"
         index_of = {id(attempt): i for i, attempt in enumerate(attempts)}
@@ -84,9 +88,9 @@ class AttemptArchive:
             gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=raw, mtime=0) as packed,
         ):
             written: set[str] = set()
-            for index, attempt in enumerate(attempts):
+            for index, attempt in enumerate((*attempts, *of_first)):
                 record = {"phase": phase, "step": step, "index": index}
-                record |= _record(attempt, index_of)
+                record |= _record(attempt, index_of, first=index >= len(attempts))
                 if attempt.problem.id in written:
                     record |= dict.fromkeys(_OF_PROBLEM)
                 written.add(attempt.problem.id)
@@ -223,8 +227,13 @@ def _files(workdir: Path) -> list[tuple[str, int, Path]]:
     return sorted(files)
 
 
-def _record(attempt: Attempt, index_of: dict[int, int]) -> dict[str, Any]:
-    """The fields of one attempt; `index_of` maps id(attempt) to its place in the file."""
+def _record(attempt: Attempt, index_of: dict[int, int], first: bool) -> dict[str, Any]:
+    """The fields of one attempt.
+
+    Args:
+      index_of: {id(attempt): place in the file}.
+      first: it quotes an attempt of the run's first evaluation.
+    """
     problem, verdict, completion = attempt.problem, attempt.verdict, attempt.completion
     logprob_sum = float(np.sum(completion.logprobs, dtype=np.float64))
     quoted = None
@@ -234,6 +243,7 @@ def _record(attempt: Attempt, index_of: dict[int, int]) -> dict[str, Any]:
             "outcome": anchor.verdict.outcome.value,
             "extracted": anchor.verdict.extracted,
             "text": anchor.text,
+            **({"first": True} if first else {}),
         }
     return {
         "stream": "base" if anchor is None else "correction",

@@ -63,10 +63,12 @@ class Record:
         if self._metrics is not None:
             self._metrics.write(step, scalars, phase)
 
-    def keep(self, phase: str, step: int, attempts: Sequence[Attempt]) -> None:
+    def keep(
+        self, phase: str, step: int, attempts: Sequence[Attempt], of_first: Sequence[Attempt] = ()
+    ) -> None:
         """A file of attempts, see `AttemptArchive.write`; nothing if the config wants none."""
         if self._archive is not None:
-            self._archive.write(phase, step, attempts)
+            self._archive.write(phase, step, attempts, of_first)
 
     def text(self, name: str, content: str) -> None:
         """A file of text in the run directory."""

@@ -90,6 +90,16 @@ def test_anchor_from_elsewhere_has_no_index_but_its_text(tmp_path):
     assert record["anchor"]["text"] == "9" and record["anchor"]["outcome"] == "no_answer"
 
 
+def test_corrections_of_the_first_evaluation_come_last_and_say_so(tmp_path):
+    own, earlier = attempt("1"), attempt("2")
+    corrections = [attempt("3", anchor=own)], [attempt("4", anchor=earlier)]
+    AttemptArchive(tmp_path).write("eval", 9, [own, *corrections[0]], corrections[1])
+    _, of_own, of_first = read_attempts(tmp_path)
+    assert (of_own["anchor"]["index"], "first" in of_own["anchor"]) == (0, False)
+    assert (of_first["text"], of_first["anchor"]["index"]) == ("4", None)
+    assert of_first["anchor"]["first"] is True
+
+
 def test_a_repeated_step_is_overwritten_with_the_same_bytes(tmp_path):
     archive = AttemptArchive(tmp_path)
     before = archive.write("train", 3, [attempt(seconds=0.1)]).read_bytes()
