@@ -51,6 +51,13 @@ def check_combinations(c: Config) -> None:
     if k.weight and c.num_anchors < 1:
         wanted = "a fraction that gives at least one anchor per step (or correction.weight=0)"
         _refuse(c, "correction.replay_fraction", wanted)
+    most = c.rollout.problems_per_step * k.max_per_problem * k.wrong_group_multiple
+    if k.weight and max(c.anchor_counts) > most:
+        wanted = (
+            f"at most {most} anchors of a kind, since a problem gives correction.max_per_problem = "
+            f"{k.max_per_problem}: a lower fraction, or more of a problem"
+        )
+        _refuse(c, "correction.replay_fraction", wanted)
     if k.weight and k.from_corrections and not all(c.anchor_counts):
         wanted = f"0, or a share that leaves each of the two kinds one of {c.num_anchors} anchors"
         _refuse(c, "correction.from_corrections", wanted)

@@ -209,6 +209,7 @@ def test_no_number_may_be_nan_or_infinite(key: str, value: str) -> None:
         ({"replay__initial": 0.9}, "replay.initial", "[0.05, 0.5]"),
         ({"replay__initial": 0.0, "replay__minimum": 0.0}, "replay.initial", "adaptive=False"),
         ({"correction__replay_fraction": 0.01}, "correction.replay_fraction", "one anchor"),
+        ({"correction__replay_fraction": 2.1}, "correction.replay_fraction", "a problem gives"),
         ({"correction__group_size": 1}, "correction.group_size", ">= 2"),
         ({"correction__wrong_group_multiple": 33}, "correction.wrong_group_multiple", "<= 32"),
         (
