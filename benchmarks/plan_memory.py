@@ -30,6 +30,8 @@ from cipo_jax.run.memory_plan import planned_bytes
 from cipo_jax.run.update import Policy, make_policy_update, make_score
 
 SHAPES: dict[str, dict[str, Any]] = {
+    "qwen3-32b": published.SHAPES["Qwen/Qwen3-32B"],
+    "qwen3-14b": published.SHAPES["Qwen/Qwen3-14B"],
     "llama-8b": published.SHAPES["meta-llama/Llama-3.1-8B"],
     "qwen3-4b": published.SHAPES["Qwen/Qwen3-4B"],
     "qwen3-1.7b": published.SHAPES["Qwen/Qwen3-1.7B"],

@@ -17,6 +17,12 @@ _QWEN3: dict[str, Any] = {
 }
 # Arguments of `ModelConfig`, from large to small.
 SHAPES: dict[str, dict[str, Any]] = {
+    "Qwen/Qwen3-32B": _QWEN3
+    | {"num_layers": 64, "d_model": 5120, "num_heads": 64, "mlp_dim": 25_600}
+    | {"tie_embeddings": False},
+    "Qwen/Qwen3-14B": _QWEN3
+    | {"num_layers": 40, "d_model": 5120, "num_heads": 40, "mlp_dim": 17_408}
+    | {"tie_embeddings": False},
     "meta-llama/Llama-3.1-8B": {
         "vocab_size": 128_256,
         "num_layers": 32,
