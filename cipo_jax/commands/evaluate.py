@@ -17,10 +17,8 @@ Steps 0 to 2 need no accelerator. How attempts are sampled and judged is decided
 import collections
 import contextlib
 import dataclasses
-import itertools
-import shutil
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,18 +51,22 @@ from cipo_jax.run.evaluate import (
 from cipo_jax.run.parameters import Place, check_parameters, find_parameters, load_parameters
 from cipo_jax.run.parts import Parts, open_parts, open_prompts, open_tokenizer
 from cipo_jax.run.problems import given_attempt, given_attempts, line_checker, open_evaluation
-from cipo_jax.run.records.archive import ATTEMPTS_DIR, AttemptArchive
-from cipo_jax.run.records.files import explained, write_json, write_text
-from cipo_jax.run.records.lock import DirectoryLock
+from cipo_jax.run.records.archive import AttemptArchive
+from cipo_jax.run.records.evaluations import (
+    EVALUATIONS_DIR,
+    RESULTS_FILE,
+    require_no_results,
+    results_directory,
+)
+from cipo_jax.run.records.files import write_json, write_text
 from cipo_jax.run.records.terminal import print_gain, printable
 from cipo_jax.run.statistics import Estimate
+from cipo_jax.run.watch.compiles import open_compilation_cache
 from cipo_jax.run.watch.heartbeat import Heartbeat
 from cipo_jax.types import Attempt, CipoError, Problem, Prompt
 from cipo_jax.verifiers.judge import open_pool, suite_kind, verdicts
 from cipo_jax.verifiers.pool import VerifierPool
 
-EVALUATIONS_DIR = "evaluations"
-RESULTS_FILE = "results.json"
 OWN = "eval"  # the name of the problems of `config.data.eval` among the suites
 
 
@@ -114,7 +116,10 @@ def evaluate_run(
     model = c.model.source if place is None else str(place.directory.parent)
     taken = 0 if place is None else place.step
     name = "source" if place is None else place.name
-    with _own_directory(workdir / EVALUATIONS_DIR, c.eval.name, name) as directory:
+    with (
+        open_compilation_cache(c.log.compilation_cache, workdir),
+        results_directory(workdir / EVALUATIONS_DIR, c.eval.name, name) as directory,
+    ):
         results = _evaluate_suites(c, loaded, unread, place, directory, heartbeat)
         document = {"model": model, "step": taken, "name": directory.name, "suites": results}
         write_json(directory / RESULTS_FILE, document)
@@ -136,7 +141,7 @@ def _check_places(config: Config, workdir: Path, step: str) -> None:
         if config.data.tokenizer:  # a model's own writes any text
             check_writable(e.suites, open_tokenizer(config), config.data.tokenizer)
         if e.name:
-            _require_no_results(workdir / EVALUATIONS_DIR / e.name)
+            require_no_results(workdir / EVALUATIONS_DIR / e.name)
 
 
 def _evaluate_suites(
@@ -175,65 +180,6 @@ def _evaluate_suites(
                     of_suite = [line for line in unread if line.startswith(member.source)]
                     results[member.suite.name] = summary | {"unread_answers": of_suite}
     return results
-
-
-@contextlib.contextmanager
-def _own_directory(parent: Path, wanted: str, checkpoint: str) -> Iterator[Path]:
-    """A directory for the results of this evaluation alone. One that is numbered is removed again
-    if nothing was put there.
-
-    Args:
-      wanted: its name, `eval.name`; "": after the checkpoint, with the first number that is free.
-
-    Raises:
-      CipoError: there are results under that name, or another process is at work there.
-    """
-    with contextlib.ExitStack() as stack:
-        if wanted:
-            directory = parent / wanted
-            stack.enter_context(DirectoryLock(directory, key="config.eval.name")).take()
-            _require_no_results(directory)
-            _remove_attempts(directory)
-        else:
-            with explained(parent):
-                directory = _make_numbered(parent, checkpoint)
-        try:
-            yield directory
-        except BaseException:
-            for empty in (directory / ATTEMPTS_DIR, directory):
-                with contextlib.suppress(OSError):  # not empty, or not made
-                    empty.rmdir()
-            raise
-
-
-def _remove_attempts(directory: Path) -> None:
-    """Removes the attempts of an evaluation that did not end: they have no results."""
-    attempts = directory / ATTEMPTS_DIR
-    if attempts.is_dir():
-        print(
-            f"evaluate {directory}: begins anew; attempts without results are removed", flush=True
-        )
-        with explained(attempts):
-            shutil.rmtree(attempts)
-
-
-def _require_no_results(directory: Path) -> None:
-    if (directory / RESULTS_FILE).exists():
-        raise CipoError(
-            f"config.eval.name: {directory} has results already; choose another name, or move that "
-            "directory away"
-        )
-
-
-def _make_numbered(parent: Path, name: str) -> Path:
-    """Makes `name`, or the first of name-2, name-3, ... that does not exist."""
-    parent.mkdir(parents=True, exist_ok=True)
-    for number in itertools.count(1):
-        directory = parent / (name if number == 1 else f"{name}-{number}")
-        with contextlib.suppress(FileExistsError):
-            directory.mkdir()
-            break
-    return directory
 
 
 def load_suites(config: Config) -> list[LoadedSuite]:

@@ -4,7 +4,8 @@
 
 Prompts go through the config's templates as questions do in training; how tokens are chosen is the
 config's `sampling` section. A single completion is shown while it is being sampled, several are
-shown as they finish. Nothing is verified and nothing is written.
+shown as they finish. Nothing is verified, and nothing is written but compiled programs, where the
+config or a run directory has a place for them.
 """
 
 import dataclasses
@@ -20,6 +21,7 @@ from cipo_jax.policy.random_keys import key_data, random_key
 from cipo_jax.run.parameters import find_parameters, load_parameters
 from cipo_jax.run.parts import open_engine, open_mesh, open_policy, open_prompts, open_tokenizer
 from cipo_jax.run.sizes import with_sizes
+from cipo_jax.run.watch.compiles import open_compilation_cache
 from cipo_jax.run.watch.heartbeat import Heartbeat
 from cipo_jax.sampling.stop_strings import text_before_stop
 from cipo_jax.types import CipoError, Completion, Problem
@@ -85,7 +87,13 @@ def generate(
         tokens = sum(map(len, engine.progress().values()))
         return f"{done} of {len(texts)} completions, {tokens} tokens of unfinished ones"
 
-    with jax.set_mesh(mesh), heartbeat.waiting(progress):
+    # `workdir` need not be a run's, and what is none gets no files.
+    cache = "" if place is None and c.log.compilation_cache == "auto" else c.log.compilation_cache
+    with (
+        open_compilation_cache(cache, workdir),
+        jax.set_mesh(mesh),
+        heartbeat.waiting(progress),
+    ):
         params = load_parameters(c, policy, place)
         engine.open(params)
         key = key_data(random_key(c.seed))

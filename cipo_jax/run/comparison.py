@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from cipo_jax.run.records.archive import ATTEMPTS_DIR, read_attempts
+from cipo_jax.run.records.evaluations import EVALUATIONS_DIR
 from cipo_jax.run.records.metrics_file import read_metrics
 from cipo_jax.types import CipoError, Outcome
 
@@ -154,14 +155,14 @@ def suite_outcomes(path: Path) -> Outcomes:
     """The outcomes of every suite of `evaluations/`, each at the last step it was evaluated at; of
     several evaluations of one step, the one with the last number."""
     last: dict[str, tuple[int, int, str]] = {}  # suite -> step, and length and name of a directory
-    for file in (path / "evaluations").glob(f"*/{ATTEMPTS_DIR}/*.jsonl.gz"):
+    for file in (path / EVALUATIONS_DIR).glob(f"*/{ATTEMPTS_DIR}/*.jsonl.gz"):
         suite, _, number = file.name.removesuffix(".jsonl.gz").rpartition("-")
         directory = file.parents[1].name
         place = (int(number), len(directory), directory)
         last[suite] = max(last.get(suite, place), place)
     tables: Outcomes = {}
     for suite, (step, _, directory) in sorted(last.items()):
-        tables |= outcomes(path / "evaluations" / directory, suite, step)
+        tables |= outcomes(path / EVALUATIONS_DIR / directory, suite, step)
     return tables
 
 

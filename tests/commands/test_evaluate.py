@@ -21,7 +21,7 @@ from cipo_jax.data.benchmarks.suites import CORRECT, CRITIQUE, SUITES
 from cipo_jax.main import run as command
 from cipo_jax.run.parameters import fresh_parameters
 from cipo_jax.run.parts import open_parts
-from cipo_jax.run.records.archive import AttemptArchive, read_attempts
+from cipo_jax.run.records.archive import read_attempts
 from cipo_jax.run.records.checkpoint import Checkpoints
 from cipo_jax.run.records.directory import claim_workdir
 from cipo_jax.run.watch.heartbeat import Heartbeat
@@ -111,42 +111,6 @@ def test_a_run_on_its_own_problems_again_gives_the_same(run: Path, tokenizer: Pa
     )
     files = [gzip.decompress(next((d / "attempts").iterdir()).read_bytes()) for d in (a, b)]
     assert files[0] == files[1]
-
-
-def test_evaluations_of_one_checkpoint_have_directories_of_their_own(tmp_path: Path) -> None:
-    for number in ("", "-2", "-3"):
-        with module._own_directory(tmp_path, "", "step-000004") as directory:
-            assert directory.name == f"step-000004{number}"
-            (directory / "results.json").write_text("{}")
-    with pytest.raises(RuntimeError), module._own_directory(tmp_path, "", "step-000005") as empty:
-        raise RuntimeError
-    assert not empty.exists()
-    with pytest.raises(RuntimeError), module._own_directory(tmp_path, "", "step-000005") as empty:
-        AttemptArchive(empty)
-        raise RuntimeError
-    assert not empty.exists()
-
-
-def test_results_under_a_name_are_not_written_over(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), module._own_directory(tmp_path, "a", "step-000004") as first:
-        AttemptArchive(first).write("aime24", 2, [])
-        raise RuntimeError
-    with module._own_directory(tmp_path, "a", "step-000004") as again:
-        assert again == first
-        assert not list(again.glob("attempts/*")), "those of an evaluation that did not end"
-        with (
-            pytest.raises(CipoError, match="config.eval.name=.*a: is in use by process"),
-            module._own_directory(tmp_path, "a", "step-000004"),
-        ):
-            pass
-        (again / "results.json").write_text("{}")
-    with (
-        pytest.raises(
-            CipoError, match=r"config.eval.name: .*a has results already; choose another"
-        ),
-        module._own_directory(tmp_path, "a", "step-000004"),
-    ):
-        pass
 
 
 def test_only_majorities_start_workers_that_compare_answers(

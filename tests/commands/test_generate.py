@@ -120,6 +120,27 @@ def test_only_what_is_settled_is_shown(text: str, stops: tuple[str, ...], settle
     assert settled_text(text, stops) == settled
 
 
+@pytest.mark.parametrize(
+    ("is_run", "setting", "kept"),
+    [(True, "auto", "auto"), (False, "auto", ""), (False, "elsewhere", "elsewhere")],
+)
+def test_programs_are_kept_where_a_place_is_known(
+    run: Path, monkeypatch: pytest.MonkeyPatch, is_run: bool, setting: str, kept: str
+) -> None:
+    """A directory that is no run's gets no files."""
+
+    def opened(directory: str, workdir: Path) -> None:
+        assert (directory, workdir) == (kept, run)
+        raise InterruptedError
+
+    monkeypatch.setattr(module, "open_compilation_cache", opened)
+    if not is_run:
+        monkeypatch.setattr(module, "find_parameters", lambda *_: None)
+    log = dataclasses.replace(tiny_config().log, compilation_cache=setting)
+    with pytest.raises(InterruptedError):
+        generate(dataclasses.replace(tiny_config(), log=log), run, QUESTIONS[:1])
+
+
 def test_stop_strings_end_what_is_shown(run: Path) -> None:
     (text,) = generate(tiny_config(), run, QUESTIONS[:1])
     stop = text[9:11]
