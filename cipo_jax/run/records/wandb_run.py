@@ -83,8 +83,9 @@ class WandbRun:
         try:
             yield
         except self._errors as error:
+            first_line = str(error).strip().partition("\n")[0].rstrip(".")
             raise CipoError(
-                f"config.log.wandb: Weights & Biases: {str(error).strip().partition(chr(10))[0]}; "
+                f"config.log.wandb: Weights & Biases: {first_line}; "
                 "log in by `wandb login`, set WANDB_MODE=offline to send later, or leave "
                 "config.log.wandb empty; the same command continues the run"
             ) from error
