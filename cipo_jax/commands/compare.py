@@ -73,7 +73,7 @@ _UNSOLVED = (
     "right. Problems that can be corrected are easier ones, so kinds of one method differ by that "
     "as well; compare `all` between methods."
 )
-_CURVES = ("pass@1", "correction/accuracy_after", "correction/w2r")
+_CURVES = ("pass@1", "correction/accuracy_after", "correction/w2r", "first_wrong/w2r")
 
 
 @dataclasses.dataclass(frozen=True)
