@@ -33,7 +33,7 @@ REPORT = IMAGES / "report.png"
 _BEGIN, _END = "<!-- of one run: docs/first_screen.py -->\n```\n", "```\n<!-- end -->"
 
 _HEADER = ("method   ", "policy   ", "devices  ", "step     ", "workdir  ")
-_SENTENCES = ("done in ", "corrections: ")
+_SENTENCES = ("done in ", "corrections: ", "wrong attempts: ")
 _GAIN = "gain  "
 _PAIR = ("  problem ", "  attempt ", "  correction ")
 # Of an evaluation; the other fields are left out.

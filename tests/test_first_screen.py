@@ -13,7 +13,7 @@ from quoted_numbers import split, tables
 SCRIPT = SimpleNamespace(**runpy.run_path(str(ROOT / "docs" / "first_screen.py")))
 README = (ROOT / "README.md").read_text()
 LINES = json.loads(SCRIPT.RECORDS.read_text())
-SENTENCES = ("done in ", "corrections: ")
+SENTENCES = ("done in ", "corrections: ", "wrong attempts: ")
 PAIR = [
     "  problem     Compute (9+2) & <3>.",
     "  attempt     9+2=31 | \\boxed{31}  [wrong]",

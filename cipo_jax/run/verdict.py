@@ -1,4 +1,4 @@
-"""Whether a run has learned anything, and to correct itself, in two sentences, from its directory.
+"""Whether a run has learned anything, and to correct itself, in three lines, from its directory.
 
 The first and the last evaluation are compared on the same problems (from the archive, paired; else
 by their standard errors). As in the evaluations, attempts without a verdict are left out. Decided
@@ -26,7 +26,8 @@ _MOST = 0.5  # of the steps
 
 
 def verdicts(workdir: Path, ends: Mapping[int, Counts] | None = None) -> list[str]:
-    """What a run has learned, and, where corrections are evaluated, what they are worth.
+    """What a run has learned, and, where corrections are evaluated, what they are worth, a line for
+    each sentence.
 
     Args:
       ends: what `count_ends` gives for the run's evaluations, if the caller has it.
@@ -41,7 +42,9 @@ def verdicts(workdir: Path, ends: Mapping[int, Counts] | None = None) -> list[st
     counts = ends or count_ends(workdir, evaluations)
     first, last = evaluations[0], evaluations[-1]
     ends_of = counts[first["step"]], counts[last["step"]]
-    found = on_learning(lines, ends_of), on_corrections((first, last), ends_of)
+    found = [on_learning(lines, ends_of)]
+    if all(of.own for of in ends_of):
+        found += [on_corrections(ends_of[1]), on_wrong_attempts((first, last), ends_of)]
     return [line for line in found if line]
 
 
@@ -88,54 +91,60 @@ def on_learning(lines: Sequence[Mapping[str, Any]], counts: tuple[Counts, Counts
     return f"no difference: {numbers}"
 
 
-def on_corrections(
+def on_corrections(counts: Counts) -> str:
+    """One line: the accuracy after corrections of the policy's own attempts beside that of the
+    attempts; "" without corrections.
+
+    Args:
+      counts: of the last evaluation.
+    """
+    if not counts.own:
+        return ""
+    (of,) = _of_each_problem(counts.own)  # [problems, quoted attempt right, correction right]
+    after, before, corrections = of[:, :, 1].sum(axis=1), of[:, 1].sum(axis=1), of.sum(axis=(1, 2))
+    rates = (f"{right.sum() / corrections.sum():.1%}" for right in (after, before))
+    worth = _points((after, corrections), (before, corrections))
+    return f"corrections: right after a correction {', before it '.join(rates)}: {worth}"
+
+
+def on_wrong_attempts(
     evaluations: tuple[Mapping[str, Any], Mapping[str, Any]], counts: tuple[Counts, Counts]
 ) -> str:
-    """One line on corrections of the policy's own attempts. In the last evaluation: the accuracy
-    after them beside that of the attempts they correct. In the first and the last: the share mended
-    of the attempts that were wrong at the first, which are the same. Where these were not followed,
-    of those that are wrong at each, of ever harder problems. Shares that are mended stand beside
-    what another attempt is worth. "" where one of the two evaluations has no correction.
+    """One line: the share mended of the own attempts that were wrong at the first evaluation, then
+    and at the last, which are the same; where these were not followed, of those that were wrong at
+    each, of ever harder problems. Shares that are mended stand beside what another attempt is
+    worth. "" where an evaluation has no correction of a wrong attempt.
 
     Args:
       evaluations: the first and the last, lines of metrics.jsonl.
       counts: of these two.
     """
     before, after = counts
-    if not before.own or not after.own:
-        return ""
-    first, last = _of_each_problem(before.own, after.own)
-    corrections = last.sum(axis=(1, 2))
-    right_after, right_before = last[:, :, 1].sum(axis=1), last[:, 1].sum(axis=1)
-    rates = (f"{of.sum() / corrections.sum():.1%}" for of in (right_after, right_before))
-    worth = _points((right_after, corrections), (right_before, corrections))
-    parts = [f"right after a correction {', before it '.join(rates)}: {worth}"]
-    steps = [line["step"] for line in evaluations]
+    (first, last), (steps, now) = evaluations, [e["step"] for e in evaluations]
     # A run whose first evaluation is of an older version has not followed its wrong attempts.
-    followed, another = _MENDED_FIRST in evaluations[0] and bool(after.first), _ANOTHER
-    if followed:
-        old, new = (_mended(of) for of in _of_each_problem(before.own, after.first))
-        parts.append(
-            f"of {old[1].sum()} attempts wrong at step {steps[0]}, mended then {_share(old)}, "
-            f"at step {steps[1]} {_share(new)}: {_points(new, old)}"
-        )
-        another = _ANOTHER_FIRST
-    elif first[:, 0].any() and last[:, 0].any():
-        old, new = _mended(first), _mended(last)
-        shares = (f"{_share(of)} of {of[1].sum()}" for of in (old, new))
-        parts.append(f"wrong attempts mended {', then '.join(shares)}: {_points(new, old)}")
+    followed = _MENDED_FIRST in first and bool(after.first)
+    old, new = map(_mended, _of_each_problem(before.own, after.first if followed else after.own))
+    if not old[1].any() or not new[1].any():
+        return ""
+    wrong = old[1].sum()
+    if not followed:
+        parts = [f"mended {_share(old)} of {wrong}, then {_share(new)} of {new[1].sum()}"]
     else:
-        return "corrections: " + parts[0]
-    if all(another in line for line in evaluations):
-        rates = (f"{line[another]:.1%}" for line in evaluations)
-        parts.append(f"another attempt is right in {', then in '.join(rates)}")
-    if followed and last[:, 0].any():
-        now = _mended(last)
-        told = f"of {now[1].sum()} wrong at step {steps[1]}, mended {_share(now)}"
-        if _ANOTHER in evaluations[1]:
-            told += f", another attempt right in {evaluations[1][_ANOTHER]:.1%}"
-        parts.append(told)
-    return "corrections: " + "; ".join(parts)
+        parts = [
+            f"of {wrong} at step {steps}, mended then {_share(old)}, at step {now} {_share(new)}"
+        ]
+    parts[0] += f": {_points(new, old)}"
+    another = _ANOTHER_FIRST if followed else _ANOTHER
+    if another in first and another in last:
+        parts.append(
+            f"another attempt is right in {first[another]:.1%}, then in {last[another]:.1%}"
+        )
+    (left,) = map(_mended, _of_each_problem(after.own))
+    if followed and left[1].any():
+        parts.append(f"of {left[1].sum()} at step {now}, mended {_share(left)}")
+        if _ANOTHER in last:
+            parts.append(f"another attempt is right in {last[_ANOTHER]:.1%}")
+    return "wrong attempts: " + "; ".join(parts)
 
 
 def _of_each_problem(*sides: Corrections) -> list[np.ndarray]:

@@ -83,9 +83,10 @@ def test_a_single_problem_shows_nothing(tmp_path: Path) -> None:
         AttemptArchive(tmp_path).write("eval", step, [*attempts, *corrections[-6:]])
         writer.write(step, {"eval/pass@1": right / 8}, "eval")
     writer.close()
-    learned, corrected = verdicts(tmp_path)
+    learned, *corrected = verdicts(tmp_path)
     assert learned.startswith("no difference: pass@1 25.0% at step 0, 87.5% at step 4")
-    assert "(95% interval -" in learned and "(95% interval +" not in corrected
+    assert "(95% interval -" in learned and len(corrected) == 2
+    assert not any("(95% interval +" in told for told in corrected)
 
 
 def test_a_run_without_two_evaluations_has_no_verdict_yet(tmp_path: Path) -> None:
@@ -135,14 +136,16 @@ def test_corrections_are_counted_by_hand(tmp_path: Path) -> None:
         chains = list(zip(base, corrections, strict=True))
         groups = list(zip(base, others, strict=True))
         writer.write(step, {"eval/pass@1": 0.2} | beside_another(chains, groups), "eval")
-        assert len(verdicts(tmp_path)) == (1 if step == 0 else 2)
+        assert len(verdicts(tmp_path)) == (1 if step == 0 else 3)
     writer.close()
-    _, told = verdicts(tmp_path)
-    assert told.startswith(
+    _, after, wrong = verdicts(tmp_path)
+    assert after.startswith(
         "corrections: right after a correction 70.0%, before it 20.0%: +50.0 points (95% interval "
     )
-    assert "; wrong attempts mended 25.0% of 8, then 75.0% of 8: +50.0 points (95% interv" in told
-    assert told.endswith("; another attempt is right in 12.5%, then in 50.0%")
+    assert wrong.startswith(
+        "wrong attempts: mended 25.0% of 8, then 75.0% of 8: +50.0 points (95% interval "
+    )
+    assert wrong.endswith("; another attempt is right in 12.5%, then in 50.0%")
 
 
 def test_attempts_wrong_at_first_are_followed(tmp_path: Path) -> None:
@@ -162,13 +165,14 @@ def test_attempts_wrong_at_first_are_followed(tmp_path: Path) -> None:
         followed = {"eval/first_wrong/w2r": then, f"eval/first_wrong/{another}": then}
         writer.write(step, followed | {f"eval/correction/{another}": now}, "eval")
     writer.close()
-    _, told = verdicts(tmp_path)
-    assert told.startswith("corrections: right after a correction 80.0%, before it 80.0%: ")
-    start = "; of 8 attempts wrong at step 0, mended then 25.0%, at step 4 75.0%: +50.0 points (95%"
-    assert start in told
-    assert told.endswith(
-        "; another attempt is right in 12.5%, then in 50.0%; of 2 wrong at step 4, mended 0.0%, "
-        "another attempt right in 25.0%"
+    _, after, wrong = verdicts(tmp_path)
+    assert after.startswith("corrections: right after a correction 80.0%, before it 80.0%: ")
+    assert wrong.startswith(
+        "wrong attempts: of 8 at step 0, mended then 25.0%, at step 4 75.0%: +50.0 points (95% "
+    )
+    assert wrong.endswith(
+        "; another attempt is right in 12.5%, then in 50.0%; of 2 at step 4, mended 0.0%; another "
+        "attempt is right in 25.0%"
     )
 
 
@@ -186,7 +190,8 @@ def test_a_run_that_has_not_followed_them_from_its_start_compares_those_of_each_
         archive.write("eval", step, [*base, *corrections], of_first)
         writer.write(step, {"eval/pass@1": 0.0} | followed, "eval")
     writer.close()
-    assert "; wrong attempts mended 0.0% of 4, then 100.0% of 4: +100.0" in verdicts(tmp_path)[1]
+    told = verdicts(tmp_path)[2]
+    assert told.startswith("wrong attempts: mended 0.0% of 4, then 100.0% of 4: +100.0 points")
 
 
 def test_one_attempt_a_problem_says_nothing_of_another(tmp_path: Path) -> None:
@@ -199,7 +204,7 @@ def test_one_attempt_a_problem_says_nothing_of_another(tmp_path: Path) -> None:
         alone = beside_another(chains, [[a] for a in base])
         writer.write(step, {"eval/pass@1": 0.0} | alone, "eval")
     writer.close()
-    _, told = verdicts(tmp_path)
+    told = verdicts(tmp_path)[2]
     assert "mended 100.0% of 4, then 100.0% of 4" in told and "another" not in told
 
 
