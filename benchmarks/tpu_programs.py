@@ -61,6 +61,7 @@ from cipo_jax.sampling.settings import EngineSettings, prefill_widths
 
 GIB = 2**30
 LIVE_TOKENS = 2048  # of a sequence, on average
+LEAST_CACHED = 25_600  # on each group of chips: the longest sequence takes 17,472
 FEW_MIB = 2500  # less than an update needs of any chip
 
 
@@ -165,7 +166,9 @@ def full_size(chosen: Slice, mu_dtype: str) -> Config:
     raw = runpy.run_path(str(file))["get_config"]()
     raw.mesh.data, raw.mesh.fsdp, raw.mesh.tensor, raw.mesh.context = chosen.mesh
     raw.batch.row_tokens, raw.batch.microbatch_rows = 18432, chosen.mesh[0] * chosen.mesh[1]
-    raw.sampling.slots, raw.sampling.cache_tokens = 256, 400_000
+    groups = math.prod(chosen.mesh) // chosen.tensor
+    raw.sampling.slots = 256
+    raw.sampling.cache_tokens = max(400_000, groups * LEAST_CACHED)
     raw.sampling.tensor = chosen.tensor
     raw.optimizer.mu_dtype = mu_dtype
     return resolve(raw)
