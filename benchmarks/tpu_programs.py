@@ -4,8 +4,8 @@
     python benchmarks/tpu_programs.py --slice=v5e-16
     python benchmarks/tpu_programs.py --slice=v5p-8 --model=llama-8b
 
-Needs libtpu, which serves one process at a time; an update takes a minute or two to compile. The sizes
-are those of configs/math.py, a row of 18,432 tokens per chip. Nothing is run. The output:
+Needs libtpu, which serves one process at a time; an update takes a minute or two to compile. The
+sizes are those of configs/math.py, a row of 18,432 tokens per chip. Nothing is run. The output:
 
     memory       per chip, as the compiler plans it; it refuses a program that does not fit
     collectives  counts and bytes of the results in the optimised program, by depth in loops: 0 once
