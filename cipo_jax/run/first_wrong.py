@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
 from cipo_jax.policy.model import Params
 from cipo_jax.run.evaluate import CorrectionPrompt, against_other_attempts, evaluate_corrections
+from cipo_jax.run.problems import attempt_as_text
 from cipo_jax.run.rollout import MakeAttempts
 from cipo_jax.run.statistics import Estimate
-from cipo_jax.types import Attempt, Completion, Outcome, Prompt, Verdict
+from cipo_jax.types import Attempt, Outcome, Prompt, Verdict
 
 PREFIX = "first_wrong/"
 _KEY = 0  # folded into the evaluation's key; `evaluate` has the numbers from 1
@@ -111,15 +111,11 @@ def _own_wrong(attempts: Sequence[Attempt]) -> tuple[WrongAttempt, ...]:
 
 
 def _anchors(wrong: Sequence[WrongAttempt], prompts: Sequence[Prompt]) -> list[Attempt]:
-    """The attempts as correction prompts quote them; their tokens are not known any more."""
+    """The attempts as correction prompts quote them."""
     asked = {prompt.problem.id: prompt for prompt in prompts}
-    nothing = Completion(np.zeros(0, np.int32), np.zeros(0, np.float32), finished=True)
     return [
-        Attempt(
-            asked[of.problem_id],
-            nothing,
-            of.text,
-            Verdict(Outcome(of.outcome), of.extracted, of.detail),
+        attempt_as_text(
+            asked[of.problem_id], of.text, Verdict(Outcome(of.outcome), of.extracted, of.detail)
         )
         for of in wrong
     ]

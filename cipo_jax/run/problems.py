@@ -164,8 +164,13 @@ def line_checker(source: str) -> TrueLines | None:
 def given_attempt(prompt: Prompt, text: str, right: bool) -> Attempt:
     """An attempt from the data, with the data's label for a verdict."""
     outcome = Outcome.CORRECT if right else Outcome.WRONG
+    return attempt_as_text(prompt, text, Verdict(outcome, detail="given by the data"))
+
+
+def attempt_as_text(prompt: Prompt, text: str, verdict: Verdict) -> Attempt:
+    """An attempt to be quoted, whose tokens are not known."""
     nothing = Completion(np.zeros(0, np.int32), np.zeros(0, np.float32), finished=True)
-    return Attempt(prompt, nothing, text, Verdict(outcome, detail="given by the data"))
+    return Attempt(prompt, nothing, text, verdict)
 
 
 def load_training(data: Data, seed: int, split: str = "train") -> list[Part]:

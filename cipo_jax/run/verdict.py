@@ -93,13 +93,11 @@ def on_learning(lines: Sequence[Mapping[str, Any]], counts: tuple[Counts, Counts
 
 def on_corrections(counts: Counts) -> str:
     """One line: the accuracy after corrections of the policy's own attempts beside that of the
-    attempts; "" without corrections.
+    attempts.
 
     Args:
-      counts: of the last evaluation.
+      counts: of the last evaluation, with corrections.
     """
-    if not counts.own:
-        return ""
     (of,) = _of_each_problem(counts.own)  # [problems, quoted attempt right, correction right]
     after, before, corrections = of[:, :, 1].sum(axis=1), of[:, 1].sum(axis=1), of.sum(axis=(1, 2))
     rates = (f"{right.sum() / corrections.sum():.1%}" for right in (after, before))

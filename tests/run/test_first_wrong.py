@@ -82,8 +82,8 @@ def test_own_wrong_attempts_that_were_corrected_are_remembered() -> None:
 
 
 def test_rates_by_hand() -> None:
-    """Of 5 wrong attempts 3 are mended. Attempts now: 1 of 2 at a (3 times), 0 of 2 at b, 2 of 2 at
-    c. One more has no verdict and counts nowhere."""
+    """Of 6 wrong attempts 3 are mended: 1 of 3 at a, 0 of 1 at b, 2 of 2 at c. Of the attempts now
+    1 of 2, 0 of 2 and 2 of 2 are right there. A correction without a verdict counts nowhere."""
     texts = (0, "x"), (0, "w"), (0, "v"), (0, "lost"), (1, "x"), (2, "y"), (2, "z")
     first, _, _ = at(0, None, wrong(*texts))
     right = {0: (True, False), 1: (False, False), 2: (True, True)}

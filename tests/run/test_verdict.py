@@ -1,4 +1,4 @@
-"""A run in two sentences."""
+"""A run in three lines."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
