@@ -8,8 +8,14 @@ those of the functions of `rl/` that can be called without a config: they call `
 import operator
 from typing import Any
 
-from cipo_jax.config.keys import Algorithm, Config, Sampling
+from cipo_jax.config.keys import Algorithm, Config, Eval, Sampling
 from cipo_jax.types import CipoError
+
+# Keys of `eval` that only benchmarks have a use for.
+_OF_SUITES = (
+    *("suite_problems", "suite_samples", "suite_temperature"),
+    *("released_from", "released_until"),
+)
 
 
 def check_combinations(c: Config) -> None:
@@ -106,6 +112,11 @@ def check_combinations(c: Config) -> None:
     if c.eval.released_until and c.eval.released_from > c.eval.released_until:
         wanted = f"a date up to eval.released_until = {c.eval.released_until}"
         _refuse(c, "eval.released_from", wanted)
+    for key in _OF_SUITES if not c.eval.suites else ():
+        default = getattr(Eval(), key)
+        if getattr(c.eval, key) != default:
+            wanted = f"{default!r} without eval.suites, whose evaluation it is of"
+            _refuse(c, f"eval.{key}", wanted)
     if c.log.on_recompile == "stop" and c.log.max_compiles_after_warmup < 0:
         wanted = "'warn' with log.max_compiles_after_warmup = -1, which allows any number"
         _refuse(c, "log.on_recompile", wanted)

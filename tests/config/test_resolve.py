@@ -254,6 +254,11 @@ def test_no_number_may_be_nan_or_infinite(key: str, value: str) -> None:
             "up to eval.released_until = 2024-12-31",
         ),
         # Without effect.
+        ({"eval__suite_problems": 5}, "eval.suite_problems", "0 without eval.suites"),
+        ({"eval__suite_samples": 2}, "eval.suite_samples", "0 without eval.suites"),
+        ({"eval__suite_temperature": 0.0}, "eval.suite_temperature", "-1.0 without eval.suites"),
+        ({"eval__released_from": "2024-02-29"}, "eval.released_from", "'' without eval.suites"),
+        ({"eval__released_until": "2024-02-29"}, "eval.released_until", "'' without eval.suites"),
         ({"algorithm__overlong_buffer": 8}, "algorithm.overlong_buffer", "overlong='keep'"),
         ({"optimizer__decay_steps": 90}, "optimizer.decay_steps", "does not decay"),
         ({"optimizer__final_share": 0.1}, "optimizer.final_share", "does not decay"),
@@ -279,8 +284,13 @@ def test_values_out_of_range_or_at_odds_are_refused(values: dict, key: str, want
         {"correction__band_low": 0.75},
         {"eval__every": 0, "eval__corrected_attempts": 8, "eval__pass_at": ()},
         {"verifier__kind": "my_package.judge:verify"},
-        {"eval__released_from": "2024-02-29", "eval__released_until": "2024-02-29"},
-        {"eval__released_from": "2024-02-29"},
+        {
+            "eval__suites": ("livecodebench",),
+            "eval__released_from": "2024-02-29",
+            "eval__released_until": "2024-02-29",
+        },
+        {"eval__suites": ("livecodebench",), "eval__released_from": "2024-02-29"},
+        {"eval__suites": ("gsm8k",), "eval__suite_problems": 5, "eval__suite_samples": 2},
         {"log__on_recompile": "stop", "log__max_compiles_after_warmup": 0},
     ],
 )
