@@ -431,6 +431,11 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
         "a_file",
         "checkpoint.directory",
     ),
+    "compiled programs into a file": (
+        [TINY, "--config.log.compilation_cache=a_file"],
+        "config.log.compilation_cache: got 'a_file', a file",
+        "wanted a directory",
+    ),
     "init from nothing": ([TINY, "--config.init_from=nowhere"], "init_from", "run directory"),
     "preflight from nothing": (
         [TINY, "--mode=preflight", "--config.init_from=nowhere"],

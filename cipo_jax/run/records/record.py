@@ -18,6 +18,7 @@ from cipo_jax.run.records.metrics_file import (
     read_metrics,
 )
 from cipo_jax.run.records.starts import add_start, read_starts
+from cipo_jax.run.watch.compiles import check_compilation_cache
 from cipo_jax.types import Attempt, CipoError
 
 
@@ -26,9 +27,10 @@ def check_records(workdir: Path, log: Log) -> None:
     left is read: a damaged file would otherwise be found by the report, after hours.
 
     Raises:
-      CipoError: packages are missing, or metrics, attempts or starts are damaged; with the key, or
-        with the file, the line, and what to do.
+      CipoError: packages are missing, or metrics, attempts or starts are damaged, or compiled
+        programs are to be kept in a file; with the key, or with the file, the line, and what to do.
     """
+    check_compilation_cache(log.compilation_cache)
     check_charts(log.tensorboard, log.wandb)
     check_metrics(workdir)
     read_starts(workdir)

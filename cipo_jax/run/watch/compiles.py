@@ -28,6 +28,19 @@ _CACHE_HIT = "/jax/compilation_cache/cache_hits"
 _EXPLAIN = "jax_explain_cache_misses"
 
 
+def check_compilation_cache(directory: str) -> None:
+    """JAX itself warns of a place that it cannot use, and compiles all at each start.
+
+    Raises:
+      CipoError: `config.log.compilation_cache` is a file.
+    """
+    if Path(directory).is_file():
+        raise CipoError(
+            f"config.log.compilation_cache: got {directory!r}, a file; wanted a directory for "
+            "compiled programs, 'auto' for one in the run directory, or '' for none"
+        )
+
+
 @contextlib.contextmanager
 def open_compilation_cache(directory: str, workdir: Path) -> Iterator[None]:
     """Keeps compiled programs on disk for the next start. A cache that JAX has been given already,
@@ -35,7 +48,11 @@ def open_compilation_cache(directory: str, workdir: Path) -> Iterator[None]:
 
     Args:
       directory: "auto": `workdir`/.compiled; "": none.
+
+    Raises:
+      CipoError: as `check_compilation_cache`.
     """
+    check_compilation_cache(directory)
     if not directory or jax.config.values["jax_compilation_cache_dir"]:
         yield
         return
