@@ -64,6 +64,7 @@ def test_what_the_hub_warns_of_is_said_once(
     assert not again
 
 
+@pytest.mark.slow
 def test_the_rules_of_extraction_reach_the_verifier(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

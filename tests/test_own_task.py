@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from forms import fast
 from places import ROOT, TESTS
 from printed_commands import write_files
 
@@ -75,10 +76,14 @@ def test_every_command_of_the_page_runs(
 
 @pytest.mark.parametrize(
     ("body", "reason"),
-    [
-        ("return problem.meta['level'] > 3", "KeyError: 'level'"),
-        ("pass", "the verifier returned NoneType None; wanted Verdict, bool, or a score"),
-    ],
+    fast(
+        [
+            ("return problem.meta['level'] > 3", "KeyError: 'level'"),
+            ("pass", "the verifier returned NoneType None; wanted Verdict, bool, or a score"),
+        ],
+        1,
+        arguments=2,
+    ),
 )
 def test_a_verifier_that_fails_on_everything_ends_the_run(
     body: str, reason: str, tmp_path: Path

@@ -12,6 +12,7 @@ import paper_times  # noqa: E402
 PAGE = (ROOT / "docs" / "scaling.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_line_of_the_page_is_that_of_the_program() -> None:
     (line,) = paper_times.table(["8 H100"], ["Qwen3-4B"])
     assert line in PAGE and "\n".join(paper_times.HEADER) in PAGE

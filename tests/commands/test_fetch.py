@@ -49,6 +49,7 @@ def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mode, "download_model", refuse)
 
 
+@pytest.mark.slow
 def test_without_a_hub_the_package_is_taken_and_said(
     package: Package, no_hub: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

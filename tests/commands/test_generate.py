@@ -42,6 +42,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return workdir
 
 
+@pytest.mark.slow
 def test_a_single_completion_is_shown_as_it_grows(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -64,6 +65,7 @@ def test_a_single_completion_is_shown_as_it_grows(
     assert "tokens, mean log-prob -" in summary
 
 
+@pytest.mark.slow
 def test_prompts_and_samples_are_numbered(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     texts = generate(tiny_config(), run, QUESTIONS, samples=2)
     printed = capsys.readouterr().out
@@ -79,6 +81,7 @@ def test_prompts_and_samples_are_numbered(run: Path, capsys: pytest.CaptureFixtu
     assert first == second
 
 
+@pytest.mark.slow
 def test_it_is_the_runs_policy_that_speaks(run: Path) -> None:
     """The same as its engine says to the prompt of training."""
     c = tiny_config()

@@ -15,6 +15,7 @@ from cipo_jax.types import Outcome, Problem
 FIXTURES = TESTS / "fixtures" / "suites"
 
 
+@pytest.mark.slow
 def test_every_fixture_verifies_as_it_says() -> None:
     open_or_skip()
     suites = [load_suite(name, str(FIXTURES)) for name in SUITES]

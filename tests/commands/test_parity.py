@@ -37,6 +37,7 @@ def test_in_float32_they_agree(capsys: pytest.CaptureFixture[str]) -> None:
     assert 0 < mean <= largest < 1e-5 and ratio == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_wrong_temperature_in_scoring_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def forgets(model_config: Any, mesh: Any, temperature: float) -> Any:
         return make_score(model_config, mesh, Sampling().temperature)

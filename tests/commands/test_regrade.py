@@ -105,6 +105,7 @@ def test_the_verifier_sees_what_it_saw_the_first_time(
     assert "tests.type: got 'none'" in lines(tmp_path)[4]["detail"]
 
 
+@pytest.mark.slow
 def test_a_failed_regrade_leaves_the_earlier_one(tmp_path: Path) -> None:
     AttemptArchive(tmp_path).write("train", 1, [attempt(SUM, r"\boxed{2}", Outcome.CORRECT)])
     regrade(tmp_path, Verifier(workers=1))

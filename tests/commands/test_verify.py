@@ -73,6 +73,7 @@ def test_answers_in_every_form_and_thoughts_left_open(tmp_path, capsys):
     assert "break off" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_guess_about_rows_that_say_nothing_is_counted(tmp_path, capsys):
     rows = [
         {"question": "?", "answer": 8, "text": text, "label": label}

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_models
+from forms import fast
 
 from cipo_jax.policy import attention, attention_kernels, context, model, sharding, splash_attention
 
@@ -70,7 +71,8 @@ def tpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("H", "window", "soft_cap"), [(64, None, None), (128, 40, None), (64, 150, 3.0)]
+    ("H", "window", "soft_cap"),
+    fast([(64, None, None), (128, 40, None), (64, 150, 3.0)], 1, arguments=3),
 )
 def test_splash_equals_the_reference(H: int, window: int | None, soft_cap) -> None:
     options = {"scale": 0.1, "window": window, "soft_cap": soft_cap}
@@ -92,7 +94,7 @@ def test_what_cudnn_is_given_equals_the_reference(window: int | None) -> None:
     assert_close(out_and_grads(kernel, 64), out_and_grads(reference(**options), 64))
 
 
-@pytest.mark.parametrize("window", [None, 40])
+@pytest.mark.parametrize("window", fast([None, 40], 1))
 def test_window_of_the_layer_chooses_the_branch(tpu, window: int | None) -> None:
     def layer(*args):
         traced = jnp.asarray(attention.window_size(window))
@@ -103,7 +105,8 @@ def test_window_of_the_layer_chooses_the_branch(tpu, window: int | None) -> None
 
 
 @pytest.mark.parametrize(
-    ("sizes", "splits"), [((1, 2, 2), 1), ((1, 1, 4), 1), ((1, 1, 1, 2), 2), ((1, 2, 2, 2), 2)]
+    ("sizes", "splits"),
+    fast([((1, 2, 2), 1), ((1, 1, 4), 1), ((1, 1, 1, 2), 2), ((1, 2, 2, 2), 2)], -1, arguments=2),
 )
 def test_kernel_on_a_mesh_equals_the_reference(tpu, sizes: tuple[int, ...], splits: int) -> None:
     """With (1, 1, 4) the two key/value heads do not divide the tensor axis."""
@@ -211,6 +214,7 @@ def test_gpu_takes_cudnn(monkeypatch: pytest.MonkeyPatch) -> None:
     assert options["mask"].shape == (B, 1, T, T) and options["mask"].any(-1).all()
 
 
+@pytest.mark.slow
 def test_model_with_kernels_equals_model_without(tpu, monkeypatch: pytest.MonkeyPatch) -> None:
     """A pattern of windows, soft-cap and rematerialisation around the kernel."""
     config = dataclasses.replace(

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_models
+from forms import fast
 
 from cipo_jax.policy import logprobs, model, sharding
 from cipo_jax.policy.cache import attention as paged
@@ -73,7 +74,9 @@ PATTERN = dataclasses.replace(
 
 
 @pytest.mark.parametrize("config", [CONFIG, PATTERN], ids=["plain", "gemma"])
-@pytest.mark.parametrize("chunks", [[24], [8, 16], [4, 16, 4]], ids=lambda c: "+".join(map(str, c)))
+@pytest.mark.parametrize(
+    "chunks", fast([[24], [8, 16], [4, 16, 4]], -1), ids=lambda c: "+".join(map(str, c))
+)
 def test_cache_equals_teacher_forcing(chunks: list[int], config: model.ModelConfig) -> None:
     """Right-padded rows of 24, 17 and 3 tokens, fed in chunks of whole pages to a cache with room
     to spare."""
@@ -231,12 +234,13 @@ def test_all_logits_never_exist_at_once(block: int, monkeypatch: pytest.MonkeyPa
 # Rematerialisation, dtypes, initialisation.
 
 
-@pytest.mark.parametrize("remat", sorted(model.REMAT_POLICIES))
+@pytest.mark.parametrize("remat", fast(sorted(model.REMAT_POLICIES), 1))
 def test_remat_changes_neither_values_nor_gradients(remat: str) -> None:
     config = dataclasses.replace(CONFIG, remat=remat)
     assert_trees_close(value_and_grads(config, PARAMS(), BATCH), baseline(), 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unroll", [2, 100])
 def test_unrolling_changes_neither_values_nor_gradients(unroll: int) -> None:
     config = dataclasses.replace(CONFIG, num_layers=4)

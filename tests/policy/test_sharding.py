@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 import tiny_models
+from forms import fast
 from jax.sharding import PartitionSpec as P
 
 from cipo_jax.policy import model, sharding
@@ -61,15 +62,19 @@ def results(sizes: tuple[int, ...], with_grads: bool):
 # so it runs where every axis is split.
 @pytest.mark.parametrize(
     ("sizes", "with_grads"),
-    [
-        ((8, 1, 1), False),
-        ((1, 8, 1), False),
-        ((2, 2, 2), True),
-        ((1, 2, 4), True),
-        ((1, 2, 2, 2), True),
-        ((1, 2, 1, 4), True),
-        ((1, 1, 1, 8), False),
-    ],
+    fast(
+        [
+            ((8, 1, 1), False),
+            ((1, 8, 1), False),
+            ((2, 2, 2), True),
+            ((1, 2, 4), True),
+            ((1, 2, 2, 2), True),
+            ((1, 2, 1, 4), True),
+            ((1, 1, 1, 8), False),
+        ],
+        4,
+        arguments=2,
+    ),
 )
 def test_results_do_not_depend_on_the_mesh(sizes: tuple[int, ...], with_grads: bool) -> None:
     (logprobs, entropy), grads = results(sizes, with_grads)

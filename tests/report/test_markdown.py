@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from cipo_jax.report.blocks import Note, Section, Table
 from cipo_jax.report.markdown import markdown_page, markdown_table
 
@@ -18,6 +20,7 @@ def test_a_page_as_text_leaves_out_what_only_a_page_can_show() -> None:
     assert text == "# Title\n\nAbout.\n\n## Part\n\nWords.\n\n| a | b |\n|---|---|\n| x | 7 |\n"
 
 
+@pytest.mark.slow
 def test_an_evaluation_does_not_import_matplotlib() -> None:
     code = "import sys, cipo_jax.commands.evaluate; print('matplotlib' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 import pytest
 import tiny_models
+from forms import fast
 from tiny_updates import (
     ADAMW,
     HIGH,
@@ -146,6 +147,7 @@ def test_loss_metrics_and_gradient_equal_the_double_loop(shift: float) -> None:
     assert grad_norm == pytest.approx(float(jax.jit(optax.tree.norm)(gradient)), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_shared_prompt_changes_no_metric_and_no_gradient() -> None:
     params = transformer_params()
     prompts = {(s.stream, s.group): np.resize(s.prompt, 9 + s.group) for s in sequences()}
@@ -186,7 +188,8 @@ def test_weight_zero_is_grpo_to_the_bit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sizes", "held"), [((2, 2, 2), (1, 2, 1, T)), ((1, 2, 2, 2), (1, 2, 2, T // 2))]
+    ("sizes", "held"),
+    fast([((2, 2, 2), (1, 2, 1, T)), ((1, 2, 2, 2), (1, 2, 2, T // 2))], 1, arguments=2),
 )
 def test_updates_do_not_depend_on_the_mesh(sizes: tuple[int, ...], held: tuple[int, ...]) -> None:
     params = transformer_params()

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import jax
 import numpy as np
 import pytest
+from forms import fast
 from tiny_updates import (
     ADAMW,
     HIGH,
@@ -90,7 +91,7 @@ def test_norms_and_cosines_are_those_of_numpy() -> None:
 
 
 @pytest.mark.parametrize(
-    "loss", [LOSS, PolicyLoss(LOW, HIGH, aggregation=Aggregation("sequence_mean", 8))]
+    "loss", fast([LOSS, PolicyLoss(LOW, HIGH, aggregation=Aggregation("sequence_mean", 8))], 0)
 )
 def test_the_streams_gradients_are_those_of_the_update(loss: PolicyLoss) -> None:
     """Off-policy, whatever the minibatches, and with completions that are measured alone."""

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import pytest
 from as_on_gpu import lowered_for_cuda
+from forms import fast
 from tiny_models import TINY_CONFIG
 
 from cipo_jax.config.keys import Batch, Config, Correction, Data, Rollout
@@ -73,11 +74,16 @@ def test_sampling_lowers_for_cuda_as_kernels(config: ModelConfig) -> None:
 
 @pytest.mark.parametrize(
     ("config", "row_tokens", "kernels", "library"),
-    [
-        (shape(), LONG, 4, False),
-        (dataclasses.replace(WINDOWS, remat="full"), SHORT, 3 * (4 + 1), False),
-        (shape(), SHORT, 0, True),
-    ],
+    fast(
+        [
+            (shape(), LONG, 4, False),
+            (dataclasses.replace(WINDOWS, remat="full"), SHORT, 3 * (4 + 1), False),
+            (shape(), SHORT, 0, True),
+        ],
+        0,
+        2,
+        arguments=4,
+    ),
     ids=["long rows", "windows and soft cap", "short rows"],
 )
 def test_updates_lower_for_cuda_as_kernels(

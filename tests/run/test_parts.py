@@ -17,6 +17,7 @@ from cipo_jax.run.parts import open_mesh, open_parts, open_policy, open_prompts,
 from cipo_jax.types import CipoError, Problem
 
 
+@pytest.mark.slow
 def test_end_of_sampling_reports_and_gives_the_cache_back() -> None:
     c = default_config()
     c.model.num_layers, c.model.d_model, c.model.head_dim, c.model.mlp_dim = 1, 16, 8, 24

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from forms import fast
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -72,7 +73,7 @@ def test_frequencies_and_logprobs_are_those_of_the_softmax(
     assert_drawn_from(softmax(logits / temperature), *draw(logits, temperature))
 
 
-@pytest.mark.parametrize("size", [1, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK, 167 * SHARDS])
+@pytest.mark.parametrize("size", fast([1, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK, 167 * SHARDS], 3))
 def test_vocabularies_of_odd_sizes(size: int) -> None:
     logits = np.resize(MANY, size)
     assert_drawn_from(softmax(logits), *draw(logits))
@@ -104,6 +105,7 @@ def test_no_shard_cuts_a_block_where_that_can_be_had(vocabulary: int) -> None:
             assert vocabulary % shards == 0 and (vocabulary // shards) % size == 0
 
 
+@pytest.mark.slow
 def test_inversion_finds_the_entry_at_every_point() -> None:
     """Against a cumulative sum in float64, at points that are not on a border."""
     uniform = (np.arange(1000) + 0.5) / 1000
@@ -196,13 +198,16 @@ def truncated(
 
 @pytest.mark.parametrize(
     "options",
-    [
-        {"top_k": 1},
-        {"top_k": 40},
-        {"top_p": 0.3},
-        {"min_p": 0.1},
-        {"top_k": 100, "top_p": 0.7, "min_p": 0.05},
-    ],
+    fast(
+        [
+            {"top_k": 1},
+            {"top_k": 40},
+            {"top_p": 0.3},
+            {"min_p": 0.1},
+            {"top_k": 100, "top_p": 0.7, "min_p": 0.05},
+        ],
+        -1,
+    ),
     ids=str,
 )
 def test_truncation(options: dict) -> None:
@@ -212,6 +217,7 @@ def test_truncation(options: dict) -> None:
     assert_drawn_from(probabilities, *draw(MANY, 0.8, Choice(stop_ids=(), **options)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"top_k": 10_000}, {"top_p": 0.0001}, {"min_p": 1.0}], ids=str)
 def test_truncation_at_its_limits(options: dict) -> None:
     tokens, logprobs = draw(MANY, choice=Choice(stop_ids=(), **options))

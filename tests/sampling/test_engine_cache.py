@@ -7,6 +7,7 @@ import jax.monitoring
 import numpy as np
 import pytest
 import tiny_engines
+from forms import fast
 from tiny_engines import (
     LIMIT,
     PROMPTS,
@@ -118,7 +119,7 @@ def test_prompts_that_do_not_fit_beside_one_another_take_turns(
 
 
 @pytest.mark.parametrize("taken", [0, 1, 5])
-@pytest.mark.parametrize("settings", [{}, {"cache_tokens": 40, "dispatch_ahead": True}])
+@pytest.mark.parametrize("settings", fast([{}, {"cache_tokens": 40, "dispatch_ahead": True}], 0))
 def test_a_call_given_up_leaves_nothing_behind(settings: dict, taken: int) -> None:
     got = fresh(**settings)
     with jax.set_mesh(got.mesh):

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import pytest
+from forms import fast
 from tiny_models import TINY_CONFIG
 
 from cipo_jax.policy import sharding
@@ -107,7 +108,7 @@ def shaped(heads: str, slots: int) -> tuple[ModelConfig, EngineSettings, Any]:
     return config, s, abstract_cache(config, one_device(), s)
 
 
-@pytest.mark.parametrize("heads", HEADS)
+@pytest.mark.parametrize("heads", fast(list(HEADS), 0))
 def test_programs_of_one_prompt_update_the_cache_in_place(heads: str) -> None:
     config, s, cache = shaped(heads, 1)
     some = {"decode 1", "prefill 1 x 16 after 0 pages", "prefill 1 x 32 after 3 pages"}

@@ -188,6 +188,7 @@ def _kill_workers(seconds: float, ended: threading.Event, killed: list[int]) -> 
                 killed.append(victim)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "workers"), [(OBEY, 1), ("math", 2)])
 def test_a_worker_may_be_killed_again_and_again(kind, workers):
     ended, killed = threading.Event(), []

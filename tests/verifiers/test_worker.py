@@ -91,6 +91,7 @@ def test_a_verifier_that_cannot_be_loaded_is_refused(kind, message):
         VerifierPool(kind, workers=2, timeout_seconds=1.0)
 
 
+@pytest.mark.slow
 def test_extraction_rules_reach_the_workers():
     problem = Problem("p", "?", "3")
     text = "#### 3\n\\boxed{4}, then 5"

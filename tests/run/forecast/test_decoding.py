@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from forms import fast
 from tiny_engines import PROMPTS, SAMPLES, Sampler
 
 from cipo_jax.policy.config import ModelConfig
@@ -87,10 +88,14 @@ def test_the_host_adds_to_the_device_unless_chunks_are_dispatched_ahead() -> Non
 
 @pytest.mark.parametrize(
     ("mesh", "settings"),
-    [
-        ((1, 1, 1), {"slots": 5, "cache_tokens": 40}),
-        ((2, 1, 1), {"slots": 6, "dispatch_ahead": True, "prefill_tokens": 16}),
-    ],
+    fast(
+        [
+            ((1, 1, 1), {"slots": 5, "cache_tokens": 40}),
+            ((2, 1, 1), {"slots": 6, "dispatch_ahead": True, "prefill_tokens": 16}),
+        ],
+        1,
+        arguments=2,
+    ),
 )
 def test_the_schedule_is_the_engines(mesh: tuple[int, int, int], settings: dict[str, Any]) -> None:
     """Steps, rows, pages, prefills and evictions, for the lengths that the engine has drawn. An

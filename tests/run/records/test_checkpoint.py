@@ -208,6 +208,7 @@ def damaged_files(good: Path, directory: Path) -> Iterator[tuple[str, Path]]:
         yield f"{file.relative_to(good)}", copy
 
 
+@pytest.mark.slow
 def test_whatever_is_damaged_the_values_are_those_of_a_checkpoint(
     three: Path, tmp_path: Path
 ) -> None:
@@ -404,6 +405,7 @@ except t.CipoError as error:
 """
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_costs_no_finished_checkpoint(tmp_path: Path) -> None:
     # A limit on the size of files stands for it: writing fails in the middle, in the background.
     result = subprocess.run(

@@ -152,10 +152,11 @@ def any_sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
     [
         ("call", True),
         ("call", False),
-        ("assert", False),
-        ("stdin", False),
-        pytest.param("assert", True, marks=pytest.mark.slow),
-        pytest.param("stdin", True, marks=pytest.mark.slow),
+        *(
+            pytest.param(kind, filtered, marks=pytest.mark.slow)
+            for kind in ("assert", "stdin")
+            for filtered in (False, True)
+        ),
     ],
 )
 @pytest.mark.parametrize("name", OUTLIVERS)
