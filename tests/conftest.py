@@ -10,13 +10,16 @@ from collections.abc import Generator
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+FLAGS = (
+    " --xla_force_host_platform_device_count=8"
     # Most of the suite's time is compilation; these cut it to less than half. The last of them: a
     # program in parts, compiled at once, takes longer in sum, and other cores have other tests.
     " --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
     " --xla_cpu_parallel_codegen_split_count=1"
 )
+# A process of the session inherits them. Twice the same, they would name other compiled programs.
+if FLAGS not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + FLAGS
 # A thread of torch in each process: several would spin while they wait for a core.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
