@@ -317,8 +317,8 @@ def _errors_of(suite: str, attempts: Sequence[Attempt]) -> list[str]:
     )
     first = f"{suite}: {len(failed)} of {len(attempts)} attempts, of {problems} problems, have no "
     first += (
-        "verdict and are left out of all metrics but `error`: tests, verifier or sandbox are at "
-        f"fault. They have the outcome error in attempts/{suite}-*.jsonl.gz"
+        "verdict and count as neither right nor wrong: tests, verifier or sandbox are at fault. "
+        f"They have the outcome error in attempts/{suite}-*.jsonl.gz"
     )
     shown = [printable(f"{suite}: {n} times: {why[:200]}") for why, n in reasons.most_common(3)]
     return [first, *shown]

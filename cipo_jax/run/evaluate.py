@@ -53,8 +53,8 @@ def evaluate(
     Each problem gets `samples` attempts, of which the first `corrected_attempts` are then corrected
     once each; further rounds correct what the last one gave. The same key gives the same attempts.
 
-    Attempts without a verdict (`Attempt.judged`) count in "error" and in the lengths alone. A
-    metric for which too few verdicts are left is absent.
+    Attempts without a verdict (`Attempt.judged`) count in "error", in lengths and in "lines_true"
+    alone. A metric for which too few verdicts are left is absent.
 
     Args:
       pass_at: the k of pass@k and maj@k.

@@ -179,8 +179,8 @@ eval/lines_true | share | Of the lines of attempts that can be checked, those th
     colour, and marks a conflict. The boxed line is left out; in natural language equations alone
     are checked, elsewhere a line that cannot be read counts as not true.
 eval/lines_true_stderr | share | Its standard error over problems.
-eval/error | share | Of attempts without a verdict: verifier, tests or sandbox are at fault. All
-    other metrics leave them out; a problem has a pass@k if it has k verdicts.
+eval/error | share | Of attempts without a verdict: verifier, tests or sandbox are at fault.
+    They count as neither right nor wrong; a problem has a pass@k if it has k verdicts.
 eval/correction/accuracy_before | share | Of the own attempts that are then corrected, those that
     are right.
 eval/correction/accuracy_after | share | Of their corrections, those that are right.
