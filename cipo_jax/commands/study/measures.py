@@ -30,7 +30,7 @@ from cipo_jax.types import CipoError
 
 _RECORD = f"{FINAL}/measures.json"
 # What the learning curve keeps of the run's evaluations.
-_CURVE = ("pass@", "correction/", "given/", "length/mean", "lines_true")
+_CURVE = ("pass@", "correction/", "first_wrong/", "given/", "length/mean", "lines_true")
 # Between the gradients of parts of the streams; records of an older format lack these.
 COSINES = ("right_cosine", "wrong_cosine", "unsolved_cosine", "right_wrong_cosine")
 # What a record keeps of the training steps, by the name it has there. The gradients of the streams
