@@ -26,8 +26,7 @@ import numpy as np
 
 from cipo_jax import __version__
 from cipo_jax.config.command_line import Invocation
-from cipo_jax.config.keys import Config, flatten
-from cipo_jax.config.resolve import read_values
+from cipo_jax.config.resolve import read_values, with_newer_keys
 from cipo_jax.report.blocks import Note, Section, Table, interval_places
 from cipo_jax.report.comparison import (
     curve_figures,
@@ -255,9 +254,7 @@ def load_run(path: Path) -> ComparedRun:
     """
     if not (path / "config.json").is_file():
         raise CipoError(f"{path}: is not a run directory (no config.json)")
-    # A run from before a key existed behaved as its default does.
-    flat: dict[str, Any] = json.loads(json.dumps(flatten(Config())))
-    flat |= read_values(path / "config.json")
+    flat = with_newer_keys(read_values(path / "config.json"))
     # A seed has its own warmed-up parameters; whether there are any is the method's.
     flat["init_from"] = bool(flat.get("init_from"))
     config = {k: v for k, v in flat.items() if not k.startswith(_SAME_METHOD)}

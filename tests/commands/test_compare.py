@@ -119,6 +119,16 @@ def test_a_key_that_a_run_does_not_have_is_at_its_default(tmp_path: Path) -> Non
     assert len(group_runs([load_run(old), load_run(new)])) == 1
 
 
+def test_an_older_run_is_no_seed_of_a_method_whose_default_has_changed(tmp_path: Path) -> None:
+    old, new = (make_run(tmp_path / name, 100, {4: 0.5}) for name in ("old", "new"))
+    same = {"replay.target": "constant", "correction.right_limits": []}
+    given = make_run(tmp_path / "given", 100, {4: 0.5}, **same)
+    config = json.loads((old / "config.json").read_text())
+    (old / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k not in same}))
+    methods = group_runs([load_run(path) for path in (old, new, given)])
+    assert [len(runs) for runs in methods.values()] == [2, 1]
+
+
 def test_benchmarks_of_both_are_compared(tmp_path: Path) -> None:
     a = make_run(tmp_path / "a", 100, {4: 0.5})
     b = make_run(tmp_path / "b", 100, {4: 0.5}, num_steps=61)

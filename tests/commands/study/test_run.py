@@ -335,6 +335,21 @@ def test_a_run_with_another_config_is_not_taken_for_finished(go, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
+    ("key", "again"),
+    [("replay.target", True), ("correction.right_limits", True), ("correction.lambda_risk", False)],
+)
+def test_an_older_run_is_finished_unless_a_default_has_changed_since(
+    go, tmp_path: Path, key: str, again: bool
+) -> None:
+    go("*/cold-0")
+    file = tmp_path / "arithmetic" / "cold-0" / "config.json"
+    values = json.loads(file.read_text())
+    del values[key]
+    file.write_text(json.dumps(values))
+    assert go("*/cold-0")[0] == (both("cold-0") if again else [])
+
+
+@pytest.mark.parametrize(
     ("old", "again"),
     [
         ({}, False),  # of an earlier version
