@@ -224,6 +224,16 @@ def test_a_reference_without_samples_cannot_be_matched(tmp_path: Path) -> None:
         sampled_tokens(reference.directory)
 
 
+def test_a_reference_without_its_first_steps_cannot_be_matched(tmp_path: Path) -> None:
+    loaded = load_study(QUICK)
+    reference = plan(loaded, tmp_path)[1]
+    write_run(reference.directory, run_arguments(loaded, QUICK, reference, []), [10.0, 20.0])
+    file = reference.directory / "metrics.jsonl"
+    file.write_text(file.read_text().partition("\n")[2])
+    with pytest.raises(CipoError, match="cipo-0: .*step 2 where step 1 was to be"):
+        sampled_tokens(reference.directory)
+
+
 # Running, with commands that leave what real ones leave.
 
 
