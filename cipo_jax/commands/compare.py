@@ -265,16 +265,19 @@ def load_run(path: Path) -> ComparedRun:
 
 
 def group_runs(runs: Sequence[ComparedRun]) -> Methods:
-    """The runs by method, in order of first appearance."""
+    """The different `runs` by method, in order of first appearance."""
     grouped: dict[str, list[ComparedRun]] = {}
     for run in runs:
         grouped.setdefault(json.dumps(run.config, sort_keys=True), []).append(run)
     methods: Methods = {}
     for members in grouped.values():
-        names = [run.path.name for run in members]
+        places = [Path(os.path.abspath(run.path)) for run in members]
+        names = [place.name for place in places]
         shared = os.path.commonprefix(names).rstrip("-_.0123456789") or names[0]
         name = names[0] if len(names) == 1 else f"{shared} ({len(names)} seeds)"
-        methods[str(members[0].path) if name in methods else name] = members
+        # Runs in different places may have one name, and a path relative to here is no other.
+        choices = (name, "/".join(places[0].parts[-2:]), str(members[0].path.resolve()))
+        methods[next(choice for choice in choices if choice not in methods)] = members
     return methods
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,31 @@ def test_seeds_are_one_method(tmp_path: Path) -> None:
     comparisons = compare([other, *paths], tmp_path / "out")
     assert comparisons[0].method == "cipo (3 seeds)"
     assert "0.500 ± 0.000" in (tmp_path / "out" / "comparison.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("here", "paths", "names"),
+    [
+        ("runs", ("old/grpo", "grpo"), ["grpo", "runs/grpo"]),
+        ("runs", ("grpo", "old/grpo"), ["grpo", "old/grpo"]),
+        ("runs/grpo", (".", "../old/grpo"), ["grpo", "old/grpo"]),
+        (".", ("a/x/grpo", "b/x/grpo", "c/x/grpo"), ["grpo", "x/grpo", "{}/c/x/grpo"]),
+    ],
+)
+def test_every_method_has_a_name_of_its_own(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    here: str,
+    paths: tuple[str, ...],
+    names: list[str],
+) -> None:
+    for number, path in enumerate(paths):
+        made = tmp_path / os.path.normpath(f"{here}/{path}")
+        make_run(made, 100, {4: 0.5}, num_steps=60 + number)
+    monkeypatch.chdir(tmp_path / here)
+    methods = group_runs([load_run(Path(path)) for path in paths])
+    assert [str(run.path) for (run,) in methods.values()] == list(paths)
+    assert [*methods] == [name.format(tmp_path) for name in names]
 
 
 def test_a_key_that_a_run_does_not_have_is_at_its_default(tmp_path: Path) -> None:
