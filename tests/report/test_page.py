@@ -252,3 +252,12 @@ def test_page_runs_in_a_browser_without_errors(tmp_path):
     prompt = re.search(r'<pre class="prompt".*?</pre>', run.stdout, re.DOTALL)[0]
     assert prompt.count("window.pwned") == 2 and "Check and correct it." in prompt
     assert "CONSOLE" not in run.stderr
+
+
+def test_a_metric_is_explained_as_that_of_its_phase():
+    records = [{"phase": "?", "step": 1, "learning_rate": 0.1}]
+    table = tables.all_metrics({"train": records, "cold_start": records})
+    assert [row[0] for row in table.rows] == [
+        ("learning_rate", "rate: Of the step's first update."),
+        ("cold_start: learning_rate", "rate: Of the step."),
+    ]
