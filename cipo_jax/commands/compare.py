@@ -26,8 +26,7 @@ import numpy as np
 
 from cipo_jax import __version__
 from cipo_jax.config.command_line import Invocation
-from cipo_jax.config.keys import Config, flatten
-from cipo_jax.config.resolve import read_values
+from cipo_jax.config.resolve import read_values, with_newer_keys
 from cipo_jax.report.blocks import Note, Section, Table, interval_places
 from cipo_jax.report.comparison import (
     curve_figures,
@@ -255,9 +254,7 @@ def load_run(path: Path) -> ComparedRun:
     """
     if not (path / "config.json").is_file():
         raise CipoError(f"{path}: is not a run directory (no config.json)")
-    # A run from before a key existed behaved as its default does.
-    flat: dict[str, Any] = json.loads(json.dumps(flatten(Config())))
-    flat |= read_values(path / "config.json")
+    flat = with_newer_keys(read_values(path / "config.json"))
     # A seed has its own warmed-up parameters; whether there are any is the method's.
     flat["init_from"] = bool(flat.get("init_from"))
     config = {k: v for k, v in flat.items() if not k.startswith(_SAME_METHOD)}
@@ -268,16 +265,19 @@ def load_run(path: Path) -> ComparedRun:
 
 
 def group_runs(runs: Sequence[ComparedRun]) -> Methods:
-    """The runs by method, in order of first appearance."""
+    """The different `runs` by method, in order of first appearance."""
     grouped: dict[str, list[ComparedRun]] = {}
     for run in runs:
         grouped.setdefault(json.dumps(run.config, sort_keys=True), []).append(run)
     methods: Methods = {}
     for members in grouped.values():
-        names = [run.path.name for run in members]
+        places = [Path(os.path.abspath(run.path)) for run in members]
+        names = [place.name for place in places]
         shared = os.path.commonprefix(names).rstrip("-_.0123456789") or names[0]
         name = names[0] if len(names) == 1 else f"{shared} ({len(names)} seeds)"
-        methods[str(members[0].path) if name in methods else name] = members
+        # Runs in different places may have one name, and a path relative to here is no other.
+        choices = (name, "/".join(places[0].parts[-2:]), str(members[0].path.resolve()))
+        methods[next(choice for choice in choices if choice not in methods)] = members
     return methods
 
 

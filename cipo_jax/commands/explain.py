@@ -189,7 +189,7 @@ def _step(config: Config) -> Iterator[Row]:
     r, k = config.rollout, config.correction
     anchors, base = config.num_anchors, config.num_attempts
     completions = base + config.num_corrections
-    limit = config.data.max_completion_tokens
+    most, limit = completions + r.max_refills * base, config.data.max_completion_tokens
     yield "method", method_name(k.weight)
     corrections = f", {again} of them corrections" if (again := config.anchor_counts[1]) else ""
     yield "anchors", f"{anchors} a step{corrections}"
@@ -198,10 +198,12 @@ def _step(config: Config) -> Iterator[Row]:
     if anchors and k.wrong_group_multiple > 1:
         each += f", wrong ones x {k.wrong_group_multiple} in so many times fewer groups"
     yield "completions", f"{completions} a step: {each}"
-    yield "sampled tokens", f"at most {completions * limit:,} a step, {limit:,} a completion"
+    yield "sampled tokens", f"at most {most * limit:,} a step, {limit:,} a completion"
+    in_all = f"{config.num_steps} steps, {config.num_steps * completions:,} completions"
     if r.max_refills:
-        yield "dynamic sampling", f"at most {r.max_refills} x {base} completions more"
-    yield "run", f"{config.num_steps} steps, {config.num_steps * completions:,} completions"
+        yield "dynamic sampling", f"at most {r.max_refills} x {base} completions more a step"
+        in_all += f", at most {config.num_steps * most:,} with dynamic sampling"
+    yield "run", in_all
     yield "updates", f"{config.num_updates} a step"
 
 

@@ -113,8 +113,10 @@ def preflight(config: Config, topology: str | None, device_gib: float | None) ->
     ):
         _say(f"{label:12} {size / GIB:.3f} GiB per device{note}")
     limit = config.data.max_completion_tokens
-    completions = config.num_attempts + config.num_corrections
-    _say(f"step         {completions} completions, at most {completions * limit:,} tokens")
+    refills = config.rollout.max_refills
+    most = config.num_attempts * (1 + refills) + config.num_corrections
+    completions = f"at most {most} completions and" if refills else f"{most} completions, at most"
+    _say(f"step         {completions} {most * limit:,} tokens")
     kept = config.checkpoint.keep + config.checkpoint.keep_best + 1
     disk = plan.checkpoint_bytes / GIB
     _say(f"disk         {disk:.3f} GiB a checkpoint, up to {kept * disk:.3f} GiB")

@@ -24,6 +24,9 @@ from cipo_jax.types import CipoError
 
 _Section = TypeVar("_Section")
 
+# What a run did whose config lacks the key, where that is not today's default.
+_BEFORE = {"replay.target": "constant", "correction.right_limits": []}
+
 
 def resolve(raw: Mapping[str, Any] | ConfigDict) -> Config:
     """Checks `raw` key by key and returns the frozen `Config`.
@@ -101,10 +104,16 @@ def read_values(path: Path) -> dict[str, Any]:
         raise CipoError(f"{path}: {why}") from error
 
 
+def with_newer_keys(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """{"section.key": value}, as in json, of a run that has `saved` these; keys that are newer than
+    the run are at what it did, which is their default except for those of `_BEFORE`."""
+    return json.loads(json.dumps(flatten(Config()))) | _BEFORE | dict(saved)
+
+
 def read_resolved(path: Path) -> dict[str, Any]:
-    """The raw config, for `resolve`, of `read_values`."""
+    """The raw config, for `resolve`, of `read_values` and `with_newer_keys`."""
     raw: dict[str, Any] = {}
-    for key, value in read_values(path).items():
+    for key, value in with_newer_keys(read_values(path)).items():
         section, _, name = key.rpartition(".")
         (raw.setdefault(section, {}) if section else raw)[name] = value
     return raw

@@ -65,6 +65,9 @@ def not_finite(records: Records) -> dict[str, str]:
 
 def _progress(records: Records, config: Mapping[str, Any], archive_bytes: int) -> dict[str, str]:
     train = [r for r in records if r["phase"] == "train"]
+    first = min((r["step"] for r in train), default=1)
+    # A run that went on without its metrics has them from the restored step.
+    missing = f" (before step {first}: not counted)" if first > 1 else ""
 
     def total(name: str) -> float:
         return sum(r[name] for r in train if math.isfinite(r.get(name, math.nan)))
@@ -73,9 +76,9 @@ def _progress(records: Records, config: Mapping[str, Any], archive_bytes: int) -
     fired = sum(r["phase"] == "health" for r in records)
     return {
         "RL steps": f"{max((r['step'] for r in train), default=0)} of {planned}",
-        "Tokens sampled": f"{total('tokens/sampled'):,.0f}",
-        "Tokens trained": f"{total('tokens/trained'):,.0f}",
-        "Time in RL steps": format_duration(total("time/step")),
+        "Tokens sampled": f"{total('tokens/sampled'):,.0f}{missing}",
+        "Tokens trained": f"{total('tokens/trained'):,.0f}{missing}",
+        "Time in RL steps": format_duration(total("time/step")) + missing,
         "Archive": file_size(archive_bytes),
         "Health rules": f"fired {fired} time{'s' * (fired != 1)}" if fired else "none fired",
     }

@@ -67,7 +67,7 @@ def look_up_archive(workdir: Path, records: Iterable[Mapping[str, Any]]) -> Arch
         phase, _, step = path.name.removesuffix(".jsonl.gz").rpartition("-")
         if step.isdecimal():  # the reader complains of others
             sizes[phase, int(step)] = path.stat().st_size
-    prefixes = ("transition/", "eval/correction/")
+    prefixes = ("transition/", "eval/correction/", "eval/given/", "eval/first_wrong/")
     without = {
         (r["phase"], r["step"]) for r in records if not any(k.startswith(prefixes) for k in r)
     }

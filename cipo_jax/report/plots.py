@@ -149,7 +149,7 @@ _COST = (
             "time/rollout": "rollout",
             "time/correct": "correct",
             "time/update": "update",
-            "time/score": "old and reference log-probs",
+            "time/score": "log-probs of the reference",
         },
         stacked=True,
     ),

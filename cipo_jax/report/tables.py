@@ -63,7 +63,7 @@ def all_metrics(by_phase: Mapping[str, Records]) -> Block:
             low_high = (finite.min(), finite.max()) if len(finite) else (math.nan, math.nan)
             numbers = (f"{value:.4g}" for value in (values[0], values[-1], *low_high))
             title = name if name.startswith(phase + "/") or phase == "train" else f"{phase}: {name}"
-            known = find_metric(name)
+            known = find_metric(name, phase)
             explained = f"{known.unit}: {known.meaning}" if known else ""
             rows.append(((title, explained), spark(values), *numbers))
     if not rows:

@@ -8,6 +8,7 @@ does not decide which runs are compared, by which formulas (`statistics.py`), or
 """
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,24 +29,41 @@ Corrections = dict[str, np.ndarray]
 Outcomes = dict[str, dict[str, list[bool | None]]]
 
 
+def training_steps(directory: Path, lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of the `lines` of a run's metrics.jsonl those of its training steps, which are all there, so
+    that their sums are those of the run.
+
+    Raises:
+      CipoError: a step is not there, as in the first ones of a run that went on without its
+        metrics, or has no number of sampled tokens.
+    """
+    steps = [line for line in lines if line["phase"] == "train"]
+    for wanted, line in enumerate(steps, 1):
+        if (step := line["step"]) != wanted:
+            raise CipoError(
+                f"{directory}: metrics.jsonl: has training step {step} where step {wanted} was to "
+                "be, so the tokens that the run has sampled are not known; put the missing lines "
+                "back from a copy, or leave this run out"
+            )
+        if "tokens/sampled" not in line:
+            raise CipoError(f"{directory}: metrics.jsonl: step {step} has no tokens/sampled")
+    return steps
+
+
 def learning_curve(directory: Path) -> dict[str, list[Any]]:
     """A run's own evaluations, as a `LearningCurve`. Metrics are named without "eval/".
 
     Raises:
-      CipoError: metrics.jsonl is damaged, or a training step has no number of sampled tokens.
+      CipoError: metrics.jsonl is damaged, or as `training_steps`.
     """
-    total, spent = 0.0, {0: 0.0}
+    lines = read_metrics(directory)
+    sampled = [0.0, *(line["tokens/sampled"] for line in training_steps(directory, lines))]
+    spent = dict(enumerate(itertools.accumulate(sampled)))
     found: dict[int, dict[str, float]] = {}
-    for line in read_metrics(directory):
-        step = line["step"]
-        if line["phase"] == "train":
-            if "tokens/sampled" not in line:
-                raise CipoError(f"{directory}: metrics.jsonl: step {step} has no tokens/sampled")
-            total += line["tokens/sampled"]
-            spent[step] = total
-        elif line["phase"] == "eval":
+    for line in lines:
+        if line["phase"] == "eval":
             metrics = {k: v for k, v in line.items() if k.startswith("eval/")}
-            found[step] = {k.removeprefix("eval/"): v for k, v in metrics.items()}
+            found[line["step"]] = {k.removeprefix("eval/"): v for k, v in metrics.items()}
     steps = sorted(found.keys() & spent.keys())
     names = dict.fromkeys(name for step in steps for name in found[step])
     return {

@@ -203,15 +203,17 @@ eval/correction/round_{r}/pass | share | pass@k of the same problems with that m
     between whole numbers; absent where there are fewer `eval.samples`.
 eval/correction/round_{r}/solved_gain | difference | solved minus pass, paired by problem.
 eval/correction/round_{r}/vote | share | maj@k with that many attempts (`--mode=evaluate`).
-eval/correction/{name}_stderr | share | Of any of these, its standard error over problems.
+eval/correction/{name}_stderr | as its metric | Of any of these, its standard error over problems.
+eval/correction/round_{r}/{name}_stderr | as its metric | Likewise.
 eval/first_wrong/w2r | share | Of the own attempts that were wrong at the run's first evaluation,
     those corrected: of the same attempts at each evaluation, where eval/correction/w2r is of those
     that are wrong now, of ever harder problems. At the first evaluation the two are the same.
 eval/first_wrong/resampled_w2r | share | Of the attempts now at their problems, the right ones.
 eval/first_wrong/w2r_gain | difference | The first of these minus the second.
-eval/first_wrong/{name}_stderr | share | Of any of these, its standard error over problems.
+eval/first_wrong/{name}_stderr | as its metric | Of any of these, its standard error over problems.
 eval/given/{name} | share | The first six of these for attempts that the task makes
     (`eval.given_attempts`).
+eval/given/{name}_stderr | share | Of any of these, its standard error over problems.
 time/eval | seconds | The evaluation.
 
 # Cold start
@@ -233,9 +235,12 @@ METRICS = tuple(
 )
 
 
-def find_metric(name: str) -> Metric | None:
-    """What is known of the metric called `name` in metrics.jsonl."""
-    return next((metric for metric in METRICS if metric.matches(name)), None)
+def find_metric(name: str, phase: str = "train") -> Metric | None:
+    """What is known of the metric called `name` in metrics.jsonl's lines of `phase`. Of several
+    patterns that match, the one that leaves least open has the meaning."""
+    found = [metric for metric in METRICS if metric.matches(name)]
+    of_phase = [m for m in found if (m.section == "Cold start") == (phase == "cold_start")]
+    return max(of_phase or found, key=lambda m: len(re.sub(r"{\w+}", "", m.name)), default=None)
 
 
 def reference() -> str:

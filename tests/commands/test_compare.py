@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -111,12 +112,47 @@ def test_seeds_are_one_method(tmp_path: Path) -> None:
     assert "0.500 ± 0.000" in (tmp_path / "out" / "comparison.md").read_text()
 
 
+@pytest.mark.parametrize(
+    ("here", "paths", "names"),
+    [
+        ("runs", ("old/grpo", "grpo"), ["grpo", "runs/grpo"]),
+        ("runs", ("grpo", "old/grpo"), ["grpo", "old/grpo"]),
+        ("runs/grpo", (".", "../old/grpo"), ["grpo", "old/grpo"]),
+        (".", ("a/x/grpo", "b/x/grpo", "c/x/grpo"), ["grpo", "x/grpo", "{}/c/x/grpo"]),
+    ],
+)
+def test_every_method_has_a_name_of_its_own(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    here: str,
+    paths: tuple[str, ...],
+    names: list[str],
+) -> None:
+    for number, path in enumerate(paths):
+        made = tmp_path / os.path.normpath(f"{here}/{path}")
+        make_run(made, 100, {4: 0.5}, num_steps=60 + number)
+    monkeypatch.chdir(tmp_path / here)
+    methods = group_runs([load_run(Path(path)) for path in paths])
+    assert [str(run.path) for (run,) in methods.values()] == list(paths)
+    assert [*methods] == [name.format(tmp_path) for name in names]
+
+
 def test_a_key_that_a_run_does_not_have_is_at_its_default(tmp_path: Path) -> None:
     old, new = (make_run(tmp_path / name, 100, {4: 0.5}) for name in ("old", "new"))
     config = json.loads((old / "config.json").read_text())
     del config["correction.lambda_risk"]
     (old / "config.json").write_text(json.dumps(config))
     assert len(group_runs([load_run(old), load_run(new)])) == 1
+
+
+def test_an_older_run_is_no_seed_of_a_method_whose_default_has_changed(tmp_path: Path) -> None:
+    old, new = (make_run(tmp_path / name, 100, {4: 0.5}) for name in ("old", "new"))
+    same = {"replay.target": "constant", "correction.right_limits": []}
+    given = make_run(tmp_path / "given", 100, {4: 0.5}, **same)
+    config = json.loads((old / "config.json").read_text())
+    (old / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k not in same}))
+    methods = group_runs([load_run(path) for path in (old, new, given)])
+    assert [len(runs) for runs in methods.values()] == [2, 1]
 
 
 def test_benchmarks_of_both_are_compared(tmp_path: Path) -> None:

@@ -102,6 +102,15 @@ def test_grpo_has_no_corrections() -> None:
     assert rows["anchors"] == "0 a step"
 
 
+def test_dynamic_sampling_counts_in_what_is_sampled_at_most() -> None:
+    raw = {"rollout": {"max_refills": 2}, "data": {"max_completion_tokens": 100}, "num_steps": 3}
+    rows = dict(derived(resolve({"correction": {"weight": 0.0}, **raw})))
+    assert rows["completions"].startswith("256 a step")
+    assert rows["sampled tokens"] == "at most 76,800 a step, 100 a completion"
+    assert rows["dynamic sampling"] == "at most 2 x 256 completions more a step"
+    assert rows["run"] == "3 steps, 768 completions, at most 2,304 with dynamic sampling"
+
+
 def test_what_is_not_there_is_said_and_the_rest_explained() -> None:
     rows = dict(derived(resolve({"model": {"source": "somewhere/else"}})))
     assert "completions" in rows and "parameters" not in rows

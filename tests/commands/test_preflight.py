@@ -31,7 +31,8 @@ WIDTHS = ["16", "32", "64", "128"]
 
 @pytest.mark.slow
 def test_what_is_printed(capsys: pytest.CaptureFixture) -> None:
-    run(["cipo_jax", "--mode=preflight", CONFIG, ROWS, *MESH, "--device_memory=1"])
+    refills = "--config.rollout.max_refills=1"
+    run(["cipo_jax", "--mode=preflight", CONFIG, ROWS, *MESH, refills, "--device_memory=1"])
     lines = capsys.readouterr().out.splitlines()
     named = {line.split()[0]: line for line in lines}
     assert {"update", "decode", "prefill", "cache", "disk", "verifier", "fits"} <= named.keys()
@@ -42,8 +43,8 @@ def test_what_is_printed(capsys: pytest.CaptureFixture) -> None:
     assert lines[-1].startswith("  sampling.slots         16 (compiled;")
     assert "8 x cpu; mesh data 2 x fsdp 4 x tensor 1" in named["devices"]
     assert named["parameters"].endswith("10,232")
-    # 4 problems x 2 attempts and 4 anchors x 2 corrections of at most 44 tokens.
-    assert "16 completions, at most 704 tokens" in named["step"]
+    # 4 problems x 2 attempts, twice, and 4 anchors x 2 corrections of at most 44 tokens.
+    assert "at most 24 completions and 1,056 tokens" in named["step"]
 
 
 @pytest.mark.slow

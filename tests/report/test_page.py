@@ -27,16 +27,21 @@ HOSTILE = (
 )
 
 
+def head_facts(page: Page) -> dict[str, str]:
+    """{label: value} of the page's head."""
+    head = page.source[page.source.index("<h1>") :].partition("<nav")[0]
+    head = re.sub(r"<[^>]*>", "\n", re.sub("</?span>", "", head))  # an argument of the command each
+    lines = [line for line in head.splitlines() if line.strip()]
+    return dict(zip(lines[2::2], lines[3::2], strict=True))
+
+
 @pytest.fixture(scope="module")
 def page(tmp_path_factory) -> Page:
     return Page(write_report(make_run(tmp_path_factory.mktemp("runs") / "demo"), max_pairs=40))
 
 
 def test_the_head_says_what_was_run_on_what(page):
-    head = page.source[page.source.index("<h1>") :].partition("<nav")[0]
-    head = re.sub(r"<[^>]*>", "\n", re.sub("</?span>", "", head))  # an argument of the command each
-    lines = [line for line in head.splitlines() if line.strip()]
-    facts = dict(zip(lines[2::2], lines[3::2], strict=True))
+    facts = head_facts(page)
     assert facts["Method"] == "CIPO, lambda 1"
     assert facts["Model"] == "from scratch, 151,328 parameters"
     assert facts["Training problems"] == "arithmetic, unlimited"
@@ -51,6 +56,18 @@ def test_the_head_says_what_was_run_on_what(page):
         f"{c.rollout.problems_per_step} problems x {c.rollout.group_size} attempts + "
         f"{c.num_anchors} anchors x {c.correction.group_size} corrections"
     )
+
+
+def test_sums_say_which_steps_they_lack(page, tmp_path):
+    run = make_run(tmp_path / "run", steps=6)
+    told = "Tokens sampled", "Tokens trained", "Time in RL steps"
+    assert not [name for name in told if "counted" in head_facts(page)[name]]
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    later = [line for line in lines if json.loads(line)["step"] > 4]
+    (run / "metrics.jsonl").write_text("".join(later))
+    facts = head_facts(Page(write_report(run, max_pairs=0)))
+    assert facts["Tokens sampled"] == "32,000 (before step 5: not counted)"
+    assert all(facts[name].endswith(" (before step 5: not counted)") for name in told)
 
 
 def test_all_figures_of_a_whole_run_are_drawn(page):
@@ -235,3 +252,12 @@ def test_page_runs_in_a_browser_without_errors(tmp_path):
     prompt = re.search(r'<pre class="prompt".*?</pre>', run.stdout, re.DOTALL)[0]
     assert prompt.count("window.pwned") == 2 and "Check and correct it." in prompt
     assert "CONSOLE" not in run.stderr
+
+
+def test_a_metric_is_explained_as_that_of_its_phase():
+    records = [{"phase": "?", "step": 1, "learning_rate": 0.1}]
+    table = tables.all_metrics({"train": records, "cold_start": records})
+    assert [row[0] for row in table.rows] == [
+        ("learning_rate", "rate: Of the step's first update."),
+        ("cold_start: learning_rate", "rate: Of the step."),
+    ]

@@ -72,6 +72,16 @@ def test_steps_without_corrections_are_not_read(tmp_path):
     assert len(look_up_archive(run, []).places) == 5
 
 
+@pytest.mark.parametrize("kind", ["correction", "given", "first_wrong"])
+def test_corrections_of_an_evaluation_are_read_whatever_they_quote(tmp_path, kind):
+    quoted = make_attempt(Problem("p", "2+2?"), "5", right=False)
+    attempts = [make_attempt(quoted.problem, "4", True, quoted)]
+    AttemptArchive(tmp_path).write("eval", 3, attempts)
+    line = {"phase": "eval", "step": 3, "eval/pass@1": 0.5, f"eval/{kind}/w2r": 1.0}
+    archive = look_up_archive(tmp_path, [line])
+    assert [pair["transition"] for pair in choose_pairs(tmp_path, archive.places, 4)] == ["w2r"]
+
+
 def test_a_pair_has_what_its_correction_prompt_is_made_of(tmp_path):
     problem = Problem("p", "2+2?")
     plain = make_attempt(problem, "5", right=False)

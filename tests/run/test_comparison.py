@@ -44,6 +44,17 @@ def test_steps_without_a_number_of_tokens_are_refused(tmp_path: Path) -> None:
         learning_curve(run)
 
 
+@pytest.mark.parametrize("missing", [1, 2])
+def test_a_run_without_all_of_its_steps_has_no_number_of_tokens(
+    tmp_path: Path, missing: int
+) -> None:
+    steps = [train(step, 10.0) for step in (1, 2, 3) if step != missing]
+    run = write_metrics(tmp_path, *steps, {"phase": "eval", "step": 3, "eval/pass@1": 0.5})
+    where = f"{tmp_path}: .*has training step {missing + 1} where step {missing} was to be"
+    with pytest.raises(CipoError, match=where):
+        learning_curve(run)
+
+
 def test_the_mean_reaches_as_far_as_all_seeds() -> None:
     short = {"step": [0, 2], "tokens": [0, 20], "pass@1": [0.0, 0.5]}
     long = {"step": [1, 3], "tokens": [10, 90], "pass@1": [0.5, 1.0], "rho": [None, 0.5]}

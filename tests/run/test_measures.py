@@ -1,5 +1,7 @@
 """Metric definitions, by attempts made by hand."""
 
+import re
+
 import numpy as np
 import pytest
 from places import ROOT
@@ -190,6 +192,27 @@ def test_names_of_the_table_stand_for_names_of_the_file(
     pattern: str, name: str, matches: bool
 ) -> None:
     assert Metric("Section", pattern, "share", "What it is.").matches(name) is matches
+
+
+def test_every_metric_of_the_table_is_found_by_its_name() -> None:
+    words = {"stream": "base", "part": "right", "kind": "r2w", "class": "right", "name": "w2r"}
+    for metric in METRICS:
+        name = re.sub(r"{(\w+)}", lambda word: words.get(word[1], "1"), metric.name)
+        phase = "cold_start" if metric.section == "Cold start" else "train"
+        assert find_metric(name, phase) is metric
+
+
+def test_a_name_that_several_patterns_match_has_the_meaning_of_the_closest() -> None:
+    def name(of: str, phase: str = "eval") -> str:
+        known = find_metric(of, phase)
+        assert known is not None
+        return known.name
+
+    assert name("eval/correction/round_1/solved_gain_stderr").endswith("round_{r}/{name}_stderr")
+    assert name("grad/base_norm", "train") == "grad/{stream}_norm"
+    assert name("grad/unsolved_norm", "train") == "grad/{part}_norm"
+    metric = find_metric("loss/demonstration")  # in no other phase
+    assert metric is not None and metric.section == "Cold start"
 
 
 def test_every_metric_computed_from_attempts_is_in_the_table() -> None:

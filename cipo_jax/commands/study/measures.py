@@ -20,7 +20,7 @@ import numpy as np
 from cipo_jax.commands.study.plan import FINAL, RESULTS, read_object, read_results, read_timing
 from cipo_jax.config.resolve import read_resolved, resolve
 from cipo_jax.data.sources import GENERATED
-from cipo_jax.run.comparison import is_judged, learning_curve, stream_of
+from cipo_jax.run.comparison import is_judged, learning_curve, stream_of, training_steps
 from cipo_jax.run.problems import open_evaluation
 from cipo_jax.run.records.archive import read_attempts
 from cipo_jax.run.records.files import write_text
@@ -86,16 +86,18 @@ def measure_run(directory: Path) -> Record:
       "round_r_tokens" (of the attempts and all their corrections).
 
     Raises:
-      CipoError: there is no evaluation, or its results or its archive are damaged.
+      CipoError: there is no evaluation, its results or its archive are damaged, or not all training
+        steps are in metrics.jsonl.
     """
     kept, made_from = directory / _RECORD, directory / RESULTS
     if kept.is_file() and kept.stat().st_mtime_ns > made_from.stat().st_mtime_ns:
         record = read_object(kept)
-        if record.get("format") == _FORMAT:
+        # An earlier version made one of a run whose first steps are missing as well.
+        if record.get("format") == _FORMAT and record["training"]["step"][:1] in ([], [1]):
             return record
     config = resolve(read_resolved(directory / "config.json"))
     step = read_results(directory)["step"]
-    train = [line for line in read_metrics(directory) if line["phase"] == "train"]
+    train = training_steps(directory, read_metrics(directory))
     timing = read_timing(directory)
     problems = open_evaluation(config).first(config.data.eval_problems, "data.eval_problems")
     task = GENERATED.get(config.data.eval)

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from cipo_jax.config.ranges import did_you_mean
 from cipo_jax.config.resolve import read_values, resolve
+from cipo_jax.run.comparison import training_steps
 from cipo_jax.run.records.metrics_file import read_metrics
 from cipo_jax.types import CipoError
 
@@ -219,8 +220,12 @@ def run_arguments(study: Study, file: Path, run: PlannedRun, overrides: Sequence
 
 
 def sampled_tokens(directory: Path) -> tuple[int, float]:
-    """(the tokens that a run has sampled, their ratio to those of its base stream)."""
-    lines = [line for line in read_metrics(directory) if line["phase"] == "train"]
+    """(the tokens that a run has sampled, their ratio to those of its base stream).
+
+    Raises:
+      CipoError: there are none, or not all of its steps are in its metrics.jsonl.
+    """
+    lines = training_steps(directory, read_metrics(directory))
     config = read_values(directory / "config.json")
     attempts = config["rollout.problems_per_step"] * config["rollout.group_size"]
     total = sum(line["tokens/sampled"] for line in lines)

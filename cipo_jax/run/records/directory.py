@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cipo_jax.config.keys import Config, flatten
-from cipo_jax.config.resolve import read_values
+from cipo_jax.config.resolve import read_values, with_newer_keys
 from cipo_jax.run.records.files import explained, write_json
 from cipo_jax.types import CipoError
 
@@ -20,8 +20,6 @@ MAY_CHANGE_ON_RESUME = (
     *("batch.row_tokens", "batch.microbatch_rows", "verifier.workers"),
     *("sampling.slots", "sampling.cache_tokens", "sampling.tensor", "sampling.chunk"),
 )
-# What a run did whose config lacks the key, where that is not today's default.
-_BEFORE = {"replay.target": "constant", "correction.right_limits": []}
 # Keys of the model that its parameters do not show.
 _NOT_SHAPES = ("model.remat", "model.unroll", "model.compute_dtype", "model.param_dtype")
 
@@ -107,10 +105,9 @@ def value_differences(
     saved: Mapping[str, Any], current: Mapping[str, Any]
 ) -> dict[str, tuple[object, object]]:
     """{key: (saved value, current value)} where the `fixed_values` of a run and of now differ. A
-    key that `saved` does not have is newer, and counts as what leaves things as they were: its
-    default, or what `_BEFORE` says; one that `current` does not have is gone, and counts for
-    nothing."""
-    saved = fixed_values(Config()) | _BEFORE | dict(saved)
+    key that `saved` does not have is newer, and counts as what leaves things as they were (see
+    `with_newer_keys`); one that `current` does not have is gone, and counts for nothing."""
+    saved = with_newer_keys(saved)
     return {key: (saved[key], value) for key, value in current.items() if saved[key] != value}
 
 

@@ -1,8 +1,8 @@
 """Where a checkpoint comes from: the config it was saved under, and the versions of libraries.
 
 Config and checkpoint are compared value by value: a key that is newer than the checkpoint counts as
-its default. A checkpoint of an earlier version has only a hash of the values. It changes with every
-new key, so if it differs, the config.json of the run decides.
+what leaves things as they were. A checkpoint of an earlier version has only a hash of the values.
+It changes with every new key, so if it differs, the config.json of the run decides.
 """
 
 import hashlib

@@ -141,6 +141,20 @@ def test_the_measures_of_a_run(tmp_path: Path) -> None:
     assert all(2 <= n <= 5 for n in problems["operations"])
 
 
+def test_a_run_without_its_first_steps_is_refused(tmp_path: Path) -> None:
+    directory = make_run(tmp_path / "run", 0, [0, 1, 2, 4], keeps=False, fixes=True)
+    measure_run(directory)
+    metrics, kept = directory / "metrics.jsonl", directory / study_measures._RECORD
+    lines = metrics.read_text().splitlines(keepends=True)
+    metrics.write_text("".join(line for line in lines if '"phase": "train", "step": 1' not in line))
+    for record in (None, kept.read_text().replace('"step": [1, 2]', '"step": [2]')):
+        kept.unlink(missing_ok=True)
+        if record:
+            kept.write_text(record)
+        with pytest.raises(CipoError, match=f"{directory}: .*step 2 where step 1 was to be"):
+            measure_run(directory)
+
+
 def test_rounds_come_from_the_chains_of_the_archive(tmp_path: Path) -> None:
     directory = make_run(tmp_path / "run", 0, [0, 1, 2, 4], keeps=False, fixes=True)
     problems = open_evaluation(Config(data=Data(eval_problems=PROBLEMS))).source.first(PROBLEMS)

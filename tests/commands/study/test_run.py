@@ -226,6 +226,16 @@ def test_a_reference_without_samples_cannot_be_matched(tmp_path: Path) -> None:
         sampled_tokens(reference.directory)
 
 
+def test_a_reference_without_its_first_steps_cannot_be_matched(tmp_path: Path) -> None:
+    loaded = load_study(QUICK)
+    reference = plan(loaded, tmp_path)[1]
+    write_run(reference.directory, run_arguments(loaded, QUICK, reference, []), [10.0, 20.0])
+    file = reference.directory / "metrics.jsonl"
+    file.write_text(file.read_text().partition("\n")[2])
+    with pytest.raises(CipoError, match="cipo-0: .*step 2 where step 1 was to be"):
+        sampled_tokens(reference.directory)
+
+
 # Running, with commands that leave what real ones leave.
 
 
@@ -334,6 +344,21 @@ def test_a_run_with_another_config_is_not_taken_for_finished(go, tmp_path: Path)
     )
     assert go("*/cold-0")[0] == both("cold-0")
     assert go("*/cold-0")[0] == []
+
+
+@pytest.mark.parametrize(
+    ("key", "again"),
+    [("replay.target", True), ("correction.right_limits", True), ("correction.lambda_risk", False)],
+)
+def test_an_older_run_is_finished_unless_a_default_has_changed_since(
+    go, tmp_path: Path, key: str, again: bool
+) -> None:
+    go("*/cold-0")
+    file = tmp_path / "arithmetic" / "cold-0" / "config.json"
+    values = json.loads(file.read_text())
+    del values[key]
+    file.write_text(json.dumps(values))
+    assert go("*/cold-0")[0] == (both("cold-0") if again else [])
 
 
 @pytest.mark.parametrize(
