@@ -16,6 +16,7 @@ text that only says that a value is missing ("nan"), is refused.
 import math
 import re
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
 from cipo_jax.types import CipoError
@@ -82,10 +83,13 @@ def shown(value: object) -> str:
 
 
 def _single(where: str, value: Any) -> str:
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, float):
         if not math.isfinite(value):
             raise CipoError(f"{where}: answer: got {value}, wanted a finite number or text")
-        return str(int(value)) if value == int(value) else repr(value)
+        # Of a large number, the digits that were written and not those of the nearest float.
+        return str(int(Decimal(repr(value)))) if value.is_integer() else repr(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
     text = checked_text(where, "answer", value)
     if text.strip().lower() == "nan":
         raise CipoError(f"{where}: answer: got {value!r}, wanted a finite number or text")
