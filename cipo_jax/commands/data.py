@@ -195,13 +195,17 @@ def _print_tests(name: str, checked: Sequence[Placed], kind: str) -> None:
 
 
 def _print_prompts(prompts: PromptWriter, problem: Problem, show: Callable) -> None:
-    """A base prompt, and a correction prompt that quotes the source's own solution or "..."."""
+    """A base prompt, and a correction prompt that quotes the source's own solution, or "..." where
+    there is none that the tokenizer can write: training does not need it."""
     base = prompts.base(problem)
     solution = problem.meta.get("solution")
-    text = solution if isinstance(solution, str) else "..."
     nothing = Completion(np.zeros(0, np.int32), np.zeros(0, np.float32), finished=True)
-    attempt = Attempt(base, nothing, text, Verdict(Outcome.WRONG))
-    correction = prompts.correction(attempt)
+    attempt = Attempt(base, nothing, "...", Verdict(Outcome.WRONG))
+    try:
+        text = solution if isinstance(solution, str) else attempt.text
+        correction = prompts.correction(dataclasses.replace(attempt, text=text))
+    except CipoError:
+        correction = prompts.correction(attempt)
     cut = ", the attempt cut in the middle" if correction.trimmed else ""
     for title, prompt in (("base prompt", base), (f"correction prompt{cut}", correction)):
         head = f"----- {title}, {len(prompt.tokens)} tokens -----"
