@@ -1,8 +1,9 @@
 """Problems and demonstrations from rows, in an order that only (seed, step) decides.
 
-A row of problems has a question and an answer (text) or tests (an object), perhaps an id;
-everything else goes to `Problem.meta`. A row of demonstrations has a question, `solution`, and
-perhaps `previous_attempt`, an id, an answer. `Columns` names the columns.
+A row of problems has a question and an answer (text) or tests (an object, to which `entry_point`
+is added), perhaps an id; everything else goes to `Problem.meta`. `Columns` names the columns. A row
+of demonstrations has a question, `solution`, and perhaps `previous_attempt`, an id, an answer, all
+under their usual names.
 
 Sources are read and checked whole; every error message names place and field. This file does not
 decide how rows are read (`rows.py`, `tfds_rows.py`), nor how a problem becomes a prompt.
@@ -175,9 +176,8 @@ def load_problems(source: str, columns: Columns = Columns()) -> list[Placed]:  #
         tests = _take(row, columns, "tests")
         if tests is not None and not (isinstance(tests, Mapping) and tests):
             raise CipoError(f"{row.where}: tests: got {shown(tests)}, wanted a non-empty object")
-        entry_point = row.columns.pop("entry_point", None)
-        if tests is not None and entry_point is not None:
-            tests = {"entry_point": entry_point, **tests}
+        if tests is not None and (name := row.columns.pop("entry_point", None)) is not None:
+            tests = {"entry_point": name, **tests}
         answer = _answer(row, columns)
         if answer is None and tests is None:
             names = (*columns.names("answer"), *columns.names("tests"))

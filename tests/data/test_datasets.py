@@ -236,6 +236,8 @@ def test_the_entry_point_of_a_program_goes_to_its_tests(tmp_path):
         tmp_path / "s.jsonl", {"prompt": "q", "tests": {"type": "call"}, "entry_point": "f"}
     )
     assert load_problems(str(path))[0].problem.tests == {"type": "call", "entry_point": "f"}
+    path = write(tmp_path / "s.jsonl", GOOD | {"entry_point": "f"})
+    assert load_problems(str(path))[0].problem.meta == {"entry_point": "f"}, "there are no tests"
 
 
 def test_a_fingerprint_changes_with_content_and_order_and_nothing_else():
