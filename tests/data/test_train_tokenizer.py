@@ -49,7 +49,9 @@ def test_wrong_input(
 def test_a_model_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "corpus.txt").write_text(TEXT)
     (tmp_path / "own.model").mkdir()
-    with pytest.raises(CipoError, match="model_file: got '.*own.model', wanted a file name ending in"):
+    with pytest.raises(
+        CipoError, match="model_file: got '.*own.model', wanted a file name ending in"
+    ):
         train_sentencepiece(tmp_path / "corpus.txt", tmp_path / "own.model", 340)
     (tmp_path / "link.model").symlink_to(tmp_path / "gone" / "own.model")
     with pytest.raises(CipoError, match="link.model: cannot be written: No such file"):
