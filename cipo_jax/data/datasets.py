@@ -1,8 +1,9 @@
 """Problems and demonstrations from rows, in an order that only (seed, step) decides.
 
-A row of problems has a question and an answer (text) or tests (an object), perhaps an id;
-everything else goes to `Problem.meta`. A row of demonstrations has a question, `solution`, and
-perhaps `previous_attempt`, an id, an answer. `Columns` names the columns.
+A row of problems has a question and an answer (text) or tests (an object, to which `entry_point`
+is added), perhaps an id; everything else goes to `Problem.meta`. `Columns` names the columns. A row
+of demonstrations has a question, `solution`, and perhaps `previous_attempt`, an id, an answer, all
+under their usual names.
 
 Sources are read and checked whole; every error message names place and field. This file does not
 decide how rows are read (`rows.py`, `tfds_rows.py`), nor how a problem becomes a prompt.
@@ -175,9 +176,8 @@ def load_problems(source: str, columns: Columns = Columns()) -> list[Placed]:  #
         tests = _take(row, columns, "tests")
         if tests is not None and not (isinstance(tests, Mapping) and tests):
             raise CipoError(f"{row.where}: tests: got {shown(tests)}, wanted a non-empty object")
-        entry_point = row.columns.pop("entry_point", None)
-        if tests is not None and entry_point is not None:
-            tests = {"entry_point": entry_point, **tests}
+        if tests is not None and (name := row.columns.pop("entry_point", None)) is not None:
+            tests = {"entry_point": name, **tests}
         answer = _answer(row, columns)
         if answer is None and tests is None:
             names = (*columns.names("answer"), *columns.names("tests"))
@@ -204,12 +204,12 @@ def load_demonstrations(source: str) -> list[Demonstration]:
     """
     demonstrations = []
     for row in _rows(source):
-        problem_id, question = _id_and_question(row, Columns())
+        problem_id, question = _id_and_question(row, None)
         solution = _optional_text(row, "solution")
         if solution is None:
             raise CipoError(f"{row.where}: solution: missing; {_others(row)}")
         previous = _optional_text(row, "previous_attempt")
-        problem = Problem(problem_id, question, answer=_answer(row, Columns()), meta=row.columns)
+        problem = Problem(problem_id, question, answer=_answer(row, None), meta=row.columns)
         demonstrations.append(Demonstration(problem, solution, previous_attempt=previous))
     return demonstrations
 
@@ -234,15 +234,17 @@ def _rows(source: str) -> Iterable[Row]:
     return (Row(row.where, dict(row.columns)) for row in read_rows(source))
 
 
-def _take(row: Row, columns: Columns, field: str) -> Any:
-    """Takes the value of a field out of `row`; None if it is absent or null."""
-    present = row.present(*columns.names(field))
+def _take(row: Row, columns: Columns | None, field: str) -> Any:
+    """Takes the value of a field out of `row`; None if it is absent or null. `columns`: None where
+    no key can name them."""
+    present = row.present(*(columns or Columns()).names(field))
     if field != "id" and len(present) > 1:
+        way = f"; say which by data.{field}_column" if columns else ""
         raise CipoError(
-            f"{row.where}: {field}: got the columns {' and '.join(present)}, wanted one of them; "
-            f"say which by data.{field}_column"
+            f"{row.where}: {field}: got the columns {' and '.join(present)}, wanted one of them"
+            + way
         )
-    if getattr(columns, field) and not present:
+    if columns and getattr(columns, field) and not present:
         raise CipoError(
             f"{row.where}: data.{field}_column: got {getattr(columns, field)!r}, which the row "
             f"does not have; {_others(row)}"
@@ -250,13 +252,13 @@ def _take(row: Row, columns: Columns, field: str) -> Any:
     return row.columns.pop(present[0]) if present else None
 
 
-def _id_and_question(row: Row, columns: Columns) -> tuple[str, str]:
-    """Takes id and question out of `row`."""
+def _id_and_question(row: Row, columns: Columns | None) -> tuple[str, str]:
+    """Takes id and question out of `row`; `columns` as in `_take`."""
     question = _take(row, columns, "question")
     if question is None:
         raise CipoError(
             f"{row.where}: question: missing; wanted a text {_under('question')}; "
-            f"{_others(row, 'question')}"
+            f"{_others(row, *(['question'] if columns else []))}"
         )
     question = checked_text(row.where, "question", question)
     row_id = _take(row, columns, "id")
@@ -266,8 +268,9 @@ def _id_and_question(row: Row, columns: Columns) -> tuple[str, str]:
     return checked_text(row.where, "id", str(row_id) if type(row_id) is int else row_id), question
 
 
-def _answer(row: Row, columns: Columns) -> str | None:
-    """Takes the answer out of `row`; a solution that has one stays there."""
+def _answer(row: Row, columns: Columns | None) -> str | None:
+    """Takes the answer out of `row`; a solution that has one stays there. `columns` as in
+    `_take`."""
     value = _take(row, columns, "answer")
     if value is None:
         value = solution_answer(row.columns.get("solution"))

@@ -1,7 +1,7 @@
 """Which training problems repeat an evaluation problem, or one another.
 
 Two measures, on questions alone. Exact: the same text except for case, white space, Unicode form
-and `$`. N-gram: n words in a row in common, a word being letters and digits. The second also finds
+and `$`, but "1 2" is not "12". N-gram: n words in a row in common, a word being letters and digits. The second also finds
 copies inside other text, and with a small n phrases that many problems share. The caller decides
 what is done about a match.
 """
@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 
 _WORD = re.compile(r"\w+")
-_LAYOUT = re.compile(r"[\s$]+")
+_LAYOUT = re.compile(r"(?P<between_digits>(?<=\d)[\s$]+(?=\d))|[\s$]+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +59,10 @@ def find_duplicates(questions: Sequence[str]) -> list[tuple[int, int]]:
 
 
 def normalise(text: str) -> str:
-    """The text as exact matches compare it: without case, white space, Unicode form and `$`."""
-    return _LAYOUT.sub("", unicodedata.normalize("NFKC", text).casefold())
+    """The text as exact matches compare it: without case, white space, Unicode form and `$`, but
+    with a space where these keep two numbers apart."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return _LAYOUT.sub(lambda run: " " if run["between_digits"] else "", folded)
 
 
 def _ngrams(text: str, n: int) -> Iterator[tuple[str, ...]]:

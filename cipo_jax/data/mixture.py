@@ -147,10 +147,21 @@ class Mixture:
         drawn = [
             problem
             for source, count in zip(self._sources, self._counts, strict=True)
-            for problem in source.batch(block, count)
+            for problem in _share(source, block, count)
         ]
         order = np.random.default_rng([self._seed, block, _ORDER_STREAM]).permutation(len(drawn))
         return [drawn[i] for i in order]
+
+
+def _share(source: ProblemSource, block: int, count: int) -> list[Problem]:
+    """The `count` problems that a source gives to a block. A generator that finds fewer different
+    ones repeats them.
+
+    Raises:
+      CipoError: it finds none.
+    """
+    found = list(itertools.islice(source.offer(block, block * count), count))
+    return list(itertools.islice(itertools.cycle(found or source.batch(block, count)), count))
 
 
 def _apportion(parts: Sequence[Part]) -> list[int]:

@@ -3,8 +3,9 @@ r"""Reference answers, in all the forms in which data sets give them.
 This file decides what a row's answer is as text, the same for training data, benchmarks and
 `--mode=verify`. Where the answer is looked up is decided by these. The forms:
 
-    text          a worked solution ending in "#### x" (GSM8K) or with its result in \boxed{x} or
-                  \fbox{x} counts as x; several boxes with only separators between them are a list
+    text          a worked solution whose last line ends in "#### x" (GSM8K), or with its result in
+                  \boxed{x} or \fbox{x}, counts as x; several boxes with only separators between
+                  them are a list. "####" before other lines is a heading
     a number      27.0 is "27"
     a list        of texts or numbers (OlympiadBench), joined with ", "
 
@@ -15,6 +16,7 @@ text that only says that a value is missing ("nan"), is refused.
 import math
 import re
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
 from cipo_jax.types import CipoError
@@ -46,9 +48,10 @@ def solution_answer(solution: Any) -> str | None:
 
 
 def worked_answer(text: str) -> str:
-    """x of a text that ends in "#### x", or of its last boxes; else the text itself."""
-    if "####" in text:
-        return text.rpartition("####")[2].strip()
+    """x of a text whose last line ends in "#### x", or of its last boxes; else the text itself."""
+    _, hashes, end = text.rstrip().rpartition("####")
+    if hashes and "\n" not in end and not find_boxes(end)[0]:
+        return end.strip()
     answer = boxed_answer(text)
     boxes, unclosed = find_boxes(text)
     if not answer or (unclosed is not None and boxes and unclosed > max(boxes)[0]):
@@ -80,10 +83,13 @@ def shown(value: object) -> str:
 
 
 def _single(where: str, value: Any) -> str:
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, float):
         if not math.isfinite(value):
             raise CipoError(f"{where}: answer: got {value}, wanted a finite number or text")
-        return str(int(value)) if value == int(value) else repr(value)
+        # Of a large number, the digits that were written and not those of the nearest float.
+        return str(int(Decimal(repr(value)))) if value.is_integer() else repr(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
     text = checked_text(where, "answer", value)
     if text.strip().lower() == "nan":
         raise CipoError(f"{where}: answer: got {value!r}, wanted a finite number or text")

@@ -164,12 +164,26 @@ def read_hub(source: HubSource) -> Iterator[Row]:
 
 
 def _saved_split(saved: Any, split: str) -> Any:
-    """The split of what `save_to_disk` wrote: several splits by name, or one data set."""
+    """The split of what `save_to_disk` wrote: several splits by name, or one data set. A data set
+    that does not say which it is may be called by any of the usual names."""
+    import datasets  # as in `read_hub`
+
     if not isinstance(saved, dict):
-        saved = {str(saved.split or split): saved}
-    if split not in saved:
-        raise CipoError(f"got split {split!r}, wanted one of {', '.join(saved)}")
-    return saved[split]
+        names = [str(saved.split)] if saved.split else ["train", "validation", "test"]
+        saved = dict.fromkeys(names, saved)
+    if split in saved:
+        return saved[split]
+    try:
+        wanted = datasets.ReadInstruction.from_spec(split)
+        slices = wanted.to_absolute({name: len(data) for name, data in saved.items()})
+    except (ValueError, AssertionError) as error:
+        names = ", ".join(saved)
+        raise CipoError(
+            f"got split {split!r}, wanted one of {names}, or a slice as {next(iter(saved))}[:1000]"
+        ) from error
+    return datasets.concatenate_datasets(
+        [saved[part.splitname].select(range(part.from_, part.to)) for part in slices]
+    )
 
 
 def _lines(path: epath.Path) -> Iterator[tuple[int, bytes]]:

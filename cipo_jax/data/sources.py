@@ -92,7 +92,7 @@ def _require(name: str) -> None:
     or is not written as one of the hub is."""
     if name.startswith("hf:"):
         hub_source(name)
-    scheme, is_remote, _ = name.partition("://")
+    scheme, is_remote, _ = name.removeprefix("tfds:").partition("://")
     if is_remote and scheme != "gs":
         raise CipoError(
             f"{name}: files of {scheme}:// are not read; wanted a local file, which you can "

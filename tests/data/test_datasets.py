@@ -119,11 +119,15 @@ def test_only_a_last_line_without_line_feed_can_be_cut(tmp_path, rest):
         ({"question": "q", "solution": ""}, "demos.jsonl:1: solution: got an empty"),
         ({"question": "q", "solution": "s", "previous_attempt": 3}, "previous_attempt: got 3"),
         ({"solution": "s"}, "demos.jsonl:1: question: missing"),
+        ({"solution": "s", "text": "q"}, "question: missing; .*; other columns: solution, text$"),
+        ({"question": "q", "prompt": "p", "solution": "s"}, "question and prompt, wanted one of"),
+        ({"question": "q", "answer": 1, "final_answer": 1, "solution": "s"}, "wanted one of them$"),
     ],
 )
 def test_bad_demonstration_lines_are_named(tmp_path, row, message):
-    with pytest.raises(CipoError, match=message):
+    with pytest.raises(CipoError, match=message) as caught:
         load_demonstrations(str(write(tmp_path / "demos.jsonl", row)))
+    assert "_column" not in str(caught.value), "those keys are for problems alone"
 
 
 @pytest.mark.parametrize("load", [load_problems, load_demonstrations])
@@ -236,6 +240,8 @@ def test_the_entry_point_of_a_program_goes_to_its_tests(tmp_path):
         tmp_path / "s.jsonl", {"prompt": "q", "tests": {"type": "call"}, "entry_point": "f"}
     )
     assert load_problems(str(path))[0].problem.tests == {"type": "call", "entry_point": "f"}
+    path = write(tmp_path / "s.jsonl", GOOD | {"entry_point": "f"})
+    assert load_problems(str(path))[0].problem.meta == {"entry_point": "f"}, "there are no tests"
 
 
 def test_a_fingerprint_changes_with_content_and_order_and_nothing_else():

@@ -29,6 +29,10 @@ def test_signs_are_not_lost() -> None:
     assert normalise("2 + 2") != normalise("2 - 2")
 
 
+def test_numbers_stay_apart() -> None:
+    assert find_duplicates(["Sort 1 2 3.", "Sort 12 3.", "Sort $1$\n$2$  3 ."]) == [(2, 0)]
+
+
 def test_a_run_of_words_is_found_inside_other_wording() -> None:
     inside = "In a story, " + QUESTION.replace(",", " -") + " How many clips in all?"
     [match] = find_overlap([inside], [("f:1", "something else"), ("f:2", QUESTION)], n=13)

@@ -64,6 +64,17 @@ def test_weights_hold_exactly_in_each_thousand(files: tuple[str, str]) -> None:
     assert len(small) == 3  # not one source after the other
 
 
+def test_a_generator_with_few_different_problems_repeats_them(files: tuple[str, str]) -> None:
+    few = TaskSplit("train", 1, 1)
+    source = open_mixture(loaded(f"{files[0]}=0.1,programs=0.9"), 3, few)
+    problems = source.batch(0, 1000)
+    generated = collections.Counter(p.id for p in problems if not p.id.startswith(files[0]))
+    assert generated.total() == 900
+    assert max(generated.values()) - min(generated.values()) == 1
+    assert {split_of(name) for name in generated} == {"train"}
+    assert problems == open_mixture(loaded(f"{files[0]}=0.1,programs=0.9"), 3, few).batch(0, 1000)
+
+
 def test_a_batch_is_a_function_of_seed_and_step(files: tuple[str, str]) -> None:
     text = f"{files[0]}=0.7,{files[1]}=0.3"
     source = open_mixture(loaded(text), 5, TRAIN)

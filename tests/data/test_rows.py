@@ -105,6 +105,25 @@ def test_local_data_sets_in_each_form(tmp_path: Path, datasets: ModuleType) -> N
         list(read_hub(hub_source(f"hf:{tmp_path / 'none'}:train")))
 
 
+@pytest.mark.parametrize(
+    ("split", "numbers"),
+    [("train[:2]", [0, 1]), ("train[50%:]", [2, 3, 4]), ("train[-1:]+train[:1]", [4, 0])],
+)
+def test_slices_of_saved_data_sets(
+    tmp_path: Path, datasets: ModuleType, split: str, numbers: list[int]
+) -> None:
+    whole = datasets.Dataset.from_list([{"n": i} for i in range(5)])
+    datasets.DatasetDict({"train": whole}).save_to_disk(tmp_path / "all")
+    whole.save_to_disk(tmp_path / "one")
+    for name in ("all", "one"):
+        rows = list(read_hub(hub_source(f"hf:{tmp_path / name}:{split}")))
+        assert [row.columns["n"] for row in rows] == numbers
+        for wrong in ("nonsense", "nonsense[:2]", "train[:", "train[:2]+nonsense"):
+            with pytest.raises(CipoError, match=r"got split '.*', wanted one of train.*\[:1000\]"):
+                list(read_hub(hub_source(f"hf:{tmp_path / name}:{wrong}")))
+    assert len(list(read_hub(hub_source(f"hf:{tmp_path / 'one'}:test")))) == 5
+
+
 def test_names_of_hub_data_sets(tmp_path: Path) -> None:
     assert hub_source("hf:openai/gsm8k/main:train[:10%]") == HubSource(
         "openai/gsm8k", "train[:10%]", "main"

@@ -43,7 +43,8 @@ def test_sources_are_checked_without_being_read(tmp_path: Path) -> None:
     there = tmp_path / "there.jsonl"
     there.write_text("not json")
     check_sources(
-        f"{there}=0.4,arithmetic=0.2,hf:o/n:test=0.2,tfds:a:b=0.1,gs://a/b.jsonl=0.1", "a"
+        f"{there}=0.4,arithmetic=0.2,hf:o/n:test=0.2,tfds:a:b=0.1,tfds:gs://a/1.0.0:b=0.1,gs://a/b.jsonl=0.1",
+        "a",
     )
     for name, message in (
         (f"{there},{tmp_path}/gone.jsonl", "gone.jsonl: there is no such file"),

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tensorflow_datasets as tfds
 
 from cipo_jax.data.datasets import load_problems
 from cipo_jax.data.sources import read_rows
@@ -35,6 +36,15 @@ def test_slices_and_the_name(directory: Path, monkeypatch: pytest.MonkeyPatch) -
     assert len(sliced) == 410
     for name in ("cipo_arithmetic", "cipo_arithmetic:1.0.0"):
         assert list(read_rows(f"tfds:{name}:train[:10%]"))[5].columns == sliced[5].columns
+
+
+def test_a_prepared_data_set_may_be_in_a_bucket(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local = tfds.builder_from_directory(directory)
+    monkeypatch.setattr(tfds, "builder_from_directory", {"gs://b/set/1.0.0": local}.__getitem__)
+    rows = list(read_rows("tfds:gs://b/set/1.0.0:dev"))
+    assert len(rows) == SIZES["dev"] and rows[3].where == "gs://b/set/1.0.0[dev]:3"
 
 
 def test_neither_preparing_nor_reading_imports_tensorflow(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def test_a_trained_tokenizer_writes_any_text(tmp_path: Path) -> None:
         (None, "own.model", 340, "corpus.txt: cannot be read"),
         (b" \n\n", "own.model", 340, "the file is empty"),
         (b"\xff\xfe", "own.model", 340, "not UTF-8 .byte 0"),
-        (TEXT.encode(), "own.bin", 340, "a name ending in .model"),
+        (TEXT.encode(), "own.bin", 340, "a file name ending in .model"),
         (TEXT.encode(), "gone/own.model", 340, "in a directory that exists"),
         (TEXT.encode(), "own.model", 50, "vocab_size: got 50"),
     ],
@@ -44,6 +44,18 @@ def test_wrong_input(
     with pytest.raises(CipoError, match=message):
         train_sentencepiece(tmp_path / "corpus.txt", tmp_path / model, size)
     assert not (tmp_path / model).exists()
+
+
+def test_a_model_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "corpus.txt").write_text(TEXT)
+    (tmp_path / "own.model").mkdir()
+    with pytest.raises(
+        CipoError, match="model_file: got '.*own.model', wanted a file name ending in"
+    ):
+        train_sentencepiece(tmp_path / "corpus.txt", tmp_path / "own.model", 340)
+    (tmp_path / "link.model").symlink_to(tmp_path / "gone" / "own.model")
+    with pytest.raises(CipoError, match="link.model: cannot be written: No such file"):
+        train_sentencepiece(tmp_path / "corpus.txt", tmp_path / "link.model", 340)
 
 
 def test_the_command_trains_or_says_what_is_wrong(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Each problem at most once in a step, and none drawn that is not used."""
 
 import itertools
+from collections.abc import Iterator
 
 import pytest
 
@@ -74,6 +75,21 @@ def test_a_step_takes_what_there_is_and_no_more() -> None:
     everything = draw(few, Rollout(problems_per_step=10, max_refills=10_000))
     assert len(everything.take(10)) == 10
     assert 10 < len(everything.take(99_990)) < 1000 and everything.take(1) == []
+
+
+class Repeated(GeneratedProblems):
+    """As a mixture with a generator that has few different problems: it goes on without end."""
+
+    def offer(self, step: int, drawn: int) -> Iterator[Problem]:
+        return itertools.cycle(Problem(f"{i}", "?", "1") for i in range(7))
+
+
+def test_a_mixture_without_further_problems_comes_to_an_end() -> None:
+    source = Repeated(TASK, SEED, "train")
+    one = draw(source, Rollout(problems_per_step=5, max_refills=4))
+    assert len(one.take(5)) == 5 and len(one.take(5)) == 2 and one.take(5) == []
+    with pytest.raises(CipoError, match="problems_per_step: got 8, wanted at most 7"):
+        draw(source, Rollout(problems_per_step=8)).take(8)
 
 
 def test_the_curriculum_prefers_what_is_uncertain() -> None:
