@@ -176,8 +176,8 @@ def load_problems(source: str, columns: Columns = Columns()) -> list[Placed]:  #
         if tests is not None and not (isinstance(tests, Mapping) and tests):
             raise CipoError(f"{row.where}: tests: got {shown(tests)}, wanted a non-empty object")
         entry_point = row.columns.pop("entry_point", None)
-        if tests is not None and entry_point is not None:
-            tests = {"entry_point": entry_point, **tests}
+        if tests is not None and entry_point is not None and tests.get("entry_point") is None:
+            tests = {**tests, "entry_point": entry_point}
         answer = _answer(row, columns)
         if answer is None and tests is None:
             names = (*columns.names("answer"), *columns.names("tests"))

@@ -24,7 +24,7 @@ from cipo_jax.data.prompts import PromptWriter
 from cipo_jax.data.sources import GENERATED, check_sources
 from cipo_jax.data.tasks.generated import TrueLines, given_solutions
 from cipo_jax.types import Attempt, CipoError, Completion, Outcome, Problem, Prompt, Verdict
-from cipo_jax.verifiers.code.tests import checked_tests
+from cipo_jax.verifiers.code.specification import check_tests
 
 GENERATED_CHECKED = 256  # problems of a generator at most
 
@@ -272,7 +272,7 @@ def malformed_tests(kind: str, problem: Problem) -> str:
     """Why a verifier of programs cannot run the problem's tests; "" if it can, or does not."""
     if kind in ("code", "auto") and problem.tests is not None:
         try:
-            checked_tests(problem)
+            check_tests(problem)
         except CipoError as error:
             return str(error)
     return ""
