@@ -136,7 +136,8 @@ def given_item(row: Row) -> Item:
 def debugbench_item(row: Row) -> Item:
     """A LeetCode problem with a buggy program (Tian et al. 2024), judged by its public examples.
 
-    The benchmark itself submits programs to LeetCode, whose hidden tests are not available.
+    The benchmark itself submits programs to LeetCode, whose hidden tests are not available. Nor are
+    its classes (TreeNode), and its judges of what a function does to its arguments.
     """
     if "buggy_code" not in row.columns:
         return given_item(row)
@@ -153,6 +154,8 @@ def debugbench_item(row: Row) -> Item:
     cases = [case for case in map(leetcode_case, examples) if case is not None]
     if method is None or not cases:
         raise NoTestsError(f"{row.where}: {name!r} has no example that can be run")
+    if why := _beyond_examples(fix, method[1]):
+        raise NoTestsError(f"{row.where}: {name!r} has no example that can be run: {why}")
     tests = {"type": "call", "entry_point": f"Solution.{method[1]}", "cases": cases}
     problem = Problem(name, question, tests=tests)
     return Item(problem, row.where, fenced(row.text("buggy_code")), False, fenced(fix), group=slug)
@@ -237,6 +240,23 @@ def _criticbench_tests(row: Row, source: str, question: str) -> dict[str, Any]:
         "call": f"check({names[-1]})",
         "entry_point": names[-1],
     }
+
+
+def _beyond_examples(program: str, method: str) -> str:
+    """Why a right program's method does not return what LeetCode's examples show; "" if it does."""
+    code = re.sub(r"#.*", "", program)
+    defined = set(re.findall(r"^[ \t]*class[ \t]+(\w+)", code, re.M))
+    shown = re.findall(r"^#[ \t]*class[ \t]+(\w+)", program, re.M)  # LeetCode's, in a comment
+    if foreign := ({*shown, *_LEETCODE_CLASS.findall(code)} - defined):
+        return f"it takes objects of LeetCode's {min(foreign)}"
+    arguments = r"\((?:[^()]|\([^()]*\))*\)"
+    returns_none = rf"\bdef[ \t]+{method}{arguments}\s*->\s*None\b"
+    return "it changes its arguments and returns nothing" if re.search(returns_none, code) else ""
+
+
+_LEETCODE_CLASS = re.compile(
+    r"\b(?:TreeNode|ListNode|Node|NestedInteger|Employee|Interval|MountainArray|BinaryMatrix)\b"
+)
 
 
 def _literal(node: ast.AST, names: Mapping[str, Any]) -> Any:
