@@ -307,7 +307,8 @@ def overlap(data: Data, evaluation: Eval, placed: Sequence[Placed]) -> list[Matc
     against = [(p.where, p.problem.question) for p in all_placed(load_evaluation(data))]
     for name in dict.fromkeys(evaluation.suites):
         loaded = load_suite(name, evaluation.data_dir)
-        against += [(item.where, item.problem.question) for item in loaded.items]
+        for item in loaded.items:
+            against += [(item.where, q) for q in (item.plain, item.problem.question) if q]
     questions = [p.problem.question for p in placed]
     return find_overlap(questions, against, data.overlap_words)
 

@@ -31,13 +31,14 @@ def livecodebench_item(row: Row) -> Item:
         question = row.text("question_content")
         public = _livecodebench_cases(row, "public_test_cases")
         tests = _livecodebench_tests(row, public + _livecodebench_cases(row, "private_test_cases"))
-    starter = row.columns.get("starter_code") or ""
+    plain, starter = question, row.columns.get("starter_code") or ""
     if starter.strip():
         question += f"\n\nComplete this code:\n\n```python\n{starter.rstrip()}\n```"
     elif tests["type"] == "stdin":
         question += "\n\nThe program reads from standard input and writes to standard output."
     problem = Problem(row.id, question, tests=tests, meta={"date": row.columns.get("contest_date")})
-    return Item(problem, row.where, solution=fenced(row.columns.get("canonical_solution")))
+    solution = fenced(row.columns.get("canonical_solution"))
+    return Item(problem, row.where, solution=solution, plain=plain)
 
 
 def livecodebench_payload(text: str) -> str:

@@ -29,6 +29,7 @@ class Item:
     given: str | None = None  # the attempt to be corrected, if the row has one
     given_correct: bool | None = None  # is that attempt right, as the benchmark says?
     solution: str | None = None  # a reference solution, as a completion would give it
+    plain: str = ""  # the row's own question, where that of the problem says more
     group: str = ""  # what repeated problems share; confidence intervals resample groups
 
 
@@ -91,11 +92,12 @@ def mbpp_item(row: Row) -> Item:
             tests["setup"] = row.text("test_setup_code")
     if row.columns.get("entry_point"):
         tests["entry_point"] = row.text("entry_point")
-    question = row.text("prompt", "text") + "\n\nThe program must pass these tests:\n\n"
+    plain = row.text("prompt", "text")
+    question = f"{plain}\n\nThe program must pass these tests:\n\n"
     name = f"mbpp/{row.id.removeprefix('mbpp/')}"
     problem = Problem(name, question + "\n".join(shown), tests=tests)
     code = row.columns.get("canonical_solution") or row.columns.get("code")
-    return Item(problem, row.where, solution=fenced(code))
+    return Item(problem, row.where, solution=fenced(code), plain=plain)
 
 
 def given_item(row: Row) -> Item:
@@ -141,7 +143,7 @@ def debugbench_item(row: Row) -> Item:
     """
     if "buggy_code" not in row.columns:
         return given_item(row)
-    question = row.text("question", "description")
+    plain = question = row.text("question", "description")
     examples = row.texts("examples")
     for number, example in enumerate(examples, start=1):
         question += f"\n\nExample {number}:\n{example}"
@@ -158,7 +160,8 @@ def debugbench_item(row: Row) -> Item:
         raise NoTestsError(f"{row.where}: {name!r} has no example that can be run: {why}")
     tests = {"type": "call", "entry_point": f"Solution.{method[1]}", "cases": cases}
     problem = Problem(name, question, tests=tests)
-    return Item(problem, row.where, fenced(row.text("buggy_code")), False, fenced(fix), group=slug)
+    buggy = fenced(row.text("buggy_code"))
+    return Item(problem, row.where, buggy, False, fenced(fix), plain=plain, group=slug)
 
 
 def critique_item(item: Item) -> Item:
@@ -167,7 +170,8 @@ def critique_item(item: Item) -> Item:
     question = f"{item.problem.question}\n\nA proposed solution:\n\n{item.given}"
     answer = "correct" if item.given_correct else "incorrect"
     problem = Problem(f"{item.problem.id}/critique", question, answer=answer)
-    return Item(problem, item.where, given_correct=item.given_correct, group=item.group)
+    plain, right = item.plain or item.problem.question, item.given_correct
+    return Item(problem, item.where, given_correct=right, plain=plain, group=item.group)
 
 
 def leetcode_case(example: str) -> dict[str, Any] | None:
