@@ -107,7 +107,7 @@ def evaluate_run(
         return None
     heartbeat.begin("evaluate", "reading the reference answers")
     unread = read_answers(loaded, c.verifier)
-    for line in unread:
+    for line in (line for lines in unread.values() for line in lines):
         print(f"warning  {line}")
     if skipped:
         print(f"warning  {len(skipped)} rows have no tests and are left out; see results.json")
@@ -147,7 +147,7 @@ def _check_places(config: Config, workdir: Path, step: str) -> None:
 def _evaluate_suites(
     config: Config,
     loaded: Sequence[LoadedSuite],
-    unread: Sequence[str],
+    unread: Mapping[str, Sequence[str]],
     place: Place | None,
     directory: Path,
     heartbeat: Heartbeat,
@@ -177,8 +177,8 @@ def _evaluate_suites(
                     for line in summary["errors"]:
                         print(f"warning  {line}", flush=True)
                     print_gain(metrics)
-                    of_suite = [line for line in unread if line.startswith(member.source)]
-                    results[member.suite.name] = summary | {"unread_answers": of_suite}
+                    summary |= {"unread_answers": unread[member.suite.name]}
+                    results[member.suite.name] = summary
     return results
 
 
