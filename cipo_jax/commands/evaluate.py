@@ -27,7 +27,7 @@ import jax
 from cipo_jax.commands.gold import check_gold, print_gold, read_answers
 from cipo_jax.config.command_line import Invocation
 from cipo_jax.config.keys import Config
-from cipo_jax.data.benchmarks.rows import Item
+from cipo_jax.data.benchmarks.rows import Item, given_solution
 from cipo_jax.data.benchmarks.suites import (
     CORRECT,
     CRITIQUE,
@@ -190,7 +190,10 @@ def load_suites(config: Config) -> list[LoadedSuite]:
             load_suite(name, e.data_dir, e.suite_problems, e.released_from, e.released_until)
             for name in dict.fromkeys(e.suites)
         ]
-    problems = open_evaluation(c).first(c.data.eval_problems, "data.eval_problems")
+    opened = open_evaluation(c)
+    problems = opened.first(c.data.eval_problems, "data.eval_problems")
+    places = {p.id: opened.places.get(p.id, f"{c.data.eval}:{p.id}") for p in problems}
+    items = [Item(p, places[p.id], solution=given_solution(p)) for p in problems]
     own = Suite(
         OWN,
         (),
@@ -203,7 +206,7 @@ def load_suites(config: Config) -> list[LoadedSuite]:
         temperature=c.sampling.temperature,
         pass_at=e.pass_at,
     )
-    return [LoadedSuite(own, c.data.eval, [Item(p, f"{c.data.eval}:{p.id}") for p in problems], [])]
+    return [LoadedSuite(own, c.data.eval, items, [])]
 
 
 def evaluate_suite(

@@ -37,11 +37,13 @@ class ProblemSet:
       source: in the order of training or evaluation.
       dropped: {reason of config.data.drop: problems left out}, the first reason that holds.
       fingerprints: as `mixture.fingerprints`.
+      places: {problem id: "file:line"} of all that are not generated.
     """
 
     source: ProblemSource
     dropped: dict[str, int]
     fingerprints: dict[str, dict[str, Any]]
+    places: dict[str, str]
 
     def first(self, count: int, key: str) -> list[Problem]:
         """As `source.first`.
@@ -95,7 +97,7 @@ def open_training(config: Config, prompts: PromptWriter, split: str = "train") -
     task_split = _task_split(config.data, split)
     source = open_mixture(kept, config.seed, task_split)
     _check_judged(config.verifier.kind, kept, source, "data.train")
-    return ProblemSet(source, dropped, fingerprints(kept, task_split))
+    return ProblemSet(source, dropped, fingerprints(kept, task_split), _places(kept))
 
 
 def open_evaluation(config: Config) -> ProblemSet:
@@ -107,7 +109,7 @@ def open_evaluation(config: Config) -> ProblemSet:
     parts, task_split = load_evaluation(config.data), _task_split(config.data, "test")
     source = open_mixture(parts, config.seed, task_split)
     _check_judged(config.verifier.kind, parts, source, "data.eval")
-    return ProblemSet(source, {}, fingerprints(parts, task_split))
+    return ProblemSet(source, {}, fingerprints(parts, task_split), _places(parts))
 
 
 def evaluation_prompts(
@@ -311,6 +313,10 @@ def overlap(data: Data, evaluation: Eval, placed: Sequence[Placed]) -> list[Matc
             against += [(item.where, q) for q in (item.plain, item.problem.question) if q]
     questions = [p.problem.question for p in placed]
     return find_overlap(questions, against, data.overlap_words)
+
+
+def _places(parts: Sequence[Part]) -> dict[str, str]:
+    return {placed.problem.id: placed.where for placed in all_placed(parts)}
 
 
 def _check_judged(kind: str, parts: Sequence[Part], source: ProblemSource, key: str) -> None:

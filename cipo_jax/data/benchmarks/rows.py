@@ -43,13 +43,11 @@ def math_item(row: Row) -> Item:
     OlympiadBench says in its column `error` by how much a number may be off.
     """
     answer = reference_answer(row.where, row.first(*ALIASES["answer"]))
-    solution = row.columns.get("solution")
     meta = _meta(row)
     if (error := row.columns.get("error")) is not None:
         meta["tolerance"] = _olympiadbench_tolerance(row, error)
     problem = Problem(row.id, row.text(*ALIASES["question"]), answer=answer, meta=meta)
-    is_boxed = isinstance(solution, str) and "\\boxed" in solution
-    return Item(problem, row.where, solution=solution if is_boxed else None)
+    return Item(problem, row.where, solution=_boxed(row.columns.get("solution")))
 
 
 def minerva_item(row: Row) -> Item:
@@ -212,6 +210,14 @@ class np:
 """
 
 
+def given_solution(problem: Problem) -> str | None:
+    """The reference solution in a problem's `meta`, if it is one that a completion could be."""
+    solution = problem.meta.get("solution")
+    if problem.tests is not None:
+        return solution if isinstance(solution, str) else None
+    return _boxed(solution)
+
+
 def own_tests(row: Row) -> Mapping[str, Any] | None:
     """The project's own test specification, if the row has one."""
     tests = row.columns.get("tests")
@@ -223,6 +229,11 @@ def own_tests(row: Row) -> Mapping[str, Any] | None:
 def fenced(code: Any) -> str | None:
     """A program as a completion gives it; None for a column that holds no text."""
     return f"```python\n{code.strip(chr(10))}\n```" if isinstance(code, str) else None
+
+
+def _boxed(solution: Any) -> str | None:
+    """A worked solution that puts its answer where completions have theirs, else None."""
+    return solution if isinstance(solution, str) and "\\boxed" in solution else None
 
 
 def _criticbench_tests(row: Row, source: str, question: str) -> dict[str, Any]:
