@@ -96,7 +96,7 @@ def open_training(config: Config, prompts: PromptWriter, split: str = "train") -
         print(f"data     {left} problems to train on; left out: {shown_counts(dropped)}")
     task_split = _task_split(config.data, split)
     source = open_mixture(kept, config.seed, task_split)
-    _check_judged(config.verifier.kind, kept, source, "data.train")
+    _check_judged(config, kept, task_split, "data.train")
     return ProblemSet(source, dropped, fingerprints(kept, task_split), _places(kept))
 
 
@@ -108,7 +108,7 @@ def open_evaluation(config: Config) -> ProblemSet:
     """
     parts, task_split = load_evaluation(config.data), _task_split(config.data, "test")
     source = open_mixture(parts, config.seed, task_split)
-    _check_judged(config.verifier.kind, parts, source, "data.eval")
+    _check_judged(config, parts, task_split, "data.eval")
     return ProblemSet(source, {}, fingerprints(parts, task_split), _places(parts))
 
 
@@ -319,10 +319,14 @@ def _places(parts: Sequence[Part]) -> dict[str, str]:
     return {placed.problem.id: placed.where for placed in all_placed(parts)}
 
 
-def _check_judged(kind: str, parts: Sequence[Part], source: ProblemSource, key: str) -> None:
-    """Refuses problems without what the verifier needs."""
-    found = [(p.where, p.problem) for p in all_placed(parts)]
-    for where, problem in found or [("its first problem", source.first(1)[0])]:
+def _check_judged(config: Config, parts: Sequence[Part], split: TaskSplit, key: str) -> None:
+    """Refuses problems without what the verifier needs; a generator's are all like its first."""
+    kind, found = config.verifier.kind, [(p.where, p.problem) for p in all_placed(parts)]
+    for part in parts:
+        if part.placed is None:
+            alone = open_mixture([dataclasses.replace(part, weight=None)], config.seed, split)
+            found.append((f"the first problem of {part.name}", alone.first(1)[0]))
+    for where, problem in found:
         if missing := needed_but_missing(kind, problem):
             raise CipoError(
                 f"config.verifier.kind: got {kind!r}, but in config.{key} {where} "

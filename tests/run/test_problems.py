@@ -148,6 +148,18 @@ def test_tests_that_cannot_be_run_are_refused_with_their_line(
         problem_sets.open_training(c, prompts_of(c))
 
 
+@pytest.mark.parametrize("sources", ["programs", "arithmetic=0.5,programs=0.5", "{}=1,programs=1"])
+def test_each_generator_must_be_what_the_verifier_judges(
+    files: tuple[Path, Path], sources: str
+) -> None:
+    raw = default_config()
+    raw.data.train = raw.data.eval = sources.format(files[0])
+    raw.data.min_operations = raw.data.max_operations = 1
+    raw.data.tokenizer, raw.verifier.kind = "bytes", "math"
+    with pytest.raises(CipoError, match="in config.data.eval the first problem of programs has no"):
+        problem_sets.open_evaluation(resolve(raw))
+
+
 def test_nothing_left_is_refused(files: tuple[Path, Path]) -> None:
     train, _ = files
     c = config((train, train), drop=("overlap",))
