@@ -78,7 +78,10 @@ def mbpp_item(row: Row) -> Item:
     EvalPlus's rows add a script `test` with more inputs, which is not shown.
     """
     own = own_tests(row)
-    shown = (own or {}).get("asserts") or row.texts("test_list")
+    if own is not None and own.get("asserts"):
+        shown = Row(row.where, dict(own)).texts("asserts")
+    else:
+        shown = row.texts("test_list")
     tests = dict(own or {"type": "assert", "asserts": list(shown)})
     if own is None:
         if row.columns.get("test"):
@@ -288,7 +291,7 @@ def _olympiadbench_tolerance(row: Row, error: Any) -> dict[str, str]:
     parts = [part.strip() for part in str(error).split(",") if part.strip()]
     try:
         tolerances = [Fraction(part) for part in parts]
-    except ValueError as cause:
+    except (ValueError, ZeroDivisionError) as cause:
         raise CipoError(f"{row.where}: error: got {error!r:.60}, wanted numbers") from cause
     if not tolerances:
         return {}

@@ -9,6 +9,7 @@ from cipo_jax.data.benchmarks.rows import (
     debugbench_item,
     leetcode_case,
     math_item,
+    mbpp_item,
     minerva_item,
     without_numpy,
 )
@@ -24,8 +25,15 @@ def test_tolerances_of_the_benchmarks() -> None:
     plain = Row("f:1", {"question": "?", "answer": "4", "error": None})
     assert "tolerance" not in math_item(plain).problem.meta
     assert minerva_item(plain).problem.meta["tolerance"] == {"relative": "1e-4"}
-    with pytest.raises(CipoError, match="f:1: error: got 'small', wanted numbers"):
-        math_item(Row("f:1", {"question": "?", "answer": "4", "error": "small"}))
+    for wrong in ("small", "1/0"):
+        with pytest.raises(CipoError, match=f"f:1: error: got '{wrong}', wanted numbers"):
+            math_item(Row("f:1", {"question": "?", "answer": "4", "error": wrong}))
+
+
+def test_asserts_that_are_no_texts_are_named() -> None:
+    tests = {"type": "assert", "asserts": [1]}
+    with pytest.raises(CipoError, match=r"f:1: asserts: got \[1\], wanted a list of texts"):
+        mbpp_item(Row("f:1", {"id": 1, "text": "?", "tests": tests}))
 
 
 def test_answers_in_every_form() -> None:
