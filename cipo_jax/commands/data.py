@@ -4,10 +4,10 @@
 
 prints the sources with their fingerprints; how long prompts are in tokens and which share is over
 the budget; repeated questions; questions that `data.eval` or `eval.suites` also have; reference
-answers that the verifier cannot read, and tests that it cannot run; one base prompt and one
-correction prompt as the policy sees them. `--output=kept.jsonl` also writes the problems that
-`data.drop` keeps. Nothing here uses an accelerator. An embedded task makes any number of problems:
-those of the first step are checked.
+answers that the verifier cannot read, and tests that it cannot run, unless it is a function of your
+own; one base prompt and one correction prompt as the policy sees them. `--output=kept.jsonl` also
+writes the problems that `data.drop` keeps. Nothing here uses an accelerator. An embedded task makes
+any number of problems: those of the first step are checked.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cipo_jax.commands.gold import unread_answers
+from cipo_jax.commands.gold import reads_answers, unread_answers
 from cipo_jax.config.command_line import Invocation
 from cipo_jax.config.keys import Config, Data
 from cipo_jax.data import mixture
@@ -68,10 +68,11 @@ def inspect_data(
     _print_duplicates(placed)
     _print_overlap(config, problem_sets.all_placed(parts))
     for name, checked in (("train", placed), ("eval", _looked_at(data, seed, evaluation, "test"))):
-        heartbeat.begin("data", f"reading the answers of {name}")
-        unread = unread_answers(checked, config.verifier)
-        answers = sum(p.problem.answer is not None for p in checked)
-        _print_findings(f"answers of {name} that the verifier cannot read", unread, answers)
+        if reads_answers(config.verifier):
+            heartbeat.begin("data", f"reading the answers of {name}")
+            unread = unread_answers(checked, config.verifier)
+            answers = sum(p.problem.answer is not None for p in checked)
+            _print_findings(f"answers of {name} that the verifier cannot read", unread, answers)
         _print_tests(name, checked, config.verifier.kind)
     if fitting:
         _print_prompts(prompts, fitting[0].problem, tokenizer.show)
@@ -184,8 +185,9 @@ def _print_findings(title: str, lines: Sequence[str], total: int) -> None:
 
 
 def _print_tests(name: str, checked: Sequence[Placed], kind: str) -> None:
-    """The problems whose tests cannot be run; nothing where none has tests."""
-    tested = [at for at in checked if at.problem.tests is not None]
+    """The problems whose tests cannot be run; nothing where none has tests, or none are run."""
+    runs_tests = kind in ("code", "auto")
+    tested = [at for at in checked if runs_tests and at.problem.tests is not None]
     wrong = [
         f"{at.where}: {why}"
         for at in tested

@@ -27,7 +27,7 @@ import jax
 from cipo_jax.commands.gold import check_gold, print_gold, read_answers
 from cipo_jax.config.command_line import Invocation
 from cipo_jax.config.keys import Config
-from cipo_jax.data.benchmarks.rows import Item
+from cipo_jax.data.benchmarks.rows import Item, given_solution
 from cipo_jax.data.benchmarks.suites import (
     CORRECT,
     CRITIQUE,
@@ -107,7 +107,7 @@ def evaluate_run(
         return None
     heartbeat.begin("evaluate", "reading the reference answers")
     unread = read_answers(loaded, c.verifier)
-    for line in unread:
+    for line in (line for lines in unread.values() for line in lines):
         print(f"warning  {line}")
     if skipped:
         print(f"warning  {len(skipped)} rows have no tests and are left out; see results.json")
@@ -147,7 +147,7 @@ def _check_places(config: Config, workdir: Path, step: str) -> None:
 def _evaluate_suites(
     config: Config,
     loaded: Sequence[LoadedSuite],
-    unread: Sequence[str],
+    unread: Mapping[str, Sequence[str]],
     place: Place | None,
     directory: Path,
     heartbeat: Heartbeat,
@@ -177,8 +177,8 @@ def _evaluate_suites(
                     for line in summary["errors"]:
                         print(f"warning  {line}", flush=True)
                     print_gain(metrics)
-                    of_suite = [line for line in unread if line.startswith(member.source)]
-                    results[member.suite.name] = summary | {"unread_answers": of_suite}
+                    summary |= {"unread_answers": unread[member.suite.name]}
+                    results[member.suite.name] = summary
     return results
 
 
@@ -190,7 +190,10 @@ def load_suites(config: Config) -> list[LoadedSuite]:
             load_suite(name, e.data_dir, e.suite_problems, e.released_from, e.released_until)
             for name in dict.fromkeys(e.suites)
         ]
-    problems = open_evaluation(c).first(c.data.eval_problems, "data.eval_problems")
+    opened = open_evaluation(c)
+    problems = opened.first(c.data.eval_problems, "data.eval_problems")
+    places = {p.id: opened.places.get(p.id, f"{c.data.eval}:{p.id}") for p in problems}
+    items = [Item(p, places[p.id], solution=given_solution(p)) for p in problems]
     own = Suite(
         OWN,
         (),
@@ -203,7 +206,7 @@ def load_suites(config: Config) -> list[LoadedSuite]:
         temperature=c.sampling.temperature,
         pass_at=e.pass_at,
     )
-    return [LoadedSuite(own, c.data.eval, [Item(p, f"{c.data.eval}:{p.id}") for p in problems], [])]
+    return [LoadedSuite(own, c.data.eval, items, [])]
 
 
 def evaluate_suite(

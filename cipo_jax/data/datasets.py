@@ -177,7 +177,7 @@ def load_problems(source: str, columns: Columns = Columns()) -> list[Placed]:  #
         if tests is not None and not (isinstance(tests, Mapping) and tests):
             raise CipoError(f"{row.where}: tests: got {shown(tests)}, wanted a non-empty object")
         if tests is not None and (name := row.columns.pop("entry_point", None)) is not None:
-            tests = {"entry_point": name, **tests}
+            tests = {**tests, "entry_point": tests.get("entry_point") or name}
         answer = _answer(row, columns)
         if answer is None and tests is None:
             names = (*columns.names("answer"), *columns.names("tests"))

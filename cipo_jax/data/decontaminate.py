@@ -1,9 +1,9 @@
 """Which training problems repeat an evaluation problem, or one another.
 
-Two measures, on questions alone. Exact: the same text except for case, white space, Unicode form
-and `$`, but "1 2" is not "12". N-gram: n words in a row in common, a word being letters and digits. The second also finds
-copies inside other text, and with a small n phrases that many problems share. The caller decides
-what is done about a match.
+Two measures, on questions alone. Exact: the same text except for case, Unicode form, `$`, and how
+much white space there is (between words and numbers: whether there is any counts). N-gram: n words
+in a row in common, a word being letters and digits. The second also finds copies inside other text,
+and with a small n phrases that many problems share. The caller decides what is done about a match.
 """
 
 import dataclasses
@@ -12,7 +12,8 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 
 _WORD = re.compile(r"\w+")
-_LAYOUT = re.compile(r"(?P<between_digits>(?<=\d)[\s$]+(?=\d))|[\s$]+")
+_LETTER = r"[^\W\u3040-\u9fff]"  # or digit; of the scripts that set spaces between words
+_LAYOUT = re.compile(rf"(?<={_LETTER})(?P<gap>[\s$]+)(?={_LETTER})|[\s$]+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,10 +60,10 @@ def find_duplicates(questions: Sequence[str]) -> list[tuple[int, int]]:
 
 
 def normalise(text: str) -> str:
-    """The text as exact matches compare it: without case, white space, Unicode form and `$`, but
-    with a space where these keep two numbers apart."""
+    """The text as exact matches compare it: without case, Unicode form and `$`, and with one space
+    where white space or `$` parts two words or numbers, as in "1 2", and nowhere else."""
     folded = unicodedata.normalize("NFKC", text).casefold()
-    return _LAYOUT.sub(lambda run: " " if run["between_digits"] else "", folded)
+    return _LAYOUT.sub(lambda run: " " if run["gap"] else "", folded)
 
 
 def _ngrams(text: str, n: int) -> Iterator[tuple[str, ...]]:

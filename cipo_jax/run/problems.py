@@ -24,7 +24,7 @@ from cipo_jax.data.prompts import PromptWriter
 from cipo_jax.data.sources import GENERATED, check_sources
 from cipo_jax.data.tasks.generated import TrueLines, given_solutions
 from cipo_jax.types import Attempt, CipoError, Completion, Outcome, Problem, Prompt, Verdict
-from cipo_jax.verifiers.code.tests import checked_tests
+from cipo_jax.verifiers.code.specification import check_tests
 
 GENERATED_CHECKED = 256  # problems of a generator at most
 
@@ -37,11 +37,13 @@ class ProblemSet:
       source: in the order of training or evaluation.
       dropped: {reason of config.data.drop: problems left out}, the first reason that holds.
       fingerprints: as `mixture.fingerprints`.
+      places: {problem id: "file:line"} of all that are not generated.
     """
 
     source: ProblemSource
     dropped: dict[str, int]
     fingerprints: dict[str, dict[str, Any]]
+    places: dict[str, str]
 
     def first(self, count: int, key: str) -> list[Problem]:
         """As `source.first`.
@@ -94,8 +96,8 @@ def open_training(config: Config, prompts: PromptWriter, split: str = "train") -
         print(f"data     {left} problems to train on; left out: {shown_counts(dropped)}")
     task_split = _task_split(config.data, split)
     source = open_mixture(kept, config.seed, task_split)
-    _check_judged(config.verifier.kind, kept, source, "data.train")
-    return ProblemSet(source, dropped, fingerprints(kept, task_split))
+    _check_judged(config, kept, task_split, "data.train")
+    return ProblemSet(source, dropped, fingerprints(kept, task_split), _places(kept))
 
 
 def open_evaluation(config: Config) -> ProblemSet:
@@ -106,8 +108,8 @@ def open_evaluation(config: Config) -> ProblemSet:
     """
     parts, task_split = load_evaluation(config.data), _task_split(config.data, "test")
     source = open_mixture(parts, config.seed, task_split)
-    _check_judged(config.verifier.kind, parts, source, "data.eval")
-    return ProblemSet(source, {}, fingerprints(parts, task_split))
+    _check_judged(config, parts, task_split, "data.eval")
+    return ProblemSet(source, {}, fingerprints(parts, task_split), _places(parts))
 
 
 def evaluation_prompts(
@@ -272,7 +274,7 @@ def malformed_tests(kind: str, problem: Problem) -> str:
     """Why a verifier of programs cannot run the problem's tests; "" if it can, or does not."""
     if kind in ("code", "auto") and problem.tests is not None:
         try:
-            checked_tests(problem)
+            check_tests(problem)
         except CipoError as error:
             return str(error)
     return ""
@@ -307,15 +309,24 @@ def overlap(data: Data, evaluation: Eval, placed: Sequence[Placed]) -> list[Matc
     against = [(p.where, p.problem.question) for p in all_placed(load_evaluation(data))]
     for name in dict.fromkeys(evaluation.suites):
         loaded = load_suite(name, evaluation.data_dir)
-        against += [(item.where, item.problem.question) for item in loaded.items]
+        for item in loaded.items:
+            against += [(item.where, q) for q in (item.plain, item.problem.question) if q]
     questions = [p.problem.question for p in placed]
     return find_overlap(questions, against, data.overlap_words)
 
 
-def _check_judged(kind: str, parts: Sequence[Part], source: ProblemSource, key: str) -> None:
-    """Refuses problems without what the verifier needs."""
-    found = [(p.where, p.problem) for p in all_placed(parts)]
-    for where, problem in found or [("its first problem", source.first(1)[0])]:
+def _places(parts: Sequence[Part]) -> dict[str, str]:
+    return {placed.problem.id: placed.where for placed in all_placed(parts)}
+
+
+def _check_judged(config: Config, parts: Sequence[Part], split: TaskSplit, key: str) -> None:
+    """Refuses problems without what the verifier needs; a generator's are all like its first."""
+    kind, found = config.verifier.kind, [(p.where, p.problem) for p in all_placed(parts)]
+    for part in parts:
+        if part.placed is None:
+            alone = open_mixture([dataclasses.replace(part, weight=None)], config.seed, split)
+            found.append((f"the first problem of {part.name}", alone.first(1)[0]))
+    for where, problem in found:
         if missing := needed_but_missing(kind, problem):
             raise CipoError(
                 f"config.verifier.kind: got {kind!r}, but in config.{key} {where} "

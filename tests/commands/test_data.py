@@ -60,6 +60,13 @@ def test_every_kind_of_finding_is_reported(
     assert bars["13"] == "4"
 
 
+def test_answers_are_not_read_for_a_verifier_of_the_user_s_own(
+    command: list[str], capsys: pytest.CaptureFixture
+) -> None:
+    run([*command, "--config.verifier.kind=misbehaving_verifiers:obey"])
+    assert "cannot read" not in capsys.readouterr().out
+
+
 def test_the_kept_problems_are_written(
     command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

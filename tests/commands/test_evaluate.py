@@ -154,6 +154,34 @@ def test_gold_is_checked_without_a_model(
     assert not (tmp_path / "nowhere").exists()
 
 
+def test_gold_of_own_problems_has_their_solutions_and_lines(
+    tmp_path: Path, tokenizer: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    open_or_skip()
+    stdin = {"type": "stdin", "cases": [{"input": "", "output": "2"}]}
+    rows = [
+        {"question": "1+1?", "answer": "2", "solution": "It is \\boxed{2}."},
+        {"question": "1+2?", "answer": "3", "solution": "It is \\boxed{4}."},
+        {"question": "2+2?", "answer": "4", "solution": "It is 4, without a box."},
+        {"question": "Print 2.", "tests": stdin, "solution": "print(2)"},
+        {"question": "Write 2.", "tests": stdin, "solution": "print(3)"},
+    ]
+    own = tmp_path / "own.jsonl"
+    own.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = tiny_config(tokenizer, check_gold=True)
+    data = dataclasses.replace(config.data, eval=str(own), eval_problems=5)
+    verifier = dataclasses.replace(config.verifier, kind="auto", workers=1)
+    config = dataclasses.replace(config, data=data, verifier=verifier)
+    assert evaluate_run(config, tmp_path / "nowhere") is None
+    printed = capsys.readouterr().out
+    assert "answer        3 of     3 as expected" in printed
+    assert "solution      2 of     4 as expected" in printed
+    assert [line.rpartition(" at ")[2] for line in printed.splitlines() if " at " in line] == [
+        f"{own}:2",
+        f"{own}:5",
+    ]
+
+
 def test_what_is_not_there_is_named_before_anything_is_read(
     run: Path, tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

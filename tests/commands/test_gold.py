@@ -1,6 +1,8 @@
 """What suites say is right, by our verifier; and reference answers that cannot be read."""
 
 import dataclasses
+import re
+from pathlib import Path
 
 import pytest
 from places import TESTS
@@ -55,7 +57,40 @@ def test_a_failure_is_named_with_its_place(capsys: pytest.CaptureFixture[str]) -
 )
 def test_answers_that_cannot_be_read_are_named(answer: str, complaint: str) -> None:
     items = [Item(Problem("p", "?", answer=answer), "file:7")]
-    lines = read_answers([LoadedSuite(SUITES["math500"], "file", items, [])], Verifier(workers=1))
+    suite = LoadedSuite(SUITES["math500"], "file", items, [])
+    lines = read_answers([suite], Verifier(workers=1))["math500"]
     assert [complaint in line and line.startswith("file:7: ") for line in lines] == [True] * bool(
         complaint
     )
+
+
+def test_answers_that_cannot_be_read_are_those_of_their_suite() -> None:
+    loaded = [
+        LoadedSuite(SUITES[name], "file", [Item(Problem("p", "?", answer=answer), "file:7")], [])
+        for name, answer in (("criticbench_math", r"\frac{1"), ("criticbench_math_critique", "12"))
+    ]
+    found = read_answers(loaded, Verifier(workers=1))
+    assert {name: len(lines) for name, lines in found.items()} == {
+        "criticbench_math": 1,
+        "criticbench_math_critique": 0,
+    }
+
+
+def test_the_user_s_own_verifier_checks_what_it_will_judge(tmp_path: Path) -> None:
+    own = tmp_path / "own.py"
+    own.write_text("def verify(problem, text):\n    return problem.answer[::-1] in text\n")
+    items = [Item(Problem(a, "?", answer=a), f"file:{n}") for n, a in enumerate(("{1{", "ab"), 1)]
+    suite = LoadedSuite(SUITES["math500"], "file", items, [])
+    verifier = Verifier(kind=f"{own}:verify", workers=1)
+    assert read_answers([suite], verifier) == {"math500": []}
+    (result,) = check_gold([suite], verifier)
+    assert [where for where, *_ in result.failures] == ["file:2"]
+
+
+def test_a_suite_of_which_nothing_can_be_verified_says_so(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    items = [Item(Problem("p", "?", tests={"type": "stdin"}), "file:1")]
+    results = check_gold([LoadedSuite(SUITES["mbpp"], "file", items, [])], Verifier(workers=1))
+    print_gold(results, [])
+    assert re.search("^mbpp +nothing to verify", capsys.readouterr().out)

@@ -242,6 +242,9 @@ def test_the_entry_point_of_a_program_goes_to_its_tests(tmp_path):
     assert load_problems(str(path))[0].problem.tests == {"type": "call", "entry_point": "f"}
     path = write(tmp_path / "s.jsonl", GOOD | {"entry_point": "f"})
     assert load_problems(str(path))[0].problem.meta == {"entry_point": "f"}, "there are no tests"
+    unnamed = {"type": "call", "entry_point": None}
+    path = write(tmp_path / "null.jsonl", {"prompt": "q", "tests": unnamed, "entry_point": "f"})
+    assert load_problems(str(path))[0].problem.tests == {"type": "call", "entry_point": "f"}
 
 
 def test_a_fingerprint_changes_with_content_and_order_and_nothing_else():

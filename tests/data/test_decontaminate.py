@@ -25,6 +25,21 @@ def test_another_number_is_another_question(other: str) -> None:
     assert find_overlap([other], [("f:1", QUESTION)], n=0) == []
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("Sort 1 2 3.", "Sort 12 3.", False),
+        ("Add $1$$2$.", "Add 12.", False),
+        ("How long is Ab c?", "How long is abc?", False),
+        ("Sort 1 2 3.", "Sort 1\n2  $3$ .", True),
+        ("What is 1+1 ?", "what is $1 + 1$?", True),
+        ("共有 3 个", "共有3个", True),
+    ],
+)
+def test_numbers_and_words_stay_apart(one: str, other: str, same: bool) -> None:
+    assert find_duplicates([one, other]) == ([(1, 0)] if same else [])
+
+
 def test_signs_are_not_lost() -> None:
     assert normalise("2 + 2") != normalise("2 - 2")
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from places import FIXTURES
 
 from cipo_jax.config import default_config
 from cipo_jax.config.keys import Config, Verifier
@@ -147,6 +148,18 @@ def test_tests_that_cannot_be_run_are_refused_with_their_line(
         problem_sets.open_training(c, prompts_of(c))
 
 
+@pytest.mark.parametrize("sources", ["programs", "arithmetic=0.5,programs=0.5", "{}=1,programs=1"])
+def test_each_generator_must_be_what_the_verifier_judges(
+    files: tuple[Path, Path], sources: str
+) -> None:
+    raw = default_config()
+    raw.data.train = raw.data.eval = sources.format(files[0])
+    raw.data.min_operations = raw.data.max_operations = 1
+    raw.data.tokenizer, raw.verifier.kind = "bytes", "math"
+    with pytest.raises(CipoError, match="in config.data.eval the first problem of programs has no"):
+        problem_sets.open_evaluation(resolve(raw))
+
+
 def test_nothing_left_is_refused(files: tuple[Path, Path]) -> None:
     train, _ = files
     c = config((train, train), drop=("overlap",))
@@ -163,6 +176,27 @@ def test_suites_count_as_evaluation_data(files: tuple[Path, Path], tmp_path: Pat
     c = resolve(raw)
     placed = problem_sets.all_placed(problem_sets.load_training(c.data, c.seed))
     assert [m.position for m in problem_sets.overlap(c.data, c.eval, placed)] == [1, 2, 4]
+
+
+def test_a_suite_s_question_is_found_without_what_the_suite_adds(
+    files: tuple[Path, Path],
+) -> None:
+    asked = [
+        ("mbpp", "Write a function for: double."),
+        ("debugbench", "Write the method double."),
+        ("livecodebench", "Print the sum of the two numbers on the line."),
+        ("criticbench_math_critique", "What is half of $\\frac{3}{4}$?"),
+    ]
+    rows = [{"question": question, "answer": "1"} for _, question in asked]
+    files[0].write_text("".join(json.dumps(row) + "\n" for row in rows))
+    raw = default_config()
+    raw.data.train, raw.data.eval = map(str, files)
+    raw.data.overlap_words = 0
+    raw.eval.suites, raw.eval.data_dir = tuple(name for name, _ in asked), str(FIXTURES / "suites")
+    c = resolve(raw)
+    placed = problem_sets.all_placed(problem_sets.load_training(c.data, c.seed))
+    matches = problem_sets.overlap(c.data, c.eval, placed)
+    assert [(m.position, m.words) for m in matches] == [(n, "") for n in range(4)]
 
 
 def test_a_generator_keeps_its_splits_apart() -> None:

@@ -31,13 +31,14 @@ def livecodebench_item(row: Row) -> Item:
         question = row.text("question_content")
         public = _livecodebench_cases(row, "public_test_cases")
         tests = _livecodebench_tests(row, public + _livecodebench_cases(row, "private_test_cases"))
-    starter = row.columns.get("starter_code") or ""
+    plain, starter = question, _starter_code(row)
     if starter.strip():
         question += f"\n\nComplete this code:\n\n```python\n{starter.rstrip()}\n```"
     elif tests["type"] == "stdin":
         question += "\n\nThe program reads from standard input and writes to standard output."
     problem = Problem(row.id, question, tests=tests, meta={"date": row.columns.get("contest_date")})
-    return Item(problem, row.where, solution=fenced(row.columns.get("canonical_solution")))
+    solution = fenced(row.columns.get("canonical_solution"))
+    return Item(problem, row.where, solution=solution, plain=plain)
 
 
 def livecodebench_payload(text: str) -> str:
@@ -73,6 +74,13 @@ class _TextUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError("it refers to something outside")
 
 
+def _starter_code(row: Row) -> str:
+    code = row.columns.get("starter_code") or ""
+    if not isinstance(code, str):
+        raise CipoError(f"{row.where}: starter_code: got {code!r:.60}, wanted a text")
+    return code
+
+
 def _livecodebench_cases(row: Row, column: str) -> list[dict[str, str]]:
     cases = row.columns.get(column)
     try:
@@ -105,11 +113,11 @@ def _livecodebench_tests(row: Row, cases: Sequence[dict[str, str]]) -> dict[str,
         # One argument a line, each as json.
         inputs = [[json.loads(x) for x in c["input"].split("\n") if x.strip()] for c in cases]
         outputs = [json.loads(case["output"]) for case in cases]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         message = f"{row.where}: functional tests: {type(error).__name__}: {error}"
         raise CipoError(message) from error
     plain = [{"input": i, "output": o} for i, o in zip(inputs, outputs, strict=True)]
-    is_method = "class Solution" in (row.columns.get("starter_code") or "")
+    is_method = "class Solution" in _starter_code(row)
     name = f"Solution.{name}" if is_method else name
     tests = {"type": "call", "entry_point": name, "cases": plain, "compare": "equal"}
     return {**tests, "total_time_limit": _TOTAL_SECONDS}

@@ -29,6 +29,7 @@ class Item:
     given: str | None = None  # the attempt to be corrected, if the row has one
     given_correct: bool | None = None  # is that attempt right, as the benchmark says?
     solution: str | None = None  # a reference solution, as a completion would give it
+    plain: str = ""  # the row's own question, where that of the problem says more
     group: str = ""  # what repeated problems share; confidence intervals resample groups
 
 
@@ -42,13 +43,11 @@ def math_item(row: Row) -> Item:
     OlympiadBench says in its column `error` by how much a number may be off.
     """
     answer = reference_answer(row.where, row.first(*ALIASES["answer"]))
-    solution = row.columns.get("solution")
     meta = _meta(row)
     if (error := row.columns.get("error")) is not None:
         meta["tolerance"] = _olympiadbench_tolerance(row, error)
     problem = Problem(row.id, row.text(*ALIASES["question"]), answer=answer, meta=meta)
-    is_boxed = isinstance(solution, str) and "\\boxed" in solution
-    return Item(problem, row.where, solution=solution if is_boxed else None)
+    return Item(problem, row.where, solution=_boxed(row.columns.get("solution")))
 
 
 def minerva_item(row: Row) -> Item:
@@ -79,7 +78,10 @@ def mbpp_item(row: Row) -> Item:
     EvalPlus's rows add a script `test` with more inputs, which is not shown.
     """
     own = own_tests(row)
-    shown = (own or {}).get("asserts") or row.texts("test_list")
+    if own is not None and own.get("asserts"):
+        shown = Row(row.where, dict(own)).texts("asserts")
+    else:
+        shown = row.texts("test_list")
     tests = dict(own or {"type": "assert", "asserts": list(shown)})
     if own is None:
         if row.columns.get("test"):
@@ -91,11 +93,12 @@ def mbpp_item(row: Row) -> Item:
             tests["setup"] = row.text("test_setup_code")
     if row.columns.get("entry_point"):
         tests["entry_point"] = row.text("entry_point")
-    question = row.text("prompt", "text") + "\n\nThe program must pass these tests:\n\n"
+    plain = row.text("prompt", "text")
+    question = f"{plain}\n\nThe program must pass these tests:\n\n"
     name = f"mbpp/{row.id.removeprefix('mbpp/')}"
     problem = Problem(name, question + "\n".join(shown), tests=tests)
     code = row.columns.get("canonical_solution") or row.columns.get("code")
-    return Item(problem, row.where, solution=fenced(code))
+    return Item(problem, row.where, solution=fenced(code), plain=plain)
 
 
 def given_item(row: Row) -> Item:
@@ -136,11 +139,12 @@ def given_item(row: Row) -> Item:
 def debugbench_item(row: Row) -> Item:
     """A LeetCode problem with a buggy program (Tian et al. 2024), judged by its public examples.
 
-    The benchmark itself submits programs to LeetCode, whose hidden tests are not available.
+    The benchmark itself submits programs to LeetCode, whose hidden tests are not available. Nor are
+    its classes (TreeNode), and its judges of what a function does to its arguments.
     """
     if "buggy_code" not in row.columns:
         return given_item(row)
-    question = row.text("question", "description")
+    plain = question = row.text("question", "description")
     examples = row.texts("examples")
     for number, example in enumerate(examples, start=1):
         question += f"\n\nExample {number}:\n{example}"
@@ -153,9 +157,12 @@ def debugbench_item(row: Row) -> Item:
     cases = [case for case in map(leetcode_case, examples) if case is not None]
     if method is None or not cases:
         raise NoTestsError(f"{row.where}: {name!r} has no example that can be run")
+    if why := _beyond_examples(fix, method[1]):
+        raise NoTestsError(f"{row.where}: {name!r} has no example that can be run: {why}")
     tests = {"type": "call", "entry_point": f"Solution.{method[1]}", "cases": cases}
     problem = Problem(name, question, tests=tests)
-    return Item(problem, row.where, fenced(row.text("buggy_code")), False, fenced(fix), group=slug)
+    buggy = fenced(row.text("buggy_code"))
+    return Item(problem, row.where, buggy, False, fenced(fix), plain=plain, group=slug)
 
 
 def critique_item(item: Item) -> Item:
@@ -164,7 +171,8 @@ def critique_item(item: Item) -> Item:
     question = f"{item.problem.question}\n\nA proposed solution:\n\n{item.given}"
     answer = "correct" if item.given_correct else "incorrect"
     problem = Problem(f"{item.problem.id}/critique", question, answer=answer)
-    return Item(problem, item.where, given_correct=item.given_correct, group=item.group)
+    plain, right = item.plain or item.problem.question, item.given_correct
+    return Item(problem, item.where, given_correct=right, plain=plain, group=item.group)
 
 
 def leetcode_case(example: str) -> dict[str, Any] | None:
@@ -205,6 +213,14 @@ class np:
 """
 
 
+def given_solution(problem: Problem) -> str | None:
+    """The reference solution in a problem's `meta`, if it is one that a completion could be."""
+    solution = problem.meta.get("solution")
+    if problem.tests is not None:
+        return solution if isinstance(solution, str) else None
+    return _boxed(solution)
+
+
 def own_tests(row: Row) -> Mapping[str, Any] | None:
     """The project's own test specification, if the row has one."""
     tests = row.columns.get("tests")
@@ -216,6 +232,11 @@ def own_tests(row: Row) -> Mapping[str, Any] | None:
 def fenced(code: Any) -> str | None:
     """A program as a completion gives it; None for a column that holds no text."""
     return f"```python\n{code.strip(chr(10))}\n```" if isinstance(code, str) else None
+
+
+def _boxed(solution: Any) -> str | None:
+    """A worked solution that puts its answer where completions have theirs, else None."""
+    return solution if isinstance(solution, str) and "\\boxed" in solution else None
 
 
 def _criticbench_tests(row: Row, source: str, question: str) -> dict[str, Any]:
@@ -239,6 +260,23 @@ def _criticbench_tests(row: Row, source: str, question: str) -> dict[str, Any]:
     }
 
 
+def _beyond_examples(program: str, method: str) -> str:
+    """Why a right program's method does not return what LeetCode's examples show; "" if it does."""
+    code = re.sub(r"#.*", "", program)
+    defined = set(re.findall(r"^[ \t]*class[ \t]+(\w+)", code, re.M))
+    shown = re.findall(r"^#[ \t]*class[ \t]+(\w+)", program, re.M)  # LeetCode's, in a comment
+    if foreign := ({*shown, *_LEETCODE_CLASS.findall(code)} - defined):
+        return f"it takes objects of LeetCode's {min(foreign)}"
+    arguments = r"\((?:[^()]|\([^()]*\))*\)"
+    returns_none = rf"\bdef[ \t]+{method}{arguments}\s*->\s*None\b"
+    return "it changes its arguments and returns nothing" if re.search(returns_none, code) else ""
+
+
+_LEETCODE_CLASS = re.compile(
+    r"\b(?:TreeNode|ListNode|Node|NestedInteger|Employee|Interval|MountainArray|BinaryMatrix)\b"
+)
+
+
 def _literal(node: ast.AST, names: Mapping[str, Any]) -> Any:
     """The value of a literal as LeetCode writes it, with true, false and null."""
     if isinstance(node, ast.Name) and node.id in names:
@@ -253,7 +291,7 @@ def _olympiadbench_tolerance(row: Row, error: Any) -> dict[str, str]:
     parts = [part.strip() for part in str(error).split(",") if part.strip()]
     try:
         tolerances = [Fraction(part) for part in parts]
-    except ValueError as cause:
+    except (ValueError, ZeroDivisionError) as cause:
         raise CipoError(f"{row.where}: error: got {error!r:.60}, wanted numbers") from cause
     if not tolerances:
         return {}

@@ -13,7 +13,8 @@ A test specification (`Problem.tests`) is one of
      "tolerance": ...}
 
 each optionally with "entry_point", "time_limit" (seconds a test), "total_time_limit" and
-"memory_limit_bytes". What counts as a program's time is decided in `clock.py`.
+"memory_limit_bytes". What counts as a program's time is decided in `clock.py`, which specifications
+are refused in `specification.py`.
 
 Only right answers can make a program right. stdin and call tests compare here, on data. Tests that
 are Python statements run in a second sandbox, which calls the program's functions over a channel:
@@ -29,11 +30,12 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cipo_jax.types import CipoError, Outcome, Problem, Verdict
+from cipo_jax.types import Outcome, Problem, Verdict
 from cipo_jax.verifiers import messages
 from cipo_jax.verifiers.code import compare as code_compare
 from cipo_jax.verifiers.code import program as code_program
 from cipo_jax.verifiers.code.clock import WALL_TIMES, Clock, sender_of
+from cipo_jax.verifiers.code.specification import find_judge, with_checked_tests
 from cipo_jax.verifiers.sandbox import values as code_values
 from cipo_jax.verifiers.sandbox.launch import (
     START_SECONDS,
@@ -47,12 +49,6 @@ TIME_LIMIT = 6.0  # seconds a test
 TOTAL_TIME_LIMIT = 30.0  # seconds a program
 _LOAD_SECONDS = 10.0  # for a program to define its functions
 _STOP_SECONDS = 5.0  # for the process that runs a program to kill it
-_KINDS: dict[str, dict[str, type]] = {
-    "check_fn": {"code": str, "call": str},
-    "assert": {"asserts": list},
-    "stdin": {"cases": list},
-    "call": {"cases": list},
-}
 
 
 def verify_code(
@@ -73,7 +69,8 @@ def verify_code(
     Raises:
       CipoError: the test specification is malformed.
     """
-    tests = checked_tests(problem)
+    problem = with_checked_tests(problem)
+    tests = problem.tests or {}
     programs = code_program.readings(problem, text)
     if programs is None:
         return Verdict(Outcome.NO_ANSWER, detail="no program in the completion")
@@ -143,7 +140,7 @@ class _Run:
 
     def cases(self, programs: list[code_program.Reading]) -> Iterator[_Result]:
         """stdin tests: one run of the program for each."""
-        judge = code_compare.find_judge(self._tests.get("compare", "token"), self._tolerance())
+        judge = find_judge(self._tests)
         job = self._job("cases", programs)
         with self._sandbox.start(job, self._limits) as process:
             if "ready" not in self._expect(process):
@@ -196,9 +193,7 @@ class _Run:
 
     def calls(self, programs: list[code_program.Reading]) -> Iterator[_Result]:
         """call tests: the program is loaded once, its function called for each."""
-        judge = code_compare.find_value_judge(
-            self._tests.get("compare", "value"), self._tolerance()
-        )
+        judge = find_judge(self._tests)
         job = self._job("functions", programs)
         name = code_program.entry_point(self._problem)
         with self._sandbox.start(job, self._limits) as process:
@@ -323,9 +318,6 @@ class _Run:
             return Outcome.TIMEOUT, f"killed after {self._clock.total_seconds:g} s for all tests"
         return Outcome.TIMEOUT, f"killed after {self._seconds:g} s"
 
-    def _tolerance(self) -> float:
-        return float(self._tests.get("tolerance", code_compare.DEFAULT_TOLERANCE))
-
 
 def _raised(reply: Any) -> str | None:
     """Why `reply` is not a value; None if it is one. Raises EOFError if there is no reply."""
@@ -349,31 +341,3 @@ def _ending(status: int, errors: str) -> str:
     last = errors.strip().rpartition("\n")[2][:200]
     how = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
     return _without_module(f"{how}: {last}") if last else how
-
-
-def checked_tests(problem: Problem) -> Mapping[str, Any]:
-    """The test specification of a problem that has one.
-
-    Raises:
-      CipoError: it is malformed.
-    """
-    tests = problem.tests
-    if not isinstance(tests, Mapping) or tests.get("type") not in _KINDS:
-        got = tests.get("type") if isinstance(tests, Mapping) else tests
-        wanted = ", ".join(_KINDS)
-        raise CipoError(f"problem {problem.id!r}: tests.type: got {got!r}, wanted one of {wanted}")
-    for field, kind in _KINDS[tests["type"]].items():
-        if not isinstance(tests.get(field), kind) or not tests[field]:
-            raise CipoError(
-                f"problem {problem.id!r}: tests.{field}: got {tests.get(field)!r:.80}, "
-                f"wanted a non-empty {kind.__name__}"
-            )
-    wanted_input = str if tests["type"] == "stdin" else list
-    for case in tests.get("cases", ()):
-        is_case = isinstance(case, Mapping) and "output" in case
-        if not is_case or not isinstance(case.get("input"), wanted_input):
-            raise CipoError(
-                f"problem {problem.id!r}: tests.cases: got {case!r:.80}, wanted an input "
-                f"({'text' if wanted_input is str else 'a list of arguments'}) and an output"
-            )
-    return tests

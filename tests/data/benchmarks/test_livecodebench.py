@@ -121,3 +121,20 @@ def test_mixed_and_broken_cases_are_named() -> None:
         livecodebench_item(row(private_test_cases=functional))
     with pytest.raises(CipoError, match="f:1: public_test_cases: "):
         livecodebench_item(row(public_test_cases="[{}]"))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"starter_code": 3}, "f:1: starter_code: got 3, wanted a text"),
+        ({"testtype": "functional", "output": "[" * 100_000}, "f:1: functional tests: Recursion"),
+    ],
+)
+def test_columns_of_another_type_are_named(wrong: dict[str, Any], message: str) -> None:
+    case = {"input": "1\n", "output": "1\n", "testtype": "stdin"} | wrong
+    columns = {"public_test_cases": json.dumps([case]), "private_test_cases": "[]"}
+    metadata = json.dumps({"func_name": "f"})
+    with pytest.raises(CipoError, match=message):
+        livecodebench_item(
+            row(**columns, metadata=metadata, starter_code=wrong.get("starter_code"))
+        )

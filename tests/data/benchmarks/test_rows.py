@@ -4,7 +4,15 @@ from typing import Any
 
 import pytest
 
-from cipo_jax.data.benchmarks.rows import leetcode_case, math_item, minerva_item, without_numpy
+from cipo_jax.data.benchmarks.rows import (
+    NoTestsError,
+    debugbench_item,
+    leetcode_case,
+    math_item,
+    mbpp_item,
+    minerva_item,
+    without_numpy,
+)
 from cipo_jax.data.rows import Row
 from cipo_jax.types import CipoError
 
@@ -17,8 +25,15 @@ def test_tolerances_of_the_benchmarks() -> None:
     plain = Row("f:1", {"question": "?", "answer": "4", "error": None})
     assert "tolerance" not in math_item(plain).problem.meta
     assert minerva_item(plain).problem.meta["tolerance"] == {"relative": "1e-4"}
-    with pytest.raises(CipoError, match="f:1: error: got 'small', wanted numbers"):
-        math_item(Row("f:1", {"question": "?", "answer": "4", "error": "small"}))
+    for wrong in ("small", "1/0"):
+        with pytest.raises(CipoError, match=f"f:1: error: got '{wrong}', wanted numbers"):
+            math_item(Row("f:1", {"question": "?", "answer": "4", "error": wrong}))
+
+
+def test_asserts_that_are_no_texts_are_named() -> None:
+    tests = {"type": "assert", "asserts": [1]}
+    with pytest.raises(CipoError, match=r"f:1: asserts: got \[1\], wanted a list of texts"):
+        mbpp_item(Row("f:1", {"id": 1, "text": "?", "tests": tests}))
 
 
 def test_answers_in_every_form() -> None:
@@ -59,3 +74,29 @@ def test_the_stand_in_for_numpy_compares_floats() -> None:
     assert close(1.0, 1.0 + 1e-9) and not close(1.0, 1.1) and close(1.0, 1.05, 0.1)
     assert close([1.0, 2.0], [1.0, 2.0]) and not close([1.0], [1.0, 2.0])
     assert close(float("inf"), float("inf")) and not close(float("nan"), 1.0)
+
+
+DEPTH = "class Solution:\n    def depth(self, root{}){}:\n        return 1"
+
+
+@pytest.mark.parametrize(
+    ("program", "why"),
+    [
+        (DEPTH.format(": Optional[TreeNode]", " -> int"), "objects of LeetCode's TreeNode"),
+        ("# class ListNode:\n#     pass\n" + DEPTH.format("", ""), "LeetCode's ListNode"),
+        (DEPTH.format(": List[int] = (), k=f(1)", " -> None"), "returns nothing"),
+        ("class Node: pass\n" + DEPTH.format(": List[int]", " -> int"), ""),
+        ("# as TreeNode\n" + DEPTH.format(": List[int]", " -> Optional[None]"), ""),
+        (DEPTH.format("", "") + "\n    def help(self) -> None: pass", ""),
+    ],
+)
+def test_leetcode_programs_whose_examples_nobody_can_pass_have_no_tests(
+    program: str, why: str
+) -> None:
+    columns = {"slug": "depth", "question": "How deep?", "buggy_code": "x", "solution": program}
+    row = Row("f:1", columns | {"examples": ["Input: root = [3,9,null]\nOutput: 1"]})
+    if not why:
+        assert debugbench_item(row).problem.tests is not None
+        return
+    with pytest.raises(NoTestsError, match=f"f:1: 'depth/1' has no example .*{why}"):
+        debugbench_item(row)
