@@ -2,7 +2,8 @@
 
 Values are those of metrics.jsonl. Of how many cases each is, and how uncertain it is, is counted in
 the archived attempts; where those are not kept, the table says so and shows what metrics.jsonl
-tells. Intervals are 95%, over problems; formulas are in `run/statistics.py`.
+tells. Intervals are 95%, over problems, and left out where none is known; formulas are in
+`run/statistics.py`.
 """
 
 import math
@@ -13,7 +14,14 @@ import numpy as np
 
 from cipo_jax.report.blocks import Block, Cell, Kind, Note, Table
 from cipo_jax.run.comparison import Counts
-from cipo_jax.run.statistics import NORMAL, pass_at_k, share_difference, share_estimate
+from cipo_jax.run.statistics import (
+    difference_by_seed,
+    estimate,
+    gain_estimate,
+    normal_interval,
+    pass_at_k,
+    share_estimate,
+)
 from cipo_jax.types import Outcome
 
 _LENGTH, _GAIN, _LINES = "eval/length/mean", "eval/correction/w2r_gain", "eval/lines_true"
@@ -38,9 +46,10 @@ class Measure(NamedTuple):
 
 class Counted(NamedTuple):
     """What an archive says of a metric: for each problem two numbers, of which the metric is the
-    ratio of sums, {} if it does not tell them, and of how many cases that is."""
+    ratio of sums, {} if it does not tell them, and of how many cases that is. Of a gain there is a
+    third number: the numerator of the share that is taken off."""
 
-    ratios: Mapping[str, tuple[float, float]]
+    ratios: Mapping[str, tuple[float, ...]]
     cases: str
 
 
@@ -81,6 +90,7 @@ def before_after(
     wanted = [*measures(pass_at), *_rounds(both[-1])]
     counted = {e["step"]: _counted(ends[e["step"]], wanted) for e in both}
     rows: list[tuple[Cell, ...]] = []
+    unpaired = []  # the rows whose differences have an interval from standard errors
     for measure in wanted:
         values = [evaluation.get(measure.metric, math.nan) for evaluation in both]
         if not np.isfinite(values).any():
@@ -94,6 +104,8 @@ def before_after(
         shown = [_cell(measure.metric, *cell) for cell in cells]
         if len(both) == 2:
             shown.append(_difference(measure.metric, values, errors, sides))
+            if len(shown[-1]) > 1 and not all(side and side.ratios for side in sides):
+                unpaired.append(measure.label)
         rows.append((measure.label, *shown))
     columns = ["Held-out problems", *(f"step {e['step']}" for e in both), "difference"]
     columns = columns[: 2 * len(both)]
@@ -102,8 +114,10 @@ def before_after(
     if len(both) == 1:
         blocks.insert(0, Note("One evaluation so far: nothing to compare yet."))
     if any(isinstance(cell, tuple) and len(cell) > 1 for row in rows for cell in row):
-        words = "In brackets: 95% intervals over problems; those of differences are paired."
-        blocks.append(Note(words, "note"))
+        words = "In brackets: 95% intervals over problems; those of differences are paired"
+        if unpaired:
+            words += ", but from standard errors, as if the evaluations were independent, for: "
+        blocks.append(Note(f"{words}{'; '.join(unpaired)}.", "note"))
     if missing := [str(step) for step, found in sorted(counted.items()) if not found]:
         blocks.append(
             Note(
@@ -118,23 +132,20 @@ def before_after(
 def _counted(counts: Counts, wanted: Sequence[Measure]) -> dict[str, Counted]:
     """{metric: what the attempts of an evaluation say of it}, as far as they have a case."""
     rights = counts.rights()
-    sums: dict[str, dict[str, tuple[float, float]]] = {
+    of_first = counts.first or counts.own  # at the first evaluation these are its own
+    sums: dict[str, dict[str, tuple[float, ...]]] = {
         _LENGTH: {p: (sum(of), len(of)) for p, of in counts.lengths.items()},
         "eval/no_answer": {
             p: (of.count(Outcome.NO_ANSWER), len(of)) for p, of in counts.outcomes.items()
         },
         **_of_corrections("eval/correction", counts.own),
         **_of_corrections("eval/given", counts.given),
+        _FIRST: _of_corrections("eval", of_first).get("eval/w2r", {}),
+        _GAIN: _gains(counts.own, rights, 1),
+        _FIRST_GAIN: _gains(of_first, rights, 0 if counts.first else 1),
     }
-    # At the first evaluation these are its own.
-    sums[_FIRST] = _of_corrections("eval", counts.first or counts.own).get("eval/w2r", {})
-    # The gain is of wrong attempts beside which there is another one, lines are those of all
-    # attempts, also without a verdict.
-    others = {
-        _GAIN: sum(int(of[0].sum()) for p, of in counts.own.items() if len(rights.get(p, ())) > 1),
-        _FIRST_GAIN: int(sum(of[0].sum() for of in (counts.first or counts.own).values())),
-        _LINES: sum(map(len, counts.lengths.values())),
-    }
+    # Lines are those of all attempts, also without a verdict.
+    others = {_LINES: sum(map(len, counts.lengths.values()))}
     found = {}
     for measure in wanted:
         if measure.metric.startswith("eval/pass@"):
@@ -146,9 +157,9 @@ def _counted(counts: Counts, wanted: Sequence[Measure]) -> dict[str, Counted]:
                     cases = f"{good:,} of {total:,} attempts at {cases}"
                 found[measure.metric] = Counted(ratios, cases)
         elif of := sums.get(measure.metric):
-            above, below = np.sum([*of.values()], axis=0)
+            above, below, *_ = np.sum([*of.values()], axis=0)
             cases = f"{below:,.0f} {measure.cases}"
-            if measure.metric != _LENGTH:
+            if measure.metric not in (_LENGTH, _GAIN, _FIRST_GAIN):
                 cases = f"{above:,.0f} of {cases}"
             found[measure.metric] = Counted(of, cases)
         elif number := others.get(measure.metric):
@@ -156,15 +167,34 @@ def _counted(counts: Counts, wanted: Sequence[Measure]) -> dict[str, Counted]:
     return found
 
 
+def _gains(
+    counts: Mapping[str, np.ndarray], rights: Mapping[str, Sequence[bool]], same: int
+) -> dict[str, tuple[float, ...]]:
+    """{problem: three numbers as in `Counted`} of wrong attempts beside which there is another one:
+    mended, all, and right if they were tried again.
+
+    Args:
+      counts: as `comparison.Corrections`.
+      rights: whether each attempt at a problem is right.
+      same: how many of these a wrong attempt is itself.
+    """
+    found: dict[str, tuple[float, ...]] = {}
+    for problem, ((failed, mended), _) in counts.items():
+        of = rights.get(problem, ())
+        if (wrong := int(failed + mended)) and len(of) > same:
+            found[problem] = float(mended), float(wrong), wrong * sum(of) / (len(of) - same)
+    return found
+
+
 def _of_corrections(
     prefix: str, counts: Mapping[str, np.ndarray]
-) -> dict[str, dict[str, tuple[float, float]]]:
+) -> dict[str, dict[str, tuple[float, ...]]]:
     """{metric: {problem: (above, below)}} as in `Counted`, of problems with a case.
 
     Args:
       counts: as `comparison.Corrections`.
     """
-    sums: dict[str, dict[str, tuple[float, float]]] = {}
+    sums: dict[str, dict[str, tuple[float, ...]]] = {}
     for problem, of in counts.items():
         (_, w2r), (_, r2r) = of.tolist()
         (wrong, right), after = of.sum(axis=1).tolist(), w2r + r2r
@@ -193,19 +223,21 @@ def _cell(
     signed = metric.endswith("_gain")  # a difference of shares by itself
     number = _number(metric, value, signed)
     if counted is not None and counted.ratios:
-        above, below = np.array([*counted.ratios.values()]).T
-        of = share_estimate(above, below)
-        low, high = of.low, of.high
+        above, below, *another = np.array([*counted.ratios.values()]).T
         if metric == _LENGTH:  # no share
-            low, high = of.value - NORMAL * of.stderr, of.value + NORMAL * of.stderr
-        return number, _interval(metric, low, high), counted.cases
+            mean = estimate(above, below)
+            low, high = normal_interval(mean.value, mean.stderr)
+        else:
+            of = [gain_estimate(above, off, below) for off in another]
+            share = of[0] if of else share_estimate(above, below)
+            low, high = share.low, share.high
+        return number, *_interval(metric, low, high, signed), counted.cases
     if not math.isfinite(value):
         return (number,)
     cases = () if counted is None else (counted.cases,)
     if error is None:
         return number, *cases
-    low, high = value - NORMAL * error, value + NORMAL * error
-    return number, _interval(metric, low, high, signed), *cases
+    return number, *_interval(metric, *normal_interval(value, error), signed), *cases
 
 
 def _difference(
@@ -223,16 +255,25 @@ def _difference(
     if first is None or last is None or not (first.ratios and last.ratios):
         if None in errors:
             return (number,)
-        half = NORMAL * math.hypot(*filter(None, errors))
-        return number, _interval(metric, gain - half, gain + half, signed=True)
-    # A problem without a case on one side adds nothing to the sums of that side.
+        known = [error for error in errors if error is not None]
+        return number, *_interval(metric, *normal_interval(gain, *known), signed=True)
     problems = sorted(first.ratios.keys() | last.ratios.keys())
-    pairs = [np.array([of.ratios.get(p, (0.0, 0.0)) for p in problems]).T for of in (last, first)]
+    now, then = (_ratio(of.ratios, problems) for of in (last, first))
     cases = _problems(len(problems))
-    if (pairs[0] == pairs[1]).all():  # resampling would give an interval of no width
+    if np.array_equal(now, then):  # resampling would give an interval of no width
         return number, f"equal in {cases}"
-    low, high = share_difference(*((above, below) for above, below in pairs))
-    return number, _interval(metric, low, high, signed=True), cases
+    d = difference_by_seed(now, then, share=metric not in (_LENGTH, _GAIN, _FIRST_GAIN))
+    return number, *_interval(metric, d.low, d.high, signed=True), cases
+
+
+def _ratio(
+    ratios: Mapping[str, tuple[float, ...]], problems: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """([1, N] numerators, of a gain with the other share taken off; [1, N] denominators). A problem
+    without a case adds nothing to the sums."""
+    found = [ratios.get(problem, (0.0, 0.0)) for problem in problems]
+    above = [numerator - sum(off) for numerator, _, *off in found]
+    return np.array([above]), np.array([[of[1] for of in found]])
 
 
 def _rounds(evaluation: Mapping[str, Any]) -> list[Measure]:
@@ -265,6 +306,9 @@ def _number(metric: str, value: float, signed: bool = False) -> str:
     return f"{value * scale:{'+' if signed else ''}.1f}{unit}".replace("-", "−")
 
 
-def _interval(metric: str, low: float, high: float, signed: bool = False) -> str:
+def _interval(metric: str, low: float, high: float, signed: bool = False) -> tuple[str, ...]:
+    """One line; none for an interval that is not known."""
+    if not math.isfinite(low):
+        return ()
     scale, sign = (1 if metric == _LENGTH else 100), "+" if signed else ""
-    return f"[{low * scale:{sign}.1f}, {high * scale:{sign}.1f}]".replace("-", "−")
+    return (f"[{low * scale:{sign}.1f}, {high * scale:{sign}.1f}]".replace("-", "−"),)

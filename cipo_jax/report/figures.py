@@ -115,13 +115,16 @@ def methods_figure(
 def estimates_figure(
     plot: Plot, methods: Mapping[str, tuple[Sequence[float], Sequence[tuple[float, float, float]]]]
 ) -> Figure | None:
-    """Estimates of several methods with their intervals.
+    """Estimates of several methods with their intervals, of those that have any; they keep their
+    colours. None if no method has.
 
     Args:
       methods: name -> x, and (value, low, high) at each.
     """
     curves = []
     for index, (name, (x, estimates)) in enumerate(methods.items()):
+        if not len(x):
+            continue
         y, low, high = np.array(estimates, np.float64).reshape(-1, 3).T
         curves.append(Curve(name, *_look(plot, index), np.array(x, float), y, low=low, high=high))
     return _finish(plot, curves)

@@ -6,7 +6,7 @@ seeds where there are several. All intervals are 95% intervals. Bootstrap interv
 intervals (Efron and Tibshirani 1993, An Introduction to the Bootstrap, ch. 13) from a fixed random
 seed, so that equal data give equal numbers. Where all resamples agree, as those of a single problem
 do, the bootstrap says nothing: shares and their differences then have intervals that are exact for
-that many problems.
+that many problems. Of other quantities no interval is known then: it is infinite, see `UNKNOWN`.
 """
 
 import dataclasses
@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 NORMAL = 1.96  # standard errors to each side, for the interval of what is about normal
+UNKNOWN = -math.inf, math.inf  # the interval of what only equal numbers tell of
 _LEVEL = 0.95
 _RESAMPLES = 4000
 
@@ -185,8 +186,6 @@ def share_difference(
     a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray]
 ) -> tuple[float, float]:
     """The interval of share a minus share b of the same problems, as in `difference_by_seed`.
-    Where all resamples agree, it is made of the intervals of both shares as if they were
-    independent (Newcombe 1998, Statistics in Medicine 17, method 10).
 
     Args:
       a, b: (numerators, denominators) of each, [N], as in `share_estimate`.
@@ -195,9 +194,7 @@ def share_difference(
       ValueError: the shapes differ, or a share has no case.
     """
     d = difference_by_seed((a[0][None], a[1][None]), (b[0][None], b[1][None]))
-    if not _agree(d.low, d.high):
-        return d.low, d.high
-    return _interval_of_independent(share_estimate(*a), share_estimate(*b))
+    return d.low, d.high
 
 
 def gain_estimate(a: np.ndarray, b: np.ndarray, denominators: np.ndarray) -> Estimate:
@@ -257,23 +254,32 @@ def seed_ratios(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     return above.sum(axis=1) / below.sum(axis=1)
 
 
-def over_seeds(above: np.ndarray, below: np.ndarray) -> Estimate:
+def over_seeds(above: np.ndarray, below: np.ndarray, share: bool = True) -> Estimate:
     """The mean over seeds of `seed_ratios`, with seeds and problems resampled independently
-    (Owen 2007, The pigeonhole bootstrap)."""
+    (Owen 2007, The pigeonhole bootstrap). Of one problem with a case, and where all resamples
+    agree, a share has the binomial interval of `share_estimate`, anything else `UNKNOWN`."""
     means = _resampled_seed_means(above, below)
     value = float(seed_ratios(above, below).mean())
-    return Estimate(value, float(means.std()), *_interval(means))
+    found = Estimate(value, float(means.std()), *_interval(means))
+    problems = int(below.any(axis=0).sum())
+    if problems > 1 and not _agree(found.low, found.high):
+        return found
+    low, high = _binomial_interval(value, problems) if share else UNKNOWN
+    return dataclasses.replace(found, low=low, high=high)
 
 
 def difference_by_seed(
-    a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray]
+    a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray], share: bool = True
 ) -> Difference:
     """As `over_seeds`, of two methods whose seeds belong together (the same cold start, the same
     training problems): each resample takes the same seeds and problems of both. With few seeds such
-    an interval is too narrow, see `t_interval`.
+    an interval is too narrow, see `t_interval`. Of one problem with a case, and where all resamples
+    agree, that of shares is made of the intervals of both as if they were independent (Newcombe
+    1998, Statistics in Medicine 17, method 10); that of anything else is `UNKNOWN`.
 
     Args:
       a, b: (above, below) of each, as in `seed_ratios`.
+      share: whether these are shares.
 
     Raises:
       ValueError: the shapes differ, or a seed's denominators are all 0.
@@ -281,18 +287,30 @@ def difference_by_seed(
     if a[0].shape != b[0].shape:
         raise ValueError(f"shapes {a[0].shape} and {b[0].shape}, wanted the same seeds, problems")
     value = float(np.mean(seed_ratios(*a) - seed_ratios(*b)))
-    resampled = _resampled_seed_means(*a) - _resampled_seed_means(*b)
-    return _difference(value, resampled, a[0].shape[1])
+    problems = int((a[1] + b[1]).any(axis=0).sum())
+    d = _difference(value, _resampled_seed_means(*a) - _resampled_seed_means(*b), problems)
+    if problems > 1 and not _agree(d.low, d.high):
+        return d
+    low, high = _interval_of_independent(over_seeds(*a), over_seeds(*b)) if share else UNKNOWN
+    return dataclasses.replace(d, low=low, high=high)
+
+
+def normal_interval(value: float, *errors: float) -> tuple[float, float]:
+    """The interval of a number by its standard error, or of a difference by those of both sides, as
+    if they were independent; `UNKNOWN` if all are 0, as those of a single problem are."""
+    half = NORMAL * math.hypot(*errors)
+    return UNKNOWN if _agree(half, 0.0) else (value - half, value + half)
 
 
 def t_interval(values: np.ndarray) -> tuple[float, float]:
-    """The interval of the mean of a few independent numbers [S]; infinite for a single one.
+    """The interval of the mean of a few independent numbers [S]; `UNKNOWN` for a single one, and
+    where all are equal, which tells nothing of their spread.
 
     Unlike the bootstrap, it is wide enough for few numbers, if they are about normally distributed.
     Reference: Student 1908, The probable error of a mean.
     """
-    if len(values) < 2:
-        return -math.inf, math.inf
+    if _agree(np.min(values), np.max(values)):
+        return UNKNOWN
     from scipy import stats  # late: it takes most of a second, and training needs none of it
 
     half = stats.t.ppf((1 + _LEVEL) / 2, len(values) - 1) * stats.sem(values)
@@ -371,7 +389,7 @@ def _binomial_interval(share: float, cases: int) -> tuple[float, float]:
 
 
 def _interval_of_independent(a: Estimate, b: Estimate) -> tuple[float, float]:
-    """Of a minus b, two shares that were estimated apart; see `share_difference`."""
+    """Of a minus b, two shares that were estimated apart; see `difference_by_seed`."""
     value = a.value - b.value
     below = math.hypot(a.value - a.low, b.high - b.value)
     return value - below, value + math.hypot(a.high - a.value, b.value - b.low)

@@ -7,6 +7,7 @@ are in `statistics.py`.
 """
 
 import collections
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 
 from cipo_jax.run.comparison import Corrections, Counts, count_ends
 from cipo_jax.run.records.metrics_file import read_metrics
-from cipo_jax.run.statistics import NORMAL, paired_difference, share_difference
+from cipo_jax.run.statistics import normal_interval, paired_difference, share_difference
 from cipo_jax.run.watch.learning import findings, teaches_nothing
 
 _PASS, _STDERR = "eval/pass@1", "eval/pass@1_stderr"
@@ -57,6 +58,7 @@ def on_learning(lines: Sequence[Mapping[str, Any]], counts: tuple[Counts, Counts
     nothing to learn from   it holds 0, and most steps had no gradient or no group whose rewards
                             differ
     no difference           it holds 0
+    no verdict              no interval is known
 
     Args:
       lines: of metrics.jsonl.
@@ -77,10 +79,11 @@ def on_learning(lines: Sequence[Mapping[str, Any]], counts: tuple[Counts, Counts
             "attempt in the archive"
         )
     before, after, low, high, how = compared
+    known = math.isfinite(low)
+    interval = f"95% interval {100 * low:+.1f} to {100 * high:+.1f}, {how}" if known else how
     numbers = (
         f"pass@1 {before:.1%} at step {first}, {after:.1%} at step {last}, difference "
-        f"{100 * (after - before):+.1f} points (95% interval {100 * low:+.1f} to "
-        f"{100 * high:+.1f}, {how})"
+        f"{100 * (after - before):+.1f} points ({interval})"
     )
     if low > 0:
         return f"learned: {numbers}"
@@ -88,7 +91,7 @@ def on_learning(lines: Sequence[Mapping[str, Any]], counts: tuple[Counts, Counts
         return f"collapsed: {numbers}"
     if nothing:
         return f"nothing to learn from: {_why(idle, train)}; {numbers}"
-    return f"no difference: {numbers}"
+    return f"{'no difference' if known else 'no verdict'}: {numbers}"
 
 
 def on_corrections(counts: Counts) -> str:
@@ -199,6 +202,9 @@ def _compare(
         return float(old.mean()), float(new.mean()), d.low, d.high, how
     if not all({_PASS, _STDERR} <= line.keys() for line in (first, last)):
         return None
-    gain = last[_PASS] - first[_PASS]
-    half = NORMAL * float(np.hypot(first[_STDERR], last[_STDERR]))
-    return first[_PASS], last[_PASS], gain - half, gain + half, "from standard errors"
+    gain, errors = last[_PASS] - first[_PASS], (first[_STDERR], last[_STDERR])
+    low, high = normal_interval(gain, *errors)
+    how = "from standard errors"
+    if not math.isfinite(low):
+        how = "without an interval, as both standard errors are 0 and no attempts are archived"
+    return first[_PASS], last[_PASS], low, high, how

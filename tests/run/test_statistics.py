@@ -8,12 +8,14 @@ import pytest
 from scipy import stats
 
 from cipo_jax.run.statistics import (
+    UNKNOWN,
     between,
     difference_by_seed,
     estimate,
     gain_estimate,
     majority_at_k,
     mcnemar,
+    normal_interval,
     over_seeds,
     paired_difference,
     pass_at_k,
@@ -266,11 +268,37 @@ def test_a_seed_that_cannot_be_counted_is_refused() -> None:
         over_seeds(np.zeros((2, 3)), np.array([[1, 1, 1], [0, 0, 0]]))
 
 
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_seeds_and_problems_that_agree_have_the_intervals_of_shares(seeds: int) -> None:
+    ones, none = np.ones((seeds, 4)), np.zeros((seeds, 4))
+    below = np.array([[1.0, 1, 0, 0]] * seeds)  # two problems have a case
+    e, two = over_seeds(none, below), share_estimate(none[0], below[0])
+    assert (e.low, e.high) == (two.low, two.high) == pytest.approx((0, 1 - 0.025 ** (1 / 2)))
+    # What is no share has no such interval.
+    e = over_seeds(7 * ones, ones, share=False)
+    assert (e.value, e.low, e.high) == (7, *UNKNOWN)
+    d = difference_by_seed((ones / 2, ones), (ones / 4, ones))
+    assert (d.low, d.high) == share_difference((ones[0] / 2, ones[0]), (ones[0] / 4, ones[0]))
+    assert d.low < 0 < d.value == 1 / 4 < d.high
+    d = difference_by_seed((7 * ones, ones), (9 * ones, ones), share=False)
+    assert (d.value, d.low, d.high) == (-2, *UNKNOWN)
+
+
+def test_seeds_say_nothing_of_other_problems() -> None:
+    """Of one problem with a case the seeds differ, and all seeds of one method beat the other."""
+    below = np.array([[8.0, 0], [8, 0]])
+    a, b = np.array([[6.0, 0], [4, 0]]), np.array([[1.0, 0], [2, 0]])
+    e, d = over_seeds(a, below), difference_by_seed((a, below), (b, below))
+    assert e.low < 4 / 8 and e.high > 6 / 8
+    assert d.low < 0 < d.high and d.p == 1
+
+
 def test_differences_by_seed_cancel_what_a_seed_and_a_problem_share() -> None:
     above, below = seeds_and_problems(np.random.default_rng(6))
-    better = above + 0.05 * below
+    better = above + (0.05 + 0.01 * (np.arange(300) % 2 - 0.5)) * below
     d = difference_by_seed((better, below), (above, below))
-    assert (d.value, d.low, d.high) == pytest.approx((0.05, 0.05, 0.05))
+    assert (d.value, d.low, d.high) == pytest.approx((0.05, 0.05, 0.05), abs=0.002)
+    assert d.low < d.value < d.high
     assert d.p < 0.001
     assert difference_by_seed((above, below), (above, below)).p == 1.0
     # The same methods with the seeds of one in another order are no longer paired.
@@ -284,7 +312,16 @@ def test_the_t_interval_covers_the_mean_as_often_as_it_says() -> None:
     random = np.random.default_rng(7)
     intervals = [t_interval(random.normal(size=5)) for _ in range(2000)]
     assert np.mean([low < 0 < high for low, high in intervals]) == pytest.approx(0.95, abs=0.015)
-    assert t_interval(np.array([1.0])) == (-math.inf, math.inf)
+    assert t_interval(np.array([1.0])) == UNKNOWN
+    # Equal numbers tell nothing of their spread, also where they differ by rounding.
+    assert t_interval(np.array([1 / 16, 9 / 16 - 8 / 16])) == UNKNOWN
+    assert t_interval(np.array([0.3, 0.1 + 0.2])) == UNKNOWN
+
+
+def test_a_normal_interval_needs_cases_that_differ() -> None:
+    assert normal_interval(0.5, 0.3, 0.4) == pytest.approx((0.5 - 1.96 / 2, 0.5 + 1.96 / 2))
+    assert normal_interval(0.5, 0.0, 0.1) == normal_interval(0.5, 0.1)
+    assert normal_interval(0.5, 0.0, 0.0) == UNKNOWN
 
 
 def test_between_whole_numbers_a_rate_is_linear() -> None:

@@ -74,6 +74,23 @@ def test_without_archive_and_standard_errors_there_is_no_verdict(tmp_path: Path)
     assert told.startswith("no verdict: the evaluations have no eval/pass@1 with a standard error")
 
 
+@pytest.mark.parametrize("grad_norm", [0.0, 1.0])
+def test_standard_errors_of_problems_that_do_not_differ_say_nothing(
+    tmp_path: Path, grad_norm: float
+) -> None:
+    writer = MetricWriter(tmp_path, tensorboard=False)
+    for step, rate in ((0, 0.0), (4, 1.0)):
+        writer.write(step, {"eval/pass@1": rate, "eval/pass@1_stderr": 0.0}, "eval")
+    writer.write(1, {"grad_norm": grad_norm}, "train")
+    writer.close()
+    (told,) = verdicts(tmp_path)
+    assert told.startswith("no verdict: pass@1 " if grad_norm else "nothing to learn from: 1 of 1 ")
+    assert told.endswith(
+        "pass@1 0.0% at step 0, 100.0% at step 4, difference +100.0 points (without an interval, "
+        "as both standard errors are 0 and no attempts are archived)"
+    )
+
+
 def test_a_single_problem_shows_nothing(tmp_path: Path) -> None:
     problem = Problem("p", "?", "1")
     writer = MetricWriter(tmp_path, tensorboard=False)

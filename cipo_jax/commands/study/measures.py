@@ -195,8 +195,8 @@ def _problem_sums(
             of["own_repeated"] += attempt["extracted"] == anchor["extracted"]
             corrected.append((attempt["problem_id"], anchor["extracted"]))
     for problem, answer in corrected:
-        others = sums[problem]["samples"] - 1
-        sums[problem]["own_agreed"] += (answers[problem][answer] - 1) / max(others, 1)
+        if others := sums[problem]["samples"] - 1:
+            sums[problem]["own_agreed"] += (answers[problem][answer] - 1) / others
     if not sums:
         raise CipoError(f"{directory / FINAL}: holds no attempts of step {step}; evaluate it again")
     names = sorted(sums)
@@ -223,9 +223,9 @@ def measures(records: Sequence[Record]) -> dict[str, Ratio]:
     pass@k             unbiased, the mean over problems
     before, two-turn   accuracy of own attempts, and of what the correction of each made of it
     w2r, r2w           of own attempts: share of wrong ones corrected, of right ones spoilt
-    resampled w2r      of the same wrong attempts: share of right ones among the other samples of
-                       their problems
-    w2r gain           w2r minus that
+    resampled w2r      of the wrong attempts beside which there are other samples: share of right
+                       ones among these
+    w2r gain           of the same attempts, w2r minus that
     after r            from r = 2 on: accuracy after r rounds of correction
     solved r           of own attempts: share that are right at any time up to round r
     resampled r        share of their problems that as many sampled tokens of independent attempts
@@ -244,7 +244,7 @@ def measures(records: Sequence[Record]) -> dict[str, Ratio]:
         "two-turn": (p["own_right"] - p["own_r2w"] + p["own_w2r"], own),
         "w2r": (p["own_w2r"], p["own_wrong"]),
         "r2w": (p["own_r2w"], p["own_right"]),
-        "resampled w2r": (p["own_wrong"] * _others_right(p), p["own_wrong"]),
+        "resampled w2r": _resampled(p, p["own_wrong"]),
         "given w2r": (p["given_w2r"], p["given_wrong"]),
         "given r2w": (p["given_r2w"], p["given_right"]),
         "length": (p["tokens"], p["samples"]),
@@ -253,12 +253,17 @@ def measures(records: Sequence[Record]) -> dict[str, Ratio]:
     return _with_cases(named | _of_rounds(p))
 
 
+def is_share(measure: str) -> bool:
+    """Whether a measure is a share of cases, so that its interval can be exact."""
+    return measure not in ("w2r gain", "length", "entropy")
+
+
 def _of_rounds(p: Mapping[str, np.ndarray]) -> dict[str, Ratio]:
     """The measures of rounds, and "w2r gain"; {} for records of an older format."""
     if "round_1_chains" not in p:
         return {}
-    gain = p["own_w2r"] - p["own_wrong"] * _others_right(p)
-    named = {"w2r gain": (gain, p["own_wrong"])}
+    resampled, wrong = _resampled(p, p["own_wrong"])
+    named = {"w2r gain": (np.where(wrong > 0, p["own_w2r"], 0) - resampled, wrong)}
     length = p["tokens"] / np.maximum(p["samples"], 1)
     for r in itertools.count(1):
         if f"round_{r}_chains" not in p:
@@ -282,15 +287,15 @@ def _of_rounds(p: Mapping[str, np.ndarray]) -> dict[str, Ratio]:
     raise AssertionError("unreachable")
 
 
-def by_first_error(records: Sequence[Record]) -> dict[str, tuple[Ratio, Ratio]]:
-    """{stage: (w2r, resampled w2r)} of wrong own attempts, by the third of the worked solution in
-    which they leave it: "late" ones are near misses. Stages that a seed has no case of are left
-    out."""
-    p, found = _sums(records), {}
+def by_first_error(records: Sequence[Record]) -> dict[str, dict[str, Ratio]]:
+    """{stage: {"w2r", "resampled w2r"}} of wrong own attempts, by the third of the worked solution
+    in which they leave it: "late" ones are near misses. What a seed has no case of is left out."""
+    p = _sums(records)
+    found = {}
     for stage in STAGES:
-        wrong, fixed = p[f"own_wrong_{stage}"], p[f"own_w2r_{stage}"]
-        if (wrong.sum(axis=1) > 0).all():
-            found[stage] = (fixed, wrong), (wrong * _others_right(p), wrong)
+        wrong = p[f"own_wrong_{stage}"]
+        named = {"w2r": (p[f"own_w2r_{stage}"], wrong), "resampled w2r": _resampled(p, wrong)}
+        found[stage] = _with_cases(named)
     return found
 
 
@@ -298,8 +303,8 @@ def repeats(records: Sequence[Record]) -> dict[str, Ratio]:
     """{measure: (above, below)} of wrong attempts that have an answer; {} for records without.
 
     repeats            share of own ones whose correction gives the same answer
-    resampled repeats  share of other attempts at the problem that give this answer: whether errors
-                       are the policy's rather than chance
+    resampled repeats  share of other attempts at the problem, if there are any, that give this
+                       answer: whether errors are the policy's rather than chance
     given repeats      as repeats, of the attempts that all runs are given
     """
     p = _sums(records)
@@ -307,7 +312,7 @@ def repeats(records: Sequence[Record]) -> dict[str, Ratio]:
         return {}
     named = {
         "repeats": (p["own_repeated"], p["own_answered"]),
-        "resampled repeats": (p["own_agreed"], p["own_answered"]),
+        "resampled repeats": (p["own_agreed"], np.where(p["samples"] > 1, p["own_answered"], 0)),
         "given repeats": (p["given_repeated"], p["given_answered"]),
     }
     return _with_cases(named)
@@ -339,9 +344,11 @@ def _with_cases(ratios: Mapping[str, Ratio]) -> dict[str, Ratio]:
     return {name: (a, b) for name, (a, b) in ratios.items() if (b.sum(axis=1) > 0).all()}
 
 
-def _others_right(p: Mapping[str, np.ndarray]) -> np.ndarray:
-    """[seeds, problems] share of right samples among those beside a wrong one."""
-    return p["right"] / np.maximum(p["samples"] - 1, 1)
+def _resampled(p: Mapping[str, np.ndarray], wrong: np.ndarray) -> Ratio:
+    """Share of right samples among those beside so many wrong ones, [seeds, problems]; a single
+    sample of a problem has none beside it, and does not count."""
+    counted = np.where(p["samples"] > 1, wrong, 0)
+    return counted * (p["right"] / np.maximum(p["samples"] - 1, 1)), counted
 
 
 def pass_ks(records: Sequence[Record]) -> list[int]:

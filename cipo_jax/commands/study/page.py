@@ -5,6 +5,7 @@ measures of those in `figures.py`, with values under the pointer; the tables are
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,19 +65,19 @@ def write_study_page(
 def study_verdict(results: Mapping[str, Any], task: str) -> str:
     """How the methods differ from the reference on a task, a line for each, in pass@1, in pass@K of
     the largest K, and in accuracy after a correction, as far as these were measured. Intervals are
-    Student's t over seeds, of one seed the bootstrap's over problems."""
+    Student's t over seeds; of one seed, or where all have the same difference, the bootstrap's."""
     methods, reference = by_method(results, task), results["reference"]
     others = [name for name in methods if name not in (reference, COLD)]
     told: dict[str, list[str]] = {}
     for method in others if reference in methods else ():
         paired = paired_measures(methods, method, reference)
-        most = pass_ks([*methods[method], *methods[reference]])[-1]
-        for name in dict.fromkeys(("pass@1", f"pass@{most}", "two-turn")):
+        most = pass_ks([*methods[method], *methods[reference]])[-1:]
+        for name in dict.fromkeys(("pass@1", *(f"pass@{k}" for k in most), "two-turn")):
             if name in paired:
                 said = f"{method}: {_said(paired[name], reference)}"
                 told.setdefault(_CALLED.get(name, name), []).append(said)
     if not told:
-        return f"{task}: no finished run to compare with {reference}"
+        return f"{task}: nothing to compare with {reference}"
     return "\n".join(line for name in told for line in (f"{task}, {name}", *told[name]))
 
 
@@ -84,8 +85,8 @@ def _said(paired: tuple[Ratio, Ratio], reference: str) -> str:
     """The difference of a measure from the reference, in words."""
     d = difference_by_seed(*paired)
     each = seed_ratios(*paired[0]) - seed_ratios(*paired[1])
-    if len(each) > 1:
-        low, high = t_interval(each)
+    low, high = t_interval(each)
+    if math.isfinite(low):
         d = dataclasses.replace(d, low=low, high=high)
     return said_difference(reference, d, f"{len(each)} seed{'s' * (len(each) > 1)}")
 

@@ -25,6 +25,7 @@ from cipo_jax.commands.study.measures import (
     Record,
     by_first_error,
     by_method,
+    is_share,
     measure_run,
     measures,
     paired_measures,
@@ -133,19 +134,21 @@ def _names(found: Mapping[str, Mapping[str, Ratio]]) -> list[str]:
 
 def _cells(values: Mapping[str, Ratio], names: Sequence[str]) -> list[str]:
     """Each named measure with its interval; empty where it is missing."""
-    return [_estimate(name, over_seeds(*values[name])) if name in values else "" for name in names]
+    found = {name: over_seeds(*values[name], is_share(name)) for name in names if name in values}
+    return [_estimate(name, found[name]) if name in found else "" for name in names]
 
 
 def _estimate(measure: str, e: Estimate) -> str:
     digits = 1 if measure == "length" else 3
-    return f"{e.value:.{digits}f} [{e.low:.{digits}f}, {e.high:.{digits}f}]"
+    interval = f" [{e.low:.{digits}f}, {e.high:.{digits}f}]" if math.isfinite(e.low) else ""
+    return f"{e.value:.{digits}f}{interval}"
 
 
 def _difference_table(methods: Mapping[str, list[Record]], reference: str) -> list[Block]:
     """Every method minus the reference, on the seeds that both have."""
     found = {
         (method, name): (
-            difference_by_seed(ours, theirs),
+            difference_by_seed(ours, theirs, is_share(name)),
             seed_ratios(*ours) - seed_ratios(*theirs),
         )
         for method in methods
@@ -155,43 +158,52 @@ def _difference_table(methods: Mapping[str, list[Record]], reference: str) -> li
     # Intervals of one measure are drawn to one scale.
     scales: dict[str, float] = {}
     for (_, name), (d, _) in found.items():
-        scales[name] = max(scales.get(name, 0.0), abs(d.low), abs(d.high))
+        if math.isfinite(d.low):
+            scales[name] = max(scales.get(name, 0.0), abs(d.low), abs(d.high))
     rows: list[tuple[Cell, ...]] = []
     for (method, name), (d, each) in found.items():
-        low, high = t_interval(each)
-        bootstrap = (f"{d.value:+.3f}", signed_interval(d.low, d.high), f"{d.p:.4f}")
-        by_t = "one seed" if math.isinf(low) else signed_interval(low, high)
+        by_t = "one seed" if len(each) == 1 else _known_interval(*t_interval(each))
+        known = math.isfinite(d.low)
+        drawn = interval_places(d.low, d.value, d.high, scales[name]) if known else ""
+        bootstrap = (f"{d.value:+.3f}", _known_interval(d.low, d.high), f"{d.p:.4f}")
         ahead = f"{(each > 0).sum()}/{len(each)}"
-        drawn = interval_places(d.low, d.value, d.high, scales[name])
         rows.append((method, name, drawn, *bootstrap, by_t, ahead))
     head = ("method", "measure", "", "difference", "95% bootstrap", "p", "95% t", "ahead")
     return [
         Note(
             f"Difference from {reference}, paired by seed and problem. Bootstrap as above; t: "
-            "Student's t over the seeds alone, the better one with few seeds. Ahead: seeds in "
-            f"which the method is above {reference}."
+            "Student's t over the seeds alone, the better one with few seeds; empty where all have "
+            f"the same difference. Ahead: seeds in which the method is above {reference}."
         ),
         Table(f"Differences from {reference}", head, rows, ("text", "text", "interval")),
     ]
 
 
+def _known_interval(low: float, high: float) -> str:
+    return signed_interval(low, high) if math.isfinite(low) else ""
+
+
+def _of_two(first: float, second: float) -> str:
+    """Two values, as far as they are numbers."""
+    shown = ["–" if math.isnan(value) else f"{value:.3f}" for value in (first, second)]
+    return "" if set(shown) == {"–"} else " / ".join(shown)
+
+
 def _difficulty_table(methods: Mapping[str, list[Record]]) -> list[Block]:
-    """pass@1 and pass@k of the largest k by number of operations."""
+    """pass@1 and pass@k of the largest k that each method has, by number of operations."""
     some = next(iter(methods.values()))
     operations = np.array(some[0]["problems"]["operations"])
     values, counts = np.unique(operations, return_counts=True)
     heads = [f"{n} operations ({count})" for n, count in zip(values, counts, strict=True)]
-    k = max(min(pass_ks(records)[-1] for records in methods.values()), 1)
+    k = min((ks[-1] for records in methods.values() if (ks := pass_ks(records))), default=1)
     rows = []
     for method, records in methods.items():
         of = np.array([r["problems"]["operations"] for r in records])
         shares = [
-            [above[of == n].sum() / max(below[of == n].sum(), 1) for n in values]
+            [above[of == n].sum() / (below[of == n].sum() or math.nan) for n in values]
             for above, below in (pass_of(records, 1), pass_of(records, k))
         ]
-        rows.append(
-            (method, *(f"{one:.3f} / {many:.3f}" for one, many in zip(*shares, strict=True)))
-        )
+        rows.append((method, *map(_of_two, *shares)))
     return [
         Note(f"pass@1 / pass@{k} by number of operations (test problems):"),
         Table("By number of operations", ("method", *heads), rows),
@@ -203,10 +215,10 @@ def _mechanism_table(methods: Mapping[str, list[Record]]) -> list[Block]:
     rows = []
     for method, records in methods.items():
         stages = by_first_error(records)
-        cells = [
-            " / ".join(f"{over_seeds(*ratio).value:.3f}" for ratio in stages.get(stage, ()))
-            for stage in STAGES
-        ]
+        cells = []
+        for stage in STAGES:
+            means = {k: float(seed_ratios(*ratio).mean()) for k, ratio in stages[stage].items()}
+            cells.append(_of_two(*(means.get(k, math.nan) for k in ("w2r", "resampled w2r"))))
         for name, digits in (("cosine", 3), ("ratio", 2), ("rho", 2), ("retention", 2)):
             values = [v for r in records if (v := _training_mean(r, name)) is not None]
             cells.append(f"{np.mean(values):.{digits}f}" if len(values) == len(records) else "")
