@@ -1,9 +1,9 @@
 """Which training problems repeat an evaluation problem, or one another.
 
 Two measures, on questions alone. Exact: the same text except for case, white space, Unicode form
-and `$`, but "1 2" is not "12". N-gram: n words in a row in common, a word being letters and digits. The second also finds
-copies inside other text, and with a small n phrases that many problems share. The caller decides
-what is done about a match.
+and `$`, but "1 2" is not "12". N-gram: n words in a row in common, a word being letters and digits.
+The second also finds copies inside other text, and with a small n phrases that many problems share.
+The caller decides what is done about a match.
 """
 
 import dataclasses

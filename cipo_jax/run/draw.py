@@ -14,7 +14,6 @@ from cipo_jax.data.datasets import ProblemSource
 from cipo_jax.rl.difficulty import Memory, choose_learnable
 from cipo_jax.types import CipoError, Problem
 
-
 _ALL_KNOWN = 3000  # problems in a row, none of them new, after which a mixture counts as used up
 
 
