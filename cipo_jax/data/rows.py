@@ -177,9 +177,9 @@ def _saved_split(saved: Any, split: str) -> Any:
         wanted = datasets.ReadInstruction.from_spec(split)
         slices = wanted.to_absolute({name: len(data) for name, data in saved.items()})
     except (ValueError, AssertionError) as error:
-        names = ", ".join(saved)
+        known, example = ", ".join(saved), f"{next(iter(saved))}[:1000]"
         raise CipoError(
-            f"got split {split!r}, wanted one of {names}, or a slice as {next(iter(saved))}[:1000]"
+            f"got split {split!r}, wanted one of {known}, or a slice as {example}"
         ) from error
     return datasets.concatenate_datasets(
         [saved[part.splitname].select(range(part.from_, part.to)) for part in slices]
