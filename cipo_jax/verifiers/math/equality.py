@@ -35,7 +35,11 @@ from cipo_jax.verifiers.math.quantity import (
     read_quantity,
     split_unit,
 )
-from cipo_jax.verifiers.math.solution_sets import is_unsolved, sets_equal
+from cipo_jax.verifiers.math.solution_sets import (
+    interval_and_points,
+    is_unsolved,
+    sets_equal,
+)
 from cipo_jax.verifiers.math.spelling import compact, normalise, without_braces
 
 _CHOICE = re.compile(r"\(?([A-J])\)?|\(([A-J])\) ?\S.*|([A-J])[).:] ?\S.*")
@@ -86,6 +90,8 @@ class _Comparison:
         """`answers_equal` for normal forms."""
         if compact(ours) == compact(gold):
             return True
+        if interval_and_points(ours, gold):
+            return False
         ours, gold = _right_hand_sides(without_braces(ours), without_braces(gold))
         if compact(ours) == compact(gold):
             return True

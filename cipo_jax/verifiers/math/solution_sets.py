@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-from cipo_jax.verifiers.math.lists import split_top_level
+from cipo_jax.verifiers.math.lists import items, split_top_level
 from cipo_jax.verifiers.math.quantity import read_quantity
 from cipo_jax.verifiers.math.spelling import compact, matching
 
@@ -18,6 +18,7 @@ _IS_SET = re.compile(r"real|[<>]|\\(?:le|ge|ne|cup|setminus)(?![a-zA-Z])|\\mathb
 _UNION = re.compile(r"\\cup(?![a-zA-Z])|\\lor(?![a-zA-Z])|\bor\b")
 _BOTH = re.compile(r"\\land(?![a-zA-Z])|\band\b")
 _RELATION = re.compile(r"<|>|\\le(?![a-zA-Z])|\\ge(?![a-zA-Z])|\\ne(?![a-zA-Z])|=")
+_INEQUALITY = re.compile(r"[<>]|\\(?:le|ge|ne|cup)(?![a-zA-Z])")
 _MINUS = re.compile(r"\\setminus(?![a-zA-Z])|(?<=[)\]}R])\s*-(?=\s*\\?\{)|\bexcept(?: for)?\b")
 _PIECES = re.compile(r",|;|\\cup(?![a-zA-Z])|\\l(?:or|and)(?![a-zA-Z])|\bor\b|\band\b")
 _ABSOLUTE = re.compile(r"\|([a-zA-Z])\|")
@@ -59,6 +60,12 @@ def sets_equal(ours: str, gold: str, equal: Callable[[str, str], bool]) -> bool 
     return True
 
 
+def interval_and_points(ours: str, gold: str) -> bool:
+    r"""Is one side an interval, written as an inequality or as x \in (1,4), and the other a list of
+    numbers? The interval's end points are such a list."""
+    return any(_is_interval(a) and _are_points(b) for a, b in ((ours, gold), (gold, ours)))
+
+
 def is_unsolved(ours: str, gold: str) -> bool:
     """Is the reference a set of reals, and the answer an inequality that is still to be solved for
     its variable, as 2x < 4 is?"""
@@ -67,6 +74,22 @@ def is_unsolved(ours: str, gold: str) -> bool:
     pieces = split_top_level(ours, _PIECES)
     sides = [split_top_level(piece, _RELATION) for piece in pieces if _RELATION.search(piece)]
     return any(not any(_is_name(_end(side)) for side in of_piece) for of_piece in sides)
+
+
+def _is_interval(text: str) -> bool:
+    if member := _MEMBER.match(text):
+        return text[member.end() : member.end() + 1] in ("(", "[")
+    read = _read(text) if _INEQUALITY.search(text) else None
+    return read is not None and any(part.low != part.high for part in read[1])
+
+
+def _are_points(text: str) -> bool:
+    brackets, points = items(_MEMBER.sub("", text, count=1) if _MEMBER.match(text) else text)
+    return (
+        brackets in ("", "{}")
+        and (brackets == "{}" or len(points) > 1)
+        and not (_INEQUALITY.search(text) or any(_MEMBER.match(point) for point in points))
+    )
 
 
 def _same(ours: Part, gold: Part, equal: Callable[[str, str], bool]) -> bool:

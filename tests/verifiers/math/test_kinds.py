@@ -32,6 +32,15 @@ KINDS = [
     (r"(-\infty,2)\cup(2,\infty)", ["R - {2}", "all real numbers except 2"], ["R - {3}"]),
     (r"\emptyset", [r"\text{no solution}", "no real solutions", r"\{\}"], ["0", "all reals"]),
     ("x<2", ["2>x"], ["2x<4", "x+1<3", r"x\le2"]),
+    # an interval is not the pair of its end points
+    ("2, 6", ["6, 2"], ["2<x<6", "6>x>2", r"x \in (2,6)", "2<x+0<6", r"\{x: 2<x<6\}"]),
+    (r"\{2,6\}", [r"x\in\{2,6\}", "2, 6"], ["2<x<6", r"x\in(2,6)", r"2\le x\le6"]),
+    (r"x=2 \text{ or } x=6", ["x=6, x=2"], ["2<x<6", r"x\in(2,6)"]),
+    (r"\pm 3", ["-3, 3"], ["|x|<3", "-3<x<3"]),
+    (r"\sqrt2, \sqrt3", [], [r"\sqrt2<x<\sqrt3"]),
+    ("2<x<6", ["(2,6)", "6>x>2", r"x\in(2,6)"], ["2, 6", r"\{2,6\}", "x=2, x=6"]),
+    (r"x\in(2,6)", ["(2,6)", "2<x<6"], ["2, 6", r"\{2,6\}", "x=2, 6"]),
+    ("|x|<3", ["-3<x<3"], ["-3, 3", r"\pm3", r"x=\pm3"]),
     # equations and inequalities
     ("y=2^{80}x", ["2^{81}x-2y=0"], ["y=(2^{80}+1)x"]),
     ("x+y<2^{80}", ["2^{80}>x+y", "-x-y>-2^{80}"], ["x+y<2^{80}+1", "x+y>2^{80}"]),
