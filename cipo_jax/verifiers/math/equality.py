@@ -25,8 +25,9 @@ import dataclasses
 import re
 
 from cipo_jax.verifiers.math import limits
+from cipo_jax.verifiers.math.equations import EQUALS, is_unsolved_equation, right_hand_sides
 from cipo_jax.verifiers.math.evaluated import is_copied, left_to_do
-from cipo_jax.verifiers.math.lists import MAX_ITEMS, is_list, items, split_top_level
+from cipo_jax.verifiers.math.lists import MAX_ITEMS, items
 from cipo_jax.verifiers.math.moments import moments_equal
 from cipo_jax.verifiers.math.quantity import (
     Quantity,
@@ -45,10 +46,6 @@ from cipo_jax.verifiers.math.spelling import compact, normalise, without_braces
 _CHOICE = re.compile(r"\(?([A-J])\)?|\(([A-J])\) ?\S.*|([A-J])[).:] ?\S.*")
 _CHOICE_BEFORE_VALUE = re.compile(r"\([A-E]\) ?(?=[^\s(+\-*/^!])")
 _TEXT = re.compile(r"[A-Za-z][A-Za-z .,'\-]*")
-_EQUALS = re.compile(r"(?<![<>!:\\])=(?!=)|\\equiv(?![a-zA-Z])")
-_NAME = re.compile(r"(?:\\[a-zA-Z]+(?![a-zA-Z])|[a-zA-Z])(?:_\{[^{}]*\}|')?(?:\([^()=]*\))?")
-_NAMES = re.compile(rf"{_NAME.pattern}|\((?:{_NAME.pattern},?)+\)|[A-Z]{{2,3}}")
-_MEMBERSHIP = re.compile(r"[a-zA-Z] ?\\in(?![a-zA-Z])(?! ?\\mathbb\{R\} ?[:|\\])")
 _SET = re.compile(r"[<>]|\\(?:[lg][et]?|cup|cap)(?![a-zA-Z])")
 
 
@@ -92,7 +89,7 @@ class _Comparison:
             return True
         if interval_and_points(ours, gold):
             return False
-        ours, gold = _right_hand_sides(without_braces(ours), without_braces(gold))
+        ours, gold = right_hand_sides(without_braces(ours), without_braces(gold))
         if compact(ours) == compact(gold):
             return True
         our_quantity, gold_quantity = read_quantity(ours), read_quantity(gold)
@@ -109,8 +106,10 @@ class _Comparison:
             verdict = _words_equal(ours, gold)
         if verdict is not None:
             return verdict
-        if _EQUALS.search(ours) and not _EQUALS.search(gold):
+        if EQUALS.search(ours) and not EQUALS.search(gold):
             return False  # 2x = 5 does not say that the answer is 5
+        if is_unsolved_equation(ours, gold):
+            raise RefusedError("an equation is left to be solved")
         if gold_quantity and _CHOICE_BEFORE_VALUE.match(ours):
             return self.equal(_CHOICE_BEFORE_VALUE.sub("", ours, count=1), gold)
         if gold_quantity:
@@ -189,33 +188,6 @@ class _Comparison:
             return self.equal(ours, gold)
         except RefusedError:  # it may still equal another item literally
             return False
-
-
-def _right_hand_sides(ours: str, gold: str) -> tuple[str, str]:
-    """Removes `x =` if only one side has it or both have the same. Of a chain of equations the last
-    member counts, of an approximation the side that is written like the reference."""
-    if "\\approx" in ours and "\\approx" not in gold:
-        exact, _, rounded = ours.partition("\\approx")
-        is_named = _NAMES.fullmatch(compact(exact)) or not exact.strip()
-        ours = rounded if is_named or re.fullmatch(r"[^a-zA-Z\\]*\.[0-9]+\D*", gold) else exact
-    ours, gold = (_MEMBERSHIP.sub("", side, count=1).strip() for side in (ours, gold))
-    if any(is_list(side) for side in (ours, gold)):
-        return ours, gold  # the items of lists are unwrapped one by one
-    our_parts = split_top_level(ours, _EQUALS)
-    gold_parts = split_top_level(gold, _EQUALS)
-    if len(our_parts) > 1 and len(gold_parts) == 1:
-        first, last = compact(our_parts[0]), our_parts[-1]
-        if _NAMES.fullmatch(compact(last)) and len(our_parts) == 2:  # 5 = x
-            return our_parts[0], gold
-        letters = set(re.findall(r"[a-zA-Z]", re.sub(r"\\[a-zA-Z]+", "", first)))
-        if _NAMES.fullmatch(first) or len(letters) != 1 or not re.search("[0-9]", first):
-            return last, gold
-    elif len(gold_parts) == 2 and _NAMES.fullmatch(compact(gold_parts[0])):
-        if len(our_parts) == 1:
-            return ours, gold_parts[1]
-        if compact(our_parts[0]) == compact(gold_parts[0]):
-            return our_parts[-1], gold_parts[1]
-    return ours, gold
 
 
 def _words_equal(ours: str, gold: str) -> bool | None:
