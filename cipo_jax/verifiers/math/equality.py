@@ -37,6 +37,7 @@ from cipo_jax.verifiers.math.quantity import (
     split_unit,
 )
 from cipo_jax.verifiers.math.solution_sets import (
+    connectives_differ,
     interval_and_points,
     is_unsolved,
     sets_equal,
@@ -98,6 +99,8 @@ class _Comparison:
         verdict = moments_equal(ours, gold)
         if verdict is None:
             verdict = sets_equal(ours, gold, self._matches)
+        if verdict is None and connectives_differ(ours, gold):
+            return False
         if verdict is None and is_unsolved(ours, gold):
             raise RefusedError("an inequality is left to be solved")
         if verdict is None:

@@ -19,6 +19,7 @@ _UNION = re.compile(r"\\cup(?![a-zA-Z])|\\lor(?![a-zA-Z])|\bor\b")
 _BOTH = re.compile(r"\\land(?![a-zA-Z])|\band\b")
 _RELATION = re.compile(r"<|>|\\le(?![a-zA-Z])|\\ge(?![a-zA-Z])|\\ne(?![a-zA-Z])|=")
 _INEQUALITY = re.compile(r"[<>]|\\(?:le|ge|ne|cup)(?![a-zA-Z])")
+_AND = re.compile(rf"\\cap(?![a-zA-Z])|{_BOTH.pattern}")
 _MINUS = re.compile(r"\\setminus(?![a-zA-Z])|(?<=[)\]}R])\s*-(?=\s*\\?\{)|\bexcept(?: for)?\b")
 _PIECES = re.compile(r",|;|\\cup(?![a-zA-Z])|\\l(?:or|and)(?![a-zA-Z])|\bor\b|\band\b")
 _ABSOLUTE = re.compile(r"\|([a-zA-Z])\|")
@@ -64,6 +65,16 @@ def interval_and_points(ours: str, gold: str) -> bool:
     r"""Is one side an interval, written as an inequality or as x \in (1,4), and the other a list of
     numbers? The interval's end points are such a list."""
     return any(_is_interval(a) and _are_points(b) for a, b in ((ours, gold), (gold, ours)))
+
+
+def connectives_differ(ours: str, gold: str) -> bool:
+    """Do inequalities hold together on one side, and on the other one or another of them?"""
+    if not all(_INEQUALITY.search(side) for side in (ours, gold)):
+        return False
+    our_kinds, gold_kinds = (
+        [len(split_top_level(side, kind)) > 1 for kind in (_UNION, _AND)] for side in (ours, gold)
+    )
+    return sum(our_kinds) == sum(gold_kinds) == 1 and our_kinds != gold_kinds
 
 
 def is_unsolved(ours: str, gold: str) -> bool:

@@ -41,6 +41,13 @@ KINDS = [
     ("2<x<6", ["(2,6)", "6>x>2", r"x\in(2,6)"], ["2, 6", r"\{2,6\}", "x=2, x=6"]),
     (r"x\in(2,6)", ["(2,6)", "2<x<6"], ["2, 6", r"\{2,6\}", "x=2, 6"]),
     ("|x|<3", ["-3<x<3"], ["-3, 3", r"\pm3", r"x=\pm3"]),
+    # "and" is not "or"
+    (r"x<-5 \text{ or } x>5", ["x>5 or x<-5", r"x<-5 \lor x>5"], ["x<-5 and x>5"]),
+    ("x>2 and x<6", ["x<6 and x>2", "2<x<6"], ["x>2 or x<6", r"x<6 \lor x>2"]),
+    (r"x\le\sqrt2 \text{ or } x\ge3", [r"x\ge3 or x\le\sqrt2"], [r"x\le\sqrt2 and x\ge3"]),
+    (r"x\ge1 \text{ and } x\ne2", [r"x\ne2 and x\ge1"], [r"x\ge1 or x\ne2"]),
+    ("a>2 and b<6", ["b<6 and a>2", "b<6, a>2"], ["a>2 or b<6"]),
+    ("a>2 or b<6", ["b<6 or a>2"], ["a>2 and b<6"]),
     # equations that are left to be solved
     (
         "x=7",
