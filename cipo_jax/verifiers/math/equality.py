@@ -16,7 +16,7 @@ Rules where graders differ:
   * `1,234` is a number where the reference is one, `1, 234` a list. Bare lists and {...} are
     unordered; (...) and [...] are ordered, and their brackets count. A bare list may stand for a
     tuple, in its order.
-  * `x = 5` equals 5; `2x = 5` does not, nor do `x > 5` or `5 or 6`.
+  * `x = 5` equals 5; `2x = 5` does not (`equations.py`), nor do `x > 5` or `5 or 6`.
   * An answer has to be worked out as far as the reference, and may not be copied from the question:
     see `evaluated.py`.
 """
@@ -90,7 +90,7 @@ class _Comparison:
             return True
         if interval_and_points(ours, gold):
             return False
-        ours, gold = right_hand_sides(without_braces(ours), without_braces(gold))
+        ours, gold = right_hand_sides(without_braces(ours), without_braces(gold), self.question)
         if compact(ours) == compact(gold):
             return True
         our_quantity, gold_quantity = read_quantity(ours), read_quantity(gold)

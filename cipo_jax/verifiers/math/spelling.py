@@ -9,7 +9,7 @@ import re
 import unicodedata
 
 _GREEK = "αβγδεζηθικλμνξπρστφχψωΓΔΘΛΞΠΣΦΨΩϕ"
-_GREEK_NAMES = (
+GREEK_NAMES = (
     "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau phi "
     "chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega phi"
 )
@@ -26,7 +26,7 @@ _SIGNS = str.maketrans(
        "’": "'",
        "…": r"\ldots ", "⋯": r"\ldots ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ",
        "⌉": r"\rceil ", "ℝ": r"\mathbb{R}", "∨": r"\lor ", "∧": r"\land ", "′": "'"}
-    | {letter: f"\\{name} " for letter, name in zip(_GREEK, _GREEK_NAMES.split(), strict=True)}
+    | {letter: f"\\{name} " for letter, name in zip(_GREEK, GREEK_NAMES.split(), strict=True)}
 )  # fmt: skip
 _RAISED, _RAISED_PLAIN = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿ", "0123456789+-()n"
 _LOWERED, _LOWERED_PLAIN = "₀₁₂₃₄₅₆₇₈₉₊₋ₙ", "0123456789+-n"

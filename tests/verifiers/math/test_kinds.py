@@ -58,6 +58,15 @@ KINDS = [
     (r"x=\sqrt5", [r"\sqrt5=x"], [r"3x=3\sqrt5"]),
     ("x=1, x=7", ["1, 7", "7=x, x=1"], ["x=1, 2x=14"]),
     ("AB=7", ["7", "BA=7"], ["2AB=14"]),
+    (
+        "8",
+        ["f(2)=8", "f(f(2))=8", "P(X=3)=8", r"\sin\theta=8"],
+        ["-x=8", r"\sqrt{x}=8", r"\ln x=8"],
+    ),
+    ("8", [r"\angle ABC=8", "AB=8", "x_1=8", "a+b=8"], ["2^x=8", "|x|=8", r"\tan x=8", "x(x+2)=8"]),
+    ("8", [r"\text{Area}=8", "|AB|=8", r"\frac{x}{y}=8"], ["2xy=8", "x+y+1=8", "5x+3y=8"]),
+    ("8", [r"\sum_{i=1}^2 4=8", "A=2ab=8", r"\lim_{x\to1}f(x)=8"], ["a^2+b^2=8", r"2\theta=8"]),
+    (r"\sqrt8", [r"x=\sqrt8"], [r"-x=\sqrt8", r"x^2+y^2=\sqrt8"]),
     ("y=x+7", ["2y=2x+14", "y-x=7"], ["y=2x+14"]),
     # equations and inequalities
     ("y=2^{80}x", ["2^{81}x-2y=0"], ["y=(2^{80}+1)x"]),
@@ -92,6 +101,13 @@ def test_what_is_right_and_what_is_not(gold: str, right: list[str], wrong: list[
     for answers, outcome in ((right, Outcome.CORRECT), (wrong, Outcome.WRONG)):
         for answer in answers:
             assert verify_math(rf"\boxed{{{answer}}}", gold).outcome is outcome, answer
+
+
+@pytest.mark.parametrize("formula", ["a^2+b^2", "2ab", r"\sqrt{x}", r"\tan x"])
+def test_the_value_of_a_formula_may_be_what_was_asked_for(formula: str):
+    answer = rf"\boxed{{{formula}=8}}"
+    assert verify_math(answer, "8", question=f"What is ${formula}$?").correct
+    assert not verify_math(answer, "8", question=f"Solve ${formula}=8$.").correct
 
 
 @pytest.mark.parametrize("answer", ["|" * 400, "|x|" * 20, "x" + "|" * 17])
