@@ -46,7 +46,11 @@ from cipo_jax.verifiers.math.spelling import compact, normalise, without_braces
 
 _CHOICE = re.compile(r"\(?([A-J])\)?|\(([A-J])\) ?\S.*|([A-J])[).:] ?\S.*")
 _CHOICE_BEFORE_VALUE = re.compile(r"\([A-E]\) ?(?=[^\s(+\-*/^!])")
-_TEXT = re.compile(r"[A-Za-z][A-Za-z .,'\-]*")
+_LETTER = r"[^\W\d_]"
+_TEXT = re.compile(rf"{_LETTER}(?:{_LETTER}|[ .,'\-])*")
+_TEXT_AND_NUMBERS = re.compile(rf"{_LETTER}{{3,}}(?: {_LETTER}+| [0-9]+)*")  # Team 3
+_SHORT_WORDS = ("no", "ok", "on", "up")  # of other pairs, letters may be factors
+_ROMAN = re.compile(r"[IVX]{2,}")
 _SET = re.compile(r"[<>]|\\(?:[lg][et]?|cup|cap)(?![a-zA-Z])")
 
 
@@ -201,7 +205,10 @@ def _words_equal(ours: str, gold: str) -> bool | None:
             return False
         others = re.findall(r"\b[A-J]\b", ours)
         return gold.strip("()") == next(g for g in choice.groups() if g) and len(others) == 1
-    if _TEXT.fullmatch(gold) and re.search("[A-Za-z]{3}", gold):
+    if _ROMAN.fullmatch(gold):
+        return ours == gold
+    is_text = _TEXT.fullmatch(gold) and re.search(_LETTER + "{3}", gold)
+    if is_text or _TEXT_AND_NUMBERS.fullmatch(gold) or _letters(gold) in _SHORT_WORDS:
         return _letters(ours) == _letters(gold)
     return None
 

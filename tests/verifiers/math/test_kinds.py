@@ -77,6 +77,12 @@ KINDS = [
     ("x^{50}+1=0", ["-1-x^{50}=0"], ["x^{50}+x+1=0"]),
     # words and signs
     (r"\pounds 3", ["3", "£3"], ["€3", "£4"]),
+    ("No", ["no", "NO", r"\text{no}", r"\text{No.}"], ["on", "Yes", "n"]),
+    ("Up", ["up"], ["down", "pu"]),
+    (r"\text{Team 4}", ["team 4", r"\text{Team }4"], ["Team 5", "4", "Meat 4"]),
+    ("Player 2 wins", ["player 2 wins"], ["Player 1 wins"]),
+    ("Café", ["café"], ["Face"]),
+    ("IV", [r"\text{IV}"], ["VI"]),
     ("¥500", ["500"], ["\\$500"]),
     (r"\log_{10}7", [r"\lg 7"], [r"\ln 7"]),
     (r"\max(a,b)", [r"\max\{a,b\}"], [r"\min\{a,b\}"]),
