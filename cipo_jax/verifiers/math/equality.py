@@ -27,7 +27,7 @@ import re
 from cipo_jax.verifiers.math import limits
 from cipo_jax.verifiers.math.equations import EQUALS, is_unsolved_equation, right_hand_sides
 from cipo_jax.verifiers.math.evaluated import is_copied, left_to_do
-from cipo_jax.verifiers.math.lists import MAX_ITEMS, items
+from cipo_jax.verifiers.math.lists import MAX_ITEMS, by_name, items
 from cipo_jax.verifiers.math.moments import moments_equal
 from cipo_jax.verifiers.math.quantity import (
     Quantity,
@@ -179,6 +179,8 @@ class _Comparison:
                 return self._match_unordered(our_items, gold_items)
         elif our_brackets != gold_brackets and {our_brackets, gold_brackets} != {"", "()"}:
             return False
+        if our_brackets == "" and gold_brackets == "()":
+            our_items = by_name(our_items)  # y = 1, x = 2 is the point (2, 1)
         return all(self.equal(o, g) for o, g in zip(our_items, gold_items, strict=True))
 
     def _match_unordered(self, ours: list[str], gold: list[str]) -> bool:
