@@ -38,6 +38,8 @@ _VULGAR_FRACTION = re.compile("[¼-¾⅐-⅞]")
 
 _FUNCTIONS = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|exp|gcd|lcm"
 _DEGREES = r"(?:\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degrees?|\s?deg(?:rees?)?)(?![a-zA-Z])"
+_DEGREE_SIGN = r"(?:\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degrees?)"
+_END = r"(?=$|[,;)\]}])"
 _ANGLE_FUNCTION = re.compile(r"(?<![a-zA-Z])(?:sin|cos|tan|cot|sec|csc)(?![a-zA-Z])")
 _ANGLE = re.compile(rf"([0-9]+(?:\.[0-9]+)?|(?<![a-zA-Z\\])[a-zA-Z])\s*{_DEGREES}")
 _PARENTHESES = re.compile(r"(?:\\sqrt(?:\[[^\[\]]*\])?|[_^])\s*\(")
@@ -60,6 +62,7 @@ _REWRITES = tuple(
         (r"\*\*", "^"),
         (r"<=", r"\\le "),
         (r">=", r"\\ge "),
+        (r"(?<=[0-9)])!=", "! = "),  # 5!=120
         (r"!=", r"\\ne "),
         (r"\.\.\.+|\\(?:dots[bcimo]?|[chl]dots)(?![a-zA-Z])", r"\\ldots "),
         # LaTeX
@@ -98,7 +101,9 @@ _REWRITES = tuple(
         (r"\\p?mod\s*(?:\{([^{}]*)\}|([0-9]+|[a-zA-Z](?![a-zA-Z])))", r"\\pmod{\1\2}"),
         (r"\(\s*mod(?:ulo)?\s+([^()]*?)\s*\)|(?<=[0-9a-z]) mod(?:ulo)? ([0-9]+|[a-z])$",
          r" \\pmod{\1\2}"),
-        (r"(?:\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degrees?)\s*[CF]?\s*(?=$|[,;)\]}])", " degrees"),
+        (rf"{_DEGREE_SIGN}\s*C\.?\s*{_END}", " degrees celsius"),
+        (rf"{_DEGREE_SIGN}\s*F\.?\s*{_END}", " degrees fahrenheit"),
+        (rf"{_DEGREE_SIGN}\s*{_END}", " degrees"),
         (r"\\frac\s*([0-9])\s*(?=[0-9{\\])", r"\\frac{\1}"),
         (r"\\frac\s*\{([^{}]*)\}\s*([0-9])", r"\\frac{\1}{\2}"),
         (r"\\sqrt\s*([0-9a-zA-Z])", r"\\sqrt{\1}"),
