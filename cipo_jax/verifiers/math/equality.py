@@ -35,6 +35,7 @@ from cipo_jax.verifiers.math.quantity import (
     quantities_equal,
     read_quantity,
     split_unit,
+    units_agree,
 )
 from cipo_jax.verifiers.math.solution_sets import (
     connectives_differ,
@@ -123,7 +124,7 @@ class _Comparison:
             raise RefusedError("not a number: something is left to be carried out")
         ours, our_unit, _ = split_unit(ours, any_word=False)
         gold, gold_unit, _ = split_unit(gold, any_word=False)
-        if our_unit and gold_unit and our_unit != gold_unit:
+        if not units_agree(our_unit, gold_unit):
             return False
         return compact(ours) == compact(gold) or self._expressions_equal(ours, gold)
 
@@ -132,8 +133,10 @@ class _Comparison:
     ) -> bool:
         if not quantities_equal(our_quantity, gold_quantity, self.tolerance):
             return False
+        # A percent sign may be missing, and is no copy; a percentage may be made of a number.
+        signs = "[$£€¥%]" if our_quantity.value == gold_quantity.value else "[$£€¥]"
         ours, gold = (
-            re.sub("[$£€¥%]", "", split_unit(side, any_word=True)[0]) for side in (ours, gold)
+            re.sub(signs, "", split_unit(side, any_word=True)[0]) for side in (ours, gold)
         )
         self._refuse_copy(ours, gold)
         return True

@@ -69,7 +69,8 @@ def is_copied(ours: str, gold: str, question: str) -> bool:
       question: as it was asked.
     """
     answer, reference = _tokens(ours), _tokens(gold)
-    plain = _DECIMAL if "\\frac" not in reference else _INTEGER
+    is_converted = "\\frac" in reference or "%" in reference
+    plain = _INTEGER if is_converted else _DECIMAL
     if not question or plain.fullmatch("".join(answer)):
         return False  # it may stand there for another reason
     wanted = collections.Counter(answer)
