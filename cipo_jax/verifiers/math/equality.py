@@ -46,7 +46,13 @@ from cipo_jax.verifiers.math.solution_sets import (
 from cipo_jax.verifiers.math.spelling import compact, normalise, without_braces
 
 _CHOICE = re.compile(r"\(?([A-J])\)?|\(([A-J])\) ?\S.*|([A-J])[).:] ?\S.*")
-_CHOICE_BEFORE_VALUE = re.compile(r"\([A-E]\) ?(?=[^\s(+\-*/^!])")
+_CHOICE_BEFORE_VALUE = re.compile(r"(?:\([A-E]\) ?|[A-E][.)] )(?=[^\s(+\-*/^!])")
+_CHOICE_WORD = re.compile(r"(?:option|choice|answer) (?=\(?[A-J]\b)", re.I)
+# Another choice; A and I may be words: (B) I only, B. A square.
+_OTHER_CHOICE = re.compile(
+    r"\b[B-HJ]\b|\([AI]\)|\b[AI][).:]|\bA ?(?:\b(?:and|or)\b|[,;/&])"
+    r"|(?:\b(?:or|and)\b|[,;/&]) ?[AI]\b|[).:] ?[AI]$"
+)
 _LETTER = r"[^\W\d_]"
 _TEXT = re.compile(rf"{_LETTER}(?:{_LETTER}|[ .,'\-])*")
 _TEXT_AND_NUMBERS = re.compile(rf"{_LETTER}{{3,}}(?: {_LETTER}+| [0-9]+)*")  # Team 3
@@ -108,6 +114,8 @@ class _Comparison:
             return False
         if verdict is None and is_unsolved(ours, gold):
             raise RefusedError("an inequality is left to be solved")
+        if verdict is None and _is_choice(gold) and _words_equal(ours, gold):
+            return True  # commas and "and" may stand in the text of a choice
         if verdict is None:
             verdict = self._lists_equal(ours, gold)
         if verdict is None:
@@ -164,6 +172,8 @@ class _Comparison:
         """Compares tuples, intervals, sets and bare lists; None if neither side is one."""
         gold_brackets, gold_items = items(gold)
         our_brackets, our_items = items(ours, len(gold_items))
+        if sorted((our_brackets, gold_brackets)) in (["", "{}"], ["{}", "{}"]):
+            our_items, gold_items = map(self._distinct, (our_items, gold_items))
         if len(our_items) == len(gold_items) == 1:
             if our_brackets == gold_brackets == "":
                 return None
@@ -186,6 +196,14 @@ class _Comparison:
             our_items = by_name(our_items)  # y = 1, x = 2 is the point (2, 1)
         return all(self.equal(o, g) for o, g in zip(our_items, gold_items, strict=True))
 
+    def _distinct(self, elements: list[str]) -> list[str]:
+        """A set's elements once each."""
+        kept: list[str] = []
+        for element in elements[: MAX_ITEMS + 1]:
+            if not any(self._matches(element, other) for other in kept):
+                kept.append(element)
+        return kept
+
     def _match_unordered(self, ours: list[str], gold: list[str]) -> bool:
         left = list(ours)
         for item in gold:
@@ -204,18 +222,24 @@ class _Comparison:
 
 def _words_equal(ours: str, gold: str) -> bool | None:
     """Compares choices and words; None if the reference is none of these."""
-    if re.fullmatch(r"\(?[A-J]\)?", gold):
+    if _is_choice(gold):
+        ours = _CHOICE_WORD.sub("", ours, count=1)
         choice = _CHOICE.fullmatch(ours)
         if choice is None:
             return False
-        others = re.findall(r"\b[A-J]\b", ours)
-        return gold.strip("()") == next(g for g in choice.groups() if g) and len(others) == 1
+        ours_letter = next(group for group in choice.groups() if group)
+        rest = ours[ours.index(ours_letter) + 1 :]
+        return gold.strip("()") == ours_letter and not _OTHER_CHOICE.search(rest)
     if _ROMAN.fullmatch(gold):
         return ours == gold
     is_text = _TEXT.fullmatch(gold) and re.search(_LETTER + "{3}", gold)
     if is_text or _TEXT_AND_NUMBERS.fullmatch(gold) or _letters(gold) in _SHORT_WORDS:
         return _letters(ours) == _letters(gold)
     return None
+
+
+def _is_choice(gold: str) -> bool:
+    return re.fullmatch(r"\(?[A-J]\)?", gold) is not None
 
 
 def _letters(text: str) -> str:

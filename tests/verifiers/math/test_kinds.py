@@ -44,6 +44,14 @@ KINDS = [
     # a point, by the names of its values
     ("(3,8)", ["x=3, y=8", "y=8, x=3", "b=8 and a=3", "n=3, k=8"], ["y=3, x=8", "x=8, y=3"]),
     ("(1,4,9)", ["a_3=9, a_1=1, a_2=4", "z=9, y=4, x=1"], ["a_1=9, a_2=4, a_3=1"]),
+    # choices
+    ("B", [r"\text{B. A circle}", r"\text{B. I only}", r"\text{Option B}"], ["B. A", "B or A"]),
+    ("B", [r"\text{Choice (B)}", "(B) 3, 4"], ["(B) or A", "B. 5, A. 6", "B) A and (c)", "(B) C"]),
+    ("D", [r"\textbf{(D) } I \text{ and } II"], ["(D) or (I)", "Option D or I"]),
+    ("12", [r"\text{B. }12", r"\text{B) }12"], [r"\text{B. }13", "B12"]),
+    # ratios
+    ("1:12", [r"\frac{1}{12}"], [r"\frac{1}{13}", "12:1"]),
+    (r"\{3,8\}", [r"\{3,8,8\}", "8, 3"], [r"\{3,3\}", r"\{3,8,9\}"]),
     # "and" is not "or"
     (r"x<-5 \text{ or } x>5", ["x>5 or x<-5", r"x<-5 \lor x>5"], ["x<-5 and x>5"]),
     ("x>2 and x<6", ["x<6 and x>2", "2<x<6"], ["x>2 or x<6", r"x<6 \lor x>2"]),
