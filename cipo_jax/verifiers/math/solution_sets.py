@@ -16,6 +16,7 @@ from cipo_jax.verifiers.math.spelling import compact, matching
 # What makes a text a set of reals: without one of these it may as well be a tuple.
 _IS_SET = re.compile(r"real|[<>]|\\(?:le|ge|ne|cup|setminus)(?![a-zA-Z])|\\mathbb\{R\}|\\infty")
 _UNION = re.compile(r"\\cup(?![a-zA-Z])|\\lor(?![a-zA-Z])|\bor\b")
+_COMMA = re.compile(",")
 _BOTH = re.compile(r"\\land(?![a-zA-Z])|\band\b")
 _RELATION = re.compile(r"<|>|\\le(?![a-zA-Z])|\\ge(?![a-zA-Z])|\\ne(?![a-zA-Z])|=")
 _INEQUALITY = re.compile(r"[<>]|\\(?:le|ge|ne|cup)(?![a-zA-Z])")
@@ -47,8 +48,26 @@ def sets_equal(ours: str, gold: str, equal: Callable[[str, str], bool]) -> bool 
         return None
     our_set, gold_set = _read(ours), _read(gold)
     if our_set is None or gold_set is None:
+        if not (_IS_SET.search(gold) or _RELATION.search(ours)):
+            return None
+        # A comma may stand for "or", and for "and". Where neither fits, the lists are compared.
+        for word in (" or ", " and "):
+            our_set, gold_set = (
+                _read(word.join(split_top_level(side, _COMMA))) for side in (ours, gold)
+            )
+            if our_set and gold_set and _equal_sets(our_set, gold_set, equal):
+                return True
         return None
+    return _equal_sets(our_set, gold_set, equal)
+
+
+def _equal_sets(
+    our_set: tuple[str, list[Part]],
+    gold_set: tuple[str, list[Part]],
+    equal: Callable[[str, str], bool],
+) -> bool | None:
     (our_name, left), (gold_name, parts) = our_set, gold_set
+    left = list(left)
     if our_name and gold_name and our_name != gold_name:
         return False
     if len(left) != len(parts):
@@ -96,10 +115,10 @@ def _is_interval(text: str) -> bool:
 
 def _are_points(text: str) -> bool:
     brackets, points = items(_MEMBER.sub("", text, count=1) if _MEMBER.match(text) else text)
-    return (
-        brackets in ("", "{}")
-        and (brackets == "{}" or len(points) > 1)
-        and not (_INEQUALITY.search(text) or any(_MEMBER.match(point) for point in points))
+    if brackets not in ("", "{}") or (brackets == "" and len(points) < 2):
+        return False
+    return not _INEQUALITY.search(text) and not any(
+        _MEMBER.match(point) or (point[:1] in ("(", "[") and "," in point) for point in points
     )
 
 
@@ -137,7 +156,7 @@ def _piece(text: str, names: set[str]) -> list[Part] | None:
     if _REALS.fullmatch(text):
         return [Part("(", "-" + _INFINITY, _INFINITY, ")")]
     if text.startswith("\\{") and text.endswith("\\}"):
-        points = split_top_level(text[2:-2], re.compile(","))
+        points = split_top_level(text[2:-2], _COMMA)
         return [Part("[", p, p, "]") for p in points] if all(points) else None
     if text[:1] in ("(", "[") and matching(text, 0) == len(text) - 1 and text[-1] in ")]":
         ends = [_end(e) for e in split_top_level(text[1:-1], re.compile(",|;"))]

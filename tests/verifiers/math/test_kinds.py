@@ -44,6 +44,10 @@ KINDS = [
     # a point, by the names of its values
     ("(3,8)", ["x=3, y=8", "y=8, x=3", "b=8 and a=3", "n=3, k=8"], ["y=3, x=8", "x=8, y=3"]),
     ("(1,4,9)", ["a_3=9, a_1=1, a_2=4", "z=9, y=4, x=1"], ["a_1=9, a_2=4, a_3=1"]),
+    # a comma for "or", or for "and"
+    (r"(-\infty,2)\cup(6,\infty)", ["x<2, x>6", r"(6,\infty), (-\infty,2)"], ["x<2 and x>6"]),
+    ("x<2, x>6", [r"(-\infty,2)\cup(6,\infty)", "x>6, x<2"], [r"(-\infty,2]\cup(6,\infty)"]),
+    ("(2,6)", ["x>2, x<6"], [r"x\ge2, x<6"]),
     # choices
     ("B", [r"\text{B. A circle}", r"\text{B. I only}", r"\text{Option B}"], ["B. A", "B or A"]),
     ("B", [r"\text{Choice (B)}", "(B) 3, 4"], ["(B) or A", "B. 5, A. 6", "B) A and (c)", "(B) C"]),
