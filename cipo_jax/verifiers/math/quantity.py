@@ -46,13 +46,25 @@ _UNITS = {
         *("kj kilojoule", "kw kilowatt", "ms millisecond", "mol mole", "pc parsec", "kpc"),
         *("s second sec", "minute min", "h hour hr", "day", "week", "month", "year yr"),
         *("dollar usd buck", "cent", "euro", "degree deg", "radian rad"),
-        *("celsius centigrade", "fahrenheit", "kelvin"),
+        *(
+            "N newton",
+            "J joule",
+            "V volt",
+            "K kelvin",
+            "A ampere amp",
+            "W watt",
+            "kn kilonewton",
+            "ohm",
+        ),
+        *("celsius centigrade", "fahrenheit"),
     )
     for spelling in spellings.split()
 }
 _SPEEDS = {"mph": "mile h", "kph": "km h", "kmh": "km h", "kmph": "km h"}
 _UNNAMED_UNITS = ("unit", "units")
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
+_ALPHABET = "abcdefghijklmnopqrstuvwxyz"
+_EXPONENTS = {"squared": 2, "cubed": 3}
 # After a number these words change its value, or it is not a number with a unit at all.
 _NOT_UNITS = frozenset(
     word
@@ -138,6 +150,10 @@ def read_quantity(normal: str) -> Quantity | None:
     core = core[1:].strip() if core.startswith(("-", "+")) else core
     if core[:1] in _CURRENCY:
         unit, core = _CURRENCY[core[0]], core[1:].strip()
+        if sign == 1 and core.startswith("-"):  # $-5
+            sign, core = -1, core[1:].strip()
+    elif core[-1:] in _CURRENCY:
+        unit, core = _CURRENCY[core[-1]], core[:-1].strip()
     core = _without_parentheses(core)
     if core.startswith("(-") and _IN_PARENTHESES.match(core):  # (-1)/3
         core, sign = f"({core[2:]}", -sign
@@ -197,6 +213,11 @@ def split_unit(normal: str, any_word: bool) -> tuple[str, str | None, int]:
     scale, power = 0, 1
     for i, written in enumerate(words):
         word = _WORD.fullmatch(written)
+        if word and units and word[1].lower() in _EXPONENTS:  # cm squared, but not 5 squared
+            units[-1] = f"{units[-1]}^{_EXPONENTS[word[1].lower()]}" if units[-1] else None
+            continue
+        if word and word[1] in _ALPHABET and len(word[1]) > 2:
+            return nothing  # the product xyz
         if word is None or word[1].lower() in _NOT_UNITS or _PARTS.fullmatch(word[1].lower()):
             return nothing
         name = word[1] if len(word[1]) == 1 else word[1].lower()

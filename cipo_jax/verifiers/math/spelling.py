@@ -83,6 +83,8 @@ _REWRITES = tuple(
         # A letter set upright is a unit, not a variable: it keeps a dot.
         (r"\\(?:text|mbox|mathrm)\s*\{\s*([mgshL])\s*\}", r" \1."),
         (r"(?<=[0-9} ])\\(?:text|mathrm)\s*\{\s*([WJNKV])\s*\}$", r" \1."),
+        (r"(?<=[0-9}])(\s*)\\(?:text|mathrm)\s*\{\s*A\s*\}$", r" A."),
+        (r"(?<=[0-9}]) +\\Omega$", " ohm"),
         (r"\\(?:text|mbox|hbox|textbf|textit|textrm|textnormal|mathrm|mathbf|mathit)\s*"
          r"\{([^{}]*)\}", r" \1 "),
         (r"\\(?:[dtcs]|nice)frac(?![a-zA-Z])", r"\\frac"),
@@ -110,7 +112,7 @@ _REWRITES = tuple(
         (r"\s*([_^])\s*(-?[0-9]+|[a-zA-Z])", r"\1{\2}"),
         (r"\s*([_^])\s*", r"\1"),
         (r"\\([$%])", r"\1"),
-        (r"\s*(?:%|\b(?:percent|percentage|pct)\b)", "%"),
+        (r"\s*(?:%|\b(?:percent|per cent|percentage|pct)\b)", "%"),
         (r"^ ?(?i:(?:the )?(?:final )?answer(?: is|:)+) ", ""),
         (r"\s+", " "),
     )
