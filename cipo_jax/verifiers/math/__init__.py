@@ -9,6 +9,7 @@
     moments.py        times of day and dates
     solution_sets.py  intervals, inequalities and unions of them
     limits.py         what is not parsed
+    equations.py      what an equation says the answer is
     evaluated.py      is an answer worked out, or copied from the question?
     expressions.py    what math-verify and SymPy read
     exact.py          exact comparison of what they read

@@ -11,7 +11,8 @@ Rules by which an answer is found; the caller says which apply, and in what orde
                   box that is never closed, up to the end of its line; else `\boxed x`
     hashes        the line after the last "####", unless that only announces an answer
     final_answer  after the last "final answer is" or "Final answer:", or a heading "Final answer"
-                  on a line of its own: a formula or the rest of the sentence
+                  on a line of its own: a formula with its unit (or several with only separators
+                  between them, as boxes), or the rest of the sentence
     answer        likewise after "answer is" or "Answer:"; else a last line "A: x"
     last_number   the last number in the text, whatever it means; only by request, since it also
                   rewards completions that never say what their answer is
@@ -24,7 +25,8 @@ from cipo_jax.types import Outcome, Verdict
 from cipo_jax.verifiers.math.boxes import boxed_answer, clean, line_at
 from cipo_jax.verifiers.math.equality import RefusedError, answers_equal
 from cipo_jax.verifiers.math.limits import MAX_CHARS
-from cipo_jax.verifiers.math.quantity import Tolerance
+from cipo_jax.verifiers.math.quantity import Tolerance, split_unit
+from cipo_jax.verifiers.math.spelling import normalise
 from cipo_jax.verifiers.thoughts import without_thinking
 
 _FINAL_ANSWER, _ANSWER = (
@@ -37,6 +39,11 @@ _FINAL_ANSWER, _ANSWER = (
 _HEADING_WORDS = re.compile(r"(?i)[ \t#*_]*(?:the\s+)?(?:final\s+)?answer[ \t*_#:]*\n")
 _LAST_LINE = re.compile(r"\s*A:(.+)")
 _INLINE_MATH = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+)\$(?!\d)|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.S)
+_BETWEEN_FORMULAS = re.compile(
+    r"(?:\s*(?:[,;/&(]|\bor\b|\band\b|\b(?:either|maybe|perhaps|possibly|also)\b)){1,5}[ \t]*"
+)
+_OR_NUMBER = re.compile(r"[ \t]+or[ \t]+(?=-?[0-9])")
+_UNIT_WORDS = re.compile(r"[ \t]*(\\?%)|[ \t]+([A-Za-z]+(?:[ /][A-Za-z]+){0,3}(?:\^[23])?)")
 # A sign, but no minus between two terms; thousands separators; decimals or a fraction; percent.
 _NUMBER = re.compile(
     r"(?<![\w.])(?:(?<![)}\]])[-−])?\$?"
@@ -126,5 +133,42 @@ def _announced_last(announcement: re.Pattern[str], text: str) -> str | None:
         return None
     rest = text[ends[-1] :].removeprefix("}")  # \text{Answer: }
     if formula := _INLINE_MATH.match(rest):
-        return clean(next(g for g in formula.groups() if g))
+        return _joined_formulas(rest, formula)
     return clean(re.split(r"\n|\.(?=\s|$)", rest, maxsplit=1)[0])
+
+
+def _joined_formulas(rest: str, formula: re.Match[str]) -> str:
+    """A formula with its unit, or joined with those that only separators stand before, as boxes
+    are: `$1$ or $2$` cannot pass for 1."""
+    formulas, end = [], formula.start()
+    following: re.Match[str] | None = formula
+    while following:
+        formulas.append(clean(next(g for g in following.groups() if g)))
+        end = following.end()
+        between = _BETWEEN_FORMULAS.match(rest, end)
+        following = _INLINE_MATH.match(rest, between.end()) if between else None
+    if (alternative := _OR_NUMBER.match(rest, end)) and (
+        number := _NUMBER.match(rest, alternative.end())
+    ):
+        formulas.append(number[0])
+    if len(formulas) > 1:
+        return ", ".join(dict.fromkeys(formulas))
+    return formulas[0] + _unit_at(rest, end)
+
+
+def _unit_at(rest: str, start: int) -> str:
+    r"""The unit, or the word for a power of ten, that follows a formula, in \text{}; else ""."""
+    found = _UNIT_WORDS.match(rest, start)
+    if found is None:
+        return ""
+    if found[1]:
+        return "\\%"
+    words = found[2]
+    if words.startswith("in "):  # $5$ in total
+        return ""
+    while words:
+        unit = rf"\text{{ {words}}}" if len(words) > 1 else rf"\text{{{words}}}"
+        if split_unit(normalise(f"1{unit}"), any_word=False)[1:] != (None, 0):
+            return unit
+        words = words.rpartition(" ")[0]
+    return ""

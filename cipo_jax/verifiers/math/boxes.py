@@ -7,10 +7,17 @@ before it that only separators stand between.
 
 import re
 
+from cipo_jax.verifiers.math.lists import by_name
+
 _BARE_BOX = re.compile(r"\\(?:boxed|fbox)(?:\s+|(?=[0-9+-]))([^\s{}$\\]+)")
-_BETWEEN_BOXES = re.compile(
-    r"(?:[\s$,;&]|\\[()\[\],;\\]|\\q?quad|\\text\{|\}|\band\b|\bor\b|\b[a-zA-Z]\s*=){0,40}"
+_NAME = (  # x, x_1, x_{12}, y', f(2), \theta
+    r"(?:(?<![a-zA-Z\\])[a-zA-Z]|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|phi|omega)(?![a-zA-Z]))"
+    r"(?:_(?:[a-zA-Z0-9]|\{[a-zA-Z0-9]{1,5}\}))?'?(?:\([a-zA-Z0-9,]{1,9}\))?"
 )
+_BETWEEN_BOXES = re.compile(
+    rf"(?:[\s$,;&]|\\[()\[\],;\\]|\\q?quad|\\text\{{|\}}|\band\b|\bor\b|{_NAME}\s*=){{0,40}}"
+)
+_NAME_BEFORE = re.compile(rf"({_NAME})\s*=\s*$")
 _BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\[{}]|[{}]")
 
 
@@ -81,13 +88,23 @@ def _joined_last_boxes(text: str, boxes: list[Box]) -> str:
     """The last box, joined with those before it that only separators stand between. A box around
     others takes precedence over them."""
     start, content, end = boxes[-1]
-    answers = [clean(text[content:end])]
+    answers = [(_name_before(text, start), clean(text[content:end]))]
     for start_before, content, end in reversed(boxes[:-1]):
         if end > start:  # inside the box just taken
             continue
         if not _BETWEEN_BOXES.fullmatch(text, end + 1, start):
             break
         start = start_before
-        answers.append(clean(text[content:end]))
-    distinct = list(dict.fromkeys(reversed(answers)))
+        answers.append((_name_before(text, start), clean(text[content:end])))
+    answers.reverse()
+    if all(name for name, _ in answers):
+        in_order = by_name([f"{name}={answer}" for name, answer in answers])
+        answers = [("", item.partition("=")[2]) for item in in_order]
+    distinct = list(dict.fromkeys(answer for _, answer in answers))
     return "" if "" in distinct else ", ".join(distinct)
+
+
+def _name_before(text: str, start: int) -> str:
+    """The name of x_1 = \\boxed{...}, or ""."""
+    found = _NAME_BEFORE.search(text, max(0, start - 40), start)
+    return found[1] if found else ""

@@ -16,7 +16,7 @@ Rules where graders differ:
   * `1,234` is a number where the reference is one, `1, 234` a list. Bare lists and {...} are
     unordered; (...) and [...] are ordered, and their brackets count. A bare list may stand for a
     tuple, in its order.
-  * `x = 5` equals 5; `2x = 5` does not, nor do `x > 5` or `5 or 6`.
+  * `x = 5` equals 5; `2x = 5` does not (`equations.py`), nor do `x > 5` or `5 or 6`.
   * An answer has to be worked out as far as the reference, and may not be copied from the question:
     see `evaluated.py`.
 """
@@ -25,8 +25,9 @@ import dataclasses
 import re
 
 from cipo_jax.verifiers.math import limits
+from cipo_jax.verifiers.math.equations import EQUALS, is_unsolved_equation, right_hand_sides
 from cipo_jax.verifiers.math.evaluated import is_copied, left_to_do
-from cipo_jax.verifiers.math.lists import MAX_ITEMS, is_list, items, split_top_level
+from cipo_jax.verifiers.math.lists import MAX_ITEMS, by_name, items
 from cipo_jax.verifiers.math.moments import moments_equal
 from cipo_jax.verifiers.math.quantity import (
     Quantity,
@@ -34,17 +35,29 @@ from cipo_jax.verifiers.math.quantity import (
     quantities_equal,
     read_quantity,
     split_unit,
+    units_agree,
 )
-from cipo_jax.verifiers.math.solution_sets import is_unsolved, sets_equal
+from cipo_jax.verifiers.math.solution_sets import (
+    connectives_differ,
+    interval_and_points,
+    is_unsolved,
+    sets_equal,
+)
 from cipo_jax.verifiers.math.spelling import compact, normalise, without_braces
 
 _CHOICE = re.compile(r"\(?([A-J])\)?|\(([A-J])\) ?\S.*|([A-J])[).:] ?\S.*")
-_CHOICE_BEFORE_VALUE = re.compile(r"\([A-E]\) ?(?=[^\s(+\-*/^!])")
-_TEXT = re.compile(r"[A-Za-z][A-Za-z .,'\-]*")
-_EQUALS = re.compile(r"(?<![<>!:\\])=(?!=)|\\equiv(?![a-zA-Z])")
-_NAME = re.compile(r"(?:\\[a-zA-Z]+(?![a-zA-Z])|[a-zA-Z])(?:_\{[^{}]*\}|')?(?:\([^()=]*\))?")
-_NAMES = re.compile(rf"{_NAME.pattern}|\((?:{_NAME.pattern},?)+\)|[A-Z]{{2,3}}")
-_MEMBERSHIP = re.compile(r"[a-zA-Z] ?\\in(?![a-zA-Z])(?! ?\\mathbb\{R\} ?[:|\\])")
+_CHOICE_BEFORE_VALUE = re.compile(r"(?:\([A-E]\) ?|[A-E][.)] )(?=[^\s(+\-*/^!])")
+_CHOICE_WORD = re.compile(r"(?:option|choice|answer) (?=\(?[A-J]\b)", re.I)
+# Another choice; A and I may be words: (B) I only, B. A square.
+_OTHER_CHOICE = re.compile(
+    r"\b[B-HJ]\b|\([AI]\)|\b[AI][).:]|\bA ?(?:\b(?:and|or)\b|[,;/&])"
+    r"|(?:\b(?:or|and)\b|[,;/&]) ?[AI]\b|[).:] ?[AI]$"
+)
+_LETTER = r"[^\W\d_]"
+_TEXT = re.compile(rf"{_LETTER}(?:{_LETTER}|[ .,'\-])*")
+_TEXT_AND_NUMBERS = re.compile(rf"{_LETTER}{{3,}}(?: {_LETTER}+| [0-9]+)*")  # Team 3
+_SHORT_WORDS = ("no", "ok", "on", "up")  # of other pairs, letters may be factors
+_ROMAN = re.compile(r"[IVX]{2,}")
 _SET = re.compile(r"[<>]|\\(?:[lg][et]?|cup|cap)(?![a-zA-Z])")
 
 
@@ -86,7 +99,9 @@ class _Comparison:
         """`answers_equal` for normal forms."""
         if compact(ours) == compact(gold):
             return True
-        ours, gold = _right_hand_sides(without_braces(ours), without_braces(gold))
+        if interval_and_points(ours, gold):
+            return False
+        ours, gold = right_hand_sides(without_braces(ours), without_braces(gold), self.question)
         if compact(ours) == compact(gold):
             return True
         our_quantity, gold_quantity = read_quantity(ours), read_quantity(gold)
@@ -95,23 +110,29 @@ class _Comparison:
         verdict = moments_equal(ours, gold)
         if verdict is None:
             verdict = sets_equal(ours, gold, self._matches)
+        if verdict is None and connectives_differ(ours, gold):
+            return False
         if verdict is None and is_unsolved(ours, gold):
             raise RefusedError("an inequality is left to be solved")
+        if verdict is None and _is_choice(gold) and _words_equal(ours, gold):
+            return True  # commas and "and" may stand in the text of a choice
         if verdict is None:
             verdict = self._lists_equal(ours, gold)
         if verdict is None:
             verdict = _words_equal(ours, gold)
         if verdict is not None:
             return verdict
-        if _EQUALS.search(ours) and not _EQUALS.search(gold):
+        if EQUALS.search(ours) and not EQUALS.search(gold):
             return False  # 2x = 5 does not say that the answer is 5
+        if is_unsolved_equation(ours, gold):
+            raise RefusedError("an equation is left to be solved")
         if gold_quantity and _CHOICE_BEFORE_VALUE.match(ours):
             return self.equal(_CHOICE_BEFORE_VALUE.sub("", ours, count=1), gold)
         if gold_quantity:
             raise RefusedError("not a number: something is left to be carried out")
         ours, our_unit, _ = split_unit(ours, any_word=False)
         gold, gold_unit, _ = split_unit(gold, any_word=False)
-        if our_unit and gold_unit and our_unit != gold_unit:
+        if not units_agree(our_unit, gold_unit):
             return False
         return compact(ours) == compact(gold) or self._expressions_equal(ours, gold)
 
@@ -120,8 +141,10 @@ class _Comparison:
     ) -> bool:
         if not quantities_equal(our_quantity, gold_quantity, self.tolerance):
             return False
+        # A percent sign may be missing, and is no copy; a percentage may be made of a number.
+        signs = "[$£€¥%]" if our_quantity.value == gold_quantity.value else "[$£€¥]"
         ours, gold = (
-            re.sub("[$£€¥%]", "", split_unit(side, any_word=True)[0]) for side in (ours, gold)
+            re.sub(signs, "", split_unit(side, any_word=True)[0]) for side in (ours, gold)
         )
         self._refuse_copy(ours, gold)
         return True
@@ -149,6 +172,8 @@ class _Comparison:
         """Compares tuples, intervals, sets and bare lists; None if neither side is one."""
         gold_brackets, gold_items = items(gold)
         our_brackets, our_items = items(ours, len(gold_items))
+        if sorted((our_brackets, gold_brackets)) in (["", "{}"], ["{}", "{}"]):
+            our_items, gold_items = map(self._distinct, (our_items, gold_items))
         if len(our_items) == len(gold_items) == 1:
             if our_brackets == gold_brackets == "":
                 return None
@@ -167,7 +192,17 @@ class _Comparison:
                 return self._match_unordered(our_items, gold_items)
         elif our_brackets != gold_brackets and {our_brackets, gold_brackets} != {"", "()"}:
             return False
+        if our_brackets == "" and gold_brackets == "()":
+            our_items = by_name(our_items)  # y = 1, x = 2 is the point (2, 1)
         return all(self.equal(o, g) for o, g in zip(our_items, gold_items, strict=True))
+
+    def _distinct(self, elements: list[str]) -> list[str]:
+        """A set's elements once each."""
+        kept: list[str] = []
+        for element in elements[: MAX_ITEMS + 1]:
+            if not any(self._matches(element, other) for other in kept):
+                kept.append(element)
+        return kept
 
     def _match_unordered(self, ours: list[str], gold: list[str]) -> bool:
         left = list(ours)
@@ -185,44 +220,26 @@ class _Comparison:
             return False
 
 
-def _right_hand_sides(ours: str, gold: str) -> tuple[str, str]:
-    """Removes `x =` if only one side has it or both have the same. Of a chain of equations the last
-    member counts, of an approximation the side that is written like the reference."""
-    if "\\approx" in ours and "\\approx" not in gold:
-        exact, _, rounded = ours.partition("\\approx")
-        is_named = _NAMES.fullmatch(compact(exact)) or not exact.strip()
-        ours = rounded if is_named or re.fullmatch(r"[^a-zA-Z\\]*\.[0-9]+\D*", gold) else exact
-    ours, gold = (_MEMBERSHIP.sub("", side, count=1).strip() for side in (ours, gold))
-    if any(is_list(side) for side in (ours, gold)):
-        return ours, gold  # the items of lists are unwrapped one by one
-    our_parts = split_top_level(ours, _EQUALS)
-    gold_parts = split_top_level(gold, _EQUALS)
-    if len(our_parts) > 1 and len(gold_parts) == 1:
-        first, last = compact(our_parts[0]), our_parts[-1]
-        if _NAMES.fullmatch(compact(last)) and len(our_parts) == 2:  # 5 = x
-            return our_parts[0], gold
-        letters = set(re.findall(r"[a-zA-Z]", re.sub(r"\\[a-zA-Z]+", "", first)))
-        if _NAMES.fullmatch(first) or len(letters) != 1 or not re.search("[0-9]", first):
-            return last, gold
-    elif len(gold_parts) == 2 and _NAMES.fullmatch(compact(gold_parts[0])):
-        if len(our_parts) == 1:
-            return ours, gold_parts[1]
-        if compact(our_parts[0]) == compact(gold_parts[0]):
-            return our_parts[-1], gold_parts[1]
-    return ours, gold
-
-
 def _words_equal(ours: str, gold: str) -> bool | None:
     """Compares choices and words; None if the reference is none of these."""
-    if re.fullmatch(r"\(?[A-J]\)?", gold):
+    if _is_choice(gold):
+        ours = _CHOICE_WORD.sub("", ours, count=1)
         choice = _CHOICE.fullmatch(ours)
         if choice is None:
             return False
-        others = re.findall(r"\b[A-J]\b", ours)
-        return gold.strip("()") == next(g for g in choice.groups() if g) and len(others) == 1
-    if _TEXT.fullmatch(gold) and re.search("[A-Za-z]{3}", gold):
+        ours_letter = next(group for group in choice.groups() if group)
+        rest = ours[ours.index(ours_letter) + 1 :]
+        return gold.strip("()") == ours_letter and not _OTHER_CHOICE.search(rest)
+    if _ROMAN.fullmatch(gold):
+        return ours == gold
+    is_text = _TEXT.fullmatch(gold) and re.search(_LETTER + "{3}", gold)
+    if is_text or _TEXT_AND_NUMBERS.fullmatch(gold) or _letters(gold) in _SHORT_WORDS:
         return _letters(ours) == _letters(gold)
     return None
+
+
+def _is_choice(gold: str) -> bool:
+    return re.fullmatch(r"\(?[A-J]\)?", gold) is not None
 
 
 def _letters(text: str) -> str:

@@ -46,7 +46,7 @@ _MAX_QUESTION = 20_000  # characters
 def left_to_do(ours: str, gold: str) -> str:
     """The operation that the answer leaves to be carried out and the reference has not, or ""."""
     operations = _OPERATIONS
-    if not _VARIABLE.search(re.sub(r"\\[a-zA-Z]+", "", ours)):
+    if is_constant(ours):
         operations = operations | _OPERATIONS_ON_NUMBERS
     for name, signs in operations.items():
         if name == "root" and _TRANSCENDENTAL.search(gold) and not _TRANSCENDENTAL.search(ours):
@@ -54,6 +54,11 @@ def left_to_do(ours: str, gold: str) -> str:
         if re.search(signs, ours) and not re.search(signs, gold):
             return name
     return ""
+
+
+def is_constant(normal: str) -> bool:
+    """Are there no variables in a normal form? Greek letters are taken for constants."""
+    return not _VARIABLE.search(re.sub(r"\\[a-zA-Z]+", "", normal))
 
 
 def is_copied(ours: str, gold: str, question: str) -> bool:
@@ -64,7 +69,8 @@ def is_copied(ours: str, gold: str, question: str) -> bool:
       question: as it was asked.
     """
     answer, reference = _tokens(ours), _tokens(gold)
-    plain = _DECIMAL if "\\frac" not in reference else _INTEGER
+    is_converted = "\\frac" in reference or "%" in reference
+    plain = _INTEGER if is_converted else _DECIMAL
     if not question or plain.fullmatch("".join(answer)):
         return False  # it may stand there for another reason
     wanted = collections.Counter(answer)

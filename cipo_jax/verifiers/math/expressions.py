@@ -85,11 +85,23 @@ def _equal(ours: Any, gold: Any, tolerance: Tolerance | None) -> bool:
             return verdict
     if _have_other_variables(ours, gold):
         return False
+    if any(_is_interval(a) and _are_points(b) for a, b in ((ours, gold), (gold, ours))):
+        return False  # math-verify takes an open interval for the pair of its end points
     if isinstance(ours, _RELATIONS) and isinstance(gold, _RELATIONS):
         verdict = _relations_equal(ours, gold)
         if verdict is not None:
             return verdict
     return math_verify.verify(gold, ours, allow_set_relation_comp=True, timeout_seconds=None)
+
+
+def _is_interval(side: Any) -> bool:
+    if isinstance(side, sympy.And | sympy.Or):
+        return any(map(_is_interval, side.args))
+    return isinstance(side, _RELATIONS) and not isinstance(side, sympy.Eq)
+
+
+def _are_points(side: Any) -> bool:
+    return isinstance(side, sympy.FiniteSet | sympy.Tuple) and not any(map(_is_interval, side.args))
 
 
 def _relations_equal(ours: Any, gold: Any) -> bool | None:

@@ -5,6 +5,7 @@ This file decides where one item ends and the next begins. A comma and a space s
 separators (`1,736`). When two lists are equal is decided in `equality.py`.
 """
 
+import itertools
 import re
 
 from cipo_jax.verifiers.math.spelling import matching
@@ -13,6 +14,7 @@ MAX_ITEMS = 32
 
 _EVERY = re.compile(r",|;|\bor\b|\band\b")
 _SPACED = re.compile(r",(?![0-9])|;|\bor\b|\band\b")
+_NAMED = re.compile(r"([a-zA-Z])(?:_\{?([0-9]{1,3})\}?)? ?=(?!=)")
 _THOUSANDS = re.compile(r"[+-]?[$£€¥]?[0-9]{1,3}(?:,[0-9]{3})+(?![0-9,]).*")
 
 
@@ -42,6 +44,21 @@ def items(normal: str, count: int | None = None) -> tuple[str, list[str]]:
 def is_list(normal: str) -> bool:
     """Are there several items, without brackets around them?"""
     return len(_readings(normal, False)[0]) > 1
+
+
+def by_name(named: list[str]) -> list[str]:
+    """The items `y = 1`, `x = 2` in the order of their names, as those of (x, y, z), (m, n) or
+    (x_1, x_2). As they are, if one is not named so, or two have the same name."""
+    found = [_NAMED.match(item) for item in named]
+    names = [(name[1], int(name[2] or 0)) for name in found if name]
+    if len(names) < len(named) or len(set(names)) < len(names):
+        return named
+    one_letter = len({letter for letter, _ in names}) == 1
+    letters = sorted(letter for letter, _ in names)
+    follow = all(ord(b) - ord(a) == 1 for a, b in itertools.pairwise(letters))
+    if not (one_letter or follow):
+        return named
+    return [item for _, item in sorted(zip(names, named, strict=True))]
 
 
 def split_top_level(text: str, separator: re.Pattern[str]) -> list[str]:

@@ -43,7 +43,8 @@ def moments_equal(ours: str, gold: str) -> bool | None:
 
 
 def _times_equal(ours: str, gold: str) -> bool | None:
-    """Do both name the same time of day? None if the reference names none.
+    """Do both name the same time of day? None if the reference names none,
+    or may be a ratio, as the answer is.
 
     A reference that says whether it is morning is not met by an answer that leaves it open. Where
     the reference leaves it open, the answer may say more.
@@ -52,6 +53,8 @@ def _times_equal(ours: str, gold: str) -> bool | None:
     if theirs is None or (not theirs.half_known and ":" not in gold):
         return None
     mine = _read_time(ours)
+    if mine is None and not theirs.half_known and re.search(r"\\frac|/", ours):
+        return None  # 2:15 may be a ratio
     if mine is None or mine[1:3] != theirs[1:3]:
         return False
     if theirs.half_known or not mine.half_known:

@@ -46,22 +46,39 @@ _UNITS = {
         *("kj kilojoule", "kw kilowatt", "ms millisecond", "mol mole", "pc parsec", "kpc"),
         *("s second sec", "minute min", "h hour hr", "day", "week", "month", "year yr"),
         *("dollar usd buck", "cent", "euro", "degree deg", "radian rad"),
+        *(
+            "N newton",
+            "J joule",
+            "V volt",
+            "K kelvin",
+            "A ampere amp",
+            "W watt",
+            "kn kilonewton",
+            "ohm",
+        ),
+        *("celsius centigrade", "fahrenheit"),
     )
     for spelling in spellings.split()
 }
 _SPEEDS = {"mph": "mile h", "kph": "km h", "kmh": "km h", "kmph": "km h"}
 _UNNAMED_UNITS = ("unit", "units")
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
+_ALPHABET = "abcdefghijklmnopqrstuvwxyz"
+_EXPONENTS = {"squared": 2, "cubed": 3}
 # After a number these words change its value, or it is not a number with a unit at all.
 _NOT_UNITS = frozenset(
     word
     for line in (
         "or and not to plus minus times over by divided squared cubed factorial choose mod modulo",
         "base pi sqrt log ln sin cos tan dozen half halves if where when for is",
-        "third fourth quarter fifth sixth seventh eighth ninth tenth hundredth thousandth",
-        "thirds fourths fifths sixths sevenths eighths ninths tenths hundredths thousandths",
+        "third quarter dozens score scores gross tens",
     )
     for word in line.split()
+)
+# And parts: third, sixteenths, twentieths, millionths.
+_PARTS = re.compile(
+    r"(?:thirds|(?:four|fif|six|seven|eigh|nin|ten|eleven|twelf|hundred|thousand|[mbtr]+illion|"
+    r"(?:thir|four|fif|six|seven|eigh|nine)teen|(?:twent|thirt|fort|fift|sixt|sevent|eight|ninet)ie)ths?)"
 )
 _TAIL = re.compile(r"(?<=[0-9)}. ])[A-Za-z][A-Za-z ./^{}23]{0,60}$")
 _MODULUS = re.compile(r"(.*)\\pmod\{([^{}]*)\}")
@@ -133,7 +150,14 @@ def read_quantity(normal: str) -> Quantity | None:
     core = core[1:].strip() if core.startswith(("-", "+")) else core
     if core[:1] in _CURRENCY:
         unit, core = _CURRENCY[core[0]], core[1:].strip()
-    core = _IN_PARENTHESES.sub(r"\1\2", _without_parentheses(core))  # -(1/3), 1/(3)
+        if sign == 1 and core.startswith("-"):  # $-5
+            sign, core = -1, core[1:].strip()
+    elif core[-1:] in _CURRENCY:
+        unit, core = _CURRENCY[core[-1]], core[:-1].strip()
+    core = _without_parentheses(core)
+    if core.startswith("(-") and _IN_PARENTHESES.match(core):  # (-1)/3
+        core, sign = f"({core[2:]}", -sign
+    core = _IN_PARENTHESES.sub(r"\1\2", core)  # -(1/3), 1/(3)
     core = _DOTTED.sub(r"\\overline{\1\2\3}", core)
     is_percent = core.endswith("%")
     match = _NUMBER.fullmatch(compact(core.removesuffix("%")))
@@ -189,14 +213,19 @@ def split_unit(normal: str, any_word: bool) -> tuple[str, str | None, int]:
     scale, power = 0, 1
     for i, written in enumerate(words):
         word = _WORD.fullmatch(written)
-        if word is None or word[1].lower() in _NOT_UNITS:
+        if word and units and word[1].lower() in _EXPONENTS:  # cm squared, but not 5 squared
+            units[-1] = f"{units[-1]}^{_EXPONENTS[word[1].lower()]}" if units[-1] else None
+            continue
+        if word and word[1] in _ALPHABET and len(word[1]) > 2:
+            return nothing  # the product xyz
+        if word is None or word[1].lower() in _NOT_UNITS or _PARTS.fullmatch(word[1].lower()):
             return nothing
         name = word[1] if len(word[1]) == 1 else word[1].lower()
         known = _UNITS.get(name) or _UNITS.get(name.removesuffix("s"))
         if len(name) == 1 and "." not in written and "/" not in tail[0]:
             return nothing  # a variable
-        if i == 0 and name in _SCALES:
-            scale = _SCALES[name]
+        if i == 0 and name.removesuffix("s") in _SCALES:
+            scale = _SCALES[name.removesuffix("s")]
         elif name in _POWERS:
             power = _POWERS[name]
         elif known:
@@ -216,10 +245,18 @@ def split_unit(normal: str, any_word: bool) -> tuple[str, str | None, int]:
     return normal[: tail.start()].strip(), named, scale
 
 
+def units_agree(ours: str | None, gold: str | None) -> bool:
+    """Are two units the same, as far as they are said? Degrees may be of any scale."""
+    if not ours or not gold or ours == gold:
+        return True
+    scales = {unit.removeprefix("degree ") for unit in (ours, gold)} - {"degree"}
+    return len(scales) == 1 and bool(scales & {"celsius", "fahrenheit"})
+
+
 def quantities_equal(ours: Quantity, gold: Quantity, tolerance: Tolerance | None = None) -> bool:
     """Equality by value, under the rules for percent signs, units and decimals that
     `equality.py` states."""
-    if ours.unit and gold.unit and ours.unit != gold.unit:
+    if not units_agree(ours.unit, gold.unit):
         return False
     readings = [ours.value]
     if ours.is_percent != gold.is_percent:

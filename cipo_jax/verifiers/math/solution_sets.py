@@ -9,15 +9,18 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-from cipo_jax.verifiers.math.lists import split_top_level
+from cipo_jax.verifiers.math.lists import items, split_top_level
 from cipo_jax.verifiers.math.quantity import read_quantity
 from cipo_jax.verifiers.math.spelling import compact, matching
 
 # What makes a text a set of reals: without one of these it may as well be a tuple.
 _IS_SET = re.compile(r"real|[<>]|\\(?:le|ge|ne|cup|setminus)(?![a-zA-Z])|\\mathbb\{R\}|\\infty")
 _UNION = re.compile(r"\\cup(?![a-zA-Z])|\\lor(?![a-zA-Z])|\bor\b")
+_COMMA = re.compile(",")
 _BOTH = re.compile(r"\\land(?![a-zA-Z])|\band\b")
 _RELATION = re.compile(r"<|>|\\le(?![a-zA-Z])|\\ge(?![a-zA-Z])|\\ne(?![a-zA-Z])|=")
+_INEQUALITY = re.compile(r"[<>]|\\(?:le|ge|ne|cup)(?![a-zA-Z])")
+_AND = re.compile(rf"\\cap(?![a-zA-Z])|{_BOTH.pattern}")
 _MINUS = re.compile(r"\\setminus(?![a-zA-Z])|(?<=[)\]}R])\s*-(?=\s*\\?\{)|\bexcept(?: for)?\b")
 _PIECES = re.compile(r",|;|\\cup(?![a-zA-Z])|\\l(?:or|and)(?![a-zA-Z])|\bor\b|\band\b")
 _ABSOLUTE = re.compile(r"\|([a-zA-Z])\|")
@@ -45,8 +48,26 @@ def sets_equal(ours: str, gold: str, equal: Callable[[str, str], bool]) -> bool 
         return None
     our_set, gold_set = _read(ours), _read(gold)
     if our_set is None or gold_set is None:
+        if not (_IS_SET.search(gold) or _RELATION.search(ours)):
+            return None
+        # A comma may stand for "or", and for "and". Where neither fits, the lists are compared.
+        for word in (" or ", " and "):
+            our_set, gold_set = (
+                _read(word.join(split_top_level(side, _COMMA))) for side in (ours, gold)
+            )
+            if our_set and gold_set and _equal_sets(our_set, gold_set, equal):
+                return True
         return None
+    return _equal_sets(our_set, gold_set, equal)
+
+
+def _equal_sets(
+    our_set: tuple[str, list[Part]],
+    gold_set: tuple[str, list[Part]],
+    equal: Callable[[str, str], bool],
+) -> bool | None:
     (our_name, left), (gold_name, parts) = our_set, gold_set
+    left = list(left)
     if our_name and gold_name and our_name != gold_name:
         return False
     if len(left) != len(parts):
@@ -59,6 +80,22 @@ def sets_equal(ours: str, gold: str, equal: Callable[[str, str], bool]) -> bool 
     return True
 
 
+def interval_and_points(ours: str, gold: str) -> bool:
+    r"""Is one side an interval, written as an inequality or as x \in (1,4), and the other a list of
+    numbers? The interval's end points are such a list."""
+    return any(_is_interval(a) and _are_points(b) for a, b in ((ours, gold), (gold, ours)))
+
+
+def connectives_differ(ours: str, gold: str) -> bool:
+    """Do inequalities hold together on one side, and on the other one or another of them?"""
+    if not all(_INEQUALITY.search(side) for side in (ours, gold)):
+        return False
+    our_kinds, gold_kinds = (
+        [len(split_top_level(side, kind)) > 1 for kind in (_UNION, _AND)] for side in (ours, gold)
+    )
+    return sum(our_kinds) == sum(gold_kinds) == 1 and our_kinds != gold_kinds
+
+
 def is_unsolved(ours: str, gold: str) -> bool:
     """Is the reference a set of reals, and the answer an inequality that is still to be solved for
     its variable, as 2x < 4 is?"""
@@ -67,6 +104,22 @@ def is_unsolved(ours: str, gold: str) -> bool:
     pieces = split_top_level(ours, _PIECES)
     sides = [split_top_level(piece, _RELATION) for piece in pieces if _RELATION.search(piece)]
     return any(not any(_is_name(_end(side)) for side in of_piece) for of_piece in sides)
+
+
+def _is_interval(text: str) -> bool:
+    if member := _MEMBER.match(text):
+        return text[member.end() : member.end() + 1] in ("(", "[")
+    read = _read(text) if _INEQUALITY.search(text) else None
+    return read is not None and any(part.low != part.high for part in read[1])
+
+
+def _are_points(text: str) -> bool:
+    brackets, points = items(_MEMBER.sub("", text, count=1) if _MEMBER.match(text) else text)
+    if brackets not in ("", "{}") or (brackets == "" and len(points) < 2):
+        return False
+    return not _INEQUALITY.search(text) and not any(
+        _MEMBER.match(point) or (point[:1] in ("(", "[") and "," in point) for point in points
+    )
 
 
 def _same(ours: Part, gold: Part, equal: Callable[[str, str], bool]) -> bool:
@@ -103,7 +156,7 @@ def _piece(text: str, names: set[str]) -> list[Part] | None:
     if _REALS.fullmatch(text):
         return [Part("(", "-" + _INFINITY, _INFINITY, ")")]
     if text.startswith("\\{") and text.endswith("\\}"):
-        points = split_top_level(text[2:-2], re.compile(","))
+        points = split_top_level(text[2:-2], _COMMA)
         return [Part("[", p, p, "]") for p in points] if all(points) else None
     if text[:1] in ("(", "[") and matching(text, 0) == len(text) - 1 and text[-1] in ")]":
         ends = [_end(e) for e in split_top_level(text[1:-1], re.compile(",|;"))]

@@ -9,7 +9,7 @@ import re
 import unicodedata
 
 _GREEK = "αβγδεζηθικλμνξπρστφχψωΓΔΘΛΞΠΣΦΨΩϕ"
-_GREEK_NAMES = (
+GREEK_NAMES = (
     "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau phi "
     "chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega phi"
 )
@@ -26,7 +26,7 @@ _SIGNS = str.maketrans(
        "’": "'",
        "…": r"\ldots ", "⋯": r"\ldots ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ",
        "⌉": r"\rceil ", "ℝ": r"\mathbb{R}", "∨": r"\lor ", "∧": r"\land ", "′": "'"}
-    | {letter: f"\\{name} " for letter, name in zip(_GREEK, _GREEK_NAMES.split(), strict=True)}
+    | {letter: f"\\{name} " for letter, name in zip(_GREEK, GREEK_NAMES.split(), strict=True)}
 )  # fmt: skip
 _RAISED, _RAISED_PLAIN = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿ", "0123456789+-()n"
 _LOWERED, _LOWERED_PLAIN = "₀₁₂₃₄₅₆₇₈₉₊₋ₙ", "0123456789+-n"
@@ -38,6 +38,8 @@ _VULGAR_FRACTION = re.compile("[¼-¾⅐-⅞]")
 
 _FUNCTIONS = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|exp|gcd|lcm"
 _DEGREES = r"(?:\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degrees?|\s?deg(?:rees?)?)(?![a-zA-Z])"
+_DEGREE_SIGN = r"(?:\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degrees?)"
+_END = r"(?=$|[,;)\]}])"
 _ANGLE_FUNCTION = re.compile(r"(?<![a-zA-Z])(?:sin|cos|tan|cot|sec|csc)(?![a-zA-Z])")
 _ANGLE = re.compile(rf"([0-9]+(?:\.[0-9]+)?|(?<![a-zA-Z\\])[a-zA-Z])\s*{_DEGREES}")
 _PARENTHESES = re.compile(r"(?:\\sqrt(?:\[[^\[\]]*\])?|[_^])\s*\(")
@@ -60,6 +62,7 @@ _REWRITES = tuple(
         (r"\*\*", "^"),
         (r"<=", r"\\le "),
         (r">=", r"\\ge "),
+        (r"(?<=[0-9)])!=", "! = "),  # 5!=120
         (r"!=", r"\\ne "),
         (r"\.\.\.+|\\(?:dots[bcimo]?|[chl]dots)(?![a-zA-Z])", r"\\ldots "),
         # LaTeX
@@ -80,6 +83,8 @@ _REWRITES = tuple(
         # A letter set upright is a unit, not a variable: it keeps a dot.
         (r"\\(?:text|mbox|mathrm)\s*\{\s*([mgshL])\s*\}", r" \1."),
         (r"(?<=[0-9} ])\\(?:text|mathrm)\s*\{\s*([WJNKV])\s*\}$", r" \1."),
+        (r"(?<=[0-9}])(\s*)\\(?:text|mathrm)\s*\{\s*A\s*\}$", r" A."),
+        (r"(?<=[0-9}]) +\\Omega$", " ohm"),
         (r"\\(?:text|mbox|hbox|textbf|textit|textrm|textnormal|mathrm|mathbf|mathit)\s*"
          r"\{([^{}]*)\}", r" \1 "),
         (r"\\(?:[dtcs]|nice)frac(?![a-zA-Z])", r"\\frac"),
@@ -98,14 +103,16 @@ _REWRITES = tuple(
         (r"\\p?mod\s*(?:\{([^{}]*)\}|([0-9]+|[a-zA-Z](?![a-zA-Z])))", r"\\pmod{\1\2}"),
         (r"\(\s*mod(?:ulo)?\s+([^()]*?)\s*\)|(?<=[0-9a-z]) mod(?:ulo)? ([0-9]+|[a-z])$",
          r" \\pmod{\1\2}"),
-        (r"(?:\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degrees?)\s*[CF]?\s*(?=$|[,;)\]}])", " degrees"),
+        (rf"{_DEGREE_SIGN}\s*C\.?\s*{_END}", " degrees celsius"),
+        (rf"{_DEGREE_SIGN}\s*F\.?\s*{_END}", " degrees fahrenheit"),
+        (rf"{_DEGREE_SIGN}\s*{_END}", " degrees"),
         (r"\\frac\s*([0-9])\s*(?=[0-9{\\])", r"\\frac{\1}"),
         (r"\\frac\s*\{([^{}]*)\}\s*([0-9])", r"\\frac{\1}{\2}"),
         (r"\\sqrt\s*([0-9a-zA-Z])", r"\\sqrt{\1}"),
         (r"\s*([_^])\s*(-?[0-9]+|[a-zA-Z])", r"\1{\2}"),
         (r"\s*([_^])\s*", r"\1"),
         (r"\\([$%])", r"\1"),
-        (r"\s*(?:%|\b(?:percent|percentage|pct)\b)", "%"),
+        (r"\s*(?:%|\b(?:percent|per cent|percentage|pct)\b)", "%"),
         (r"^ ?(?i:(?:the )?(?:final )?answer(?: is|:)+) ", ""),
         (r"\s+", " "),
     )

@@ -75,12 +75,44 @@ def test_the_config_offers_these_rules():
         ("**Final Answer**\n17", "17"),
         ("#### Final Answer\n17 apples", "17 apples"),
         (r"$x=\boxed{3}$, $y=\boxed{4}$", "3, 4"),
+        (r"$y=\boxed{3}$, $x=\boxed{4}$", "4, 3"),
+        (r"$x_1=\boxed{3}$, $x_2=\boxed{4}$", "3, 4"),
+        (r"$x_{2} = \boxed{3}$ and $x_{1} = \boxed{4}$", "4, 3"),
+        (r"$\alpha=\boxed{3}$, $\beta=\boxed{4}$", "3, 4"),
+        (r"$f(1)=\boxed{3}$ and $f(2)=\boxed{4}$", "3, 4"),
         (r"\fbox 7", "7"),
         (r"\boxed{1, 2, ...}", "1, 2, ..."),
+        ("Final answer: $3$ or $8$", "3, 8"),
+        ("The answer is $3$, $7$, and \\(8\\).", "3, 7, 8"),
+        ("The answer is $x=3$, $x=8$", "x=3, x=8"),
+        ("The answer is $3$ or maybe $8$", "3, 8"),
+        ("The answer is $3$ (or $8$)", "3, 8"),
+        ("The answer is $3$ or 8.", "3, 8"),
+        ("The answer is $3$ or $3$", "3"),
+        ("The answer is $3$, not $8$", "3"),
+        ("The answer is $3$ km/h on $2$ days.", r"3\text{ km/h}"),
+        ("The answer is $3$ m.", r"3\text{m}"),
+        ("The answer is $3$ million dollars.", r"3\text{ million dollars}"),
+        ("The answer is $3$% of it", r"3\%"),
+        ("The answer is $3$ apples", "3"),
+        ("The answer is $3$ in total", "3"),
     ],
 )
 def test_extract_answer(text: str, answer: str | None):
     assert extract_answer(text) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "right", "wrong"),
+    [
+        ("Final answer: $3$ or $8$", ["3, 8"], ["3", "8"]),
+        ("The answer is $3$ m.", ["3", r"3\text{ m}"], [r"3\text{ cm}"]),
+        ("The answer is $3$ million.", ["3000000"], ["3"]),
+    ],
+)
+def test_what_follows_a_formula_counts(text: str, right: list[str], wrong: list[str]):
+    assert all(verify_math(text, answer).correct for answer in right)
+    assert not any(verify_math(text, answer).correct for answer in wrong)
 
 
 EVERYTHING = "Final answer: 1\nThe answer is 2.\n#### 3\nSo \\boxed{4}, or so.\nA: 5, of 6"

@@ -263,6 +263,9 @@ COPIED = [
     ("(x+3)(x+4)", "x^2+7x+12", "Expand $(x+3)(x+4)$."),
     ("(x+4)(x+3)", "x^2+7x+12", "Expand $(x+3)(x+4)$."),
     (r"\sqrt{72}", r"6\sqrt{2}", r"Simplify $\sqrt{72}$."),
+    (r"35\%", "0.35", r"Write $35\%$ as a decimal."),
+    ("35 percent", r"\frac{7}{20}", "Write 35 percent as a fraction."),
+    ("0.35", r"35\%", "Write $0.35$ as a percentage."),
     ("x^2+7x+12", "(x+3)(x+4)", "Factor $x^2+7x+12$."),  # the question's full stop is not its 12's
 ]
 
