@@ -237,7 +237,7 @@ class Peer:
             kinds = tuple(dict.fromkeys(map(self._class, bases))) or (RemoteError,)
             if not name.isidentifier() or len(name) > _MAX_NAME:
                 name = "RemoteError"
-            methods = {"__str__": _own_text, "__getattr__": _own_attribute}
+            methods: dict[str, Any] = {"__str__": _own_text, "__getattr__": _own_attribute}
             methods |= {"_peer": self, "_number": number}
             try:
                 kind = _OwnKind(name, kinds, methods)
@@ -264,11 +264,8 @@ class Peer:
         return error
 
     def _raised(self, name: Any, text: Any, shown: Any) -> BaseException:
-        kind = _ERRORS.get(str(name)) if shown is None else None
-        error = self._error(*shown) if shown is not None else kind and kind(str(text))
-        if error is None or type(error) is RemoteError:
-            return RemoteError(f"{name}: {text}")
-        return error
+        error = self._error(*(shown or (str(name), None, str(text), None)))
+        return RemoteError(f"{name}: {text}") if type(error) is RemoteError else error
 
     def _snapshot(self, value: Any) -> str:
         return json.dumps(self.encode(value))
