@@ -257,7 +257,13 @@ FAULTS = {
     "forged broken tests": _FORGE.format(frame="json.dumps({'broken': 'bad', 'load': 1}).encode()"),
     "forged start": _FORGE.format(frame="json.dumps({'started': True, 'ready': True}).encode()"),
     "forged case": _FORGE.format(frame="json.dumps({'status': 'x', 'output': 7}).encode()"),
-    "forged reply of no text": _FORGE.format(frame="json.dumps(['raise', {'a': 1}, []]).encode()"),
+    "forged reply of no text": _FORGE.format(
+        frame="json.dumps(['raise', {'a': 1}, [], 7]).encode()"
+    ),
+    "forged reply of no kind": _FORGE.format(frame="json.dumps([['raise'], 'x', 'y']).encode()"),
+    "forged class": _FORGE.format(
+        frame="json.dumps(['raise', 'E', '', [[1, '', [[]]], {'a': 1}, 5, 5]]).encode()"
+    ),
     "forged reply of no value": _FORGE.format(frame="json.dumps(['value', {'x': 1}, 5]).encode()"),
     "forged question": _FORGE.format(
         frame="json.dumps(['ask', 'call', [{'type': 'bytes'}, [1 << 40], {'dict': []}]]).encode()"

@@ -330,9 +330,9 @@ class _Run:
 
 def _raised(reply: Any) -> str | None:
     """Why `reply` is not a value; None if it is one. Raises EOFError if there is no reply."""
-    if not isinstance(reply, list) or not reply or len(reply) != code_peer.SIZES.get(reply[0]):
+    if not isinstance(reply, list) or len(reply) not in code_peer.SIZES.values():
         raise EOFError
-    if reply[0] == "value":
+    if reply[0] == "value" and len(reply) == code_peer.SIZES["value"]:
         return None
     if reply[0] != "raise" or not all(isinstance(part, str) for part in reply[:3]):
         raise EOFError
