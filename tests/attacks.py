@@ -155,8 +155,9 @@ CHEATS = {
     "    def __float__(self): return 42.0\n    def __hash__(self): return hash(42)\n"
     "    def __eq__(self, o): return True\ndef double(n): return E()",
     "patched values": "import sys\nv = sys.modules['cipo_jax.verifiers.sandbox.values']\n"
-    "v._Remote.__eq__ = lambda s, o: True\nv._Remote.__abs__ = lambda s: 0\n"
-    "v.encode = lambda x, keep=None: {'yours': 0}\ndef double(n): return 0",
+    "p = sys.modules['cipo_jax.verifiers.sandbox.peer']\n"
+    "p._Remote.__eq__ = lambda s, o: True\np._Remote.__abs__ = lambda s: 0\n"
+    "v.encode = p.encode = lambda x, keep=None: {'yours': 0}\ndef double(n): return 0",
     "an exception that ends the run well": "def double(n): raise SystemExit(0)\n"
     "raise SystemExit(0)",
     "iterator without an end": "class L(tuple):\n    def __len__(self): return 1\n"
@@ -256,7 +257,13 @@ FAULTS = {
     "forged broken tests": _FORGE.format(frame="json.dumps({'broken': 'bad', 'load': 1}).encode()"),
     "forged start": _FORGE.format(frame="json.dumps({'started': True, 'ready': True}).encode()"),
     "forged case": _FORGE.format(frame="json.dumps({'status': 'x', 'output': 7}).encode()"),
-    "forged reply of no text": _FORGE.format(frame="json.dumps(['raise', {'a': 1}, []]).encode()"),
+    "forged reply of no text": _FORGE.format(
+        frame="json.dumps(['raise', {'a': 1}, [], 7]).encode()"
+    ),
+    "forged reply of no kind": _FORGE.format(frame="json.dumps([['raise'], 'x', 'y']).encode()"),
+    "forged class": _FORGE.format(
+        frame="json.dumps(['raise', 'E', '', [[1, '', [[]]], {'a': 1}, 5, 5]]).encode()"
+    ),
     "forged reply of no value": _FORGE.format(frame="json.dumps(['value', {'x': 1}, 5]).encode()"),
     "forged question": _FORGE.format(
         frame="json.dumps(['ask', 'call', [{'type': 'bytes'}, [1 << 40], {'dict': []}]]).encode()"

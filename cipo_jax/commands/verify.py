@@ -28,12 +28,16 @@ are judged is decided in `verifiers/`.
 """
 
 import collections
+import contextlib
 import dataclasses
+import io
 import json
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple, TextIO
 
 from tqdm import tqdm
 
@@ -132,9 +136,22 @@ def verify(
     """
     path, heartbeat = Path(input_file), heartbeat or Heartbeat()
     heartbeat.begin("verify", "reading the file")
+    with _opened(path) as file:
+        result = _judge(verifier, file, path, template_opening, heartbeat)
+    _print(path, result)
+    return result
+
+
+def _judge(
+    verifier: Verifier,
+    file: TextIO,
+    path: Path,
+    template_opening: str | None,
+    heartbeat: Heartbeat,
+) -> Grading:
     may_guess = verifier.kind in ("math", "auto")
     total = guessed = 0
-    for item in _items(path):  # every line is checked before anything starts
+    for item in _items(file, path):  # every line is checked before anything starts
         total += 1
         guessed += _opening(item, template_opening, may_guess)[1]
 
@@ -148,7 +165,7 @@ def verify(
     with open_pool(verifier) as pool:
         if pool.about:
             print(pool.about)
-        judged = verdicts(pool, _items(path), completion)
+        judged = verdicts(pool, _items(file, path), completion)
         counted = heartbeat.counting(judged, "items judged", total)
         for item, verdict in tqdm(
             counted, total=total, unit="item", disable=None, leave=False, file=sys.stderr
@@ -161,7 +178,7 @@ def verify(
                 confusion[label, verdict.outcome] += 1
                 if verdict.judged and label != verdict.correct:
                     disagreements.append((problem.id, label, verdict))
-        result = Grading(
+        return Grading(
             outcomes,
             confusion,
             disagreements,
@@ -170,8 +187,6 @@ def verify(
             pool.stats(),
             guessed,
         )
-    _print(path, result)
-    return result
 
 
 def _print(path: Path, result: Grading) -> None:
@@ -232,28 +247,39 @@ def _opening(item: _Item, template_opening: str | None, may_guess: bool) -> tupl
     return OPENING if guessed else "", guessed
 
 
-def _items(path: Path) -> Iterator[_Item]:
-    """Each line that is not blank."""
-    try:
-        file = path.open(encoding="utf-8")
-    except OSError as error:
-        raise CipoError(
-            f"--input={path}: cannot be read: {error.strerror}; wanted a jsonl file"
-        ) from error
-    with file:
-        number = 0
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[TextIO]:
+    """The file, which is read twice; what can be read once only, as a pipe, is copied first."""
+    with contextlib.ExitStack() as stack:
         try:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield _item(json.loads(line), f"{path}:{number}", path.stem, number)
-        except UnicodeDecodeError as error:
-            raise CipoError(f"{path}:{number + 1}: is not UTF-8 text: {error.reason}") from error
-        except json.JSONDecodeError as error:
-            raise CipoError(f"{path}:{number}: is not json: {error}") from error
-        except CipoError:
-            raise
-        except (ValueError, RecursionError) as error:
-            raise CipoError(f"{path}:{number}: {error}") from error
+            binary: IO[bytes] = stack.enter_context(path.open("rb"))
+            if not binary.seekable():
+                copy = stack.enter_context(tempfile.TemporaryFile())
+                shutil.copyfileobj(binary, copy)
+                binary = copy
+        except OSError as error:
+            raise CipoError(
+                f"--input={path}: cannot be read: {error.strerror}; wanted a jsonl file"
+            ) from error
+        yield stack.enter_context(io.TextIOWrapper(binary, encoding="utf-8"))
+
+
+def _items(file: TextIO, path: Path) -> Iterator[_Item]:
+    """Each line that is not blank, from the first."""
+    file.seek(0)
+    number = 0
+    try:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield _item(json.loads(line), f"{path}:{number}", path.stem, number)
+    except UnicodeDecodeError as error:
+        raise CipoError(f"{path}:{number + 1}: is not UTF-8 text: {error.reason}") from error
+    except json.JSONDecodeError as error:
+        raise CipoError(f"{path}:{number}: is not json: {error}") from error
+    except CipoError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise CipoError(f"{path}:{number}: {error}") from error
     if number == 0:
         raise CipoError(f"--input={path}: is empty, wanted one json object a line")
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -129,6 +131,15 @@ def test_why_items_could_not_be_judged_is_said(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "3 items have no verdict" in printed
     assert "errors, 3 times: a problem has no reference answer, but tests" in printed
+
+
+def test_what_can_be_read_only_once_is_judged(tmp_path):
+    pipe = tmp_path / "rows.fifo"
+    os.mkfifo(pipe)
+    row = json.dumps({"question": "?", "answer": "4", "text": "\\boxed{4}"})
+    command = f"printf '%s\\n' \"$ROW\" > {pipe}"  # its end closes the pipe, as zcat's does
+    with subprocess.Popen(["bash", "-c", command], env=os.environ | {"ROW": row}):
+        assert verify(MATH, pipe).outcomes == {Outcome.CORRECT: 1}
 
 
 @pytest.mark.parametrize(

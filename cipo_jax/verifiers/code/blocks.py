@@ -7,7 +7,8 @@ program is run is decided in `program.py`.
 The rule:
 
   1. Only blocks marked as Python count; if there are none, blocks without a mark. Blocks that are
-     empty or hold nothing but comments do not count.
+     empty or hold nothing but comments do not count. Code before the first fence is a block of
+     Python that the prompt has begun.
   2. The main block is the last one that defines, at the left margin, what the tests call. For a
      program that reads standard input it is the last one that reads it. If no block does, it is the
      last one (of a function's body: the last with a `return` or `yield`).
@@ -33,8 +34,14 @@ from functools import cached_property
 
 # Repetitions are possessive (`++`) wherever two of them could share what they match: else a long
 # line would take the square of its length.
-_FENCE = re.compile(r"^[ \t]*+(`{3,}+|~{3,}+)[ \t]*+([\w+#.-]*+)[^\n`]*+$", re.M)
-_PYTHON = ("python", "python3", "py", "py3")
+# A fence at the start of a line or of a list's item, or one at the end of a line that names Python.
+_FENCE = re.compile(
+    r"^[ \t]*+(?P<item>(?:(?:[-*+]|[0-9]{1,3}[.)])[ \t]++)*+)(?P<marks>`{3,}+|~{3,}+)"
+    r"[ \t]*+(?P<language>[\w+#.-]*+)[^\n`]*+$"
+    r"|(?<![`\n])(?P<late>`{3,}+)[ \t]*+(?P<python>(?i:python|py)[0-9.]*+)[ \t]*+$",
+    re.M,
+)
+_PYTHON = re.compile(r"(?:python|py)[0-9.]*")
 _MARKDOWN = ("markdown", "md")
 _QUOTE = re.compile(r"\"\"\"|'''")
 # Comments and strings, which hold no names; the longest form first.
@@ -64,6 +71,21 @@ _READING = re.compile(
 _REPLACING = re.compile(r"\bstdin[ \t]*+=[ \t]*+(?:\w++\.)?StringIO\b")
 _WRITING = re.compile(r"\b(?:print|write|writelines)[ \t]*+\(")
 _RETURNING = re.compile(r"\b(?:return|yield)\b")
+# A line at the left margin that is code, in a text that may also be prose.
+CODE_LINE = re.compile(
+    r"(?:import[ \t]+[\w.]+|from[ \t]+[\w.]+[ \t]+import\b|(?:async[ \t]+)?def[ \t]+\w+[ \t]*\()"
+    r"|class[ \t]+\w+[ \t]*[(:]"
+    r"|(?:if|elif|else|for|while|with|try|except|finally|match)\b.*:\s*(?:#|$)"
+    r"|[@#)\]}]|(?:pass|assert|raise|del)\b"
+    r"|\(?\*?[\w.]++(?:[ \t]*+,[ \t]*+\*?[\w.]++)*+,?\)?[ \t]*+(?:\[[^=]*+|:[^=]++)?"
+    r"(?:[-+*/%&|^@]{1,2}|<<|>>)?=(?!=)"
+    r"|[\w.]++\(.*[)\](\[{},][ \t]*(?:#.*)?$"
+)
+# The same of a function's body.
+_BODY_LINE = re.compile(
+    r"(?:return|yield|continue|break|global|nonlocal|await)\b|\"\""
+    r"|(?:if|elif|for|while|with|match)\b.*(?:[(\[{,\\]|\band|\bor)[ \t]*$"
+)
 _SILENT = re.compile(r"(?:async|def|class|import|from|@|\)|\]|\}|else\b|elif\b|except\b|finally\b)")
 
 
@@ -124,9 +146,8 @@ class Block:
 def opened_fence(prompt_end: str) -> str:
     """The fence of the code block that the end of a prompt opens, with its line break; "" for none.
     It names Python: one without a mark could as well close a block."""
-    line = prompt_end.rstrip().rpartition("\n")[2]
-    fence = _FENCE.fullmatch(line)
-    return f"{line}\n" if fence and fence[2].lower() in _PYTHON else ""
+    fence = _FENCE.search(prompt_end.rstrip().rpartition("\n")[2])
+    return f"{fence[0]}\n" if fence and _PYTHON.fullmatch(_fence_parts(fence)[1]) else ""
 
 
 def has_fence(text: str) -> bool:
@@ -146,7 +167,7 @@ def find_program(text: str, wanted: Collection[str] = (), reads_input: bool = Fa
     fenced = _fenced(text)
     if not fenced:
         return text.strip("\n") if text.strip() else None
-    marked = [_block(body) for language, body in fenced if language in _PYTHON]
+    marked = [_block(body) for language, body in fenced if _PYTHON.fullmatch(language)]
     plain = [_block(body) for language, body in fenced if not language]
     groups = [[b for b in blocks if b.code.strip()] for blocks in (marked, plain)]
     groups = [blocks for blocks in groups if blocks]
@@ -228,7 +249,8 @@ def _block(text: str) -> Block:
 def _fenced(text: str) -> list[tuple[str, str]]:
     """(language, content) of each block. A fence inside a triple-quoted string is none, if the
     string ends before another fence or the end. A block of Python that begins before the last one
-    is closed ends that one: its fence could be no part of a program."""
+    is closed ends that one: its fence could be no part of a program. Where all that comes before
+    the first fence is code, the text began inside a block, and a fence without a mark closes it."""
     fences = list(_FENCE.finditer(text))
     states = _string_states(text, fences)
     last = {state: number for number, state in enumerate(states)}
@@ -236,12 +258,17 @@ def _fenced(text: str) -> list[tuple[str, str]]:
     opened: tuple[str, str] | None = None
     start, outside = 0, states[0]  # of what is open: the block, or the text between two blocks
     for number, fence in enumerate(fences, 1):
-        marks, language = fence[1], fence[2].lower()
+        marks, language = _fence_parts(fence)
         if states[number] != outside and last[outside] > number:
             continue
+        is_python = bool(_PYTHON.fullmatch(language))
+        if opened is None and not start and (is_python or not language):
+            opened = (marks, "python") if _is_code(text[: fence.start()]) else None
         if opened is not None:
+            if fence["late"] or (fence["item"] and not is_python):
+                continue
             closes = marks.startswith(opened[0])
-            begins = language in _PYTHON and (closes or opened[1] in _MARKDOWN)
+            begins = is_python and (closes or opened[1] in _MARKDOWN)
             if not begins and (language or not closes):
                 continue
             blocks.append((opened[1], _dedented(text[start : fence.start()])))
@@ -252,6 +279,18 @@ def _fenced(text: str) -> list[tuple[str, str]]:
     if opened is not None:
         blocks.append((opened[1], _dedented(text[start:])))
     return blocks
+
+
+def _fence_parts(fence: re.Match[str]) -> tuple[str, str]:
+    """Its marks and its language in small letters, "" for none."""
+    return fence["marks"] or fence["late"], (fence["language"] or fence["python"] or "").lower()
+
+
+def _is_code(text: str) -> bool:
+    """Are all lines of `text` at its left margin code, of a program or of a function's body?"""
+    lines = _block(_dedented(text)).code.split("\n")
+    margin = [line for line in lines if line[:1].strip()]
+    return bool(margin) and all(CODE_LINE.match(x) or _BODY_LINE.match(x) for x in margin)
 
 
 def _string_states(text: str, fences: list[re.Match[str]]) -> list[tuple[bool, bool]]:

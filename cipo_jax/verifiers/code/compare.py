@@ -7,6 +7,11 @@ Whole numbers are exact: a tolerance is for numbers with a decimal point. Where 
 expected, 7.0 is right for 7, and nothing else is near enough, however large the numbers are. If it
 is written 7.0, numbers near it are right, but no other whole number is, unless a tolerance of more
 than DEFAULT_TOLERANCE allows for it: rounding turns no whole number into another.
+
+The tolerance is absolute or relative to the expected number, as in the checkers of contests
+(testlib's `rcmp6`): 15 digits of a large number are no more to be had than of a small one. But two
+numbers of exactly two decimals are amounts in a format that the task asks for, and `token` compares
+them exactly: a cent counts in 12345.67 as it does in 0.67.
 """
 
 import decimal
@@ -23,6 +28,7 @@ ValueJudge = Callable[[Any, Any], bool]  # (expected value, returned value)
 
 _NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?")
 _WHOLE = re.compile(r"[+-]?[0-9]+")
+_CENTS = re.compile(r"[+-]?[0-9]*\.[0-9]{2}")
 _DECIMAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?")
 _EXACT = decimal.Context(prec=decimal.MAX_PREC, Emax=decimal.MAX_EMAX, Emin=decimal.MIN_EMIN)
 DEFAULT_TOLERANCE = 1e-6
@@ -31,8 +37,8 @@ _ALL_WHOLE = 2.0**53  # from there on each float is a whole number
 
 def same_tokens(_: str, expected: str, output: str) -> bool:
     """The same words, however they are spaced. A number may be written another way (0.50 for 0.5,
-    7.0 for 7); one with a decimal point may differ as in `close_numbers`. Numbers that begin with
-    a needless 0 are words."""
+    7.0 for 7); one with a decimal point may differ as in `close_numbers`, unless both have two
+    decimals. Numbers that begin with a needless 0 are words."""
     theirs, ours = expected.split(), output.split()
     return len(theirs) == len(ours) and all(
         e == o or _same_number(e, o, DEFAULT_TOLERANCE, strict=True)
@@ -164,10 +170,12 @@ def _key_text(key: Any) -> str:
 
 
 def _same_number(expected: str, output: str, tolerance: float, strict: bool) -> bool:
-    """Are both words numbers, and near enough? `strict`: for a whole number only itself is."""
+    """Are both words numbers, and near enough? `strict`: for a whole number only itself is, and of
+    numbers in cents."""
     if not (_NUMBER.fullmatch(expected) and _NUMBER.fullmatch(output)):
         return False
-    if not _WHOLE.fullmatch(expected):
+    are_cents = _CENTS.fullmatch(expected) and _CENTS.fullmatch(output)
+    if not (_WHOLE.fullmatch(expected) or (strict and are_cents)):
         return _close(float(expected), float(output), tolerance)
     theirs, ours = decimal.Decimal(expected), decimal.Decimal(output)
     if strict or theirs == ours or _WHOLE.fullmatch(output):

@@ -27,21 +27,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cipo_jax.types import CipoError, Problem
-from cipo_jax.verifiers.code.blocks import find_program, has_fence
+from cipo_jax.verifiers.code.blocks import CODE_LINE, find_program, has_fence
 from cipo_jax.verifiers.thoughts import without_thinking
 
 Reading = list[str]  # what is run before the program, and the program
 
 MAX_PROGRAM_CHARS = 200_000
-# Lines at the left margin that are code, in a text that is also prose.
-_CODE = re.compile(
-    r"(?:import[ \t]+[\w.]+|from[ \t]+[\w.]+[ \t]+import\b|(?:async[ \t]+)?def[ \t]+\w+[ \t]*\()"
-    r"|class[ \t]+\w+[ \t]*[(:]"
-    r"|(?:if|elif|else|for|while|with|try|except|finally|match)\b.*:\s*(?:#|$)"
-    r"|[@#)\]}]|(?:pass|assert|raise|del)\b"
-    r"|[\w.\[\], \t*]++(?::[^=]++)?[-+*/%&|^]{0,2}=(?!=)"
-    r"|[\w.]++\(.*[)\](\[{},][ \t]*(?:#.*)?$"
-)
 _TRIPLE = re.compile(r"\"\"\"|'''")
 # Lines at the left margin that may follow a function's body and belong to the program.
 _DEFINES = re.compile(r"(?:def|async|class|import|from)\b|[@)\]}#]")
@@ -105,7 +96,7 @@ def _without_prose(text: str) -> list[str]:
     keeps, open_string = False, ""
     for line in text.split("\n"):
         if not open_string and line[:1].strip():
-            keeps = bool(_CODE.match(line)) and (bool(kept) or not line.startswith("#"))
+            keeps = bool(CODE_LINE.match(line)) and (bool(kept) or not line.startswith("#"))
         if keeps:
             kept.append(line)
         for quote in _TRIPLE.findall(line):

@@ -19,7 +19,7 @@ are refused in `specification.py`.
 Only right answers can make a program right. stdin and call tests compare here, on data. Tests that
 are Python statements run in a second sandbox, which calls the program's functions over a channel:
 the program's process holds neither tests nor expected values, and the tests' process none of the
-program's objects (see `verifiers/sandbox/values.py`). Its reports carry a secret of this run.
+program's objects (see `verifiers/sandbox/peer.py`). Its reports carry a secret of this run.
 """
 
 import contextlib
@@ -36,6 +36,7 @@ from cipo_jax.verifiers.code import compare as code_compare
 from cipo_jax.verifiers.code import program as code_program
 from cipo_jax.verifiers.code.clock import WALL_TIMES, Clock, sender_of
 from cipo_jax.verifiers.code.specification import find_judge, with_checked_tests
+from cipo_jax.verifiers.sandbox import peer as code_peer
 from cipo_jax.verifiers.sandbox import values as code_values
 from cipo_jax.verifiers.sandbox.launch import (
     START_SECONDS,
@@ -321,11 +322,11 @@ class _Run:
 
 def _raised(reply: Any) -> str | None:
     """Why `reply` is not a value; None if it is one. Raises EOFError if there is no reply."""
-    if not isinstance(reply, list) or len(reply) != 3 or reply[0] not in ("value", "raise"):
+    if not isinstance(reply, list) or len(reply) not in code_peer.SIZES.values():
         raise EOFError
-    if reply[0] == "value":
+    if reply[0] == "value" and len(reply) == code_peer.SIZES["value"]:
         return None
-    if not all(isinstance(part, str) for part in reply):
+    if reply[0] != "raise" or not all(isinstance(part, str) for part in reply[:3]):
         raise EOFError
     return _without_module(f"{reply[1][:100]}: {reply[2][:300]}")
 

@@ -7,7 +7,8 @@
     script.py    in the sandbox: what a program finds when it starts, and how it ends
     roles.py     in the sandbox: the three roles, namely a program's functions, a program run on
                  inputs, and tests that call a program in another sandbox
-    values.py    in the sandbox and outside: values as data, calls between two sandboxes
+    peer.py      in the sandbox: calls between two sandboxes
+    values.py    in the sandbox and outside: values as data
     wire.py      in the sandbox and outside: how messages are framed
 
 The files marked "in the sandbox" travel there as compiled code (`launch.py`, `_MODULES`): they use

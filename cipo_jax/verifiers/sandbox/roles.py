@@ -30,6 +30,7 @@ import traceback
 from typing import Any
 
 from cipo_jax.verifiers.sandbox.inside import Job, Roles, confine, replace_by_null
+from cipo_jax.verifiers.sandbox.peer import Peer, ProgramEndedError, is_of_program, text_of
 from cipo_jax.verifiers.sandbox.script import (
     end_script,
     offer_imports,
@@ -38,7 +39,6 @@ from cipo_jax.verifiers.sandbox.script import (
     run_script,
     set_up,
 )
-from cipo_jax.verifiers.sandbox.values import Peer, ProgramEndedError, text_of
 from cipo_jax.verifiers.sandbox.wire import read_message, write_message
 
 _CONTROL, _LINK, _KEPT = 0, 3, 200  # descriptors
@@ -50,7 +50,7 @@ def run_functions(job: Job) -> None:
     """Serves the functions of `job["programs"]`, of which the first that compiles is used."""
     channel = _LINK if job["linked"] else os.dup(_CONTROL)
     module = _new_module("candidate")
-    peer = Peer(channel, _serve_functions(module.__dict__))
+    peer = Peer(channel, _serve_functions(module.__dict__), shows_errors=True)
     offer_imports(job)
     set_up(job)
     confine(job)
@@ -59,7 +59,7 @@ def run_functions(job: Job) -> None:
     try:
         run_first(job["programs"], module.__dict__)
     except BaseException as error:
-        peer.send(["raise", type(error).__name__, text_of(error)])
+        peer.send(["raise", type(error).__name__, text_of(error), None])
         os._exit(1)
     peer.send(["value", None, {"dict": []}])
     peer.serve()
@@ -100,10 +100,21 @@ _OPERATIONS: dict[str, Any] = {
     "getitem": lambda owner, key: owner[key],
     "setitem": lambda owner, key, value: owner.__setitem__(key, value),
     "iter": lambda value: _Iterator(iter(value)),
+    "contains": lambda value, item: item in value,
+    "enter": lambda value: type(value).__enter__(value),
+    "exit": lambda value, name: _leave(value, name),
     "len": len,
     "bool": bool,
     "str": str,
+    "repr": repr,
 }
+
+
+def _leave(value: Any, name: str | None) -> None:
+    """Ends a `with` of the tests, by the error of the built-in class `name`; its text and whatever
+    else it holds stay there."""
+    kind = None if name is None else getattr(builtins, name)
+    type(value).__exit__(value, kind, kind and kind.__new__(kind), None)
 
 
 class _Iterator:
@@ -243,7 +254,7 @@ def run_tests(job: Job) -> None:
             if isinstance(error, ImportError) and _is_of_tests(error):
                 report(broken=f"the tests: {type(error).__name__}: {text_of(error)}")
                 return
-            failed, line = _name_of(error), _test_line(error)
+            failed, line = _name_of(error) or "an error", _test_line(error)
         else:  # a test may catch whatever is raised
             failed, line = "the program ended" if peer.has_ended else "", None
         if not failed:
@@ -256,6 +267,8 @@ def run_tests(job: Job) -> None:
 
 def _is_of_tests(error: BaseException) -> bool:
     """Was it raised by a statement of the tests, and not passed on from the program?"""
+    if is_of_program(error):
+        return False
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     return frame.f_code.co_filename == "<tests>"
 

@@ -81,6 +81,19 @@ FUNCTIONS = {
     "imports first": (f"{py(IMPORT)}{py(BY_PROD)}{py(USE)}", f"{IMPORT}\n\n{BY_PROD}"),
     "a snippet afterwards": (f"{py(AREA)}The key is\n{py('return 3 * side * side')}", AREA),
     "other language": (f"```java\nint area(int s) {{ return 0; }}\n```\n{py(AREA)}", AREA),
+    "after words": (f"Here is the solution: {py(AREA)}", AREA),
+    "after a heading": (f"**Solution:**{py(AREA)}Done.", AREA),
+    "a quoted fence in it": (py(f"{AREA}\n# as in: ```python"), f"{AREA}\n# as in: ```python"),
+    "in a list's first line": (f"- {indented(py(AREA), '  ')[2:]}", AREA),
+    "in a numbered list": (f"1. a\n2. {indented(py(AREA), '   ')[3:]}3. Run it.", AREA),
+    "a version": (f"```python3.11\n{AREA}\n```\n```\n12\n```", AREA),
+    "begun in the prompt": (f"{AREA}\n```", AREA),
+    "begun in the prompt, prose": (f"{IMPORT}\n{BY_PROD}\n```\nIt's fast.", f"{IMPORT}\n{BY_PROD}"),
+    "begun in the prompt, output": (f"{AREA}\n{USE}\n```\nOutput:\n```\n12\n```", f"{AREA}\n{USE}"),
+    "begun in the prompt, use": (f"{AREA}\n```\nUse:\n{py(USE)}", AREA),
+    "code, then another language": (f"import os\n```bash\nls\n```\n{py(AREA)}", AREA),
+    "an equation, then a block": (f"The answer is a = 3:\n```\n{AREA}\n```", AREA),
+    "a call, then a block": (f"The code of area(side):\n```\n{AREA}\n```", AREA),
     "bare": (AREA, AREA),
     "bare, prose before": (f"Here is the function:\n\n{AREA}\n", AREA),
     "bare, prose after": (f"{AREA}\n\nThis function returns three squares. It's fast.", AREA),
@@ -158,6 +171,30 @@ def test_what_is_run_of_a_completion(tests, text, program):
     assert what_is_run(Problem("p", HEAD, tests=tests), text) == program
 
 
+BODY = "    square = side * side\n    return 3 * square"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{BODY}\n```",
+        f"{BODY}\n```\nThis works.",
+        f"{BODY}\n```\n\nExample:\n{py(USE)}",
+        f"{BODY}\n```\nOutput:\n```\n12\n```",
+        f"{BODY.strip()}\n```\nThis works.",
+        f"{BODY.strip()}\n    ```\nThis works.",
+        f"    if (side and\n            side > 0):\n        pass\n{BODY}\n~~~\nDone.",
+        f'    """Text.\n\n    More.\n    """\n    # so:\n{BODY}\n```\nDone.',
+    ],
+)
+def test_a_body_in_a_block_that_the_prompt_has_begun(text):
+    tests = {"type": "check_fn", "code": "", "call": "check(area)"}
+    program = what_is_run(Problem("p", HEAD, tests=tests), text)
+    names: dict = {}
+    exec(program or "", names)
+    assert names["area"](2) == 12
+
+
 @pytest.mark.parametrize(
     "text", ["I cannot solve this.", "```bash\nls\n```", "```python\n# nothing yet\n```"]
 )
@@ -178,9 +215,15 @@ LONG = 100_000  # characters; a text of that length must take no square of it
         "```\n" * (LONG // 4),
         "~~~" + "a" * LONG + "`\n" + py(AREA),
         "~" * LONG + "`\n" + py(AREA),
+        "- " * LONG + "\n" + AREA,
+        "```python a" * (LONG // 11) + "\n" + AREA,
+        "```python " * (LONG // 11) + "\n" + AREA,
+        AREA + "\nx" + "[a]" * (LONG // 3) + " = 1\n```",
+        AREA + "\n" + "a, " * (LONG // 3) + "a = 1\n```",
         AREA + "\nf(" + ", #" * (LONG // 3) + "\n" + "=" * LONG,
     ],
-    ids=["spaces", "loops", "names", "imports", "fences", "word", "tildes", "bare"],
+    ids=["spaces", "loops", "names", "imports", "fences", "word", "tildes"]
+    + ["items", "late fences", "late and bare", "subscripts", "targets", "bare"],
 )
 def test_long_texts_take_no_long_time(text):
     for tests in (CALL, STDIN):

@@ -34,6 +34,19 @@ from cipo_jax.verifiers.sandbox import values
         ("assert f(int, '7') == 7", "def f(kind, text): return kind(text)"),
         ("assert f(lambda x: x * 2, 4) == 8", "def f(g, x): return g(x)"),
         ("assert list(f(3)) == [0, 1, 2] and sum(f(4)) == 6", "def f(n): yield from range(n)"),
+        ("g = f(2)\nassert next(g) == 0 and next(g) == 1 and next(g, 9) == 9",
+         "def f(n): yield from range(n)"),
+        ("x = [3, 1, 2]\nd = {}\nf(x=x, d=d)\nassert x == [1, 2, 3] and d == {1: [2]}",
+         "def f(x, d):\n    x.sort()\n    d[1] = [2]"),
+        ("t = f('ab')\nassert 'ab' in t and 'b' not in t", "class T:\n"
+         "    def __init__(self, w): self.w = w\n"
+         "    def __contains__(self, w): return w == self.w\n"
+         "def f(w): return T(w)"),
+        ("with f() as c:\n    assert c.n == 1\nassert c.n == 2", "class C:\n    n = 0\n"
+         "    def __enter__(self):\n        self.n = 1\n        return self\n"
+         "    def __exit__(self, *a): self.n = 2\ndef f(): return C()"),
+        ("assert repr(f()) == 'P(1)'", "class P:\n    def __repr__(self): return 'P(1)'\n"
+         "def f(): return P()"),
         ("assert f(2)(3) == 8", "def f(n): return lambda m: n ** m"),
         ("x = [3, 1, 2]\nassert f(x) is None and x == [1, 2, 3]", "def f(x): x.sort()"),
         ("x = {'a': [1]}\nf(x)\nassert x == {'a': [1, 2]}", "def f(x): x['a'].append(2)"),
@@ -58,7 +71,13 @@ from cipo_jax.verifiers.sandbox import values
 def test_what_a_statement_can_ask(asserts, program):
     assert judge({"type": "assert", "asserts": [asserts]}, program).outcome is Outcome.CORRECT
     lies = program.replace("return", "return [9] if True else")
-    for honest, lie in (("yield from range(n)", "yield 9"), ("x.sort()", "0"), (".append(2)", "")):
+    for honest, lie in (
+        ("yield from range(n)", "yield 9"),
+        ("x.sort()", "0"),
+        (".append(2)", ""),
+        ("d[1] = [2]", "d[1] = 3"),
+        ("self.n = 2", "0"),
+    ):
         lies = lies.replace(honest, lie)
     assert judge({"type": "assert", "asserts": [asserts]}, lies).outcome is Outcome.WRONG
 
