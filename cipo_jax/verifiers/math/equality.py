@@ -50,7 +50,7 @@ _CHOICE_BEFORE_VALUE = re.compile(r"(?:\([A-E]\) ?|[A-E][.)] )(?=[^\s(+\-*/^!])"
 _CHOICE_WORD = re.compile(r"(?:option|choice|answer) (?=\(?[A-J]\b)", re.I)
 # Another choice; A and I may be words: (B) I only, B. A square.
 _OTHER_CHOICE = re.compile(
-    r"\b[B-HJ]\b|\([AI]\)|\b[AI][).:]|\bA ?(?:\b(?:and|or)\b|[,;/&])"
+    r"\b[B-HJ]\b|\([AI]\)|(?<![a-zA-Z])\([a-j]\)|\b[AI][).:]|\bA ?(?:\b(?:and|or)\b|[,;/&])"
     r"|(?:\b(?:or|and)\b|[,;/&]) ?[AI]\b|[).:] ?[AI]$"
 )
 _LETTER = r"[^\W\d_]"

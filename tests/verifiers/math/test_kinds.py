@@ -51,7 +51,7 @@ KINDS = [
     # choices
     ("B", [r"\text{B. A circle}", r"\text{B. I only}", r"\text{Option B}"], ["B. A", "B or A"]),
     ("B", [r"\text{Choice (B)}", "(B) 3, 4"], ["(B) or A", "B. 5, A. 6", "B) A and (c)", "(B) C"]),
-    ("D", [r"\textbf{(D) } I \text{ and } II"], ["(D) or (I)", "Option D or I"]),
+    ("D", [r"\textbf{(D) } I \text{ and } II"], ["(D) or (I)", "Option D or I", "(D) no, (a)"]),
     ("12", [r"\text{B. }12", r"\text{B) }12"], [r"\text{B. }13", "B12"]),
     # ratios
     ("1:12", [r"\frac{1}{12}"], [r"\frac{1}{13}", "12:1"]),
