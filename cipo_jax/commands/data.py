@@ -11,6 +11,7 @@ any number of problems: those of the first step are checked.
 """
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,7 +30,7 @@ from cipo_jax.run import problems as problem_sets
 from cipo_jax.run.parts import open_prompts, open_tokenizer
 from cipo_jax.run.records.files import replacing
 from cipo_jax.run.watch.heartbeat import Heartbeat
-from cipo_jax.types import Attempt, CipoError, Completion, Outcome, Problem, Verdict
+from cipo_jax.types import CipoError, Outcome, Problem, Verdict
 
 _SHOWN = 5  # examples of each kind of finding
 _BINS, _BAR = 10, 40  # rows and width of the histogram
@@ -202,13 +203,11 @@ def _print_prompts(prompts: PromptWriter, problem: Problem, show: Callable) -> N
     there is none that the tokenizer can write: training does not need it."""
     base = prompts.base(problem)
     solution = problem.meta.get("solution")
-    nothing = Completion(np.zeros(0, np.int32), np.zeros(0, np.float32), finished=True)
-    attempt = Attempt(base, nothing, "...", Verdict(Outcome.WRONG))
+    quoted = functools.partial(problem_sets.attempt_as_text, base, verdict=Verdict(Outcome.WRONG))
     try:
-        text = solution if isinstance(solution, str) else attempt.text
-        correction = prompts.correction(dataclasses.replace(attempt, text=text))
+        correction = prompts.correction(quoted(solution if isinstance(solution, str) else "..."))
     except CipoError:
-        correction = prompts.correction(attempt)
+        correction = prompts.correction(quoted("..."))
     cut = ", the attempt cut in the middle" if correction.trimmed else ""
     for title, prompt in (("base prompt", base), (f"correction prompt{cut}", correction)):
         head = f"----- {title}, {len(prompt.tokens)} tokens -----"
