@@ -58,7 +58,7 @@ _SUMS = (
     *(f"own_{kind}_{stage}" for stage in STAGES for kind in ("wrong", "w2r")),
     *_REPEATS,
 )
-_FORMAT = 5  # of a record; one of another format is made again
+_FORMAT = 6  # of a record; one of another format is made again
 
 Record = dict[str, Any]
 Ratio = tuple[np.ndarray, np.ndarray]  # [seeds, problems] each
@@ -92,8 +92,7 @@ def measure_run(directory: Path) -> Record:
     kept, made_from = directory / _RECORD, directory / RESULTS
     if kept.is_file() and kept.stat().st_mtime_ns > made_from.stat().st_mtime_ns:
         record = read_object(kept)
-        # An earlier version made one of a run whose first steps are missing as well.
-        if record.get("format") == _FORMAT and record["training"]["step"][:1] in ([], [1]):
+        if record.get("format") == _FORMAT:
             return record
     config = resolve(read_resolved(directory / "config.json"))
     step = read_results(directory)["step"]

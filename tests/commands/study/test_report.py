@@ -147,7 +147,11 @@ def test_a_run_without_its_first_steps_is_refused(tmp_path: Path) -> None:
     metrics, kept = directory / "metrics.jsonl", directory / study_measures._RECORD
     lines = metrics.read_text().splitlines(keepends=True)
     metrics.write_text("".join(line for line in lines if '"phase": "train", "step": 1' not in line))
-    for record in (None, kept.read_text().replace('"step": [1, 2]', '"step": [2]')):
+    # An earlier version made records of such runs as well.
+    of_earlier = f'"format": {study_measures._FORMAT - 1}'
+    earlier = kept.read_text().replace(f'"format": {study_measures._FORMAT}', of_earlier)
+    assert of_earlier in earlier
+    for record in (None, earlier.replace('"step": [1, 2]', '"step": [2]')):
         kept.unlink(missing_ok=True)
         if record:
             kept.write_text(record)
