@@ -26,9 +26,10 @@ _ONE_NAME = re.compile(
     r"(?:\\(?:angle|triangle|bar|mathbb|Delta|\|) ?)*(?:\{TOKEN\}|TOKEN)'*(?: ?\\\|)?|\(TOKEN\)"
     r"|\|(?:[A-Zz]|\{[a-zA-Z]\})\|".replace("TOKEN", rf"(?:{_TOKEN.pattern})")
 )
+_CALL = re.compile(r"([a-zA-Z])\}?'* ?\(")  # f( of f(3)
 _FORMULA = re.compile(r"\$+([^$]+)\$+|\\[(\[](.+?)\\[)\]]", re.S)
 _MAX_QUESTION = 20_000  # characters
-_MEMBERSHIP = _MEMBERSHIP = re.compile(r"[a-zA-Z] ?\\in(?![a-zA-Z])(?! ?\\mathbb\{R\} ?[:|\\])")
+_MEMBERSHIP = re.compile(r"[a-zA-Z] ?\\in(?![a-zA-Z])(?! ?\\mathbb\{R\} ?[:|\\])")
 
 
 def right_hand_sides(ours: str, gold: str, question: str) -> tuple[str, str]:
@@ -112,7 +113,7 @@ def _without_arguments(side: str) -> str:
     """f for f(3), x for x_{1}; but x(x+1) is a product."""
     side = re.sub(r"_\{[^{}]*\}", "", side)
     position = 0
-    while opening := re.compile(r"([a-zA-Z])\}?'* ?\(").search(side, position):
+    while opening := _CALL.search(side, position):
         closing = matching(side, opening.end() - 1)
         arguments = side[opening.end() : closing]
         position = opening.end()

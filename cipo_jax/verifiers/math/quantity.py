@@ -46,17 +46,8 @@ _UNITS = {
         *("kj kilojoule", "kw kilowatt", "ms millisecond", "mol mole", "pc parsec", "kpc"),
         *("s second sec", "minute min", "h hour hr", "day", "week", "month", "year yr"),
         *("dollar usd buck", "cent", "euro", "degree deg", "radian rad"),
-        *(
-            "N newton",
-            "J joule",
-            "V volt",
-            "K kelvin",
-            "A ampere amp",
-            "W watt",
-            "kn kilonewton",
-            "ohm",
-        ),
-        *("celsius centigrade", "fahrenheit"),
+        *("N newton", "J joule", "V volt", "K kelvin", "A ampere amp", "W watt"),
+        *("kn kilonewton", "ohm", "celsius centigrade", "fahrenheit"),
     )
     for spelling in spellings.split()
 }

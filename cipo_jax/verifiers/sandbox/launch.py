@@ -40,14 +40,8 @@ RLIMITS = "rlimits"
 START_SECONDS = 20.0
 _STOP_SECONDS = 5.0
 _MAX_ANSWER_BYTES = 1 << 25
-_MODULES = (
-    "wire",
-    "inside",
-    "values",
-    "peer",
-    "script",
-    "roles",
-)  # each needs only those before it
+# Each needs only those before it.
+_MODULES = ("wire", "inside", "values", "peer", "script", "roles")
 _LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64")
 # Reads the code of `_MODULES` from descriptor 0, as one message (see `wire.py`), and makes modules
 # of it. A line that calls one of the ways into `inside.py` with the roles is put after it.
