@@ -18,7 +18,7 @@ from typing import Any
 from cipo_jax.verifiers.sandbox.values import (
     MAX_BYTES,
     ValueCodecError,
-    _check_size,
+    check_size,
     decode,
     encode,
     parse,
@@ -177,7 +177,7 @@ class Peer:
 
     def encode(self, value: Any) -> Any:
         written = encode(value, self._write)
-        _check_size(written)  # the other side would refuse it, and not say why
+        check_size(written)  # the other side would refuse it, and not say why
         return written
 
     def decode(self, value: Any) -> Any:

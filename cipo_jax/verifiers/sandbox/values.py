@@ -73,7 +73,7 @@ def decode(value: Any, lookup: Lookup | None = None) -> Any:
         did not write it, or it exceeds MAX_VALUES or MAX_DEPTH.
     """
     with _uncollected():
-        _check_size(value)
+        check_size(value)
         return _decode(value, lookup)
 
 
@@ -111,7 +111,7 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def _check_size(value: Any) -> None:
+def check_size(value: Any) -> None:
     """Raises ValueCodecError if the written `value` is too large or too deep."""
     count, level = 0, [value]
     for _ in range(MAX_DEPTH):
