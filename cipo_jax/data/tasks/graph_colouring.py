@@ -63,22 +63,40 @@ def make_problem(rng: np.random.Generator, min_operations: int, max_operations: 
         )
     free = int(rng.integers(min_operations, max_operations + 1))
     nodes = NODES[: GIVEN + free]
-    pairs = list(itertools.combinations(nodes, 2))
+    pairs = list(itertools.combinations(range(len(nodes)), 2))
     while True:
-        drawn = rng.integers(len(COLOURS), size=len(nodes))
+        drawn = rng.integers(len(COLOURS), size=len(nodes)).tolist()
+        chosen = (rng.random(len(pairs)) < _EDGE_SHARE).tolist()
+        given = set(rng.permutation(len(nodes))[:GIVEN].tolist())
+        edges = [
+            pair
+            for pair, yes in zip(pairs, chosen, strict=True)
+            if yes and drawn[pair[0]] != drawn[pair[1]]
+        ]
+        # Most draws fail here, before anything is built.
+        if len(edges) > _MOST_EDGES * len(nodes) or not _all_forced(edges, drawn, given):
+            continue
+        graph = _graph((nodes[a], nodes[b]) for a, b in edges)
         colours = {node: COLOURS[i] for node, i in zip(nodes, drawn, strict=True)}
-        chosen = zip(pairs, rng.random(len(pairs)) < _EDGE_SHARE, strict=True)
-        graph = _graph(pair for pair, yes in chosen if yes and colours[pair[0]] != colours[pair[1]])
-        given = {nodes[i]: colours[nodes[i]] for i in sorted(rng.permutation(len(nodes))[:GIVEN])}
-        # Free nodes whose neighbours lack a colour could have it: most draws fail here, quickly.
+        known = {node: colours[node] for i, node in enumerate(nodes) if i in given}
         if (
             len(graph) == len(nodes)
-            and sum(map(len, graph.values())) <= 2 * _MOST_EDGES * len(nodes)
-            and all(len(_taken(graph[n], colours)) == 2 for n in nodes if n not in given)
-            and _colourings(graph, given, 2) == [colours]
-            and (free == 1 or _has_choice(graph, given, colours))
+            and _colourings(graph, known, 2) == [colours]
+            and (free == 1 or _has_choice(graph, known, colours))
         ):
-            return _problem(graph, given, colours)
+            return _problem(graph, known, colours)
+
+
+def _all_forced(edges: list[tuple[int, int]], colours: list[int], given: set[int]) -> bool:
+    """Whether every node that is not given has neighbours of both other colours; it could have
+    another colour if not."""
+    # Of each node, a bit for its own colour and each that its neighbours have.
+    met = [1 << colour for colour in colours]
+    for a, b in edges:
+        met[a] |= 1 << colours[b]
+        met[b] |= 1 << colours[a]
+    every = (1 << len(COLOURS)) - 1
+    return all(bits == every for node, bits in enumerate(met) if node not in given)
 
 
 def solution(problem: Problem) -> str:
