@@ -15,7 +15,7 @@ from cipo_jax.config import default_config, load_file
 
 def get_config(variant="cipo"):
     c = default_config()
-    c.num_steps = 60
+    c.num_steps = 140
     c.mesh.cpu_devices = 2
     c.mesh.data, c.mesh.fsdp = -1, 1
     graphs(c)
@@ -24,10 +24,14 @@ def get_config(variant="cipo"):
     c.cold_start.check_every = 50
     c.cold_start.learning_rate = 0.01
     c.optimizer.name = "muon"
-    c.optimizer.learning_rate = 8e-4
+    c.model.unroll = c.model.num_layers
+    c.optimizer.learning_rate = 1.6e-3
+    c.optimizer.schedule = "linear"
     c.optimizer.warmup_steps = 10
-    c.rollout.problems_per_step = 48
-    c.eval.every = 20
+    c.optimizer.decay_steps = c.num_steps
+    c.optimizer.final_share = 0.1  # so that a run with more steps goes on learning
+    c.rollout.problems_per_step = 32
+    c.eval.every = 70
     return load_file("variants.py", beside=__file__).apply(c, variant)
 
 
