@@ -68,6 +68,50 @@ def test_example_of_the_docstring():
     assert "b e2=1\nc a3b1d2=1!\n\\boxed{31122}" in {corrupt(problem, rng) for _ in range(50)}
 
 
+def drawn_slowly(rng: np.random.Generator, free: int) -> Problem:
+    """What `make_problem` draws, with every condition checked by trying all colourings."""
+    assert rng.integers(free, free + 1) == free
+    nodes = "abcdefghi"[: GIVEN + free]
+    pairs = list(itertools.combinations(nodes, 2))
+    while True:
+        colours = dict(zip(nodes, rng.integers(3, size=len(nodes)) + 1, strict=True))
+        kept = rng.random(len(pairs)) < 0.7
+        known = {nodes[i] for i in rng.permutation(len(nodes))[:GIVEN]}
+        edges = [
+            a + b
+            for (a, b), yes in zip(pairs, kept, strict=True)
+            if yes and colours[a] != colours[b]
+        ]
+        given = " ".join(f"{node}={colours[node]}" for node in nodes if node in known)
+        problem = Problem(f"{' '.join(edges)}: {given}", "")
+        if set("".join(edges)) != set(nodes) or len(edges) > 2 * len(nodes):
+            continue
+        if len(colourings(problem)) != 1:
+            continue
+        # A node with two colours left when its turn comes.
+        open_nodes = [
+            node
+            for node in nodes
+            if node not in known
+            and len(
+                {
+                    colours[n]
+                    for n in nodes
+                    if (n in known or n < node) and "".join(sorted(n + node)) in edges
+                }
+            )
+            < 2
+        ]
+        if free == 1 or open_nodes:
+            return problem
+
+
+def test_the_first_draw_that_fits_is_the_problem():
+    fast, slow = np.random.default_rng(3), np.random.default_rng(3)
+    for free in (1, 2, 3) * 4:
+        assert make_problem(fast, free, free).id == drawn_slowly(slow, free).id
+
+
 def test_problems_have_one_colouring_and_their_solutions_are_true():
     rng = np.random.default_rng(0)
     for free in (1, 2, 3, 4) * 12:
