@@ -32,13 +32,11 @@ from attacks import (
 )
 from outlivers import OUTLIVERS, outliver
 from places import ROOT
-from sandboxes import LAYERS, open_or_skip
 
 from cipo_jax.types import Outcome, Problem
 from cipo_jax.verifiers.code.tests import verify_code
 from cipo_jax.verifiers.pool import VerifierPool
-from cipo_jax.verifiers.sandbox.launch import RLIMITS
-from cipo_jax.verifiers.sandbox.layers import Limits, Sandbox
+from cipo_jax.verifiers.sandbox.layers import Limits
 
 
 @pytest.mark.parametrize("attack", FORBIDDEN)
@@ -132,19 +130,6 @@ def test_nothing_survives(sandbox, survivor, filtered, monkeypatch):
     while _sleepers() - before and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not _sleepers() - before
-
-
-@pytest.fixture(
-    params=[None, *(pytest.param(layer, marks=pytest.mark.slow) for layer in LAYERS), RLIMITS],
-    ids=lambda layer: layer or "best",
-)
-def any_sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
-    """Each layer, and the last resort, in which only programs may be run that do no harm."""
-    if request.param != RLIMITS:
-        yield open_or_skip(request.param)
-        return
-    with Sandbox(RLIMITS) as last_resort:
-        yield last_resort
 
 
 @pytest.mark.parametrize(
