@@ -53,6 +53,8 @@ ABOUT = (
     "says what each measure is."
 )
 _LAST_STEPS = 10
+# Of a run's own evaluations: what became of the attempts that its first found wrong.
+_FIRST_WRONG = ("first_wrong/w2r", "first_wrong/resampled_w2r")
 _OF_ATTEMPTS = ("pass@", "length", "entropy")  # measures that have a table of their own
 
 
@@ -101,6 +103,7 @@ def study_sections(results: Mapping[str, Any]) -> list[Section]:
         blocks = _value_tables(methods)
         if results["reference"] in methods:
             blocks += _difference_table(methods, results["reference"])
+        blocks += _first_wrong_table(methods)
         blocks += _difficulty_table(methods) + _mechanism_table(methods)
         blocks += _transfer_table(methods)
         blocks += _repeat_table(methods) + _compute_table(methods)
@@ -176,6 +179,37 @@ def _difference_table(methods: Mapping[str, list[Record]], reference: str) -> li
             f"the same difference. Ahead: seeds in which the method is above {reference}."
         ),
         Table(f"Differences from {reference}", head, rows, ("text", "text", "interval")),
+    ]
+
+
+def _first_wrong_table(methods: Mapping[str, list[Record]]) -> list[Block]:
+    """What the first and the last evaluation of each run made of the attempts that were wrong in
+    its first; nothing where no run has measured it twice."""
+    rows: list[tuple[Cell, ...]] = []
+    for method, records in methods.items():
+        found = [
+            [r["curve"][name][place] for name in _FIRST_WRONG for place in (0, -1)]
+            for r in records
+            if len(r["curve"]["step"]) > 1 and set(_FIRST_WRONG) <= r["curve"].keys()
+        ]
+        known = np.array([row for row in found if None not in row], float)
+        if len(known):
+            shares = [f"{value:.3f}" for value in known.mean(axis=0)]
+            rise = known[:, 1] - known[:, 0]
+            by_t = "one seed" if len(rise) == 1 else _known_interval(*t_interval(rise))
+            up = f"{(rise > 0).sum()}/{len(rise)}"
+            rows.append((method, len(rise), *shares, f"{rise.mean():+.3f}", by_t, up))
+    if not rows:
+        return []
+    heads = ("w2r first", "w2r last", "resampled first", "resampled last", "rise", "95% t", "up")
+    return [
+        Note(
+            "The attempts that were wrong before training, the same for all methods of a seed: the "
+            "share that one correction mends, and that another attempt at the problem gets right, "
+            "at the first evaluation of the run and at the last. Rise: of w2r, with Student's t "
+            "over the seeds."
+        ),
+        Table("Attempts wrong before training", ("method", "seeds", *heads), rows),
     ]
 
 

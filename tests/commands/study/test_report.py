@@ -7,13 +7,21 @@ import itertools
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from invented_run import Page
 
 from cipo_jax.commands.study import measures as study_measures
-from cipo_jax.commands.study.measures import COSINES, by_method, measure_run, measures, repeats
+from cipo_jax.commands.study.measures import (
+    COSINES,
+    Record,
+    by_method,
+    measure_run,
+    measures,
+    repeats,
+)
 from cipo_jax.commands.study.plan import FINAL, PlannedRun
 from cipo_jax.commands.study.report import format_study, write_study_report
 from cipo_jax.config import default_config
@@ -312,6 +320,42 @@ def test_damaged_results_are_named(tmp_path: Path, content: str) -> None:
     (run / "study.json").write_text("[]")
     with pytest.raises(CipoError, match=r"final/results.json: is not what an evaluation writes; "):
         measure_run(run)
+
+
+def test_what_became_of_the_attempts_that_were_wrong_before_training(tmp_path: Path) -> None:
+    run = measure_run(make_run(tmp_path / "run", 0, [0, 1, 2, 4], keeps=True, fixes=True))
+    curve: dict[str, list[Any]] = run["curve"]
+    rising = ((0, 0.5, 0.75), (1, 0.25, 0.75), (2, 0.5, 0.5))
+    records = [
+        measured(run, "cipo", seed, curve | mended(before, after, 0.25, 0.5))
+        for seed, before, after in rising
+    ]
+    records.append(measured(run, "grpo", 0, curve | mended(0.25, 0.25, 0.5, 0.25)))
+    # No attempt was wrong before training; not measured; measured once.
+    records.append(measured(run, "dapo", 0, curve | mended(None, None, None, None)))
+    records.append(measured(run, "gspo", 0, curve))
+    once = {name: values[:1] for name, values in (curve | mended(0.5, 0, 0.5, 0)).items()}
+    records.append(measured(run, "cold", 0, once))
+
+    table = format_study({"reference": "cipo", "runs": records})
+    of_it = table.partition("| w2r first |")[2].partition("\n\n")[0].splitlines()[2:]
+    # The rises are 0.25, 0.5 and 0; t of 2 degrees of freedom is 4.303, times 0.25 / sqrt(3).
+    cipo = "| cipo | 3 | 0.417 | 0.667 | 0.250 | 0.500 | +0.250 | -0.371 to +0.871 | 2/3 |"
+    grpo = "| grpo | 1 | 0.250 | 0.250 | 0.500 | 0.250 | +0.000 | one seed | 0/1 |"
+    assert of_it == [cipo, grpo]
+    assert "w2r first" not in format_study({"reference": "cipo", "runs": records[-2:]})
+
+
+def measured(run: Record, method: str, seed: int, curve: dict[str, list[Any]]) -> Record:
+    return {**run, "task": "a", "method": method, "seed": seed, "curve": curve}
+
+
+def mended(*shares: float | None) -> dict[str, list[Any]]:
+    """What two evaluations say of the attempts that were wrong before training: the share that a
+    correction mends, at first and at last, and the share that another attempt gets right."""
+    first, last, first_again, last_again = shares
+    names = "first_wrong/w2r", "first_wrong/resampled_w2r"
+    return dict(zip(names, ([first, last], [first_again, last_again]), strict=True))
 
 
 def make_study(root: Path) -> list[PlannedRun]:
