@@ -6,8 +6,8 @@ Hardware: two CPU cores. No download: the program makes problems, tokenizer and 
 
 A wrong attempt shows a conflict that could not be seen before, so a correction can be worth more
 than another attempt, if what the attempt says is true. So the cold start goes on until 95% of the
-lines of attempts are. configs/studies/repair.py compares methods on these graphs; its cold starts
-have AdamW, which takes twice as many steps to get there.
+lines of attempts are. configs/studies/demo.py runs this over seeds, and GRPO beside it;
+configs/studies/repair.py compares methods with AdamW, whose cold starts take twice as many steps.
 """
 
 from cipo_jax.config import default_config, load_file
