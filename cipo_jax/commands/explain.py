@@ -189,7 +189,8 @@ def _step(config: Config) -> Iterator[Row]:
     r, k = config.rollout, config.correction
     anchors, base = config.num_anchors, config.num_attempts
     completions = base + config.num_corrections
-    most, limit = completions + r.max_refills * base, config.data.max_completion_tokens
+    most = r.most_problems * r.group_size + config.num_corrections
+    limit = config.data.max_completion_tokens
     yield "method", method_name(k.weight)
     corrections = f", {again} of them corrections" if (again := config.anchor_counts[1]) else ""
     yield "anchors", f"{anchors} a step{corrections}"

@@ -112,10 +112,10 @@ def preflight(config: Config, topology: str | None, device_gib: float | None) ->
         ("sampling", plan.sampling_bytes, " in all"),
     ):
         _say(f"{label:12} {size / GIB:.3f} GiB per device{note}")
-    limit = config.data.max_completion_tokens
-    refills = config.rollout.max_refills
-    most = config.num_attempts * (1 + refills) + config.num_corrections
-    completions = f"at most {most} completions and" if refills else f"{most} completions, at most"
+    r, limit = config.rollout, config.data.max_completion_tokens
+    most = r.most_problems * r.group_size + config.num_corrections
+    refilled = r.max_refills > 0
+    completions = f"at most {most} completions and" if refilled else f"{most} completions, at most"
     _say(f"step         {completions} {most * limit:,} tokens")
     kept = config.checkpoint.keep + config.checkpoint.keep_best + 1
     disk = plan.checkpoint_bytes / GIB

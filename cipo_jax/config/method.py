@@ -35,6 +35,11 @@ class Rollout:
     curriculum_candidates: Positive[int] = 4
     pass_rate_decay: Share = 0.7  # weight of the past in a problem's running pass rate
 
+    @property
+    def most_problems(self) -> int:
+        """Problems of a step at most, with those of dynamic sampling."""
+        return self.problems_per_step * (1 + self.max_refills)
+
 
 @dataclasses.dataclass(frozen=True)
 class Correction:

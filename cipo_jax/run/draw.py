@@ -46,13 +46,13 @@ class Draw:
 
     def take(self, count: int) -> list[Problem]:
         """`count` problems that this step has not had; fewer if there are no more, or the step has
-        had problems_per_step x (1 + max_refills).
+        had `most_problems`.
 
         Raises:
           CipoError: there are too few for the step's own problems.
         """
         r = self._rollout
-        count = min(count, r.problems_per_step * (1 + r.max_refills) - len(self._taken))
+        count = min(count, r.most_problems - len(self._taken))
         if r.curriculum == "learnability":
             candidates = self._next(count * r.curriculum_candidates)
             ids = [p.id for p in candidates]

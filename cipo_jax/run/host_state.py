@@ -82,7 +82,7 @@ class HostState:
         drawn all spares and candidates at each step."""
         widened = rollout.curriculum_candidates if rollout.curriculum == "learnability" else 1
         wrong = raw.get("first_wrong")
-        each = rollout.problems_per_step * (1 + rollout.max_refills) * widened
+        each = rollout.most_problems * widened
         return cls(
             replay=ReplayState(**raw["replay"]),
             difficulty={k: Difficulty(**v) for k, v in raw["difficulty"].items()},

@@ -8,7 +8,7 @@ Each `cipo` run is `make demo` with another seed: what its last lines say holds 
 and where another way to spend the tokens does better. docs/evidence.md has what came of it.
 """
 
-from cipo_jax.commands.study.plan import Method, Study
+from cipo_jax.commands.study.plan import Method, Study, without_extras
 from cipo_jax.config import load_file
 
 VARIANTS = load_file("../variants.py", beside=__file__).VARIANTS
@@ -18,9 +18,7 @@ DEMO = load_file("../demo.py", beside=__file__)
 def base():
     c = DEMO.get_config()
     c.checkpoint.keep = 1
-    c.checkpoint.keep_best = 0
-    c.log.tensorboard = False
-    c.log.show_samples_every = 0
+    without_extras(c)
     return c
 
 

@@ -9,7 +9,7 @@ The same command continues a stopped study. A single run is an ordinary command:
     python -m cipo_jax.main --config=configs/studies/main.py:lists/grpo --config.seed=3
 """
 
-from cipo_jax.commands.study.plan import Method, Study
+from cipo_jax.commands.study.plan import Method, Study, without_extras
 from cipo_jax.config import load_file
 
 VARIANTS = load_file("../variants.py", beside=__file__).VARIANTS
@@ -27,10 +27,8 @@ def of_arithmetic():
     c.eval.pass_at = (1, 4)
     c.eval.given_attempts = 1
     c.checkpoint.keep = 1
-    c.checkpoint.keep_best = 0
     c.log.gradient_stats_every = 10
-    c.log.tensorboard = False
-    c.log.show_samples_every = 0
+    without_extras(c)
     return c
 
 

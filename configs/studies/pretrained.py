@@ -8,7 +8,7 @@ Hardware: two CPU cores and 12 GiB of memory. The model and its settings are tho
 configs/small.py. docs/evidence.md has what came of it.
 """
 
-from cipo_jax.commands.study.plan import Method, Study
+from cipo_jax.commands.study.plan import Method, Study, without_extras
 from cipo_jax.config import load_file
 
 VARIANTS = load_file("../variants.py", beside=__file__).VARIANTS
@@ -18,9 +18,7 @@ def base():
     c = load_file("../small.py", beside=__file__).get_config()
     c.num_steps = 12
     c.eval.every = 0  # before the first step and after the last
-    c.checkpoint.keep_best = 0
-    c.log.tensorboard = False
-    c.log.show_samples_every = 0
+    without_extras(c)
     return c
 
 

@@ -5,7 +5,7 @@
 Hardware: two CPU cores, a few minutes.
 """
 
-from cipo_jax.commands.study.plan import Method, Study
+from cipo_jax.commands.study.plan import Method, Study, without_extras
 from cipo_jax.config import load_file
 
 VARIANTS = load_file("../variants.py", beside=__file__).VARIANTS
@@ -17,9 +17,7 @@ def base():
     c.eval.every = 0
     c.eval.every_tokens = 3000
     c.eval.given_attempts = 1
-    c.checkpoint.keep_best = 0
-    c.log.tensorboard = False
-    c.log.show_samples_every = 0
+    without_extras(c)
     return c
 
 

@@ -33,6 +33,14 @@ TIMING = "study.json"
 _MOST_STEPS = 10
 
 
+def without_extras(c: ConfigDict) -> None:
+    """Leaves out, in place, what a study uses of no run: checkpoints besides the last ones,
+    TensorBoard's files, and pairs on screen."""
+    c.checkpoint.keep_best = 0
+    c.log.tensorboard = False
+    c.log.show_samples_every = 0
+
+
 @dataclasses.dataclass(frozen=True)
 class Method:
     """A method of a study.

@@ -165,12 +165,10 @@ def _difference_table(methods: Mapping[str, list[Record]], reference: str) -> li
             scales[name] = max(scales.get(name, 0.0), abs(d.low), abs(d.high))
     rows: list[tuple[Cell, ...]] = []
     for (method, name), (d, each) in found.items():
-        by_t = "one seed" if len(each) == 1 else _known_interval(*t_interval(each))
         known = math.isfinite(d.low)
         drawn = interval_places(d.low, d.value, d.high, scales[name]) if known else ""
         bootstrap = (f"{d.value:+.3f}", _known_interval(d.low, d.high), f"{d.p:.4f}")
-        ahead = f"{(each > 0).sum()}/{len(each)}"
-        rows.append((method, name, drawn, *bootstrap, by_t, ahead))
+        rows.append((method, name, drawn, *bootstrap, *_by_seed(each)))
     head = ("method", "measure", "", "difference", "95% bootstrap", "p", "95% t", "ahead")
     return [
         Note(
@@ -196,9 +194,7 @@ def _first_wrong_table(methods: Mapping[str, list[Record]]) -> list[Block]:
         if len(known):
             shares = [f"{value:.3f}" for value in known.mean(axis=0)]
             rise = known[:, 1] - known[:, 0]
-            by_t = "one seed" if len(rise) == 1 else _known_interval(*t_interval(rise))
-            up = f"{(rise > 0).sum()}/{len(rise)}"
-            rows.append((method, len(rise), *shares, f"{rise.mean():+.3f}", by_t, up))
+            rows.append((method, len(rise), *shares, f"{rise.mean():+.3f}", *_by_seed(rise)))
     if not rows:
         return []
     heads = ("w2r first", "w2r last", "resampled first", "resampled last", "rise", "95% t", "up")
@@ -211,6 +207,13 @@ def _first_wrong_table(methods: Mapping[str, list[Record]]) -> list[Block]:
         ),
         Table("Attempts wrong before training", ("method", "seeds", *heads), rows),
     ]
+
+
+def _by_seed(differences: np.ndarray) -> tuple[str, str]:
+    """Of a difference at each seed [S]: Student's t over the seeds, and how many are above 0."""
+    one = len(differences) == 1
+    by_t = "one seed" if one else _known_interval(*t_interval(differences))
+    return by_t, f"{(differences > 0).sum()}/{len(differences)}"
 
 
 def _known_interval(low: float, high: float) -> str:

@@ -38,6 +38,10 @@ def colourings(problem: Problem) -> list[str]:
     return found
 
 
+def neighbours(edges: list[str], node: str) -> list[str]:
+    return sorted(a if b == node else b for a, b in edges if node in (a, b))
+
+
 def check(problem: Problem, text: str) -> tuple[str, list[str]]:
     """The boxed colours, and the nodes whose line has a mark. Every line must be true: it shows the
     neighbours that have a colour by then, and a mark where one has the node's."""
@@ -49,7 +53,7 @@ def check(problem: Problem, text: str) -> tuple[str, list[str]]:
         match = re.fullmatch(r"([a-i]) ((?:[a-i][123])*)=([123])(!?)", line)
         assert match and match[1] == node
         shown = dict(zip(match[2][::2], match[2][1::2], strict=True))
-        beside = sorted(a if b == node else b for a, b in edges if node in (a, b))
+        beside = neighbours(edges, node)
         assert shown == {n: known[n] for n in beside if n in known}
         assert list(shown) == sorted(shown)
         assert (match[4] == "!") == (match[3] in shown.values())
@@ -88,21 +92,13 @@ def drawn_slowly(rng: np.random.Generator, free: int) -> Problem:
             continue
         if len(colourings(problem)) != 1:
             continue
-        # A node with two colours left when its turn comes.
-        open_nodes = [
-            node
+        # The colours that a free node may not have when its turn comes: with one, two are left.
+        taken = [
+            {colours[n] for n in neighbours(edges, node) if n in known or n < node}
             for node in nodes
             if node not in known
-            and len(
-                {
-                    colours[n]
-                    for n in nodes
-                    if (n in known or n < node) and "".join(sorted(n + node)) in edges
-                }
-            )
-            < 2
         ]
-        if free == 1 or open_nodes:
+        if free == 1 or any(len(of) < 2 for of in taken):
             return problem
 
 

@@ -9,19 +9,15 @@ from sandboxes import LAYERS, open_or_skip
 from cipo_jax.verifiers.sandbox.launch import RLIMITS
 from cipo_jax.verifiers.sandbox.layers import Sandbox
 
+_EACH = (None, *(pytest.param(layer, marks=pytest.mark.slow) for layer in LAYERS))
 
-@pytest.fixture(
-    params=[None, *(pytest.param(layer, marks=pytest.mark.slow) for layer in LAYERS)],
-    ids=lambda layer: layer or "best",
-)
+
+@pytest.fixture(params=_EACH, ids=lambda layer: layer or "best")
 def sandbox(request: pytest.FixtureRequest) -> Sandbox:
     return open_or_skip(request.param)
 
 
-@pytest.fixture(
-    params=[None, *(pytest.param(layer, marks=pytest.mark.slow) for layer in LAYERS), RLIMITS],
-    ids=lambda layer: layer or "best",
-)
+@pytest.fixture(params=(*_EACH, RLIMITS), ids=lambda layer: layer or "best")
 def any_sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
     """Each layer, and the last resort, in which only programs may be run that do no harm."""
     if request.param != RLIMITS:
